@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 
 Tail = Literal["drop", "wrap"]
 
@@ -24,7 +23,7 @@ class SampleKey(NamedTuple):
     """What a training data set is asked for: a sample, and the epoch that its augmentation depends on."""
 
     epoch: int
-    index: int
+    sample: int
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -39,11 +38,10 @@ def uniforms(seed: int, purpose: str, keys: Sequence[SampleKey], count: int) -> 
     Row i depends on (seed, purpose, keys[i]) alone, never on the other keys or on a generator's state:
     a counter hashed by splitmix64 (Steele et al., 2014), for all keys at once.
     """
-    base = np.uint64(derive_seed(seed, purpose))
     epochs = np.array([key.epoch for key in keys], dtype=np.uint64)
-    indices = np.array([key.index for key in keys], dtype=np.uint64)
+    indices = np.array([key.sample for key in keys], dtype=np.uint64)
     with np.errstate(over="ignore"):
-        stream = _splitmix64(_splitmix64(base + epochs) ^ indices)[:, None]
+        stream = _splitmix64(_splitmix64(np.uint64(derive_seed(seed, purpose)) + epochs) ^ indices)[:, None]
         counter = np.arange(1, count + 1, dtype=np.uint64)[None, :]
         bits = _splitmix64(stream + counter * np.uint64(0x9E3779B97F4A7C15))
     return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
@@ -63,9 +61,10 @@ def updates_per_epoch(samples: int, batch: int, tail: Tail) -> int:
 
 @lru_cache(maxsize=2)
 def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of `samples` for one epoch."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-    return torch.randperm(samples, generator=generator).numpy()
+    """The permutation of `samples` for one epoch: sorted by a hash, so it is the same with any library version."""
+    with np.errstate(over="ignore"):
+        bits = _splitmix64(np.uint64(derive_seed(seed, "order", epoch)) + np.arange(samples, dtype=np.uint64))
+    return np.argsort(bits, kind="stable")
 
 
 class MicroBatches:
@@ -88,7 +87,13 @@ class MicroBatches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.samples, self.batch, self.micro_batch, self.tail, self.seed = samples, batch, micro_batch, tail, seed
+        self.samples, self.batch, self.micro_batch, self.tail, self.seed = (
+            samples,
+            batch,
+            micro_batch,
+            tail,
+            seed,
+        )
         self.start, self.stop, self.rank, self.world = start, stop, rank, world
         self.per_epoch = updates_per_epoch(samples, batch, tail)
 

@@ -1,0 +1,68 @@
+# Every target sets up what it needs. Variables: SCALE=laptop|gpu|paper  SEEDS=n  JOBS=n  EXECUTOR=local
+SCALE ?= laptop
+SEEDS ?= 1
+JOBS ?=
+EXECUTOR ?= local
+PYTHON ?= python3
+BUDGET ?= 16
+
+BIN := .venv/bin
+READY := .venv/.ready
+RUN := $(BIN)/novobench run --scale $(SCALE) --seeds $(SEEDS) --executor $(EXECUTOR) $(if $(JOBS),--jobs $(JOBS))
+SEARCH := $(BIN)/novobench search --scale $(SCALE) --budget $(BUDGET) --seeds 2 $(if $(JOBS),--jobs $(JOBS))
+FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-all test-gpu lint format tables table1 table2 table3 search doctor clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: SCALE=laptop|gpu|paper SEEDS=1 JOBS=(one a core or GPU) EXECUTOR=local"
+
+setup: $(READY) ## make .venv with everything novobench needs (about 5 minutes, 6 GB)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,tensorboard,test,lint]'
+	@touch $@
+
+test: lint ## lint and the fast tests (5 minutes on 2 cores)
+	$(FAST_TESTS)
+
+test-all: lint ## all tests that need no GPU (20 minutes on 2 cores)
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+test-gpu: $(READY) ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy novobench
+
+format: $(READY) ## let ruff format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tables: $(READY) ## tables 1-3 at SCALE (laptop: 2 minutes on 2 cores)
+	$(RUN) table1 table2 table3
+
+table1 table2 table3: $(READY)
+	$(RUN) $@
+# `help` reads these lines; the rule for all three is above.
+table1: ## SGD, AdamW and NovoGrad on ResNet-50v2 (laptop: 30 s)
+table2: ## large batches: NovoGrad against SGD recipes (laptop: 1 minute)
+table3: ## NovoGrad with batches of 1K, 8K and 32K (laptop: 30 s)
+
+search: $(READY) ## find the learning rates again, BUDGET=16 trials each (laptop: 10 minutes)
+	$(SEARCH) table1
+	$(SEARCH) table3 --keys novograd-b256 novograd-b1024
+	$(SEARCH) table2 --keys lars-b256 lars-b1024
+
+doctor: $(READY) ## check this machine
+	$(BIN)/novobench doctor
+
+clean: ## remove .venv, caches and runs/ (results/ stay)
+	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

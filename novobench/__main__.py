@@ -1,0 +1,3 @@
+from novobench.cli import main
+
+main()

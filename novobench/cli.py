@@ -1,0 +1,163 @@
+"""The command line: words in, calls out. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from novobench.errors import NovobenchError
+
+if TYPE_CHECKING:
+    from novobench.suite.experiment import Experiment
+    from novobench.suite.plan import PlannedCell
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command. Exit code 0: done; 1: something failed; 2: the words were wrong."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        sys.exit(arguments.call(arguments))
+    except NovobenchError as error:
+        if arguments.debug:
+            raise
+        print(f"novobench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("novobench: interrupted. Run the same command again to go on where it stopped.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="novobench",
+        description="Reproduces the NovoGrad paper and compares optimizers honestly.",
+        epilog="Example: novobench run table1 --scale laptop --seeds 3",
+    )
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def verb(name: str, call: Any, text: str, example: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text, epilog=f"Example: novobench {example}")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(call=call)
+        return sub
+
+    sub = verb("list", _list, "Show what there is: experiments, optimizers, tasks.", "list optimizers")
+    sub.add_argument("what", nargs="?", choices=["experiments", "optimizers", "tasks"], default="experiments")
+
+    sub = verb(
+        "plan",
+        _plan,
+        "Show the cells of experiments: size, cost, what exists. Trains nothing.",
+        "plan table1",
+    )
+    _add_experiments(sub)
+
+    sub = verb("run", _run, "Train what is missing, then write the tables.", "run table1 --scale laptop --seeds 3")
+    _add_experiments(sub)
+    _add_running(sub)
+
+    sub = verb(
+        "search",
+        _search,
+        "Search the rates that an experiment's rows name, with the same budget for each optimizer.",
+        "search table1 --scale laptop --budget 16 --seeds 2",
+    )
+    sub.add_argument("experiment")
+    sub.add_argument("--scale", default="laptop", help="laptop, gpu or paper (default: laptop)")
+    sub.add_argument("--budget", type=_positive, default=16, help="trials for each set of rates (default: 16)")
+    sub.add_argument("--seeds", type=_positive, default=2, help="seeds of each trial (default: 2)")
+    sub.add_argument("--keys", nargs="+", default=[], metavar="KEY", help="only these sets of rates")
+    _add_running(sub)
+
+    sub = verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor")
+
+    sub = verb("bench", _bench, "Measure speed as ratios inside one run.", "bench optimizer --rounds 15")
+    sub.add_argument("what", choices=["optimizer"])
+    sub.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds (default: 15)")
+    sub.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
+    return parser
+
+
+def _add_experiments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="e.g. table1; see `novobench list`")
+    sub.add_argument("--scale", default="laptop", help="laptop, gpu or paper (default: laptop)")
+    sub.add_argument("--seeds", type=_positive, default=1, help="seeds of each row: 0, 1, … (default: 1)")
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override the config of every row; results of another recipe stay in runs/",
+    )
+
+
+def _add_running(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--jobs", type=_positive, help="cells at a time (default: one a GPU, else one a core)")
+    sub.add_argument("--executor", choices=["local"], default="local", help="where cells run (default: local)")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+# ---------------------------------------------------------------------------------------------- commands
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from novobench.suite import show
+
+    show.listing(arguments.what)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from novobench.suite import show
+
+    experiments, cells = _planned(arguments)
+    show.plan(experiments, cells, arguments.scale)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from novobench.suite import runner
+
+    experiments, cells = _planned(arguments)
+    return runner.run(experiments, cells, arguments.scale, arguments.seeds, arguments.jobs)
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from novobench.suite import runner
+    from novobench.suite.experiment import load_experiment
+
+    experiment = load_experiment(arguments.experiment)
+    return runner.search(experiment, arguments.scale, arguments.budget, arguments.seeds, arguments.jobs, arguments.keys)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from novobench.suite import doctor
+
+    return doctor.check()
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from novobench.bench import optimizer_step
+
+    return optimizer_step.main(rounds=arguments.rounds, threads=arguments.threads)
+
+
+def _planned(arguments: argparse.Namespace) -> tuple[list[Experiment], list[PlannedCell]]:
+    from novobench.config import parse_overrides
+    from novobench.suite.experiment import load_experiment
+    from novobench.suite.plan import plan
+
+    experiments = [load_experiment(name) for name in dict.fromkeys(arguments.experiments)]
+    extra = parse_overrides(arguments.set)
+    return experiments, plan(experiments, arguments.scale, range(arguments.seeds), extra)

@@ -1,0 +1,323 @@
+"""What every training shares as configuration, and the loader that turns YAML into it.
+
+A config is pure data: YAML files joined by `base:`, then dotted overrides, then a check against frozen
+dataclasses. A wrong word ends in one line that names the file, the full key, the reason and the nearest
+right word. Fields marked `scientific=False` do not change a result, so they stay out of a cell's id.
+
+This module imports neither torch nor any other part of novobench but its errors.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from novobench.errors import ConfigError, suggestion
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: `configs/`, `experiments/`, `results/` and `runs/` lie here."""
+
+SCALES = ("laptop", "gpu", "paper")
+
+_PRACTICAL: dict[str, Any] = {"scientific": False}
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """`size` = `micro` × devices × accumulation; the last is derived, so devices never change the recipe."""
+
+    size: int
+    """Effective batch: samples per weight update."""
+    micro: int
+    """Samples per forward pass. Batch norm sees these and no others (ghost batch norm; paper §4.2 uses 128)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    name: str
+    """An entry of the registry, or `package.module:Class`. `novobench list optimizers` shows them."""
+    lr: float
+    """Base learning rate, before the schedule."""
+    lr_factor: float = 1.0
+    """Multiplies `lr`: linear scaling with the batch (Goyal et al., 2017) from a rate that was tuned at a smaller one."""
+    weight_decay: float = 0.0
+    """Decay coefficient, before `decay_factors` and the schedule."""
+    preset: str | None = field(default=None, metadata=_PRACTICAL)
+    """A named set of options, e.g. `os2s`; explicit options win. Not in the id: the options it gives are."""
+    options: Any = field(default_factory=dict)
+    """The optimizer's own options, checked against its entry."""
+    decay_factors: dict[str, float] = field(default_factory=dict)
+    """Ordered pattern -> factor on `weight_decay`; the first match wins, no match means 1. E.g. `{'@norm': 0}`."""
+    clip_norm: float | None = None
+    """Clip the global gradient norm to this value; one policy for all rows of a table."""
+    larc_trust: float | None = None
+    """Layer-wise adaptive rate clipping of the gradients with this trust coefficient (paper §4.3)."""
+    larc_mode: Literal["clip", "scale"] = "clip"
+    """`clip` only ever shrinks a gradient; `scale` sets the layer-wise rate outright."""
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How a training runs. The first group changes results and is scientific; the second is not."""
+
+    threads: int = 1
+    """CPU threads in one process. Another count sums in another order, so it changes bits."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    channels_last: bool = False
+    """Memory format of 4-D tensors; faster convolutions on GPUs, other kernels, other bits."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=_PRACTICAL)
+    devices: int = field(default=1, metadata=_PRACTICAL)
+    """Processes of one training, one a device; more than one means DDP through torchrun."""
+    nodes: int = field(default=1, metadata=_PRACTICAL)
+    workers: int = field(default=0, metadata=_PRACTICAL)
+    """Data-loader worker processes; 0 loads in the training process."""
+    deterministic: bool = field(default=True, metadata=_PRACTICAL)
+    """Ask torch for deterministic kernels; those it lacks are named in the log."""
+    log_every: int = field(default=0, metadata=_PRACTICAL)
+    """Updates between two lines of `metrics.jsonl`; 0 means 1/100 of the run."""
+    curve_points: int = field(default=8, metadata=_PRACTICAL)
+    """Evaluations of the `search` split over the run, evenly spaced."""
+    checkpoint_every: int = field(default=200, metadata=_PRACTICAL)
+    """Updates between checkpoints."""
+    max_nonfinite: int = field(default=20, metadata=_PRACTICAL)
+    """Skipped updates in a row after which a training is given up."""
+    stall_minutes: float = field(default=30.0, metadata=_PRACTICAL)
+    """A cell that shows no progress for this long is stopped and counts as failed."""
+    trackers: list[str] = field(default_factory=list, metadata=_PRACTICAL)
+    """`tensorboard`, `wandb`: also send the metrics there (optional extras)."""
+
+
+@dataclass(frozen=True)
+class ForecastConfig:
+    """Speed before anything has run, so that `plan` can tell the time."""
+
+    samples_per_second: float | None = None
+    """Per device."""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """One training, complete. `model`, `data` and `schedule` are checked against dataclasses the task names."""
+
+    task: str
+    seed: int
+    budget: str
+    """How long: `100ep`, `100000steps` or `12e9tokens`."""
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    schedule: Any = field(default_factory=dict)
+    model: Any = field(default_factory=dict)
+    data: Any = field(default_factory=dict)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    purpose: Literal["table", "search"] = "table"
+    """`search` trials are judged on the `search` split and never see a test set."""
+    recipe_version: int = 1
+    """Raised by the task when a default, or code that changes results, changes."""
+    scale: str = field(default="laptop", metadata=_PRACTICAL)
+    data_root: str = field(default="data", metadata=_PRACTICAL)
+    """Folder of read-only data sets; the environment variable NOVOBENCH_DATA wins."""
+    forecast: ForecastConfig = field(default_factory=ForecastConfig, metadata=_PRACTICAL)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of one process before an update."""
+        processes = self.runtime.devices * self.runtime.nodes
+        per_pass = self.batch.micro * processes
+        if self.batch.micro < 1 or self.batch.size % per_pass:
+            raise ConfigError(
+                f"batch.size {self.batch.size} is not batch.micro {self.batch.micro} × {processes} device(s) × a whole "
+                f"accumulation: {self.batch.size} / {per_pass} = {self.batch.size / max(per_pass, 1):g}. "
+                "Change batch.size, batch.micro or runtime.devices."
+            )
+        return self.batch.size // per_pass
+
+
+# ---------------------------------------------------------------------------------------------- budgets
+
+_BUDGET = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)(?P<unit>[a-z]+)")
+_UNITS = ("ep", "steps", "tokens")
+
+
+def parse_budget(text: str) -> tuple[float, str]:
+    """`"100ep"` -> `(100.0, "ep")`; units are `ep` (epochs), `steps` (updates) and `tokens`."""
+    match = _BUDGET.fullmatch(text.strip())
+    if not match or match["unit"] not in _UNITS:
+        hint = suggestion(match["unit"], list(_UNITS)) if match else ""
+        raise ConfigError(
+            f"budget '{text}' is not a number with a unit: write e.g. 100ep, 100000steps or 12e9tokens.{hint}"
+        )
+    return float(match["number"]), match["unit"]
+
+
+# ---------------------------------------------------------------------------------------------- loading
+
+
+def load_tree(path: Path) -> DictConfig:
+    """The YAML file with its `base:` files below it (nearest wins), unchecked. `base` is relative to the file."""
+    return _load_tree(path, ())
+
+
+def _load_tree(path: Path, seen: tuple[Path, ...]) -> DictConfig:
+    if path in seen:
+        raise ConfigError(f"{shown(path)}: `base:` goes round in a circle through {shown(seen[0])}.")
+    tree = OmegaConf.create(read_yaml(path))
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    return OmegaConf.merge(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), tree)  # type: ignore[return-value]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats: plain SafeLoader reads `1e-4` as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\.inf|\.nan)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML text as plain data, with `1e-4` a number."""
+    return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader: data only
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping, as plain data without interpolation."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = suggestion(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
+        raise ConfigError(f"No such config: {shown(path)}.{near}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {shown(path)}: {error}.") from None
+    try:
+        content = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{shown(path)} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{shown(path)} must hold a mapping, not {type(content).__name__}.")
+    if "${" in json.dumps(content, default=str):
+        raise ConfigError(f"{shown(path)} uses '${{…}}': configs are pure data; write the value itself.")
+    return content
+
+
+def override(tree: DictConfig, changes: Mapping[str, Any], where: str) -> DictConfig:
+    """A copy of `tree` with dotted keys set, e.g. `{"optimizer.lr": 0.1, "model.widths[0]": 16}`."""
+    tree = copy.deepcopy(tree)
+    for key, value in changes.items():
+        try:
+            OmegaConf.update(tree, key, value, merge=True)
+        except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
+            raise ConfigError(f"{where}: cannot set '{key}': {_first_line(error)}") from None
+    return tree
+
+
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """`["optimizer.lr=0.1"]` from the command line -> `{"optimizer.lr": 0.1}`."""
+    changes = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{word}' is not an override: write key=value, e.g. optimizer.lr=0.1.")
+        if "${" in value:
+            raise ConfigError(f"'{word}' uses '${{…}}': configs are pure data; write the value itself.")
+        try:
+            changes[key] = parse_yaml(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"'{word}': the value is not valid YAML.") from None
+    return changes
+
+
+def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str) -> Any:
+    """`tree` checked against the dataclass `schema`, whose open nodes are checked against `nodes`.
+
+    `nodes` maps a dotted key whose field is typed `Any` to the dataclass that holds there.
+    """
+    try:
+        structure = OmegaConf.structured(schema)
+        for key, node in nodes.items():
+            OmegaConf.update(structure, key, OmegaConf.structured(node), merge=False, force_add=True)
+        return OmegaConf.to_object(OmegaConf.merge(structure, tree))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {_explained(error)}") from None
+
+
+def _explained(error: OmegaConfBaseException) -> str:
+    key = str(error.full_key or error.key or "")
+    reason = _first_line(error)
+    if "Missing mandatory value" in reason:
+        return f"'{key}' must be given and is not."
+    return f"'{key}': {reason}"
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line if line.endswith((".", "?")) else line + "."
+
+
+def shown(path: Path) -> str:
+    """A path as a user knows it: relative to the checkout where it lies inside."""
+    try:
+        return str(path.resolve().relative_to(ROOT))
+    except ValueError:
+        return str(path)
+
+
+# ---------------------------------------------------------------------------------------------- identity
+
+
+def scientific(config: Any) -> dict[str, Any]:
+    """The fields that decide the result, without those at their default: what a cell's id is made from."""
+    chosen: dict[str, Any] = {}
+    for spec in dataclasses.fields(config):
+        if not spec.metadata.get("scientific", True):
+            continue
+        value = getattr(config, spec.name)
+        if dataclasses.is_dataclass(value):
+            inner = scientific(value)
+            if inner:
+                chosen[spec.name] = inner
+        elif value != _default(spec):
+            chosen[spec.name] = value
+    return chosen
+
+
+def _default(spec: dataclasses.Field) -> Any:
+    if spec.default_factory is not dataclasses.MISSING:
+        return spec.default_factory()
+    return spec.default
+
+
+def cell_id(config: CellConfig) -> str:
+    """`<task>-<optimizer>-s<seed>-<10 hex>`: the same for every row that asks for the same training."""
+    content = scientific(config)
+    del content["seed"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+    optimizer = re.sub(r"[^A-Za-z0-9_]+", "_", config.optimizer.name)
+    return f"{config.task}-{optimizer}-s{config.seed}-{digest}"
+
+
+def data_root(config: CellConfig) -> Path:
+    """Where read-only data sets lie: $NOVOBENCH_DATA, else `data_root` (relative to the checkout)."""
+    return (ROOT / os.environ.get("NOVOBENCH_DATA", config.data_root)).resolve()
+
+
+def to_yaml(config: Any) -> str:
+    """A typed config as YAML text."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)

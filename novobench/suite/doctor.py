@@ -1,0 +1,91 @@
+"""`novobench doctor`: what this machine has, and what would stop a run, each with its cure."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from novobench.config import ROOT
+from novobench.suite.executors import visible_gpus
+from novobench.suite.show import console
+
+_NEEDED = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "omegaconf",
+    "datasets",
+    "scikit-learn",
+    "scipy",
+    "rich",
+)
+_OPTIONAL = ("tensorboard", "wandb", "timm", "pytorch_optimizer")
+_LEAST_FREE_GB = 2.0
+
+
+def check() -> int:
+    """Print one line a check; 1 if any of them would stop a run at laptop scale."""
+    out = console()
+    bad = 0
+    for state, text in _checks():
+        out.print(f"{state:<5} {text}", markup=False)
+        bad += state == "FAIL"
+    out.print("All well." if not bad else f"{bad} problem(s) would stop a run.")
+    return 1 if bad else 0
+
+
+def _checks() -> Iterator[tuple[str, str]]:
+    fits = sys.version_info >= (3, 11)
+    yield (
+        "ok" if fits else "FAIL",
+        f"Python {platform.python_version()}" + ("" if fits else ": 3.11 or newer is needed"),
+    )
+    for name in _NEEDED + _OPTIONAL:
+        yield _package(name, optional=name in _OPTIONAL)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = visible_gpus()
+    yield (
+        "ok",
+        f"{cores} CPU cores; " + (f"{len(gpus)} GPU(s)" if gpus else "no GPU: laptop scale alone makes sense here"),
+    )
+    for folder in (ROOT / "runs", ROOT / "results"):
+        yield _writable(folder)
+    free = shutil.disk_usage(ROOT).free / 1e9
+    yield ("ok" if free > _LEAST_FREE_GB else "FAIL", f"{free:.0f} GB free on the disk of this checkout")
+    data = Path(os.environ.get("NOVOBENCH_DATA", ROOT / "data"))
+    found = (
+        "found" if data.is_dir() else "absent: only built-in corpora can be used. Set NOVOBENCH_DATA to your data sets"
+    )
+    yield ("ok" if data.is_dir() else "note", f"data folder {data} {found}")
+    in_git = (ROOT / ".git").exists() and shutil.which("git") is not None
+    yield (
+        "ok" if in_git else "note",
+        "git: " + ("records carry the commit" if in_git else "none; records name no commit"),
+    )
+
+
+def _package(name: str, *, optional: bool) -> tuple[str, str]:
+    try:
+        return "ok", f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return (
+            ("note", f"{name} is not installed (optional)")
+            if optional
+            else ("FAIL", f"{name} is not installed. Run: make setup")
+        )
+
+
+def _writable(folder: Path) -> tuple[str, str]:
+    probe = folder / ".probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return "FAIL", f"cannot write into {folder}: {error.strerror}"
+    return "ok", f"can write into {folder}"

@@ -1,0 +1,156 @@
+"""How cells become processes. `local`: a fresh process a cell, some at a time, each with devices of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from novobench.config import to_yaml
+from novobench.errors import ConfigError
+from novobench.files import write_text
+from novobench.suite.plan import PlannedCell
+from novobench.training.run_folder import RunFolder
+
+_POLL_SECONDS = 0.05
+
+Kind = Literal["started", "progress", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a cell: `done` is its share of updates, `error` the reason of a failure."""
+
+    kind: Kind
+    cell: PlannedCell
+    done: float = 0.0
+    seconds: float = 0.0
+    error: str = ""
+
+
+def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], None]) -> dict[str, str]:
+    """Train the cells, `jobs` at a time; returns the error of each that failed, by cell id.
+
+    A failed cell never stops the others. A process that dies or shows no progress is a failed cell.
+    """
+    waiting = list(cells)
+    failed: dict[str, str] = {}
+    slots = _device_slots(cells, jobs)
+    running: dict[int, _Running] = {}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["novobench.training.worker"])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the forkserver; each cell sets its own count
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        while waiting or running:
+            for slot, devices in enumerate(slots):
+                if slot not in running and waiting:
+                    running[slot] = _start(context, waiting.pop(0), devices)
+                    tell(Event("started", running[slot].cell))
+            for slot, job in list(running.items()):
+                if job.process.exitcode is None and not job.stalled():
+                    tell(Event("progress", job.cell, done=job.progress()))
+                    continue
+                del running[slot]
+                error = job.end()
+                if error:
+                    failed[job.cell.id] = error
+                    tell(Event("failed", job.cell, error=error))
+                else:
+                    tell(Event("finished", job.cell, done=1.0, seconds=time.monotonic() - job.started))
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for job in running.values():
+            job.process.terminate()
+            job.process.join()
+    return failed
+
+
+@dataclass
+class _Running:
+    process: Any
+    cell: PlannedCell
+    folder: RunFolder
+    started: float
+    last_update: int = -1
+    last_change: float = 0.0
+
+    def progress(self) -> float:
+        beat = self.folder.heartbeat()
+        if beat is None or not beat["total"]:
+            return 0.0
+        if beat["update"] != self.last_update:
+            self.last_update, self.last_change = beat["update"], time.monotonic()
+        return beat["update"] / beat["total"]
+
+    def stalled(self) -> bool:
+        return time.monotonic() - self.last_change > 60 * self.cell.config.runtime.stall_minutes
+
+    def end(self) -> str:
+        """Wait for the process; empty if the record is there, else the reason."""
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            return (
+                f"no progress for {self.cell.config.runtime.stall_minutes:g} minutes (runtime.stall_minutes); "
+                f"stopped. See {self.folder.log}"
+            )
+        code = self.process.exitcode
+        self.process.join()
+        if self.folder.finished:
+            return ""
+        if self.folder.failure.exists():
+            import json
+
+            return json.loads(self.folder.failure.read_text())["error"]
+        if code < 0:
+            return f"its process was killed by signal {-code}; run the same command again to go on from its checkpoint"
+        return f"its process ended with exit code {code}. See {self.folder.log}"
+
+
+def _start(context: Any, cell: PlannedCell, devices: str | None) -> _Running:
+    folder = cell.folder
+    write_text(folder.config, to_yaml(cell.config))
+    folder.failure.unlink(missing_ok=True)
+    from novobench.training import entry
+
+    process = context.Process(
+        target=entry.main, args=(str(folder.path), devices, cell.config.runtime.threads), name=cell.id
+    )
+    process.start()
+    return _Running(process, cell, folder, time.monotonic(), last_change=time.monotonic())
+
+
+def _device_slots(cells: Sequence[PlannedCell], jobs: int) -> list[str | None]:
+    """One entry a concurrent cell: the GPUs it may see, or None where there is none to assign."""
+    gpus = visible_gpus()
+    needed = max((cell.config.runtime.devices for cell in cells), default=1)
+    if not gpus or any(cell.config.runtime.accelerator == "cpu" for cell in cells):
+        return [None] * jobs
+    if needed > len(gpus):
+        raise ConfigError(
+            f"runtime.devices is {needed}, but this machine has {len(gpus)} GPU(s). Lower runtime.devices: "
+            "accumulation then makes up for it, and the recipe stays the same."
+        )
+    groups = [gpus[i : i + needed] for i in range(0, len(gpus) - needed + 1, needed)]
+    return [",".join(groups[slot % len(groups)]) for slot in range(jobs)]
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, without starting CUDA."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip()]
+    return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
+
+
+def default_jobs(threads: int, devices: int) -> int:
+    """As many cells at once as there are GPU groups, else cores for their threads."""
+    gpus = len(visible_gpus())
+    if gpus:
+        return max(1, gpus // devices)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // (threads * devices))

@@ -1,0 +1,166 @@
+"""Experiments: the YAML files of `experiments/`, their rows, and the cell that each row asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from novobench.config import ROOT, SCALES, CellConfig, load_tree, override, read_yaml, shown, typed
+from novobench.errors import ConfigError, suggestion
+from novobench.tasks.catalog import resolve, task_config
+
+EXPERIMENTS = ROOT / "experiments"
+CONFIGS = ROOT / "configs"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that cells are judged by and the paper may have printed."""
+
+    key: str
+    """Name in `printed` and in the CSV."""
+    split: str
+    metric: str
+    label: str
+    """Heading in Markdown."""
+    better: Literal["larger", "smaller"] = "larger"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an experiment."""
+
+    id: str
+    label: str
+    note: str = ""
+    """Shown below the table: what is particular to this row."""
+    quoted: str = ""
+    """Source of a number that the paper itself took from elsewhere; such a row trains nothing."""
+    diagnostic: bool = False
+    """Trained and shown apart; no claim is judged by it."""
+    printed: dict[str, float] = field(default_factory=dict)
+    """The paper's values by column key."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Dotted overrides of the task's config at every scale."""
+    paper: Any = None
+    """Overrides at one scale. The word `tuned` names a set of rates that `novobench search` found."""
+    gpu: Any = None
+    laptop: Any = None
+
+    def at(self, scale: str) -> dict[str, Any] | None:
+        """The overrides at a scale; None if the row has no cell there."""
+        return getattr(self, scale)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table, a figure or a claim's test."""
+
+    title: str
+    where: str
+    """Place in the paper."""
+    task: str
+    columns: list[Column]
+    rows: list[Row]
+    shown: dict[str, str] = field(default_factory=dict)
+    """Config keys printed in each row -> heading."""
+    notes: list[str] = field(default_factory=list)
+    """Printed below the table; one states the clipping policy."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Overrides of all rows at every scale."""
+    paper: dict[str, Any] = field(default_factory=dict)
+    gpu: dict[str, Any] = field(default_factory=dict)
+    laptop: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Optimizer -> key -> [low, high], where `novobench search` should look; else the registry's ranges."""
+    name: str = ""
+
+    @property
+    def file(self) -> Path:
+        return EXPERIMENTS / f"{self.name}.yaml"
+
+    def row(self, row_id: str) -> Row:
+        return next(row for row in self.rows if row.id == row_id)
+
+
+def experiment_names() -> list[str]:
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read and check `experiments/<name>.yaml`."""
+    known = experiment_names()
+    if name not in known:
+        raise ConfigError(
+            f"There is no experiment '{name}'.{suggestion(name, known)} Known: {', '.join(known)}. "
+            "Run: novobench list experiments"
+        )
+    path = EXPERIMENTS / f"{name}.yaml"
+    experiment: Experiment = typed(load_tree(path), Experiment, {}, shown(path))
+    ids = [row.id for row in experiment.rows]
+    keys = [column.key for column in experiment.columns]
+    for row in experiment.rows:
+        if ids.count(row.id) > 1:
+            raise ConfigError(f"{shown(path)}: two rows are called '{row.id}'.")
+        for key in row.printed:
+            if key not in keys:
+                raise ConfigError(f"{shown(path)} row '{row.id}': 'printed.{key}' is no column.{suggestion(key, keys)}")
+    task_config(experiment.task, shown(path))
+    return dataclasses.replace(experiment, name=name)
+
+
+def row_config(
+    experiment: Experiment,
+    row: Row,
+    scale: str,
+    seed: int,
+    extra: Mapping[str, Any] | None = None,
+    rates: Mapping[str, Any] | None = None,
+) -> CellConfig | None:
+    """The cell of a row: task config, experiment, row, scale, tuned rates, then `extra`. None if it has none.
+
+    `rates` stand in for the tuned ones, for a search that is about to find them.
+    """
+    check_scale(scale)
+    at_scale = row.at(scale)
+    if at_scale is None or row.quoted:
+        return None
+    where = f"{shown(experiment.file)} row '{row.id}' at {scale} scale"
+    changes = {**experiment.set, **getattr(experiment, scale), **row.set, **at_scale}
+    key = changes.pop("tuned", None)
+    tree = load_tree(CONFIGS / experiment.task / f"{scale}.yaml")
+    tree = override(tree, changes, where)
+    if key is not None:
+        tree = override(tree, rates or tuned_rates(experiment.task, scale, key, where), where)
+    tree = override(tree, {"task": experiment.task, "scale": scale, "seed": seed, **(extra or {})}, where)
+    return resolve(tree, where)
+
+
+def tuned_key(experiment: Experiment, row: Row, scale: str) -> str | None:
+    """The name under which a row's rates are searched, if they are."""
+    at_scale = row.at(scale)
+    return None if at_scale is None else {**getattr(experiment, scale), **at_scale}.get("tuned")
+
+
+def tuned_file(task: str, scale: str) -> Path:
+    return CONFIGS / task / f"tuned-{scale}.yaml"
+
+
+def tuned_rates(task: str, scale: str, key: str, where: str) -> dict[str, Any]:
+    """What `search` found under `key`; nothing yet before the first search."""
+    path = tuned_file(task, scale)
+    tuned = read_yaml(path) if path.exists() else {}
+    if key not in tuned:
+        raise ConfigError(
+            f"{where}: no tuned rates '{key}' in {shown(path)}.{suggestion(key, list(tuned))} "
+            f"Run: novobench search <experiment> --scale {scale}"
+        )
+    return tuned[key]
+
+
+def check_scale(scale: str) -> None:
+    if scale not in SCALES:
+        raise ConfigError(f"There is no scale '{scale}'.{suggestion(scale, list(SCALES))} Known: {', '.join(SCALES)}.")

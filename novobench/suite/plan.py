@@ -1,0 +1,75 @@
+"""From experiments to cells: what there is to train, how large it is, what exists, how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from novobench.config import ROOT, CellConfig, cell_id
+from novobench.suite.experiment import Experiment, row_config
+from novobench.tasks.catalog import total_updates
+from novobench.training.run_folder import RunFolder
+
+
+@dataclass
+class PlannedCell:
+    """One training and the rows that ask for it."""
+
+    config: CellConfig
+    users: list[str] = field(default_factory=list)
+    """`table1/t1_sgd_100`, …"""
+
+    @property
+    def id(self) -> str:
+        return cell_id(self.config)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(runs_folder(self.config.scale) / self.id)
+
+
+def runs_folder(scale: str) -> Path:
+    return ROOT / "runs" / scale
+
+
+def plan(
+    experiments: Sequence[Experiment],
+    scale: str,
+    seeds: Sequence[int],
+    extra: Mapping[str, Any] | None = None,
+) -> list[PlannedCell]:
+    """All cells of the experiments, each once however many rows ask for it, in the order of the rows."""
+    cells: dict[str, PlannedCell] = {}
+    for seed in seeds:
+        for experiment in experiments:
+            for row in experiment.rows:
+                config = row_config(experiment, row, scale, seed, extra)
+                if config is not None:
+                    cell = cells.setdefault(cell_id(config), PlannedCell(config))
+                    cell.users.append(f"{experiment.name}/{row.id}")
+    return list(cells.values())
+
+
+@dataclass(frozen=True)
+class Forecast:
+    seconds: float | None
+    """None: nothing is known about the speed."""
+    source: str
+
+
+def forecast(cell: PlannedCell, past: Mapping[str, float]) -> Forecast:
+    """Expected training time: from finished cells of the same task (`past`, see `records.speeds`), else declared.
+
+    Both count samples: updates × effective batch, shared by the devices.
+    """
+    config = cell.config
+    samples = total_updates(config) * config.batch.size
+    devices = config.runtime.devices * config.runtime.nodes
+    if config.task in past:
+        return Forecast(samples / (past[config.task] * devices), "finished cells")
+    declared = config.forecast.samples_per_second
+    if declared:
+        return Forecast(samples / (declared * devices), config.forecast.source)
+    return Forecast(None, "unknown")

@@ -1,0 +1,137 @@
+"""Learning rates by search: the same quasi-random budget for each optimizer, judged on the `search` split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from novobench.config import cell_id, read_yaml
+from novobench.errors import ConfigError
+from novobench.files import write_text
+from novobench.optim import registry
+from novobench.suite import records
+from novobench.suite.experiment import Experiment, Row, row_config, tuned_file, tuned_key
+from novobench.suite.plan import PlannedCell
+
+FIELDS = (
+    "schema", "key", "experiment", "row", "optimizer", "trial", "rates", "seed", "cell", "split", "metric", "value",
+    "chosen",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of rates for one key, over all seeds."""
+
+    key: str
+    row: Row
+    number: int
+    rates: dict[str, float]
+    cells: list[PlannedCell]
+
+
+def trials(
+    experiment: Experiment, scale: str, budget: int, seeds: Sequence[int], keys: Sequence[str] = ()
+) -> list[Trial]:
+    """`budget` trials for each key that the experiment's rows name, from the first row that names it."""
+    first: dict[str, Row] = {}
+    for row in experiment.rows:
+        key = tuned_key(experiment, row, scale)
+        if key is not None and (not keys or key in keys):
+            first.setdefault(key, row)
+    if not first:
+        raise ConfigError(f"{experiment.name} has no row with `tuned:` at {scale} scale; there is nothing to search.")
+    found = []
+    for key, row in first.items():
+        for number, rates in enumerate(_points(experiment, row, scale, budget)):
+            configs = [
+                row_config(experiment, row, scale, seed, extra={"purpose": "search"}, rates=rates) for seed in seeds
+            ]
+            cells = [PlannedCell(config, [f"search/{key}"]) for config in configs if config is not None]
+            found.append(Trial(key, row, number, rates, cells))
+    return found
+
+
+def _points(experiment: Experiment, row: Row, scale: str, budget: int) -> list[dict[str, float]]:
+    """Sobol points over the ranges, log-uniform, rounded to two digits so that a config stays readable."""
+    from scipy.stats import qmc
+
+    name = {**experiment.set, **getattr(experiment, scale), **row.set, **(row.at(scale) or {})}["optimizer.name"]
+    ranges = experiment.search.get(name)
+    if ranges is None:
+        tunable = registry.get(name).tunable
+        ranges = {f"optimizer.{key}": [tunable[key].low, tunable[key].high] for key in ("lr", "weight_decay")}
+    low, high = ([math.log(bounds[i]) for bounds in ranges.values()] for i in (0, 1))
+    sampler = qmc.Sobol(len(ranges), scramble=True, rng=0)
+    points = qmc.scale(sampler.random_base2(math.ceil(math.log2(budget)))[:budget], low, high)
+    return [{key: float(f"{math.exp(x):.2g}") for key, x in zip(ranges, point, strict=True)} for point in points]
+
+
+def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command: str) -> dict[str, Trial]:
+    """Write `search.csv` and the tuned rates; returns the best trial of each key.
+
+    The best has the best mean over seeds of the first column's metric; a trial with a failed cell cannot win.
+    """
+    column = experiment.columns[0]
+    sign = 1.0 if column.better == "larger" else -1.0
+    metric: Callable[[PlannedCell], float | None] = lambda cell: (  # noqa: E731
+        cell.folder.read_record()["metrics"]["search"][column.metric]["value"] if cell.folder.finished else None
+    )
+    values = {(trial.key, trial.number): [metric(cell) for cell in trial.cells] for trial in done}
+    best: dict[str, Trial] = {}
+    for trial in done:
+        score = _score(values[trial.key, trial.number], sign)
+        if score > _score(values[best[trial.key].key, best[trial.key].number], sign) if trial.key in best else True:
+            best[trial.key] = trial
+    lines = [
+        {
+            "schema": records.SCHEMA,
+            "key": trial.key,
+            "experiment": experiment.name,
+            "row": trial.row.id,
+            "optimizer": cell.config.optimizer.name,
+            "trial": trial.number,
+            "rates": " ".join(f"{key}={value:g}" for key, value in trial.rates.items()),
+            "seed": cell.config.seed,
+            "cell": cell_id(cell.config),
+            "split": "search",
+            "metric": column.metric,
+            "value": "" if value is None else f"{value:.6g}",
+            "chosen": int(best[trial.key] is trial),
+        }
+        for trial in done
+        for cell, value in zip(trial.cells, values[trial.key, trial.number], strict=True)
+    ]
+    path = records.results_folder(scale) / "search.csv"
+    kept = [line for line in records.read_csv(path) if line["key"] not in best]
+    records.write_csv(path, FIELDS, [*kept, *lines])
+    _write_tuned(experiment.task, scale, best, values, column.metric, command)
+    return best
+
+
+def _score(values: Sequence[float | None], sign: float) -> float:
+    numbers = [value for value in values if value is not None]
+    return sign * math.fsum(numbers) / len(numbers) if len(numbers) == len(values) else -math.inf
+
+
+def _write_tuned(
+    task: str,
+    scale: str,
+    best: dict[str, Trial],
+    values: dict[tuple[str, int], list[Any]],
+    metric: str,
+    command: str,
+) -> None:
+    path = tuned_file(task, scale)
+    tuned = read_yaml(path) if path.exists() else {}
+    tuned |= {key: dict(trial.rates) for key, trial in best.items()}
+    header = (
+        f"# Rates of the {task} rows at {scale} scale, found by `novobench search`; not edited by hand.\n"
+        f"# Every trial and seed is in results/{scale}/search.csv; the best mean {metric} on the search split wins.\n"
+        f"# Last command: {command}\n"
+    )
+    write_text(path, header + yaml.safe_dump(dict(sorted(tuned.items())), sort_keys=False))

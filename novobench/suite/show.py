@@ -1,0 +1,127 @@
+"""What `list` and `plan` print."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from novobench.config import CellConfig
+from novobench.errors import ConfigError
+from novobench.suite import records
+from novobench.suite.experiment import Experiment, experiment_names, load_experiment
+from novobench.suite.plan import PlannedCell, forecast
+from novobench.tasks.catalog import epoch_updates, epochs, task_names, total_updates
+
+
+def listing(what: str) -> None:
+    """Print the experiments, optimizers or tasks."""
+    table = Table(box=None, pad_edge=False)
+    if what == "experiments":
+        for heading in ("experiment", "task", "rows", "where", "what"):
+            table.add_column(heading)
+        for name in experiment_names():
+            experiment = load_experiment(name)
+            table.add_row(name, experiment.task, str(len(experiment.rows)), experiment.where, experiment.title)
+    elif what == "optimizers":
+        from novobench.optim import registry
+
+        for heading in ("optimizer", "state B/param", "presets", "what", "reference"):
+            table.add_column(heading)
+        for entry in registry.entries():
+            state = f"{entry.state_bytes_per_parameter:g}"
+            table.add_row(entry.name, state, ", ".join(entry.presets), entry.description, entry.reference)
+    else:
+        table.add_column("task")
+        for name in task_names():
+            table.add_row(name)
+    console().print(table)
+
+
+def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: str) -> None:
+    """Print each cell with its size and forecast, then the sum; and the rows that train nothing."""
+    out = console()
+    if not cells:
+        raise ConfigError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
+    past = records.speeds(scale)
+    table = Table(box=None, pad_edge=False)
+    for heading in (
+        "cell",
+        "rows",
+        "parameters",
+        "updates",
+        "per epoch",
+        "epochs",
+        "batch",
+        "expected",
+        "state",
+    ):
+        table.add_column(heading, justify="left" if heading in ("cell", "rows", "batch", "state") else "right")
+    open_seconds, unknown, sources = 0.0, 0, set()
+    for cell in cells:
+        config = cell.config
+        expected = forecast(cell, past)
+        finished = cell.folder.finished
+        if not finished and expected.seconds is not None:
+            open_seconds += expected.seconds
+            sources.add(expected.source)
+        unknown += not finished and expected.seconds is None
+        table.add_row(
+            cell.id,
+            " ".join(cell.users),
+            f"{parameters(config):,}",
+            f"{total_updates(config):,}",
+            f"{epoch_updates(config):,}",
+            f"{epochs(config):g}",
+            batch_arithmetic(config),
+            "?" if expected.seconds is None else duration(expected.seconds),
+            "finished" if finished else "has a checkpoint" if any(cell.folder.checkpoints.glob("*.ckpt")) else "to do",
+        )
+    out.print(table)
+    for experiment in experiments:
+        quoted = [row.id for row in experiment.rows if row.quoted]
+        if quoted:
+            out.print(f"{experiment.name}: quoted by the paper, not run: {', '.join(quoted)}")
+    to_do = sum(not cell.folder.finished for cell in cells)
+    rest = f", and {unknown} of unknown speed" if unknown else ""
+    basis = f" (speed: {'; '.join(sorted(sources))})" if sources else ""
+    out.print(
+        f"{len(cells)} cells, {to_do} to do: {duration(open_seconds)} of training one after another{rest}{basis}."
+    )
+
+
+def batch_arithmetic(config: CellConfig) -> str:
+    """`1024 = 128 × 8 × 1`: micro-batch × devices × accumulation."""
+    devices = config.runtime.devices * config.runtime.nodes
+    return f"{config.batch.size} = {config.batch.micro} × {devices} × {config.accumulation}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3.5 min`, `18.2 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+_counted: dict[str, int] = {}
+
+
+def parameters(config: CellConfig) -> int:
+    """Trainable parameters, counted without memory for them or data."""
+    key = repr((config.task, config.model))
+    if key not in _counted:
+        import torch
+
+        model = importlib.import_module(f"novobench.tasks.{config.task}.model")
+        with torch.device("meta"):
+            network = model.build(config.model)
+        _counted[key] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return _counted[key]
+
+
+def console() -> Console:
+    """Standard output; as wide as it needs when it is not a terminal, so that a pipe gets whole lines."""
+    made = Console(highlight=False, soft_wrap=False)
+    return made if made.is_terminal else Console(highlight=False, width=240)

@@ -1,0 +1,36 @@
+"""Numbers over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds with its 95 % t interval; `sd`, `low` and `high` are None for a single seed."""
+
+    mean: float
+    n: int
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"{self.mean:.2f}"
+        return f"{self.mean:.2f} ± {self.high - self.mean:.2f}"
+
+
+def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """Student's t interval of the mean; seeds are independent and, over one recipe, close to normal."""
+    from scipy.stats import t  # half a second to import, and only tables need it
+
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(mean, n)
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * sd / math.sqrt(n)
+    return Estimate(mean, n, sd, mean - half, mean + half)

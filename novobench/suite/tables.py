@@ -1,0 +1,141 @@
+"""Tables as CSV and Markdown, from the records of `results/<scale>/` alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from novobench.config import CellConfig, cell_id, to_yaml
+from novobench.files import write_text
+from novobench.suite import records
+from novobench.suite.experiment import Experiment, Row, row_config
+from novobench.suite.statistics import Estimate, estimate
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row with what its finished cells say: an estimate a column, none where nothing is recorded."""
+
+    row: Row
+    config: CellConfig | None
+    cells: list[str]
+    estimates: dict[str, Estimate]
+
+
+def table_rows(experiment: Experiment, scale: str) -> list[TableRow]:
+    """Every row of the experiment with the estimates over all seeds on record."""
+    by_cell: dict[str, dict[tuple[str, str], float]] = {}
+    for line in records.read_csv(records.results_folder(scale) / "records.csv"):
+        by_cell.setdefault(line["cell"], {})[line["split"], line["metric"]] = float(line["value"])
+    rows = []
+    for row in experiment.rows:
+        config = row_config(experiment, row, scale, seed=0)
+        cells = [] if config is None else sorted(_same_but_seed(cell_id(config), by_cell), key=_seed)
+        estimates = {}
+        for column in experiment.columns:
+            values = [by_cell[cell][key] for cell in cells if (key := (column.split, column.metric)) in by_cell[cell]]
+            if values:
+                estimates[column.key] = estimate(values)
+        rows.append(TableRow(row, config, cells, estimates))
+    return rows
+
+
+def _same_but_seed(cell: str, known: Any) -> list[str]:
+    pattern = re.compile(re.sub(r"-s\d+-", r"-s\\d+-", cell))
+    return [other for other in known if pattern.fullmatch(other)]
+
+
+def _seed(cell: str) -> int:
+    match = re.search(r"-s(\d+)-", cell)
+    return int(match[1]) if match else 0
+
+
+def write_table(experiment: Experiment, scale: str) -> tuple[Path, Path]:
+    """Write `results/<scale>/<name>.csv` and `.md`; returns their paths."""
+    rows = table_rows(experiment, scale)
+    folder = records.results_folder(scale)
+    csv_path, md_path = folder / f"{experiment.name}.csv", folder / f"{experiment.name}.md"
+    _write_csv(csv_path, experiment, rows)
+    write_text(md_path, markdown(experiment, rows, scale))
+    return csv_path, md_path
+
+
+def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None:
+    keys = [column.key for column in experiment.columns]
+    fields = ["schema", "row", "label", *experiment.shown, "seeds"]
+    fields += [f"{key}{part}" for key in keys for part in ("", "_sd", "_low", "_high", "_paper")]
+    lines = []
+    for entry in rows:
+        line: dict[str, Any] = {"schema": records.SCHEMA, "row": entry.row.id, "label": entry.row.label}
+        line |= {key: _setting(entry.config, key) for key in experiment.shown}
+        line["seeds"] = len(entry.cells)
+        for key in keys:
+            found = entry.estimates.get(key)
+            if found is not None:
+                line |= {key: _digits(found.mean), f"{key}_sd": _digits(found.sd)}
+                line |= {f"{key}_low": _digits(found.low), f"{key}_high": _digits(found.high)}
+            line[f"{key}_paper"] = entry.row.printed.get(key, "")
+        lines.append(line)
+    records.write_csv(path, fields, lines)
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _setting(config: CellConfig | None, key: str) -> str:
+    if config is None:
+        return ""
+    value = OmegaConf.select(OmegaConf.create(to_yaml(config)), key)
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
+    """The table a person reads: ours (95 % interval over seeds) beside the paper's value, notes below."""
+    ours_elsewhere = "" if scale == "paper" else " (other data)"
+    head = ["", *experiment.shown.values(), "seeds"]
+    for column in experiment.columns:
+        head += [f"{column.label}", f"paper{ours_elsewhere}"]
+    body, notes = [], []
+    for entry in rows:
+        mark = ""
+        if entry.row.note or entry.row.quoted:
+            note = entry.row.note or f"Number quoted by the paper from {entry.row.quoted}; not run here."
+            notes.append(note)
+            mark = f" [{len(notes)}]"
+        cells = [entry.row.label + mark, *(_setting(entry.config, key) for key in experiment.shown)]
+        cells.append(str(len(entry.cells)) if entry.config is not None else "")
+        for column in experiment.columns:
+            found, printed = entry.estimates.get(column.key), entry.row.printed.get(column.key)
+            cells += [str(found) if found else "" if entry.config is None else "not run"]
+            cells += ["" if printed is None else f"{printed:.2f}"]
+        body.append(cells)
+    lines = [f"# {experiment.name}: {experiment.title}", "", f"{experiment.where}, at {scale} scale.", ""]
+    lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
+    lines += [f"[{i}] {note}  " for i, note in enumerate(notes, 1)]
+    lines += ["" if notes else None, *(f"- {note}" for note in experiment.notes)]  # type: ignore[list-item]
+    lines += [f"- {_seeds_note(rows)}", f"- {_code_note(rows, scale)}"]
+    return "\n".join(line for line in lines if line is not None) + "\n"
+
+
+def _seeds_note(rows: list[TableRow]) -> str:
+    if any(len(entry.cells) > 1 for entry in rows):
+        return "± is the half-width of the 95 % t interval of the mean over seeds; a row with one seed has none."
+    return "One seed: no interval can be given, and a small difference between rows means nothing. Use SEEDS=5."
+
+
+def _code_note(rows: list[TableRow], scale: str) -> str:
+    mine = {cell for entry in rows for cell in entry.cells}
+    lines = [x for x in records.read_csv(records.results_folder(scale) / "records.csv") if x["cell"] in mine]
+    hardware = sorted({line["hardware"] for line in lines})
+    dirty = any(line["dirty"] == "1" for line in lines)
+    trained = f"Trained on {'; '.join(hardware) or 'nothing yet'}"
+    return trained + (", some of it with uncommitted changes to the code." if dirty else ".")
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

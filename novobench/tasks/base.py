@@ -1,0 +1,180 @@
+"""The contract between one training and its task: what `training` may ask of a task, and nothing more.
+
+A task module `novobench.tasks.<name>.task` offers `build(config) -> tuple[TaskModule, TaskData]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from novobench.config import CellConfig
+from novobench.optim import registry
+from novobench.optim.param_groups import DecayGroup, param_groups
+from novobench.tasks.sampling import MicroBatches, derive_seed, rank_share
+
+
+class Metric(NamedTuple):
+    """A corpus-level number. `n` is what it was taken over: images, words, tokens."""
+
+    value: float
+    n: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A split that a finished cell is judged on. Nothing of role `test` is evaluated before the cell's end."""
+
+    name: str
+    role: Literal["search", "dev", "test"]
+    dataset: Dataset
+    """Items by plain integer index, without augmentation."""
+
+
+class TaskModule(pl.LightningModule):
+    """Model, loss and corpus-level evaluation. Works under a plain `Trainer`; `training.cell` adds the rest.
+
+    A subclass implements `training_step` (loss averaged over the micro-batch) and the three `evaluation_*`
+    methods. Evaluation counts are summed over processes, so each sample is counted exactly once.
+    """
+
+    def __init__(self, config: CellConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def evaluation_start(self) -> None:
+        """Forget the counts of the last evaluation."""
+
+    @abstractmethod
+    def evaluation_step(self, batch: Any) -> list[dict[str, Any]]:
+        """Count one batch; return a prediction for each of its samples (JSON data, with its `index`)."""
+
+    @abstractmethod
+    def evaluation_end(self) -> dict[str, Metric]:
+        """The metrics of all that was counted, over all processes."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The config's optimizer over its weight-decay groups. Rates of each update are set by `training.loop`."""
+        wanted = self.config.optimizer
+        groups = param_groups(
+            self,
+            wanted.weight_decay,
+            [DecayGroup(pattern, factor) for pattern, factor in wanted.decay_factors.items()],
+        )
+        return registry.build(
+            wanted.name,
+            groups,
+            lr=wanted.lr * wanted.lr_factor,
+            weight_decay=wanted.weight_decay,
+            options=dataclasses.asdict(wanted.options),
+        )
+
+    # The same evaluation under Lightning's own `validate` and `test`.
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation_start()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({name: metric.value for name, metric in self.evaluation_end().items()})
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def sum_over_processes(self, counts: Tensor) -> Tensor:
+        """The sum of float64 `counts` over all processes of this training."""
+        counts = counts.to(self.device, torch.float64)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(counts)
+        return counts
+
+    # State that follows the data stream (Transformer-XL memory), kept for each micro-batch k.
+    def stream_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides weights and optimizer; most tasks have none."""
+        return {}
+
+    def load_stream_state(self, state: dict[str, Any]) -> None:
+        """Take back what `stream_state` gave."""
+
+
+class TaskData(pl.LightningDataModule):
+    """Training data in the order that (config, seed) fix, and the sets a cell is judged on.
+
+    A subclass sets `train` (data set by `SampleKey`), `evaluation_sets`, `fingerprint` and `counts`.
+    """
+
+    train: Dataset
+    evaluation_sets: list[EvaluationSet]
+    fingerprint: str
+    """Identity of the data as measured; a resumed training must find the same."""
+    counts: dict[str, int]
+    collate: Any = None
+
+    def __init__(self, config: CellConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
+        """Micro-batches of one rank from update `start` to `stop`."""
+        config = self.config
+        sampler = MicroBatches(
+            config.data.train_size,
+            batch=config.batch.size,
+            micro_batch=config.batch.micro,
+            tail=config.data.tail,
+            seed=config.seed,
+            start=start,
+            stop=stop,
+            rank=rank,
+            world=world,
+        )
+        return self._loader(self.train, sampler)
+
+    def evaluation_batches(self, dataset: Dataset, rank: int, world: int) -> DataLoader:
+        """One rank's share of an evaluation set, in order."""
+        share = rank_share(len(dataset), rank, world)  # type: ignore[arg-type]
+        return self._loader(dataset, _InOrder(share, self.config.data.evaluation_batch))
+
+    def _loader(self, dataset: Dataset, batches: Any) -> DataLoader:
+        workers = self.config.runtime.workers
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=self.collate,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context="forkserver" if workers else None,
+            persistent_workers=False,
+        )
+
+
+class _InOrder:
+    def __init__(self, share: range, batch: int) -> None:
+        self.share, self.batch = share, batch
+
+    def __len__(self) -> int:
+        return -(-len(self.share) // self.batch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.share), self.batch):
+            yield list(self.share[start : start + self.batch])
+
+
+def build(config: CellConfig) -> tuple[TaskModule, TaskData]:
+    """The task's module, with weights that depend on the seed alone, and its data."""
+    task = importlib.import_module(f"novobench.tasks.{config.task}.task")
+    torch.manual_seed(derive_seed(config.seed, "init"))
+    return task.build(config)

@@ -1,0 +1,238 @@
+"""One cell: from a resolved config in a run folder to the record beside it. Safe to kill and start again.
+
+`python -m novobench.training.cell FOLDER` does what `run` does; torchrun uses it for each process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock, SoftFileLock, Timeout
+
+from novobench.config import CellConfig, cell_id, load_tree
+from novobench.errors import NovobenchError, TrainingError
+from novobench.files import told_plainly, write_json, write_text
+from novobench.tasks import base
+from novobench.tasks.catalog import epochs, resolve, total_updates
+from novobench.training import checkpoints, environment
+from novobench.training.loop import UpdateLoop
+from novobench.training.metrics_log import MetricsLog
+from novobench.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+RECORD_SCHEMA = 1
+
+
+def run(path: Path) -> None:
+    """Train the cell whose `config.yaml` lies in `path`, unless its record is there. Holds the cell's lock.
+
+    Raises `NovobenchError` with one clear line when the cell cannot be finished; the folder then also
+    holds it in `failure.json`.
+    """
+    folder = RunFolder(path)
+    config = resolve(load_tree(folder.config), str(folder.config))
+    with _held_lock(folder):
+        if folder.finished:
+            return
+        folder.failure.unlink(missing_ok=True)
+        try:
+            if config.runtime.devices * config.runtime.nodes > 1 and "RANK" not in os.environ:
+                _launch_processes(config, folder)
+            else:
+                train(config, folder)
+        except NovobenchError as error:
+            folder.fail(str(error))
+            raise
+        except Exception as error:
+            folder.fail(f"{type(error).__name__}: {str(error).strip() or 'no message'}")
+            raise
+
+
+def train(config: CellConfig, folder: RunFolder) -> None:
+    """Train and evaluate in this process (one of several under torchrun) and write the record."""
+    torch.set_num_threads(config.runtime.threads)
+    _quiet_lightning()
+    first = int(os.environ.get("RANK", "0")) == 0
+    module, data = base.build(config)
+    data.setup("fit")
+    state = _checkpoint_state(config, folder, data)
+    if state is not None:
+        module.load_state_dict(state["model"])
+        module.load_stream_state(state["streams"])
+    metrics = MetricsLog(folder.metrics, _trackers(config, folder) if first else ())
+    if first:
+        metrics.cut_back(state["update"] if state else 0)
+        write_json(folder.environment, environment.describe())
+        write_text(folder.changes, environment.changes())
+    loop = UpdateLoop(config, data, folder, metrics, state)
+    if state is not None:
+        loop.results = {
+            split: {name: base.Metric(*values) for name, values in found.items()}
+            for split, found in state["search"].items()
+        }
+    trainer = _trainer(config, loop)
+    rank, world = trainer.global_rank, trainer.world_size
+    trainer.fit(module, train_dataloaders=data.train_batches(loop.update, loop.total, rank, world))
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if first:
+        _write_record(config, folder, module, data, loop)
+
+
+def _trainer(config: CellConfig, loop: UpdateLoop) -> pl.Trainer:
+    runtime = config.runtime
+    parallel = runtime.devices * runtime.nodes > 1
+    return pl.Trainer(
+        accelerator=runtime.accelerator,
+        devices=runtime.devices,
+        num_nodes=runtime.nodes,
+        strategy="ddp" if parallel else "auto",
+        precision=runtime.precision,
+        max_steps=loop.total - loop.update,
+        max_epochs=-1,
+        accumulate_grad_batches=config.accumulation,
+        callbacks=[loop],
+        deterministic="warn" if runtime.deterministic else False,
+        use_distributed_sampler=False,  # our sampler knows the ranks
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _checkpoint_state(config: CellConfig, folder: RunFolder, data: base.TaskData) -> dict[str, Any] | None:
+    state = checkpoints.load_newest(folder.checkpoints)
+    if state is not None and state["fingerprint"] != data.fingerprint:
+        raise TrainingError(
+            f"The data of {cell_id(config)} changed since its checkpoint at update {state['update']}: fingerprint "
+            f"{data.fingerprint}, was {state['fingerprint']}. Restore the data, or remove {folder.path} to start afresh."
+        )
+    return state
+
+
+def _write_record(
+    config: CellConfig, folder: RunFolder, module: base.TaskModule, data: base.TaskData, loop: UpdateLoop
+) -> None:
+    described = environment.describe()
+    record = {
+        "schema": RECORD_SCHEMA,
+        "cell": cell_id(config),
+        "task": config.task,
+        "optimizer": config.optimizer.name,
+        "seed": config.seed,
+        "scale": config.scale,
+        "purpose": config.purpose,
+        "updates": total_updates(config),
+        "epochs": epochs(config),
+        "metrics": {
+            split: {name: metric._asdict() for name, metric in found.items()} for split, found in loop.results.items()
+        },
+        **loop.counters,
+        "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
+        "weights_sha256": weights_digest(module),
+        "fingerprint": data.fingerprint,
+        "counts": data.counts,
+        **{key: described[key] for key in ("code", "dirty", "hardware")},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(folder.record, record)
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """sha256 over all parameters and buffers: equal digests mean equal bits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _held_lock(folder: RunFolder) -> Iterator[None]:
+    """Hold the cell's lock. If another process has it: say who, and wait until it is done or gone."""
+    if "RANK" in os.environ:  # the process that started torchrun holds it
+        yield
+        return
+    with told_plainly(folder.path, "write into"):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock: FileLock | SoftFileLock = FileLock(folder.lock)
+        try:
+            lock.acquire(timeout=0)
+        except NotImplementedError:  # a file system without locks
+            lock = SoftFileLock(folder.lock)
+            lock.acquire()
+        except Timeout:
+            beat = folder.heartbeat() or {}
+            who = f"process {beat.get('pid', 'unknown')} on {beat.get('host', 'this machine')}"
+            log.warning("%s is being trained by %s; waiting for its record.", folder.path.name, who)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _launch_processes(config: CellConfig, folder: RunFolder) -> None:
+    """One training on several devices of this machine: torchrun starts this module once a device."""
+    from torch.distributed.run import main as torchrun
+
+    torchrun(
+        [
+            "--standalone",
+            f"--nproc-per-node={config.runtime.devices}",
+            "-m",
+            "novobench.training.cell",
+            str(folder.path),
+        ]
+    )
+
+
+def _trackers(config: CellConfig, folder: RunFolder) -> list[Any]:
+    from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+
+    known = {
+        "tensorboard": lambda: TensorBoardLogger(str(folder.path), name="tensorboard", version=""),
+        "wandb": lambda: WandbLogger(project="novobench", name=cell_id(config), save_dir=str(folder.path)),
+    }
+    made = []
+    for name in config.runtime.trackers:
+        if name not in known:
+            raise NovobenchError(f"runtime.trackers: no tracker '{name}'. Known: {', '.join(known)}.")
+        try:
+            made.append(known[name]())
+        except ModuleNotFoundError:
+            raise NovobenchError(
+                f"runtime.trackers: '{name}' is not installed. Run: pip install 'novobench[{name}]'."
+            ) from None
+    return made
+
+
+def _quiet_lightning() -> None:
+    """Lightning's hints about its own loops do not apply: order, logging and checkpoints are ours."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`max_epochs` was not set.*",
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    run(Path(sys.argv[1]))

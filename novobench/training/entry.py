@@ -1,0 +1,10 @@
+"""Where a cell's process begins. Imports nothing heavy, so the command line can name it without torch."""
+
+from __future__ import annotations
+
+
+def main(path: str, devices: str | None, threads: int) -> None:
+    """Hand over to `worker`, which the forkserver has imported already."""
+    from novobench.training import worker
+
+    worker.main(path, devices, threads)

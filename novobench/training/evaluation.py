@@ -1,0 +1,47 @@
+"""Evaluation of one set during or after a training: every sample once, over all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
+
+
+def evaluate(
+    trainer: pl.Trainer, module: TaskModule, data: TaskData, split: EvaluationSet
+) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
+    """Metrics of the whole split, and its predictions in the order of their index (on the first process)."""
+    was_training = module.training
+    module.eval()
+    module.evaluation_start()
+    predictions: list[dict[str, Any]] = []
+    with torch.no_grad():
+        for batch in data.evaluation_batches(split.dataset, trainer.global_rank, trainer.world_size):
+            on_device = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+            with trainer.precision_plugin.val_step_context():
+                predictions += module.evaluation_step(on_device)
+    metrics = module.evaluation_end()
+    module.train(was_training)
+    if trainer.world_size > 1:
+        shares: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(shares, predictions)
+        predictions = [prediction for share in shares for prediction in share]
+    return metrics, sorted(predictions, key=lambda prediction: prediction["index"])
+
+
+def average_batch_norm(module: torch.nn.Module, world: int) -> None:
+    """Give all processes the mean of their batch-norm running statistics (DDP alone would keep rank 0's).
+
+    Moving averages are linear in what they saw, so averaging more often changes nothing but rounding.
+    """
+    if world == 1:
+        return
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None:
+            for statistic in (layer.running_mean, layer.running_var):
+                torch.distributed.all_reduce(statistic)
+                statistic /= world

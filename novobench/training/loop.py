@@ -1,0 +1,232 @@
+"""What one training does beside Lightning's forward, backward and accumulation: seeds, rates, guard, logs, checkpoints.
+
+Lightning sees a single epoch that starts at the update where the checkpoint left off; data epochs are
+counted here. So nothing of Lightning's loop state has to be restored, and a resumed run takes the very
+steps that an uninterrupted one takes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.optim import Optimizer
+
+from novobench.config import CellConfig
+from novobench.errors import TrainingError
+from novobench.optim import schedules
+from novobench.optim.lars import larc_
+from novobench.tasks.base import Metric, TaskData, TaskModule
+from novobench.tasks.catalog import epoch_updates, total_updates
+from novobench.tasks.sampling import derive_seed
+from novobench.training import checkpoints
+from novobench.training.evaluation import average_batch_norm, evaluate
+from novobench.training.metrics_log import MetricsLog
+from novobench.training.run_folder import RunFolder
+
+_BEAT_SECONDS = 0.5
+
+
+class UpdateLoop(pl.Callback):
+    """Drives one cell from update `start` to its last update, then evaluates what the record needs.
+
+    `state` is the checkpoint to go on from, or None. Afterwards `results` and `counters` hold what the
+    record is made of.
+    """
+
+    def __init__(
+        self,
+        config: CellConfig,
+        data: TaskData,
+        folder: RunFolder,
+        log: MetricsLog,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.config, self.data, self.folder, self.log, self.state = config, data, folder, log, state
+        self.total = total_updates(config)
+        self.update = state["update"] if state else 0
+        self.counters: dict[str, float] = (
+            dict(state["counters"]) if state else {"skipped_updates": 0, "train_seconds": 0.0}
+        )
+        self.results: dict[str, dict[str, Metric]] = {}
+        self.nonfinite_in_a_row = state["nonfinite_in_a_row"] if state else 0
+        runtime = config.runtime
+        self.log_every = runtime.log_every or max(1, self.total // 100)
+        points = min(runtime.curve_points, self.total)
+        self.curve_updates = {round(self.total * (i + 1) / points) for i in range(points)} | {self.total}
+        self._loss_sum: torch.Tensor | float = 0.0
+        self._losses = 0
+        self._norm = math.nan
+        self._last_beat = 0.0
+        self._entered = 0.0
+
+    # ------------------------------------------------------------------------------------ start
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.state is not None:
+            trainer.optimizers[0].load_state_dict(self.state["optimizer"])
+            trainer.precision_plugin.load_state_dict(self.state["precision"])
+        self.state = None
+        self._entered = time.perf_counter()
+        if trainer.is_global_zero:
+            self.folder.beat(self.update, self.total)
+        if self.update >= self.total:  # killed between the last checkpoint and the record
+            self.finish(trainer, module)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------------------------ one micro-batch
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        position = batch_idx % self.config.accumulation
+        k = position * trainer.world_size + trainer.global_rank
+        # The default generators alone, not torch.manual_seed, which costs a hundred times as much.
+        seed = derive_seed(self.config.seed, "model", self.update, k)
+        torch.default_generator.manual_seed(seed)
+        if module.device.type == "cuda":
+            torch.cuda.default_generators[module.device.index or 0].manual_seed(seed)
+        if position == 0:
+            self._set_rates(trainer.optimizers[0])
+
+    def _set_rates(self, optimizer: Optimizer) -> None:
+        config = self.config
+        base_lr = config.optimizer.lr * config.optimizer.lr_factor
+        lr = schedules.learning_rate(self.update, self.total, base_lr, config.schedule)
+        decay = schedules.weight_decay(self.update, self.total, config.optimizer.weight_decay, config.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+            group["weight_decay"] = decay * group["weight_decay_factor"]
+
+    # ------------------------------------------------------------------------------------ before the step
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
+        """Guard, clip and LARC, alike for every optimizer; gradients are unscaled and reduced by now.
+
+        An update whose global norm is not finite takes its gradients away, so that every optimizer leaves
+        weights and state as they are. Data and schedule go on for all alike.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])  # type: ignore[misc]
+        self._norm = float(norm)
+        if not math.isfinite(self._norm):
+            for parameter in parameters:
+                parameter.grad = None
+            self._count_nonfinite()
+            return
+        self.nonfinite_in_a_row = 0
+        if self.config.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.clip_norm, norm)
+        if self.config.optimizer.larc_trust is not None:
+            larc_(optimizer.param_groups, self.config.optimizer.larc_trust, mode=self.config.optimizer.larc_mode)
+
+    def _count_nonfinite(self) -> None:
+        self.counters["skipped_updates"] += 1
+        self.nonfinite_in_a_row += 1
+        limit = self.config.runtime.max_nonfinite
+        if self.nonfinite_in_a_row >= limit:
+            raise TrainingError(
+                f"Gradients were not finite in {limit} updates in a row, up to update {self.update + 1} of {self.total} "
+                f"(optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}): the training has diverged. "
+                "Lower optimizer.lr, clip gradients with optimizer.clip_norm, or raise runtime.max_nonfinite."
+            )
+
+    # ------------------------------------------------------------------------------------ after the step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._loss_sum = self._loss_sum + outputs["loss"].detach()  # already divided by the accumulation
+        if (batch_idx + 1) % self.config.accumulation:
+            return
+        self.update += 1
+        self._losses += 1
+        if self.update % self.log_every == 0 or self.update == self.total:
+            self._log_training(trainer)
+        if self.update in self.curve_updates:
+            self._evaluate_search(trainer, module)  # type: ignore[arg-type]
+        if self.update % self.config.runtime.checkpoint_every == 0 or self.update == self.total:
+            self._checkpoint(trainer, module)  # type: ignore[arg-type]
+        if trainer.is_global_zero and time.monotonic() - self._last_beat > _BEAT_SECONDS:
+            self._last_beat = time.monotonic()
+            self.folder.beat(self.update, self.total)
+
+    def _log_training(self, trainer: pl.Trainer) -> None:
+        loss = torch.as_tensor(self._loss_sum, dtype=torch.float64) / self._losses
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(loss)
+            loss /= trainer.world_size
+        self._loss_sum, self._losses = 0.0, 0
+        self._stop_clock()
+        if trainer.is_global_zero:
+            values = {
+                "loss": float(loss),
+                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+                "gradient_norm": self._norm,
+                "epoch": self.update / epoch_updates(self.config),
+                "seconds": self.counters["train_seconds"],
+            }
+            self.log.append(
+                self.update, "train", {name: value for name, value in values.items() if math.isfinite(value)}
+            )
+
+    def _stop_clock(self) -> None:
+        """Add the time since the clock was last looked at to the training time."""
+        now = time.perf_counter()
+        self.counters["train_seconds"] += now - self._entered
+        self._entered = now
+
+    def _evaluate_search(self, trainer: pl.Trainer, module: TaskModule) -> None:
+        self._stop_clock()
+        average_batch_norm(module, trainer.world_size)
+        for split in self.data.evaluation_sets:
+            if split.role == "search":
+                self._evaluate(trainer, module, split)
+        self._entered = time.perf_counter()  # evaluation is not training time
+
+    def _evaluate(self, trainer: pl.Trainer, module: TaskModule, split: Any) -> None:
+        metrics, predictions = evaluate(trainer, module, self.data, split)
+        self.results[split.name] = metrics
+        if trainer.is_global_zero:
+            values = {name: metric.value for name, metric in metrics.items()}
+            self.log.append(self.update, split.name, {**values, "epoch": self.update / epoch_updates(self.config)})
+            if self.update == self.total:
+                self.folder.write_predictions(split.name, predictions)
+
+    def _checkpoint(self, trainer: pl.Trainer, module: TaskModule) -> None:
+        self._stop_clock()
+        average_batch_norm(module, trainer.world_size)
+        streams: list[Any] = [module.stream_state()]
+        if trainer.world_size > 1:
+            streams = [None] * trainer.world_size
+            torch.distributed.all_gather_object(streams, module.stream_state())
+        if trainer.is_global_zero:
+            state = {
+                "update": self.update,
+                "model": module.state_dict(),
+                "optimizer": trainer.optimizers[0].state_dict(),
+                "precision": trainer.precision_plugin.state_dict(),
+                "streams": {key: value for share in streams for key, value in share.items()},
+                "fingerprint": self.data.fingerprint,
+                "counters": dict(self.counters),
+                "nonfinite_in_a_row": self.nonfinite_in_a_row,
+                "search": {
+                    split: {name: tuple(m) for name, m in found.items()} for split, found in self.results.items()
+                },
+            }
+            checkpoints.save(self.folder.checkpoints, self.update, state)
+        self._entered = time.perf_counter()
+
+    # ------------------------------------------------------------------------------------ end
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.update >= self.total:
+            self.finish(trainer, module)  # type: ignore[arg-type]
+
+    def finish(self, trainer: pl.Trainer, module: TaskModule) -> None:
+        """Evaluate what this cell is judged on; `search` trials never see anything of role `test`."""
+        average_batch_norm(module, trainer.world_size)
+        for split in self.data.evaluation_sets:
+            seen = split.name in self.results and self.update in self.curve_updates
+            if not seen and (split.role == "search" or self.config.purpose == "table"):
+                self._evaluate(trainer, module, split)

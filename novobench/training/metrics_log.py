@@ -1,0 +1,43 @@
+"""`metrics.jsonl`: one JSON object a line, only ever appended to, cut back to the checkpoint on resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from novobench.files import told_plainly, write_text
+
+
+class MetricsLog:
+    """Lines carry `update` (weight updates done), `split`, and the numbers. `trackers` get them as well."""
+
+    def __init__(self, path: Path, trackers: Iterable[Any] = ()) -> None:
+        self.path, self.trackers = path, list(trackers)
+
+    def append(self, update: int, split: str, values: dict[str, float]) -> None:
+        """Add one line, on disk when this returns."""
+        line = json.dumps({"update": update, "split": split, **values})
+        with told_plainly(self.path, "append to"), self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        for tracker in self.trackers:
+            tracker.log_metrics({f"{split}/{name}": value for name, value in values.items()}, step=update)
+
+    def cut_back(self, update: int) -> None:
+        """Forget what was logged after `update`, and a last line that a kill left unfinished."""
+        kept = [line for line in read(self.path) if line["update"] <= update]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a metrics file; none if there is no file."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break  # the unfinished last line of a killed run
+    return lines
