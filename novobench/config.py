@@ -18,10 +18,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from novobench.errors import ConfigError, suggestion
@@ -51,7 +51,7 @@ class OptimizerConfig:
     lr: float
     """Base learning rate, before the schedule."""
     lr_factor: float = 1.0
-    """Multiplies `lr`: linear scaling with the batch (Goyal et al., 2017) from a rate that was tuned at a smaller one."""
+    """Multiplies `lr`: linear scaling with the batch (Goyal et al., 2017) from a rate tuned at a smaller one."""
     weight_decay: float = 0.0
     """Decay coefficient, before `decay_factors` and the schedule."""
     preset: str | None = field(default=None, metadata=_PRACTICAL)
@@ -251,8 +251,15 @@ def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str)
     """
     try:
         structure = OmegaConf.structured(schema)
+        for key, kind in get_type_hints(schema).items():
+            if dataclasses.is_dataclass(kind) and OmegaConf.is_missing(structure, key):
+                with read_write(structure):
+                    structure[key] = OmegaConf.structured(kind)
         for key, node in nodes.items():
-            OmegaConf.update(structure, key, OmegaConf.structured(node), merge=False, force_add=True)
+            parent, _, name = key.rpartition(".")
+            holder = OmegaConf.select(structure, parent) if parent else structure
+            with read_write(holder):
+                holder[name] = OmegaConf.structured(node)
         return OmegaConf.to_object(OmegaConf.merge(structure, tree))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_explained(error)}") from None

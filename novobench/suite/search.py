@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from novobench.config import cell_id, read_yaml
-from novobench.errors import ConfigError
+from novobench.errors import ConfigError, NovobenchError
 from novobench.files import write_text
 from novobench.optim import registry
 from novobench.suite import records
@@ -106,6 +106,9 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
         for trial in done
         for cell, value in zip(trial.cells, values[trial.key, trial.number], strict=True)
     ]
+    hopeless = [key for key, trial in best.items() if _score(values[key, trial.number], sign) == -math.inf]
+    if hopeless:
+        raise NovobenchError(f"Every trial of {', '.join(hopeless)} failed, so nothing was written; see their log.txt in runs/.")
     path = records.results_folder(scale) / "search.csv"
     kept = [line for line in records.read_csv(path) if line["key"] not in best]
     records.write_csv(path, FIELDS, [*kept, *lines])

@@ -120,7 +120,7 @@ def _checkpoint_state(config: CellConfig, folder: RunFolder, data: base.TaskData
     if state is not None and state["fingerprint"] != data.fingerprint:
         raise TrainingError(
             f"The data of {cell_id(config)} changed since its checkpoint at update {state['update']}: fingerprint "
-            f"{data.fingerprint}, was {state['fingerprint']}. Restore the data, or remove {folder.path} to start afresh."
+            f"{data.fingerprint}, was {state['fingerprint']}. Restore the data, or remove {folder.path} to begin again."
         )
     return state
 

@@ -45,7 +45,7 @@ class UpdateLoop(pl.Callback):
         log: MetricsLog,
         state: dict[str, Any] | None,
     ) -> None:
-        self.config, self.data, self.folder, self.log, self.state = config, data, folder, log, state
+        self.config, self.data, self.folder, self.metrics_log, self.state = config, data, folder, log, state
         self.total = total_updates(config)
         self.update = state["update"] if state else 0
         self.counters: dict[str, float] = (
@@ -126,8 +126,9 @@ class UpdateLoop(pl.Callback):
         limit = self.config.runtime.max_nonfinite
         if self.nonfinite_in_a_row >= limit:
             raise TrainingError(
-                f"Gradients were not finite in {limit} updates in a row, up to update {self.update + 1} of {self.total} "
-                f"(optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}): the training has diverged. "
+                f"Gradients were not finite in {limit} updates in a row, up to update {self.update + 1} of "
+                f"{self.total} (optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}): the training "
+                "has diverged. "
                 "Lower optimizer.lr, clip gradients with optimizer.clip_norm, or raise runtime.max_nonfinite."
             )
 
@@ -166,7 +167,7 @@ class UpdateLoop(pl.Callback):
                 "epoch": self.update / epoch_updates(self.config),
                 "seconds": self.counters["train_seconds"],
             }
-            self.log.append(
+            self.metrics_log.append(
                 self.update, "train", {name: value for name, value in values.items() if math.isfinite(value)}
             )
 
@@ -189,7 +190,7 @@ class UpdateLoop(pl.Callback):
         self.results[split.name] = metrics
         if trainer.is_global_zero:
             values = {name: metric.value for name, metric in metrics.items()}
-            self.log.append(self.update, split.name, {**values, "epoch": self.update / epoch_updates(self.config)})
+            self.metrics_log.append(self.update, split.name, {**values, "epoch": self.update / epoch_updates(self.config)})
             if self.update == self.total:
                 self.folder.write_predictions(split.name, predictions)
 

@@ -21,7 +21,7 @@ class ImageTask(TaskModule):
         super().__init__(config)
         self.network = build_model(config.model)
         if config.runtime.channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._top1 = self._top5 = self._loss = 0.0
         self._seen = 0
 
@@ -68,8 +68,9 @@ class ImageData(TaskData):
     def setup(self, stage: str) -> None:
         splits = open_images(self.config.data, data_root=data_root(self.config), seed=self.config.seed)
         self.train = splits.train
-        self.evaluation_sets = [EvaluationSet("search", "search", _Indexed(splits.search))]
-        self.evaluation_sets += [EvaluationSet(name, "test", _Indexed(split)) for name, split in splits.tests.items()]
+        self.evaluation_sets = [EvaluationSet("test", "test", _Indexed(splits.test))]
+        if splits.counts["search"]:
+            self.evaluation_sets.insert(0, EvaluationSet("search", "search", _Indexed(splits.search)))
         self.fingerprint, self.counts = splits.fingerprint, splits.counts
 
 

@@ -1,0 +1,33 @@
+"""Optimizers: NovoGrad and its company. Needs torch alone, and torch only once an optimizer is asked for.
+
+from novobench.optim import NovoGrad
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from novobench.optim.lars import LARS as LARS
+    from novobench.optim.lars import larc_ as larc_
+    from novobench.optim.normalized_sgd import NormalizedSGD as NormalizedSGD
+    from novobench.optim.novograd import NovoGrad as NovoGrad
+    from novobench.optim.param_groups import DecayGroup as DecayGroup
+    from novobench.optim.param_groups import param_groups as param_groups
+
+_HOMES = {
+    "NovoGrad": "novograd",
+    "LARS": "lars",
+    "larc_": "lars",
+    "NormalizedSGD": "normalized_sgd",
+    "DecayGroup": "param_groups",
+    "param_groups": "param_groups",
+}
+__all__ = ["LARS", "DecayGroup", "NormalizedSGD", "NovoGrad", "larc_", "param_groups"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"novobench.optim.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

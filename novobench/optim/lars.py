@@ -1,0 +1,92 @@
+"""Layer-wise adaptive rates: the LARS optimizer, and LARC as a transform of gradients before any optimizer's step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class LARS(Optimizer):
+    r"""SGD with momentum whose rate each layer scales by trust · ‖w‖ / (‖g‖ + d·‖w‖) (You et al., 2017).
+
+    .. math::
+        u = g + d w, \qquad m \leftarrow \beta m + \lambda \cdot r \cdot u, \qquad w \leftarrow w - m
+
+    with r = trust · ‖w‖ / (‖g‖ + d·‖w‖ + ε), and r = 1 where ‖w‖ or ‖g‖ is 0.
+    Parameters that decay by nothing (`weight_decay_factor` 0 in their group, e.g. batch norm and biases) are not
+    adapted either (r = 1), the skip list of public large-batch recipes.
+
+    Args:
+        params: parameters or groups.
+        lr: λ.
+        momentum: β, 0.9 in the paper.
+        weight_decay: d, added to the gradient.
+        trust: trust coefficient, 0.001 in the paper.
+        eps: ε.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+        eps: float = 1e-8,
+    ) -> None:
+        for name, value in (("learning rate", lr), ("weight_decay value", weight_decay), ("trust value", trust)):
+            if not value >= 0.0:
+                raise ValueError(f"Invalid {name}: {value}")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "eps": eps}
+        super().__init__(params, {**defaults, "weight_decay_factor": 1.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update; `closure`, if given, recomputes the loss, which is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        decay = group["weight_decay"]
+        rate: Tensor | float = 1.0
+        if group["weight_decay_factor"] != 0.0:
+            weight_norm, gradient_norm = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(gradient)
+            rate = group["trust"] * weight_norm / (gradient_norm + decay * weight_norm + group["eps"])
+            rate = torch.where((weight_norm > 0) & (gradient_norm > 0), rate, torch.ones_like(rate))
+        update = gradient.add(parameter, alpha=decay) if decay else gradient
+        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update * (rate * group["lr"]))
+        parameter.sub_(buffer)
+
+
+@torch.no_grad()
+def larc_(param_groups: Iterable[dict[str, Any]], trust: float, mode: Literal["clip", "scale"] = "clip") -> None:
+    """Scale each tensor's gradient in place so that the step's rate is the layer-wise adaptive one.
+
+    The factor is trust · ‖w‖ / (lr · (‖g‖ + 1e-7)), at least 1e-7, and with `mode="clip"` at most 1: the form of
+    OpenSeq2Seq, which the paper's §4.3 calls LARC. It goes before the optimizer and reads the group's `lr`; for
+    NovoGrad with β₂ = 0 it changes nothing, because the factor cancels in g/‖g‖.
+    """
+    for group in param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None or float(group["lr"]) == 0.0:
+                continue
+            weight_norm = torch.linalg.vector_norm(parameter)
+            gradient_norm = torch.linalg.vector_norm(parameter.grad)
+            factor = (trust * weight_norm / (group["lr"] * (gradient_norm + 1e-7))).clamp_min(1e-7)
+            parameter.grad.mul_(factor.clamp_max(1.0) if mode == "clip" else factor)

@@ -1,0 +1,67 @@
+"""Stochastic normalized gradient descent, the family that NovoGrad belongs to (paper §2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+class NormalizedSGD(Optimizer):
+    r"""w ← w − λ · m with m ← β·m + g/‖g‖ + d·w; the paper's §2 has β = 0 and d = 0.
+
+    The norm is that of the whole gradient over all groups, or with `layer_wise` each tensor's own. NovoGrad with
+    β₂ = 0 is the layer-wise form with momentum (the paper's Note 1).
+
+    Args:
+        params: parameters or groups.
+        lr: λ, the length of a step when β = 0 and d = 0.
+        momentum: β.
+        weight_decay: d, added after normalisation.
+        layer_wise: normalise each tensor by its own norm.
+        eps: added to the norm.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        layer_wise: bool = False,
+        eps: float = 1e-8,
+    ) -> None:
+        for name, value in (("learning rate", lr), ("weight_decay value", weight_decay), ("epsilon value", eps)):
+            if not value >= 0.0:
+                raise ValueError(f"Invalid {name}: {value}")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps})
+        self.layer_wise = layer_wise
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update; `closure`, if given, recomputes the loss, which is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = None if self.layer_wise or not gradients else torch.nn.utils.get_total_norm(gradients)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                own = torch.linalg.vector_norm(parameter.grad) if norm is None else norm.to(parameter.device)
+                update = parameter.grad / (own + group["eps"])
+                if group["weight_decay"]:
+                    update.add_(parameter, alpha=group["weight_decay"])
+                if group["momentum"]:
+                    state = self.state[parameter]
+                    if not state:
+                        state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                    update = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+                parameter.sub_(update * group["lr"])
+        return loss

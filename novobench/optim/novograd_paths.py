@@ -1,0 +1,262 @@
+"""Three ways to do the same NovoGrad update: a readable loop, foreach, and fused kernels on CPU.
+
+All of them take one group's tensors. `s` is what the raw gradient is multiplied by before anything else: 1 / grad
+scale × clip factor. With n = (s·‖g‖)² and D = √v + ε, the update is m ← β₁·m + a·(s·g/D + d·w), w ← w - λ·m,
+where a = 1 - β₁ with gradient averaging after the first step, else 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+FUSED_SGD = getattr(torch, "_fused_sgd_", None)
+"""The kernel behind `torch.optim.SGD(fused=True)`; private, so it may be missing one day."""
+
+_LARGEST_SQUARE = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
+"""v is stored in this precision, so a larger ‖g‖² counts as not finite on every path."""
+
+_LARGEST_FUSED = 1e8
+"""The fused kernel is given 1 - 1/D, which loses 1/D to rounding for larger D."""
+
+
+class Tensors(NamedTuple):
+    """One parameter, its gradient and its state; complex ones as their real views."""
+
+    parameter: Tensor
+    gradient: Tensor
+    moment: Tensor
+    second: Tensor
+    """v, -1 before the first step."""
+    largest: Tensor | None
+    """The largest v so far, with amsgrad."""
+
+
+class Whole(NamedTuple):
+    """What concerns the whole step. Tensors, never read here: the loop must not wait for the device."""
+
+    scale: Tensor | None
+    """s, or None for 1."""
+    go: Tensor | None
+    """A 0-d bool: False leaves everything as it is. None for True."""
+
+
+def moment_dtype(parameter: Tensor) -> torch.dtype:
+    """v is fp32, whatever the parameter's precision, and fp64 beside fp64 parameters."""
+    return torch.float64 if parameter.dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def whole_step(
+    tensors: list[Tensors],
+    *,
+    max_grad_norm: float | None,
+    skip_all: bool,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+) -> Whole:
+    """The scale of all gradients and whether the step is taken at all."""
+    scale = None if grad_scale is None else grad_scale.double().reciprocal().squeeze()
+    go = None if found_inf is None else (found_inf == 0).squeeze()
+    if tensors and (max_grad_norm is not None or skip_all):
+        device = tensors[0].gradient.device
+        norms = torch.stack([_norm(t).double().to(device) for t in tensors])
+        total = torch.linalg.vector_norm(norms)
+        finite = torch.isfinite(total)
+        go = finite if go is None else go.to(device) & finite
+        if max_grad_norm is not None:
+            scaled = total if scale is None else total * scale.to(device)
+            clip = (max_grad_norm / (scaled + 1e-6)).clamp_max(1.0)  # 1e-6 as torch's clip_grad_norm_
+            scale = clip if scale is None else scale.to(device) * clip
+    return Whole(scale, go)
+
+
+def _norm(t: Tensors) -> Tensor:
+    return torch.linalg.vector_norm(t.gradient, dtype=t.second.dtype)
+
+
+# ---------------------------------------------------------------------------------------------- the readable one
+
+
+def loop(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None:
+    """Tensor by tensor, in fp32 (fp64) arithmetic, without reading a number from the device."""
+    for t in members:
+        _update(group, t, whole)
+
+
+def _update(group: dict[str, Any], t: Tensors, whole: Whole) -> None:
+    beta1, beta2 = group["betas"]
+    lr, decay, dtype, device = group["lr"], group["weight_decay"], t.second.dtype, t.second.device
+    if isinstance(lr, Tensor):
+        lr = lr.to(device=device, dtype=dtype)
+    scale = torch.ones((), dtype=dtype, device=device) if whole.scale is None else whole.scale.to(device, dtype)
+    gradient, weight, moment = (x.to(dtype) for x in (t.gradient, t.parameter, t.moment))
+
+    square = (_norm(t) * scale) ** 2
+    keep = ~torch.isfinite(square) if whole.go is None else ~(torch.isfinite(square) & whole.go.to(device))
+    first = t.second < 0
+    second = torch.where(first, square, beta2 * t.second + (1 - beta2) * square)
+    largest = second if t.largest is None else torch.maximum(t.largest, second)
+    divisor = (largest + group["eps"]).sqrt() if group["eps_inside_sqrt"] else largest.sqrt() + group["eps"]
+    factor = torch.where(divisor > 0, scale / divisor, 0.0)  # ε = 0 and a zero gradient: 0/0 is taken as 0
+    update = gradient * (-factor if group["maximize"] else factor)
+    new_weight = weight
+    if decay and group["decoupled_weight_decay"]:
+        new_weight = weight * (1 - lr * decay)
+    elif decay:
+        update = update + decay * weight
+    if group["grad_averaging"]:
+        update = update * torch.where(first, 1.0, 1 - beta1)
+    moment = beta1 * moment + update
+    if group["update_clip"] is not None:
+        limit = group["update_clip"] * torch.linalg.vector_norm(weight)
+        lr = (limit / (torch.linalg.vector_norm(moment) + 1e-8)).clamp_max(lr)
+    new_weight = new_weight - lr * moment
+
+    t.parameter.copy_(torch.where(keep, t.parameter, new_weight.to(t.parameter.dtype)))
+    t.moment.copy_(torch.where(keep, t.moment, moment.to(t.moment.dtype)))
+    t.second.copy_(torch.where(keep, t.second, second))
+    if t.largest is not None:
+        t.largest.copy_(torch.where(keep, t.largest, largest))
+
+
+# ---------------------------------------------------------------------------------------------- foreach
+
+
+def foreach(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None:
+    """All tensors of a device at once; reads the norms from the device once a step."""
+    scale, go = _on_host(whole)
+    if not go:
+        return
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensors]] = {}
+    for t in members:
+        if _plain(t) and group["update_clip"] is None:
+            alike.setdefault((t.parameter.device, t.parameter.dtype), []).append(t)
+        else:
+            _update(group, t, whole)
+    for same in alike.values():
+        norms = torch._foreach_norm([t.gradient for t in same], 2, dtype=same[0].second.dtype)
+        steps = [_numbers(group, t, norm, scale) for t, norm in zip(same, torch.stack(norms).tolist(), strict=True)]
+        taken = [(t, step) for t, step in zip(same, steps, strict=True) if step is not None]
+        if not taken:
+            continue
+        weights = [t.parameter for t, _ in taken]
+        moments = [t.moment for t, _ in taken]
+        updates = torch._foreach_mul([t.gradient for t, _ in taken], [s.factor * s.average for _, s in taken])
+        lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
+        decay = group["weight_decay"]
+        if decay and not group["decoupled_weight_decay"]:
+            torch._foreach_add_(updates, torch._foreach_mul(weights, [decay * s.average for _, s in taken]))
+        torch._foreach_mul_(moments, group["betas"][0])
+        torch._foreach_add_(moments, updates)
+        if decay and group["decoupled_weight_decay"]:
+            torch._foreach_mul_(weights, 1 - lr * decay)
+        torch._foreach_add_(weights, moments, alpha=-lr)
+
+
+def _on_host(whole: Whole) -> tuple[float, bool]:
+    """s and whether to go on, read from the device once."""
+    return 1.0 if whole.scale is None else whole.scale.item(), whole.go is None or bool(whole.go)
+
+
+class _Numbers(NamedTuple):
+    factor: float
+    """What the raw gradient is multiplied by: ± s / D."""
+    average: float
+    """a, 1 without gradient averaging."""
+
+
+def _numbers(group: dict[str, Any], t: Tensors, norm: float, scale: float) -> _Numbers | None:
+    """Advance v of one tensor on the host; None if its norm is not finite, and it is to be left as it is."""
+    beta1, beta2 = group["betas"]
+    square = (norm * scale) ** 2
+    if not math.isfinite(square) or square > _LARGEST_SQUARE[t.second.dtype]:
+        return None
+    old = t.second.item()
+    first = old < 0
+    second = square if first else beta2 * old + (1 - beta2) * square
+    t.second.fill_(second)
+    if t.largest is not None:
+        second = max(second, t.largest.item())
+        t.largest.fill_(second)
+    divisor = math.sqrt(second + group["eps"]) if group["eps_inside_sqrt"] else math.sqrt(second) + group["eps"]
+    if divisor == 0.0:  # ε = 0 and a zero gradient: 0/0 is taken as 0
+        return _Numbers(0.0, 1.0)
+    average = 1 - beta1 if group["grad_averaging"] and not first else 1.0
+    return _Numbers((-scale if group["maximize"] else scale) / divisor, average)
+
+
+# ---------------------------------------------------------------------------------------------- fused on CPU
+
+
+def fused_cpu(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None:
+    """Norm and update of one tensor back to back, while it is in the cache, with torch's fused SGD kernel.
+
+    SGD's m ← β₁·m + (1 - dampening)·(g + wd·w) is NovoGrad's with dampening = 1 - a·f and wd = d / f, where f = s/D.
+    The gradient is read twice and nothing but m and w is written: 24 bytes a parameter, AdamW moves 28.
+    """
+    assert FUSED_SGD is not None
+    scale, go = _on_host(whole)
+    if not go:
+        return
+    lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
+    beta1, decay, decoupled = group["betas"][0], group["weight_decay"], group["decoupled_weight_decay"]
+    for t in members:
+        if group["update_clip"] is not None or not _plain(t):
+            _update(group, t, whole)
+            continue
+        step = _numbers(group, t, torch.linalg.vector_norm(t.gradient, dtype=t.second.dtype).item(), scale)
+        if step is None:
+            continue
+        size = abs(step.factor)
+        if not size > 1 / _LARGEST_FUSED:
+            _slow_update(group, t, step, lr)
+            continue
+        if decoupled and decay:
+            t.parameter.mul_(1 - lr * decay)
+        FUSED_SGD(
+            [t.parameter],
+            [t.gradient],
+            [t.moment],
+            weight_decay=0.0 if decoupled else decay / size,
+            momentum=beta1,
+            lr=lr,
+            dampening=1 - step.average * size,
+            nesterov=False,
+            maximize=step.factor < 0,
+            is_first_step=False,
+        )
+
+
+def _slow_update(group: dict[str, Any], t: Tensors, step: _Numbers, lr: float) -> None:
+    """The same update without the kernel, for numbers that it would round away."""
+    decay = group["weight_decay"]
+    t.moment.mul_(group["betas"][0]).add_(t.gradient, alpha=step.factor * step.average)
+    if decay and not group["decoupled_weight_decay"]:
+        t.moment.add_(t.parameter, alpha=decay * step.average)
+    elif decay:
+        t.parameter.mul_(1 - lr * decay)
+    t.parameter.add_(t.moment, alpha=-lr)
+
+
+def _plain(t: Tensors) -> bool:
+    """One dtype with fp32 or fp64 arithmetic and one layout: the kernels check neither and would mix elements."""
+    weight, gradient, moment = t.parameter, t.gradient, t.moment
+    return (
+        weight.dtype is gradient.dtype is moment.dtype is t.second.dtype
+        and weight.stride() == gradient.stride() == moment.stride()
+        and weight.numel() > 0
+        and (weight.is_contiguous() or _dense(weight))
+    )
+
+
+def _dense(x: Tensor) -> bool:
+    """No holes and no overlap, e.g. channels-last: elements may be visited in memory order."""
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,275 @@
+"""The optimizers that a config can name. Imports no torch until one is built.
+
+A third-party optimizer needs no change here: name it `package.module:Class`, or offer an `OptimizerEntry` under
+the entry point group `novobench.optimizers`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+ENTRY_POINTS = "novobench.optimizers"
+
+
+class UnknownOptimizerError(LookupError):
+    """No entry and no importable class of that name."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where `novobench search` looks for a value, uniformly in its logarithm."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class OptimizerEntry:
+    """One optimizer as configs see it."""
+
+    name: str
+    factory: str
+    """`module:Class`, imported when the first is built; called with groups, `lr`, `weight_decay` and the options."""
+    options: type
+    """A frozen dataclass of its options besides lr and weight_decay, with their defaults."""
+    description: str
+    reference: str
+    state_bytes_per_parameter: float
+    """Bytes of state for one fp32 parameter of a large matrix; a number or two a tensor are not counted."""
+    tunable: Mapping[str, Range] = field(
+        default_factory=lambda: {"lr": Range(1e-4, 1.0), "weight_decay": Range(1e-5, 1e-1)}
+    )
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Named sets of options."""
+
+
+Implementation = Literal["auto", "loop", "foreach", "fused"]
+
+
+@dataclass(frozen=True)
+class NovoGradOptions:
+    """See `novobench.optim.NovoGrad`."""
+
+    betas: list[float] = field(default_factory=lambda: [0.95, 0.25])
+    eps: float = 1e-8
+    grad_averaging: bool = False
+    amsgrad: bool = False
+    eps_inside_sqrt: bool = False
+    decoupled_weight_decay: bool = False
+    update_clip: float | None = None
+    """NeMo's layer-wise update clipping; 0.001 there."""
+    implementation: Implementation = "auto"
+
+
+@dataclass(frozen=True)
+class SGDOptions:
+    """See `torch.optim.SGD`. Momentum 0.9 as every recipe of the paper's baselines."""
+
+    momentum: float = 0.9
+    dampening: float = 0.0
+    nesterov: bool = False
+    implementation: Implementation = "auto"
+
+
+@dataclass(frozen=True)
+class AdamOptions:
+    """See `torch.optim.Adam` and `AdamW`; their defaults."""
+
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    amsgrad: bool = False
+    implementation: Implementation = "auto"
+
+
+@dataclass(frozen=True)
+class LARSOptions:
+    """See `novobench.optim.LARS`."""
+
+    momentum: float = 0.9
+    trust: float = 0.001
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class AdafactorOptions:
+    """See `torch.optim.Adafactor`; its defaults. `lr` is the upper bound of its relative step."""
+
+    beta2_decay: float = -0.8
+    d: float = 1.0
+
+
+@dataclass(frozen=True)
+class NormalizedSGDOptions:
+    """See `novobench.optim.NormalizedSGD`."""
+
+    momentum: float = 0.0
+    layer_wise: bool = False
+    eps: float = 1e-8
+
+
+_BUILT_IN = (
+    OptimizerEntry(
+        name="novograd",
+        factory="novobench.optim.novograd:NovoGrad",
+        options=NovoGradOptions,
+        description="SGD with momentum on layer-wise normalised gradients",
+        reference="Ginsburg et al., 2019, arXiv:1905.11286",
+        state_bytes_per_parameter=4,
+        tunable={"lr": Range(1e-3, 0.3), "weight_decay": Range(1e-5, 1e-2)},
+        presets={
+            "printed": {"betas": [0.95, 0.25]},
+            "os2s": {"betas": [0.95, 0.0], "eps_inside_sqrt": True},
+            "dle": {"betas": [0.95, 0.0]},
+        },
+    ),
+    OptimizerEntry(
+        name="sgd",
+        factory="torch.optim:SGD",
+        options=SGDOptions,
+        description="stochastic gradient descent with momentum",
+        reference="Sutskever et al., 2013",
+        state_bytes_per_parameter=4,
+        tunable={"lr": Range(1e-3, 1.0), "weight_decay": Range(1e-6, 1e-2)},
+    ),
+    OptimizerEntry(
+        name="adam",
+        factory="torch.optim:Adam",
+        options=AdamOptions,
+        description="adaptive moments; weight decay in the gradient",
+        reference="Kingma & Ba, 2015, arXiv:1412.6980",
+        state_bytes_per_parameter=8,
+        tunable={"lr": Range(1e-4, 3e-2), "weight_decay": Range(1e-6, 1e-2)},
+    ),
+    OptimizerEntry(
+        name="adamw",
+        factory="torch.optim:AdamW",
+        options=AdamOptions,
+        description="Adam with decoupled weight decay",
+        reference="Loshchilov & Hutter, 2019, arXiv:1711.05101",
+        state_bytes_per_parameter=8,
+        tunable={"lr": Range(1e-4, 3e-2), "weight_decay": Range(1e-3, 1.0)},
+    ),
+    OptimizerEntry(
+        name="lars",
+        factory="novobench.optim.lars:LARS",
+        options=LARSOptions,
+        description="SGD with layer-wise adaptive rates",
+        reference="You et al., 2017, arXiv:1708.03888",
+        state_bytes_per_parameter=4,
+        tunable={"lr": Range(0.1, 50.0), "weight_decay": Range(1e-6, 1e-2)},
+    ),
+    OptimizerEntry(
+        name="adafactor",
+        factory="torch.optim:Adafactor",
+        options=AdafactorOptions,
+        description="second moments factored into rows and columns, no first moment",
+        reference="Shazeer & Stern, 2018, arXiv:1804.04235",
+        state_bytes_per_parameter=0,
+        tunable={"lr": Range(1e-3, 0.3), "weight_decay": Range(1e-5, 1e-1)},
+    ),
+    OptimizerEntry(
+        name="normalized_sgd",
+        factory="novobench.optim.normalized_sgd:NormalizedSGD",
+        options=NormalizedSGDOptions,
+        description="steps of fixed length along the gradient",
+        reference="Hazan et al., 2015, arXiv:1507.02030",
+        state_bytes_per_parameter=0,
+        tunable={"lr": Range(1e-3, 1.0), "weight_decay": Range(1e-6, 1e-2)},
+    ),
+)
+
+_entries: dict[str, OptimizerEntry] = {entry.name: entry for entry in _BUILT_IN}
+
+
+def register(entry: OptimizerEntry) -> None:
+    """Add an entry. Raises ValueError if the name is taken: a result must not change its meaning."""
+    if entry.name in _entries:
+        raise ValueError(f"An optimizer named '{entry.name}' is registered already, as {_entries[entry.name].factory}.")
+    _entries[entry.name] = entry
+
+
+def entries(pattern: str = "*") -> list[OptimizerEntry]:
+    """All entries whose name matches a shell pattern such as `adam*`, built-in ones first."""
+    _load_entry_points()
+    return [entry for entry in _entries.values() if fnmatch.fnmatch(entry.name, pattern)]
+
+
+def get(name: str) -> OptimizerEntry:
+    """The entry of a registered name or of a class `package.module:Class`.
+
+    Raises UnknownOptimizerError with the nearest right name.
+    """
+    if name not in _entries:
+        _load_entry_points()
+    if name in _entries:
+        return _entries[name]
+    if ":" in name:
+        return _from_class(name)
+    near = difflib.get_close_matches(name, _entries, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UnknownOptimizerError(f"optimizer '{name}' is not registered.{hint} Run: novobench list optimizers")
+
+
+@cache
+def _load_entry_points() -> None:
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        register(point.load())
+
+
+@cache
+def _from_class(path: str) -> OptimizerEntry:
+    """An entry made from the constructor: every parameter with a default, besides lr and weight_decay, is an option."""
+    try:
+        parameters = inspect.signature(_import(path)).parameters.values()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UnknownOptimizerError(f"optimizer '{path}' cannot be imported: {error}.") from None
+    fields = [
+        (p.name, Any, field(default_factory=lambda value=p.default: list(value) if isinstance(value, tuple) else value))
+        for p in parameters
+        if p.name not in ("lr", "weight_decay") and p.default is not inspect.Parameter.empty
+    ]
+    return OptimizerEntry(
+        name=path,
+        factory=path,
+        options=dataclasses.make_dataclass("Options", fields, frozen=True),
+        description="a class of another package",
+        reference=path,
+        state_bytes_per_parameter=float("nan"),
+    )
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def build(
+    name: str, params: Any, *, lr: float, weight_decay: float, options: Mapping[str, Any] | None = None
+) -> Optimizer:
+    """Build an optimizer over `params` (parameters, or groups of `param_groups`)."""
+    entry = get(name)
+    arguments = {**dataclasses.asdict(entry.options()), **(options or {})}
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    implementation = arguments.pop("implementation", "auto")
+    if implementation != "auto":
+        arguments |= {"foreach": implementation == "foreach", "fused": implementation == "fused"}
+    return _import(entry.factory)(params, lr=lr, weight_decay=weight_decay, **arguments)
+
+
+def validate(entry: OptimizerEntry, options: Any) -> None:
+    """Check what types alone cannot: two betas in [0, 1). Raises ValueError."""
+    betas = getattr(options, "betas", None)
+    if betas is not None and (len(betas) != 2 or any(not 0 <= beta < 1 for beta in betas)):
+        raise ValueError(f"'optimizer.options.betas' of {entry.name} must be two numbers in [0, 1), not {list(betas)}.")

@@ -1,0 +1,87 @@
+"""Learning rate and weight decay as pure functions of the update number: nothing to save, nothing to restore.
+
+`update` counts from 0, the first weight update; `total` is the number of updates of the whole run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """A warm-up, then a decay over the updates that are left."""
+
+    name: Literal["constant", "polynomial", "cosine", "multistep"] = "constant"
+    power: float = 1.0
+    """`polynomial`: 2 is the paper's "quadratic" decay."""
+    min_lr: float = 0.0
+    """`polynomial` and `cosine` end here; an absolute rate. OpenSeq2Seq's Jasper has 1e-5."""
+    warmup_updates: int = 0
+    """Length of the warm-up in updates; or give `warmup_fraction`."""
+    warmup_fraction: float = 0.0
+    """Length of the warm-up as a share of all updates (the paper's Table 5)."""
+    warmup_start_factor: float = 0.0
+    """The warm-up starts at this share of the base rate."""
+    warmup_counts_from: Literal[0, 1] = 1
+    """Update 0 has (0 + this) / (length + this) of the climb: 0 as OpenSeq2Seq, which wastes one update; 1 as NeMo."""
+    decay_spans: Literal["rest", "whole"] = "rest"
+    """The decay starts after the warm-up, or runs over the whole and is joined by it (Transformer-XL)."""
+    milestones: list[float] = field(default_factory=list)
+    """`multistep`: shares of the whole run at which the rate is multiplied by `factor`."""
+    factor: float = 0.1
+    weight_decay_milestones: list[float] = field(default_factory=list)
+    """Shares of the run from which weight decay is multiplied by the factor of the same place (Codreanu et al.)."""
+    weight_decay_factors: list[float] = field(default_factory=list)
+
+
+def validate(spec: ScheduleSpec) -> None:
+    """Raise ValueError if the fields contradict each other."""
+    if spec.warmup_updates and spec.warmup_fraction:
+        raise ValueError(
+            f"'schedule': warmup_updates {spec.warmup_updates} and warmup_fraction {spec.warmup_fraction} are both "
+            "given. Keep one."
+        )
+    if spec.warmup_updates < 0 or not 0 <= spec.warmup_fraction < 1:
+        raise ValueError("'schedule': warmup_updates must be 0 or more, and warmup_fraction in [0, 1).")
+    for name, milestones in (
+        ("milestones", spec.milestones),
+        ("weight_decay_milestones", spec.weight_decay_milestones),
+    ):
+        if milestones != sorted(milestones) or any(not 0 <= m <= 1 for m in milestones):
+            raise ValueError(f"'schedule.{name}' must be rising shares of the run between 0 and 1, not {milestones}.")
+    if spec.name == "multistep" and not spec.milestones:
+        raise ValueError("'schedule.milestones' is empty: a multistep schedule needs at least one, e.g. [0.5].")
+    if len(spec.weight_decay_milestones) != len(spec.weight_decay_factors):
+        raise ValueError(
+            f"'schedule': {len(spec.weight_decay_milestones)} weight_decay_milestones need as many "
+            f"weight_decay_factors, not {len(spec.weight_decay_factors)}."
+        )
+
+
+def learning_rate(update: int, total: int, base_lr: float, spec: ScheduleSpec) -> float:
+    """The learning rate of one update."""
+    warmup = spec.warmup_updates or round(spec.warmup_fraction * total)
+    if update < warmup:
+        climb = (update + spec.warmup_counts_from) / (warmup + spec.warmup_counts_from)
+        return base_lr * (spec.warmup_start_factor + (1 - spec.warmup_start_factor) * climb)
+    start = warmup if spec.decay_spans == "rest" else 0
+    done = min(1.0, (update - start) / max(1, total - start))
+    if spec.name == "polynomial":
+        return (base_lr - spec.min_lr) * (1 - done) ** spec.power + spec.min_lr
+    if spec.name == "cosine":
+        return (base_lr - spec.min_lr) * 0.5 * (1 + math.cos(math.pi * done)) + spec.min_lr
+    if spec.name == "multistep":
+        return base_lr * spec.factor ** sum(update >= milestone * total for milestone in spec.milestones)
+    return base_lr
+
+
+def weight_decay(update: int, total: int, base: float, spec: ScheduleSpec) -> float:
+    """The weight decay of one update: `base` until the first milestone, then as the factors say."""
+    factor = 1.0
+    for milestone, value in zip(spec.weight_decay_milestones, spec.weight_decay_factors, strict=True):
+        if update >= milestone * total:
+            factor = value
+    return base * factor
