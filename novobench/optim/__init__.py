@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from novobench.optim.normalized_sgd import NormalizedSGD as NormalizedSGD
     from novobench.optim.novograd import NovoGrad as NovoGrad
     from novobench.optim.param_groups import DecayGroup as DecayGroup
-    from novobench.optim.param_groups import param_groups as param_groups
 
 _HOMES = {
     "NovoGrad": "novograd",
@@ -22,9 +21,8 @@ _HOMES = {
     "larc_": "lars",
     "NormalizedSGD": "normalized_sgd",
     "DecayGroup": "param_groups",
-    "param_groups": "param_groups",
 }
-__all__ = ["LARS", "DecayGroup", "NormalizedSGD", "NovoGrad", "larc_", "param_groups"]
+__all__ = ["LARS", "DecayGroup", "NormalizedSGD", "NovoGrad", "larc_"]
 
 
 def __getattr__(name: str) -> Any:

@@ -111,6 +111,10 @@ class NovoGrad(Optimizer):
         # to leave the gradients scaled and to set `grad_scale` and `found_inf` here.
         self._step_supports_amp_scaling = unscale_in_step or max_grad_norm is not None
 
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("max_grad_norm", "skip_nonfinite", "_step_supports_amp_scaling")
+        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:

@@ -108,7 +108,9 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
     ]
     hopeless = [key for key, trial in best.items() if _score(values[key, trial.number], sign) == -math.inf]
     if hopeless:
-        raise NovobenchError(f"Every trial of {', '.join(hopeless)} failed, so nothing was written; see their log.txt in runs/.")
+        raise NovobenchError(
+            f"Every trial of {', '.join(hopeless)} failed, so nothing was written; see their log.txt in runs/."
+        )
     path = records.results_folder(scale) / "search.csv"
     kept = [line for line in records.read_csv(path) if line["key"] not in best]
     records.write_csv(path, FIELDS, [*kept, *lines])

@@ -190,7 +190,9 @@ class UpdateLoop(pl.Callback):
         self.results[split.name] = metrics
         if trainer.is_global_zero:
             values = {name: metric.value for name, metric in metrics.items()}
-            self.metrics_log.append(self.update, split.name, {**values, "epoch": self.update / epoch_updates(self.config)})
+            self.metrics_log.append(
+                self.update, split.name, {**values, "epoch": self.update / epoch_updates(self.config)}
+            )
             if self.update == self.total:
                 self.folder.write_predictions(split.name, predictions)
 

@@ -1,0 +1,490 @@
+"""NovoGrad against an independent float64 loop, against other libraries, and at its edges."""
+
+import copy
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from pytorch_optimizer import NovoGrad as KozistrNovoGrad
+from timm.optim.nvnovograd import NvNovoGrad
+
+from novobench.optim import NovoGrad
+from tests.optim.reference import PaperNovoGrad
+
+SHAPES = [(), (7,), (5, 3), (4, 3, 2), (6, 4, 3, 3)]
+PATHS = {"loop": {"foreach": False, "fused": False}, "foreach": {"foreach": True}, "fused": {}}
+OPTIONS = [
+    {},
+    {"grad_averaging": True},
+    {"amsgrad": True},
+    {"eps_inside_sqrt": True},
+    {"decoupled_weight_decay": True},
+    {"maximize": True},
+    {"update_clip": 0.01},
+    {"amsgrad": True, "grad_averaging": True, "maximize": True, "decoupled_weight_decay": True},
+]
+
+path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
+def weights(shapes=SHAPES, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    made = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+    return [weight.requires_grad_() for weight in made]
+
+
+def gradients(step, shapes=SHAPES, dtype=torch.float32, size=1.0):
+    generator = torch.Generator().manual_seed(1000 + step)
+    scale = size * (1 + step % 4)
+    return [(scale * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype) for shape in shapes]
+
+
+def give(parameters, values):
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = value
+
+
+def assert_near(tensors, arrays, tolerance):
+    for tensor, array in zip(tensors, arrays, strict=True):
+        np.testing.assert_allclose(tensor.detach().double().numpy(), array, rtol=tolerance, atol=tolerance)
+
+
+@path
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("beta2", [0.0, 0.25, 0.98])
+def test_twenty_steps_equal_the_papers_algorithm(path, options, beta2):
+    parameters = weights()
+    settings = {"betas": (0.95, beta2), "weight_decay": 0.01, **options}
+    references = [PaperNovoGrad(p.detach(), 0.02, **settings) for p in parameters]
+    optimizer = NovoGrad(parameters, 0.02, **settings, **path)
+    for step in range(20):
+        values = gradients(step)
+        give(parameters, values)
+        lr = 0.02 * (1 - step / 20)  # a schedule, so that an lr inside the moment would show
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        for reference, value in zip(references, values, strict=True):
+            reference.step(value, lr=lr)
+    assert_near(parameters, [r.w for r in references], 1e-5)
+    assert_near([optimizer.state[p]["exp_avg"] for p in parameters], [r.m for r in references], 1e-4)
+    assert_near([optimizer.state[p]["exp_avg_sq"] for p in parameters], [r.v for r in references], 1e-5)
+
+
+@path
+def test_float64_agrees_to_its_own_precision(path):
+    parameters = weights(dtype=torch.float64)
+    references = [PaperNovoGrad(p.detach(), 0.02, (0.9, 0.5), weight_decay=0.1) for p in parameters]
+    optimizer = NovoGrad(parameters, 0.02, (0.9, 0.5), weight_decay=0.1, **path)
+    for step in range(20):
+        values = gradients(step, dtype=torch.float64)
+        give(parameters, values)
+        optimizer.step()
+        for reference, value in zip(references, values, strict=True):
+            reference.step(value)
+    assert optimizer.state[parameters[1]]["exp_avg_sq"].dtype == torch.float64
+    assert_near(parameters, [r.w for r in references], 1e-12)
+
+
+@path
+@pytest.mark.parametrize("peer", [NvNovoGrad, KozistrNovoGrad], ids=["timm", "pytorch_optimizer"])
+def test_equals_other_libraries_where_they_mean_the_same(path, peer):
+    mine, theirs = weights(dtype=torch.float64), weights(dtype=torch.float64)
+    settings = {"lr": 0.03, "betas": (0.95, 0.98), "weight_decay": 0.01}
+    optimizers = NovoGrad(mine, **settings, **path), peer(theirs, **settings)
+    for step in range(15):
+        give(mine, gradients(step, dtype=torch.float64))
+        give(theirs, gradients(step, dtype=torch.float64))
+        for optimizer in optimizers:
+            optimizer.step()
+    tolerance = 1e-10 if peer is KozistrNovoGrad else 1e-6  # timm keeps v in fp32 beside fp64 parameters
+    assert_near(mine, [p.detach().numpy() for p in theirs], tolerance)
+
+
+def test_beta2_zero_is_layerwise_normalised_sgd_with_momentum():
+    parameters, plain = weights(), weights()
+    optimizer = NovoGrad(parameters, 0.1, (0.9, 0.0), eps=0.0)
+    sgd = torch.optim.SGD(plain, 0.1, momentum=0.9)
+    for step in range(5):
+        values = gradients(step)
+        give(parameters, values)
+        give(plain, [value / value.norm() for value in values])
+        optimizer.step()
+        sgd.step()
+    assert_near(parameters, [p.detach().numpy() for p in plain], 1e-5)
+
+
+@path
+def test_gradients_are_never_written(path):
+    parameters = weights()
+    optimizer = NovoGrad(parameters, 0.1, weight_decay=0.1, max_grad_norm=0.5, **path)
+    values = gradients(0)
+    give(parameters, [value.clone() for value in values])
+    optimizer.step()
+    assert all(torch.equal(p.grad, value) for p, value in zip(parameters, values, strict=True))
+
+
+@path
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_parameters_keep_v_in_fp32(path, dtype):
+    parameters = weights(dtype=dtype)
+    references = [PaperNovoGrad(p.detach().float(), 0.01, (0.95, 0.25)) for p in parameters]
+    optimizer = NovoGrad(parameters, 0.01, **path)
+    for step in range(5):
+        values = gradients(step, dtype=dtype)
+        give(parameters, values)
+        optimizer.step()
+        for reference, value in zip(references, values, strict=True):
+            reference.step(value.float())
+    assert optimizer.state[parameters[1]]["exp_avg_sq"].dtype == torch.float32
+    assert_near(parameters, [r.w for r in references], 0.02)
+    assert_near([optimizer.state[p]["exp_avg_sq"] for p in parameters], [r.v for r in references], 1e-5)
+
+
+@path
+def test_an_fp16_gradient_of_norm_640_does_not_freeze_the_parameter(path):
+    parameter = torch.zeros(100, dtype=torch.float16, requires_grad=True)
+    optimizer = NovoGrad([parameter], 1.0, (0.0, 0.25), **path)
+    parameter.grad = torch.full((100,), 64.0, dtype=torch.float16)  # 640² does not fit into fp16
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach().float(), torch.full((100,), -0.1), rtol=1e-3, atol=0)
+
+
+@path
+@pytest.mark.parametrize("size", [1e-15, 1e15])
+def test_tiny_and_huge_gradients_are_normalised_alike(path, size):
+    parameters = weights()
+    references = [PaperNovoGrad(p.detach(), 0.1, (0.9, 0.5), weight_decay=0.01) for p in parameters]
+    optimizer = NovoGrad(parameters, 0.1, (0.9, 0.5), weight_decay=0.01, **path)
+    for step in range(4):
+        values = gradients(step, size=size)
+        give(parameters, values)
+        optimizer.step()
+        for reference, value in zip(references, values, strict=True):
+            reference.step(value)
+    assert_near(parameters, [r.w for r in references], 1e-5)
+
+
+@path
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_a_zero_gradient_moves_nothing_and_breaks_nothing(path, eps):
+    parameters = weights()
+    before = [p.detach().clone() for p in parameters]
+    optimizer = NovoGrad(parameters, 0.1, eps=eps, **path)
+    give(parameters, [torch.zeros_like(p) for p in parameters])
+    optimizer.step()
+    assert all(torch.equal(p.detach(), b) for p, b in zip(parameters, before, strict=True))
+
+
+@path
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_nonfinite_gradient_leaves_its_own_tensor_alone(path, bad, first):
+    parameters, clean = weights(), weights()
+    optimizer, other = NovoGrad(parameters, 0.1, **path), NovoGrad(clean, 0.1, **path)
+    for step in range(4):
+        values = gradients(step)
+        give(parameters, [v.clone() for v in values])
+        give(clean, [v.clone() for v in values])
+        if step == (0 if first else 2):
+            parameters[2].grad[0, 0] = bad
+            clean[2].grad = None
+        optimizer.step()
+        other.step()
+    for mine, theirs in zip(parameters, clean, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+        torch.testing.assert_close(optimizer.state[mine], other.state[theirs], rtol=0, atol=0)
+
+
+@path
+def test_a_nonfinite_gradient_can_stop_the_whole_step(path):
+    parameters, clean = weights(), weights()
+    optimizer = NovoGrad(parameters, 0.1, skip_nonfinite="step", **path)
+    other = NovoGrad(clean, 0.1, **path)
+    for step in range(4):
+        give(parameters, gradients(step))
+        if step == 2:
+            parameters[1].grad[0] = float("inf")
+        else:
+            give(clean, gradients(step))
+            other.step()
+        optimizer.step()
+    for mine, theirs in zip(parameters, clean, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+@path
+def test_clipping_in_the_step_equals_clipping_before_it(path):
+    parameters, clipped = weights(), weights()
+    optimizer = NovoGrad(parameters, 0.1, (0.9, 0.9), max_grad_norm=1.5, **path)
+    other = NovoGrad(clipped, 0.1, (0.9, 0.9), **path)
+    for step in range(5):
+        give(parameters, gradients(step, size=0.2))
+        give(clipped, gradients(step, size=0.2))
+        torch.nn.utils.clip_grad_norm_(clipped, 1.5)
+        optimizer.step()
+        other.step()
+    assert_near(parameters, [p.detach().numpy() for p in clipped], 1e-5)
+
+
+@path
+def test_unscaling_in_the_step_with_a_grad_scaler(path):
+    parameters, plain = weights(), weights()
+    optimizer = NovoGrad(parameters, 0.1, unscale_in_step=True, max_grad_norm=2.0, **path)
+    other = NovoGrad(plain, 0.1, max_grad_norm=2.0, **path)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for step in range(4):
+        values = gradients(step)
+        scaler.scale(torch.zeros(()))  # makes the scaler ready, as scaling a loss would
+        give(parameters, [1024.0 * value for value in values])
+        give(plain, values)
+        if step == 2:
+            parameters[0].grad.fill_(float("inf"))
+        else:
+            other.step()
+        scaler.step(optimizer)
+        if step != 2:
+            scaler.update(1024.0)
+        else:
+            scaler.update()
+            assert scaler.get_scale() == 512.0
+            scaler.update(1024.0)
+    assert_near(parameters, [p.detach().numpy() for p in plain], 1e-5)
+
+
+def test_amp_support_is_announced_only_when_the_step_unscales_or_clips():
+    assert not NovoGrad(weights(), 0.1)._step_supports_amp_scaling
+    assert NovoGrad(weights(), 0.1, unscale_in_step=True)._step_supports_amp_scaling
+    assert NovoGrad(weights(), 0.1, max_grad_norm=1.0)._step_supports_amp_scaling
+
+
+@path
+@pytest.mark.parametrize("layout", ["gradient", "parameter", "both"])
+def test_channels_last_does_not_mix_elements(path, layout):
+    shape = (6, 4, 3, 3)
+    (parameter,) = weights([shape])
+    reference = PaperNovoGrad(parameter.detach(), 0.1, (0.9, 0.5), weight_decay=0.1)
+    if layout != "gradient":
+        parameter = parameter.detach().to(memory_format=torch.channels_last).requires_grad_()
+    optimizer = NovoGrad([parameter], 0.1, (0.9, 0.5), weight_decay=0.1, **path)
+    for step in range(3):
+        (value,) = gradients(step, [shape])
+        parameter.grad = value if layout == "parameter" else value.to(memory_format=torch.channels_last)
+        optimizer.step()
+        reference.step(value)
+    assert_near([parameter], [reference.w], 1e-5)
+
+
+@path
+def test_parameters_with_holes_are_updated_right(path):
+    whole = torch.randn(6, 8)
+    parameter = whole[:, ::2].requires_grad_()
+    untouched = whole[:, 1::2].clone()
+    reference = PaperNovoGrad(parameter.detach(), 0.1, (0.9, 0.5))
+    optimizer = NovoGrad([parameter], 0.1, (0.9, 0.5), **path)
+    for step in range(3):
+        (value,) = gradients(step, [(6, 4)])
+        parameter.grad = value
+        optimizer.step()
+        reference.step(value)
+    assert_near([parameter], [reference.w], 1e-5)
+    assert torch.equal(whole[:, 1::2], untouched)
+
+
+@path
+def test_complex_parameters_move_as_pairs_of_reals(path):
+    parameter = torch.randn(5, 3, dtype=torch.complex64, requires_grad=True)
+    reference = PaperNovoGrad(torch.view_as_real(parameter.detach()), 0.1, (0.9, 0.5))
+    optimizer = NovoGrad([parameter], 0.1, (0.9, 0.5), **path)
+    for _ in range(3):
+        parameter.grad = torch.randn(5, 3, dtype=torch.complex64)
+        optimizer.step()
+        reference.step(torch.view_as_real(parameter.grad))
+    assert_near([torch.view_as_real(parameter.detach())], [reference.w], 1e-5)
+
+
+@path
+def test_empty_tensors_and_missing_gradients_are_passed_over(path):
+    parameters = weights([(3,), (0, 4), (2, 2)])
+    optimizer = NovoGrad(parameters, 0.1, **path)
+    values = gradients(0, [(3,), (0, 4), (2, 2)])
+    parameters[0].grad, parameters[1].grad = values[0], values[1]
+    before = parameters[2].detach().clone()
+    optimizer.step()
+    assert torch.equal(parameters[2].detach(), before)
+    assert parameters[2] not in optimizer.state
+
+
+@path
+def test_a_parameter_that_joins_late_takes_its_own_first_step(path):
+    parameters = weights([(3,), (4,)])
+    reference = PaperNovoGrad(parameters[1].detach(), 0.1, (0.9, 0.5), grad_averaging=True)
+    optimizer = NovoGrad(parameters, 0.1, (0.9, 0.5), grad_averaging=True, **path)
+    for step in range(6):
+        values = gradients(step, [(3,), (4,)])
+        parameters[0].grad = values[0]
+        parameters[1].grad = values[1] if step >= 3 else None
+        optimizer.step()
+        if step >= 3:
+            reference.step(values[1])
+    assert_near([parameters[1]], [reference.w], 1e-5)
+
+
+@path
+def test_groups_have_their_own_options_and_may_be_added_later(path):
+    parameters = weights([(3,), (4,), (5,)])
+    settings = [{"lr": 0.1, "weight_decay": 0.1}, {"lr": 0.2, "betas": (0.5, 0.9)}, {"lr": 0.05, "amsgrad": True}]
+    references = [
+        PaperNovoGrad(p.detach(), **{"betas": (0.95, 0.25), **s}) for p, s in zip(parameters, settings, strict=True)
+    ]
+    groups = [{"params": [p], **s} for p, s in zip(parameters, settings, strict=True)]
+    optimizer = NovoGrad(groups[:2], 0.3, **path)
+    for step in range(5):
+        values = gradients(step, [(3,), (4,), (5,)])
+        give(parameters, values)
+        if step == 2:
+            optimizer.add_param_group(groups[2])
+        optimizer.step()
+        for i, (reference, value) in enumerate(zip(references, values, strict=True)):
+            if i < 2 or step >= 2:
+                reference.step(value)
+    assert_near(parameters, [r.w for r in references], 1e-5)
+
+
+@path
+def test_the_rate_may_be_a_tensor(path):
+    parameters, plain = weights(), weights()
+    lr = torch.tensor(0.1)
+    optimizer, other = NovoGrad(parameters, lr, **path), NovoGrad(plain, 0.1, **path)
+    for step in range(4):
+        give(parameters, gradients(step))
+        give(plain, gradients(step))
+        optimizer.step()
+        other.step()
+        lr.mul_(0.5)
+        other.param_groups[0]["lr"] *= 0.5
+    assert_near(parameters, [p.detach().numpy() for p in plain], 1e-6)
+
+
+@path
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", ["state_dict", "deepcopy", "pickle"])
+def test_a_copy_goes_on_bit_for_bit(path, dtype, how):
+    parameters = weights(dtype=dtype)
+    optimizer = NovoGrad(parameters, 0.1, (0.95, 0.98), amsgrad=True, **path)
+    for step in range(3):
+        give(parameters, gradients(step, dtype=dtype))
+        optimizer.step()
+    if how == "state_dict":
+        copies = [p.detach().clone().requires_grad_() for p in parameters]
+        other = NovoGrad(copies, 0.3, **path)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    else:
+        make = copy.deepcopy if how == "deepcopy" else lambda pair: pickle.loads(pickle.dumps(pair))
+        copies, other = make((parameters, optimizer))
+    for step in range(3, 6):
+        give(parameters, gradients(step, dtype=dtype))
+        give(copies, gradients(step, dtype=dtype))
+        optimizer.step()
+        other.step()
+    for mine, theirs in zip(parameters, copies, strict=True):
+        assert torch.equal(mine, theirs)
+        assert other.state[theirs]["exp_avg_sq"].dtype == torch.float32
+        torch.testing.assert_close(optimizer.state[mine], other.state[theirs], rtol=0, atol=0)
+
+
+def test_a_state_may_be_loaded_before_the_first_step():
+    optimizer, other = NovoGrad(weights(), 0.1), NovoGrad(weights(), 0.2)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["lr"] == 0.1
+    give(other.param_groups[0]["params"], gradients(0))
+    other.step()
+
+
+def test_an_old_checkpoint_without_newer_options_loads():
+    optimizer = NovoGrad(weights(), 0.1)
+    state = optimizer.state_dict()
+    del state["param_groups"][0]["update_clip"]
+    optimizer.load_state_dict(state)
+    give(optimizer.param_groups[0]["params"], gradients(0))
+    optimizer.step()
+
+
+def test_a_closure_is_evaluated_with_gradients():
+    (parameter,) = weights([(3,)])
+    optimizer = NovoGrad([parameter], 0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (parameter**2).sum()
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(3)]
+    assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": -1.0}, "Invalid learning rate: -1.0"),
+        ({"lr": float("nan")}, "Invalid learning rate: nan"),
+        ({"lr": torch.ones(2)}, "Tensor lr must be 1-element"),
+        ({"betas": (1.0, 0.5)}, "Invalid beta parameter at index 0: 1.0"),
+        ({"betas": (0.9, -0.1)}, "Invalid beta parameter at index 1: -0.1"),
+        ({"eps": -1e-8}, "Invalid epsilon value: -1e-08"),
+        ({"weight_decay": -0.1}, "Invalid weight_decay value: -0.1"),
+        ({"max_grad_norm": 0.0}, "Invalid max_grad_norm value: 0.0"),
+        ({"update_clip": -1.0}, "Invalid update_clip value: -1.0"),
+        ({"skip_nonfinite": "never"}, "Invalid skip_nonfinite value: 'never'"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace("-", r"\-")):
+        NovoGrad(weights(), **{"lr": 0.1, **arguments})
+
+
+def test_contradictory_implementations_are_refused():
+    with pytest.raises(RuntimeError, match="cannot be `True` together"):
+        NovoGrad(weights(), 0.1, foreach=True, fused=True)
+    with pytest.raises(RuntimeError, match="capturable"):
+        NovoGrad(weights(), 0.1, fused=True, capturable=True)
+
+
+def test_sparse_gradients_are_refused():
+    parameter = torch.zeros(3, requires_grad=True)
+    parameter.grad = torch.ones(3).to_sparse()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        NovoGrad([parameter], 0.1).step()
+
+
+def test_state_takes_half_of_adams_memory():
+    def state_bytes(optimizer, parameter):
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        return sum(value.numel() * value.element_size() for value in optimizer.state[parameter].values())
+
+    novograd, adam = (torch.zeros(100, 100, requires_grad=True) for _ in range(2))
+    assert state_bytes(NovoGrad([novograd], 0.1), novograd) == 4 * 10_000 + 4
+    assert state_bytes(torch.optim.Adam([adam], 0.1), adam) == 8 * 10_000 + 4
+
+
+def test_all_paths_agree_on_a_mixture_of_everything():
+    results = []
+    for settings in PATHS.values():
+        parameters = [
+            *weights([(5, 3), (0,), ()]),
+            *weights([(8,)], torch.bfloat16),
+            *weights([(3, 2)], torch.float64),
+        ]
+        optimizer = NovoGrad(parameters, 0.05, weight_decay=0.02, amsgrad=True, max_grad_norm=3.0, **settings)
+        for step in range(6):
+            for parameter in parameters:
+                generator = torch.Generator().manual_seed(step)
+                parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            optimizer.step()
+        results.append(parameters)
+    for one, other in itertools.combinations(results, 2):
+        for mine, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-2 if mine.dtype == torch.bfloat16 else 1e-5, atol=1e-6)
