@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from novobench.errors import NovobenchError
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("what", choices=["optimizer"])
     sub.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds (default: 15)")
     sub.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
+    sub.add_argument("--output", type=Path, help="also write the table to this CSV file")
     return parser
 
 
@@ -150,7 +152,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from novobench.bench import optimizer_step
 
-    return optimizer_step.main(rounds=arguments.rounds, threads=arguments.threads)
+    return optimizer_step.main(arguments.rounds, arguments.threads, arguments.output)
 
 
 def _planned(arguments: argparse.Namespace) -> tuple[list[Experiment], list[PlannedCell]]:

@@ -47,7 +47,7 @@ class LARS(Optimizer):
         super().__init__(params, {**defaults, "weight_decay_factor": 1.0})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; `closure`, if given, recomputes the loss, which is returned."""
         loss = None
         if closure is not None:
@@ -67,8 +67,8 @@ class LARS(Optimizer):
         rate: Tensor | float = 1.0
         if group["weight_decay_factor"] != 0.0:
             weight_norm, gradient_norm = torch.linalg.vector_norm(parameter), torch.linalg.vector_norm(gradient)
-            rate = group["trust"] * weight_norm / (gradient_norm + decay * weight_norm + group["eps"])
-            rate = torch.where((weight_norm > 0) & (gradient_norm > 0), rate, torch.ones_like(rate))
+            adapted = group["trust"] * weight_norm / (gradient_norm + decay * weight_norm + group["eps"])
+            rate = torch.where((weight_norm > 0) & (gradient_norm > 0), adapted, 1.0)
         update = gradient.add(parameter, alpha=decay) if decay else gradient
         buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(update * (rate * group["lr"]))
         parameter.sub_(buffer)

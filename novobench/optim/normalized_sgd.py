@@ -42,7 +42,7 @@ class NormalizedSGD(Optimizer):
         self.layer_wise = layer_wise
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; `closure`, if given, recomputes the loss, which is returned."""
         loss = None
         if closure is not None:

@@ -136,7 +136,7 @@ class NovoGrad(Optimizer):
                     )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; `closure`, if given, recomputes the loss, which is returned."""
         loss = None
         if closure is not None:

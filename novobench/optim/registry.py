@@ -13,7 +13,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -236,7 +236,7 @@ def _from_class(path: str) -> OptimizerEntry:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UnknownOptimizerError(f"optimizer '{path}' cannot be imported: {error}.") from None
     fields = [
-        (p.name, Any, field(default_factory=lambda value=p.default: list(value) if isinstance(value, tuple) else value))
+        (p.name, Any, field(default_factory=partial(_as_config, p.default)))
         for p in parameters
         if p.name not in ("lr", "weight_decay") and p.default is not inspect.Parameter.empty
     ]
@@ -248,6 +248,10 @@ def _from_class(path: str) -> OptimizerEntry:
         reference=path,
         state_bytes_per_parameter=float("nan"),
     )
+
+
+def _as_config(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
 
 
 def _import(path: str) -> Any:

@@ -107,7 +107,7 @@ class UpdateLoop(pl.Callback):
         weights and state as they are. Data and schedule go on for all alike.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])  # type: ignore[misc]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         self._norm = float(norm)
         if not math.isfinite(self._norm):
             for parameter in parameters:

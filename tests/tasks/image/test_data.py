@@ -201,10 +201,12 @@ def parquet(tree):
     """The same pictures as parquet files of CIFAR-10's hub schema."""
     for split, name in (("train", "train"), ("val", "test")):
         files = [p for c in CLASSES for p in sorted((tree / "tiny" / split / c).iterdir())]
+        labels = [CLASSES.index(p.parent.name) for p in files]
+        pictures = {"img": [{"bytes": p.read_bytes(), "path": None} for p in files], "label": labels}
         table = datasets.Dataset.from_dict(
-            {"img": [{"bytes": p.read_bytes(), "path": None} for p in files], "label": [CLASSES.index(p.parent.name) for p in files]},
+            pictures,
             features=datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)}),
-        )  # fmt: skip
+        )
         (tree / "hub").mkdir(exist_ok=True)
         table.to_parquet(str(tree / "hub" / f"{name}-00000-of-00001.parquet"))
     return tree
