@@ -73,7 +73,7 @@ def train(config: CellConfig, folder: RunFolder) -> None:
         module.load_stream_state(state["streams"])
     metrics = MetricsLog(folder.metrics, _trackers(config, folder) if first else ())
     if first:
-        metrics.cut_back(state["update"] if state else 0)
+        metrics.cut_back(state["log_lines"] if state else 0)
         write_json(folder.environment, environment.describe())
         write_text(folder.changes, environment.changes())
     loop = UpdateLoop(config, data, folder, metrics, state)
@@ -229,6 +229,9 @@ def _quiet_lightning() -> None:
         ".*does not have many workers.*",
         ".*`max_epochs` was not set.*",
         ".*GPU available but not used.*",
+        ".*have no `val_dataloader`.*",
+        ".*across ranks is zero.*",  # a cell killed after its last update has nothing left to train
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning's own code
     ):
         warnings.filterwarnings("ignore", message=message)
 

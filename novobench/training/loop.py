@@ -206,6 +206,7 @@ class UpdateLoop(pl.Callback):
         if trainer.is_global_zero:
             state = {
                 "update": self.update,
+                "log_lines": self.metrics_log.lines,
                 "model": module.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "precision": trainer.precision_plugin.state_dict(),

@@ -15,19 +15,23 @@ class MetricsLog:
 
     def __init__(self, path: Path, trackers: Iterable[Any] = ()) -> None:
         self.path, self.trackers = path, list(trackers)
+        self.lines = 0
+        """Whole lines in the file; a checkpoint holds their number."""
 
     def append(self, update: int, split: str, values: dict[str, float]) -> None:
         """Add one line, on disk when this returns."""
         line = json.dumps({"update": update, "split": split, **values})
         with told_plainly(self.path, "append to"), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+        self.lines += 1
         for tracker in self.trackers:
             tracker.log_metrics({f"{split}/{name}": value for name, value in values.items()}, step=update)
 
-    def cut_back(self, update: int) -> None:
-        """Forget what was logged after `update`, and a last line that a kill left unfinished."""
-        kept = [line for line in read(self.path) if line["update"] <= update]
+    def cut_back(self, lines: int) -> None:
+        """Keep the first `lines` lines: forget what was logged after a checkpoint, a torn last line included."""
+        kept = read(self.path)[:lines]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.lines = len(kept)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

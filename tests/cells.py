@@ -1,0 +1,184 @@
+"""Small cells for the tests: the laptop recipe with a narrow net and a few updates."""
+
+import gzip
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+from novobench.config import CellConfig, load_tree, override, to_yaml
+from novobench.files import write_text
+from novobench.suite.experiment import CONFIGS
+from novobench.tasks.catalog import resolve
+from novobench.training.run_folder import RunFolder
+
+SMALL = {
+    "task": "image",
+    "seed": 0,
+    "budget": "8steps",
+    "batch": {"size": 32, "micro": 16},
+    "model.stem_width": 4,
+    "model.widths": [4, 8],
+    "model.depths": [1, 1],
+    "data.test_copies": 1,
+    "data.test_size": 597,
+    "optimizer.name": "novograd",
+    "optimizer.lr": 0.02,
+    "optimizer.weight_decay": 0.001,
+    "schedule.name": "cosine",
+    "runtime.curve_points": 2,
+    "runtime.checkpoint_every": 3,
+    "runtime.log_every": 1,
+    "runtime.accelerator": "cpu",
+}
+
+
+def small_config(**changes: object) -> CellConfig:
+    """A cell of eight updates; `changes` are dotted keys with `__` for the dot."""
+    tree = load_tree(CONFIGS / "image" / "laptop.yaml")
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return resolve(override(tree, {**SMALL, **dotted}, "test"), "test")
+
+
+def small_cell(path: Path, **changes: object) -> RunFolder:
+    """A run folder with its config, ready to be trained."""
+    folder = RunFolder(path)
+    write_text(folder.config, to_yaml(small_config(**changes)))
+    return folder
+
+
+def train_apart(folder: RunFolder, kill_at: str | None = None) -> int:
+    """Train in a process of its own and return its exit code; `kill_at` names a moment to die at, by SIGKILL."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["novobench.training.worker"])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    process = context.Process(target=_train, args=(str(folder.path), kill_at))
+    process.start()
+    process.join()
+    return process.exitcode or 0
+
+
+def result(folder: RunFolder) -> dict:
+    """All that must be the same bits in two runs of one cell: the record, the log of metrics, the predictions."""
+    timed = ("train_seconds", "finished", "dirty", "code")
+    record = {key: value for key, value in folder.read_record().items() if key not in timed}
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    lines = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    predictions = {
+        path.name: gzip.decompress(path.read_bytes()) for path in sorted(folder.path.glob("predictions-*.jsonl.gz"))
+    }
+    return {"record": record, "metrics": lines, "predictions": predictions}
+
+
+# ------------------------------------------------------------------------------------ moments to die at
+
+
+def _train(path: str, kill_at: str | None) -> None:
+    from novobench.training import cell
+
+    if kill_at is not None:
+        KILL_POINTS[kill_at]()
+    cell.run(Path(path))
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _between_checkpoints() -> None:
+    from novobench.training.loop import UpdateLoop
+
+    original = UpdateLoop._set_rates
+
+    def dying(self, optimizer):
+        if self.update == 5:
+            _die()
+        original(self, optimizer)
+
+    UpdateLoop._set_rates = dying
+
+
+def _before_the_first_checkpoint() -> None:
+    from novobench.training.loop import UpdateLoop
+
+    original = UpdateLoop._set_rates
+
+    def dying(self, optimizer):
+        if self.update == 1:
+            _die()
+        original(self, optimizer)
+
+    UpdateLoop._set_rates = dying
+
+
+def _half_a_checkpoint_written() -> None:
+    from novobench.training import checkpoints
+
+    original = checkpoints.write_bytes
+
+    def dying(path, content):
+        if path.name == "update-000000006.ckpt":
+            path.write_bytes(content[: len(content) // 2])  # even without an atomic write the run must survive
+            _die()
+        original(path, content)
+
+    checkpoints.write_bytes = dying
+
+
+def _checkpoint_written() -> None:
+    from novobench.training import checkpoints
+
+    original = checkpoints.write_bytes
+
+    def dying(path, content):
+        original(path, content)
+        if path.name == "update-000000003.ckpt":
+            _die()
+
+    checkpoints.write_bytes = dying
+
+
+def _half_a_line_logged() -> None:
+    from novobench.training.metrics_log import MetricsLog
+
+    original = MetricsLog.append
+
+    def dying(self, update, split, values):
+        if update == 7:
+            with self.path.open("a") as file:
+                file.write('{"update": 7, "spl')
+            _die()
+        original(self, update, split, values)
+
+    MetricsLog.append = dying
+
+
+def _evaluating() -> None:
+    from novobench.training import loop
+
+    original = loop.evaluate
+
+    def dying(trainer, module, data, split):
+        if split.name == "test":
+            _die()
+        return original(trainer, module, data, split)
+
+    loop.evaluate = dying
+
+
+def _before_the_record() -> None:
+    from novobench.training import cell
+
+    cell._write_record = lambda *_: _die()
+
+
+KILL_POINTS = {
+    "before the first checkpoint": _before_the_first_checkpoint,
+    "a checkpoint written": _checkpoint_written,
+    "between two checkpoints": _between_checkpoints,
+    "half a checkpoint written": _half_a_checkpoint_written,
+    "half a line logged": _half_a_line_logged,
+    "evaluating the test set": _evaluating,
+    "before the record": _before_the_record,
+}
