@@ -103,10 +103,9 @@ class _Running:
         self.process.join()
         if self.folder.finished:
             return ""
-        if self.folder.failure.exists():
-            import json
-
-            return json.loads(self.folder.failure.read_text())["error"]
+        reason = self.folder.failure_reason()
+        if reason:
+            return reason
         if code < 0:
             return f"its process was killed by signal {-code}; run the same command again to go on from its checkpoint"
         return f"its process ended with exit code {code}. See {self.folder.log}"

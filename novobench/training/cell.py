@@ -89,6 +89,9 @@ def train(config: CellConfig, folder: RunFolder) -> None:
         raise KeyboardInterrupt
     if first:
         _write_record(config, folder, module, data, loop)
+    if world > 1:  # leave together: gloo aborts a process that ends while its connections are open
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _trainer(config: CellConfig, loop: UpdateLoop) -> pl.Trainer:
@@ -189,17 +192,15 @@ def _held_lock(folder: RunFolder) -> Iterator[None]:
 
 def _launch_processes(config: CellConfig, folder: RunFolder) -> None:
     """One training on several devices of this machine: torchrun starts this module once a device."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    torchrun(
-        [
-            "--standalone",
-            f"--nproc-per-node={config.runtime.devices}",
-            "-m",
-            "novobench.training.cell",
-            str(folder.path),
-        ]
-    )
+    processes = f"--nproc-per-node={config.runtime.devices}"
+    try:
+        torchrun(["--standalone", processes, "-m", "novobench.training.cell", str(folder.path)])
+    except ChildFailedError as error:
+        reason = folder.failure_reason() or f"one of its processes ended with {error.get_first_failure()[1].message}"
+        raise TrainingError(reason) from None
 
 
 def _trackers(config: CellConfig, folder: RunFolder) -> list[Any]:

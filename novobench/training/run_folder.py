@@ -78,3 +78,10 @@ class RunFolder:
     def fail(self, message: str) -> None:
         """Leave the reason for whoever looks next."""
         write_json(self.failure, {"error": message, "time": time.time()})
+
+    def failure_reason(self) -> str:
+        """Why the last try failed; empty if it did not, or died without a word."""
+        try:
+            return json.loads(self.failure.read_text(encoding="utf-8"))["error"]
+        except OSError:
+            return ""
