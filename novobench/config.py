@@ -270,6 +270,9 @@ def _explained(error: OmegaConfBaseException) -> str:
     reason = _first_line(error)
     if "Missing mandatory value" in reason:
         return f"'{key}' must be given and is not."
+    unknown = re.match(r"Key '\S+' not in '\w+'\.?(?: Did you mean: ('\w+'))?", reason)
+    if unknown:
+        return f"there is no key '{key}'." + (f" Did you mean {unknown[1]}?" if unknown[1] else "")
     return f"'{key}': {reason}"
 
 

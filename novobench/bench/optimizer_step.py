@@ -146,8 +146,8 @@ def main(rounds: int, threads: int, output: Path | None = None) -> int:
     """Measure, print a table, and write it as CSV if asked to."""
     from rich.table import Table
 
-    from novobench.suite.records import write_csv
-    from novobench.suite.show import console
+    from novobench.console import console
+    from novobench.files import write_csv
 
     rows = run(list(MODELS), rounds, threads)
     table = Table(box=None, pad_edge=False)

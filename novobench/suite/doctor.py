@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from novobench.config import ROOT
+from novobench.console import console
 from novobench.suite.executors import visible_gpus
-from novobench.suite.show import console
 
 _NEEDED = (
     "torch",

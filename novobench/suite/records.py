@@ -6,8 +6,6 @@ afterwards, and nothing downstream of here reads it.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 import yaml
 
 from novobench.config import ROOT
-from novobench.files import write_json, write_text
+from novobench.files import read_csv, write_csv, write_json
 from novobench.training import metrics_log
 from novobench.training.run_folder import RunFolder
 
@@ -103,22 +101,6 @@ def _examples(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------- files
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The lines of a results file; none if it does not exist."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, fields: Sequence[str], lines: Iterable[dict[str, Any]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(fields), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_text(path, buffer.getvalue())
 
 
 def _replace_lines(path: Path, fields: Sequence[str], cells: set[str], lines: list[dict[str, Any]]) -> None:

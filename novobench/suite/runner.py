@@ -11,13 +11,13 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from novobench.config import shown
+from novobench.console import console, duration
 from novobench.errors import NovobenchError
 from novobench.files import told_plainly, write_json
 from novobench.suite import records
 from novobench.suite.executors import Event, default_jobs, run_local
 from novobench.suite.experiment import Experiment, tuned_file
 from novobench.suite.plan import PlannedCell, plan, runs_folder
-from novobench.suite.show import console, duration
 from novobench.suite.tables import write_table
 
 

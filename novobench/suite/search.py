@@ -11,7 +11,7 @@ import yaml
 
 from novobench.config import cell_id, read_yaml
 from novobench.errors import ConfigError, NovobenchError
-from novobench.files import write_text
+from novobench.files import read_csv, write_csv, write_text
 from novobench.optim import registry
 from novobench.suite import records
 from novobench.suite.experiment import Experiment, Row, row_config, tuned_file, tuned_key
@@ -112,8 +112,8 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
             f"Every trial of {', '.join(hopeless)} failed, so nothing was written; see their log.txt in runs/."
         )
     path = records.results_folder(scale) / "search.csv"
-    kept = [line for line in records.read_csv(path) if line["key"] not in best]
-    records.write_csv(path, FIELDS, [*kept, *lines])
+    kept = [line for line in read_csv(path) if line["key"] not in best]
+    write_csv(path, FIELDS, [*kept, *lines])
     _write_tuned(experiment.task, scale, best, values, column.metric, command)
     return best
 

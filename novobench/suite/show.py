@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from novobench.config import CellConfig
+from novobench.console import console, duration
 from novobench.errors import ConfigError
 from novobench.suite import records
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
@@ -98,13 +98,6 @@ def batch_arithmetic(config: CellConfig) -> str:
     return f"{config.batch.size} = {config.batch.micro} × {devices} × {config.accumulation}"
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `3.5 min`, `18.2 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 _counted: dict[str, int] = {}
 
 
@@ -119,9 +112,3 @@ def parameters(config: CellConfig) -> int:
             network = model.build(config.model)
         _counted[key] = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return _counted[key]
-
-
-def console() -> Console:
-    """Standard output; as wide as it needs when it is not a terminal, so that a pipe gets whole lines."""
-    made = Console(highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(highlight=False, width=240)

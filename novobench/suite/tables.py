@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from novobench.config import CellConfig, cell_id, to_yaml
-from novobench.files import write_text
+from novobench.files import read_csv, write_csv, write_text
 from novobench.suite import records
 from novobench.suite.experiment import Experiment, Row, row_config
 from novobench.suite.statistics import Estimate, estimate
@@ -29,7 +29,7 @@ class TableRow:
 def table_rows(experiment: Experiment, scale: str) -> list[TableRow]:
     """Every row of the experiment with the estimates over all seeds on record."""
     by_cell: dict[str, dict[tuple[str, str], float]] = {}
-    for line in records.read_csv(records.results_folder(scale) / "records.csv"):
+    for line in read_csv(records.results_folder(scale) / "records.csv"):
         by_cell.setdefault(line["cell"], {})[line["split"], line["metric"]] = float(line["value"])
     rows = []
     for row in experiment.rows:
@@ -80,7 +80,7 @@ def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None
                 line |= {f"{key}_low": _digits(found.low), f"{key}_high": _digits(found.high)}
             line[f"{key}_paper"] = entry.row.printed.get(key, "")
         lines.append(line)
-    records.write_csv(path, fields, lines)
+    write_csv(path, fields, lines)
 
 
 def _digits(value: float | None) -> str:
@@ -130,7 +130,7 @@ def _seeds_note(rows: list[TableRow]) -> str:
 
 def _code_note(rows: list[TableRow], scale: str) -> str:
     mine = {cell for entry in rows for cell in entry.cells}
-    lines = [x for x in records.read_csv(records.results_folder(scale) / "records.csv") if x["cell"] in mine]
+    lines = [x for x in read_csv(records.results_folder(scale) / "records.csv") if x["cell"] in mine]
     hardware = sorted({line["hardware"] for line in lines})
     dirty = any(line["dirty"] == "1" for line in lines)
     trained = f"Trained on {'; '.join(hardware) or 'nothing yet'}"

@@ -53,11 +53,19 @@ def run(path: Path) -> None:
             else:
                 train(config, folder)
         except NovobenchError as error:
-            folder.fail(str(error))
-            raise
+            reason = _without_traceback(str(error))
+            folder.fail(reason)
+            raise type(error)(reason) from error
         except Exception as error:
             folder.fail(f"{type(error).__name__}: {str(error).strip() or 'no message'}")
             raise
+
+
+def _without_traceback(message: str) -> str:
+    """The message itself where a data-loader worker has wrapped it in the text of its traceback."""
+    if "Original Traceback" not in message:
+        return message
+    return message.strip().splitlines()[-1].partition("Error: ")[2]
 
 
 def train(config: CellConfig, folder: RunFolder) -> None:

@@ -31,7 +31,7 @@ def run_script(folder, processes: int) -> None:
 
 
 def compare(one, many):
-    """Same weights (float64, so that nothing but the order of sums differs); running statistics close; evaluation within half a point."""
+    """Same weights, in float64 but for the order of sums; evaluation within half a point."""
     ours, theirs = weights(one), weights(many)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():

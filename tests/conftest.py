@@ -1,0 +1,38 @@
+"""A workspace of its own for tests that run commands: experiments, configs, runs and results in a temporary folder."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from novobench.config import ROOT
+
+SMALL_EXPERIMENT = Path(__file__).parent / "suite" / "small.yaml"
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Path:
+    """A checkout in miniature: the real configs, `experiments/small.yaml`, nothing run yet."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "experiments").mkdir()
+    shutil.copy(SMALL_EXPERIMENT, tmp_path / "experiments" / "small.yaml")
+    monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path)
+    monkeypatch.setattr("novobench.suite.records.ROOT", tmp_path)
+    monkeypatch.setattr("novobench.suite.experiment.EXPERIMENTS", tmp_path / "experiments")
+    monkeypatch.setattr("novobench.suite.experiment.CONFIGS", tmp_path / "configs")
+    return tmp_path
+
+
+@pytest.fixture
+def novobench(capsys):
+    """Run a command in this process: `novobench("plan", "small")` -> (exit code, standard output, standard error)."""
+    from novobench.cli import main
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run

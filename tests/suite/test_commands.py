@@ -1,0 +1,164 @@
+"""The verbs, on an experiment of seconds: plan, run, tables, resume of a half-done run, search."""
+
+import csv
+import json
+
+import pytest
+import yaml
+
+
+@pytest.fixture
+def tuned(workspace):
+    path = workspace / "configs" / "image" / "tuned-laptop.yaml"
+    path.write_text("novograd-b32: {optimizer.lr: 0.02, optimizer.weight_decay: 0.001}\n")
+    return workspace
+
+
+def lines(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_plan_shows_size_and_cost_and_trains_nothing(tuned, novobench):
+    code, out, err = novobench("plan", "small")
+    assert (code, err) == (0, "")
+    assert "2 cells, 2 to do" in out
+    assert "small/sgd small/sgd_again" in out  # one training for two rows
+    assert "32 = 16 × 1 × 2" in out
+    assert "quoted by the paper, not run: elsewhere" in out
+    assert not (tuned / "runs").exists()
+
+
+def test_plan_at_paper_scale_needs_no_data(novobench):
+    code, out, _ = novobench("plan", "table3", "--scale", "paper")
+    assert code == 0
+    for number in ("25,549,352", "112,590", "1,251", "156", "39", "3,510", "32768 = 128 × 1 × 256"):
+        assert number in out, number
+    assert "ResNet-50 v1.5 on one A100" in out
+
+
+def test_run_trains_records_and_writes_a_table(tuned, novobench):
+    code, out, err = novobench("run", "small", "--seeds", "2", "--jobs", "2")
+    assert (code, err) == (0, "")
+    assert "4 cells: 0 finished before, 4 to train." in out
+    results = tuned / "results" / "laptop"
+    rows = {line["row"]: line for line in lines(results / "small.csv")}
+    recorded = [
+        float(line["value"])
+        for line in lines(results / "records.csv")
+        if line["optimizer"] == "sgd" and (line["split"], line["metric"]) == ("test", "top1")
+    ]
+    assert len(recorded) == 2
+    assert float(rows["sgd"]["top1"]) == pytest.approx(sum(recorded) / 2, abs=1e-4)
+    assert float(rows["sgd"]["top1_sd"]) == pytest.approx(abs(recorded[0] - recorded[1]) / 2**0.5, rel=1e-4, abs=1e-4)
+    assert rows["sgd"]["top1_paper"] == "76.5"
+    assert rows["sgd_again"]["top1"] == rows["sgd"]["top1"]
+    assert rows["elsewhere"]["top1"] == ""
+    assert rows["elsewhere"]["top1_paper"] == "12.5"
+    assert rows["later"]["top1"] == ""
+    text = (results / "small.md").read_text()
+    assert "| SGD | 0.05 | 32 | 2 |" in text
+    assert "76.50" in text
+    assert "Number quoted by the paper from Somebody (2000); not run here." in text
+    cells = json.loads((results / "cells.json").read_text())
+    assert len(cells) == 4
+    assert all("path" not in cell["config"]["data"] for cell in cells.values())
+    examples = json.loads((results / "examples.json").read_text())
+    assert all(len(entry["test"]) == 20 for entry in examples.values())
+    series = {line["series"] for line in lines(results / "curves.csv")}
+    assert {"train/loss", "train/lr", "search/top1"} <= series
+
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    code, out, _ = novobench("run", "small", "--seeds", "2")
+    assert code == 0
+    assert "4 finished before, 0 to train" in out
+    assert {path.name: path.read_bytes() for path in results.iterdir()} == before
+
+
+def test_results_need_nothing_of_runs_and_other_cells_stay(tuned, novobench):
+    import shutil
+
+    assert novobench("run", "small")[0] == 0
+    old = lines(tuned / "results" / "laptop" / "records.csv")
+    shutil.rmtree(tuned / "runs")
+    path = tuned / "configs" / "image" / "tuned-laptop.yaml"
+    path.write_text(path.read_text().replace("0.02", "0.03"))
+    code, out, _ = novobench("plan", "small")
+    assert "samples" not in out
+    assert "finished cells" in out  # the forecast knows the speed from results alone
+    assert novobench("run", "small")[0] == 0
+    new = lines(tuned / "results" / "laptop" / "records.csv")
+    assert {line["cell"] for line in old} < {line["cell"] for line in new}
+    assert code == 0
+
+
+def test_an_overridden_recipe_stays_out_of_the_table(tuned, novobench):
+    code, out, _ = novobench("run", "small", "--set", "optimizer.lr=0.07")
+    assert code == 0
+    assert "test: top1" in out
+    rows = {line["row"]: line for line in lines(tuned / "results" / "laptop" / "small.csv")}
+    assert rows["sgd"]["top1"] == ""
+    assert not (tuned / "results" / "laptop" / "records.csv").exists()
+
+
+def test_any_class_is_an_optimizer(tuned, novobench):
+    code, out, err = novobench(
+        "run", "small", "--set", "optimizer.name=torch.optim:RMSprop", "optimizer.lr=0.002", "optimizer.options={}"
+    )
+    assert (code, err) == (0, "")
+    assert "torch_optim_RMSprop" in out
+
+
+def test_a_failed_cell_is_shown_and_stops_no_other(tuned, novobench):
+    path = tuned / "experiments" / "small.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["rows"][1]["laptop"] |= {"optimizer.lr": 1e38, "runtime.max_nonfinite": 2}
+    path.write_text(yaml.safe_dump(content))
+    code, out, err = novobench("run", "small")
+    assert code == 1
+    assert "FAILED: Gradients were not finite in 2 updates in a row" in out
+    assert "1 of 3 cells failed; the others are finished and kept" in err
+    rows = {line["row"]: line for line in lines(tuned / "results" / "laptop" / "small.csv")}
+    assert rows["sgd"]["top1"] == ""
+    assert rows["novograd"]["top1"] != ""
+    assert "not run" in (tuned / "results" / "laptop" / "small.md").read_text()
+
+
+def test_a_search_writes_the_best_rates_and_every_trial(workspace, novobench):
+    (workspace / "configs" / "image" / "tuned-laptop.yaml").unlink()
+    code, _, err = novobench("search", "small", "--budget", "4", "--seeds", "2", "--jobs", "2")
+    assert (code, err) == (0, "")
+    found = lines(workspace / "results" / "laptop" / "search.csv")
+    assert len(found) == 8
+    assert {line["key"] for line in found} == {"novograd-b32"}
+    means = {}
+    for line in found:
+        means.setdefault(line["rates"], []).append(float(line["value"]))
+    best = max(means, key=lambda rates: sum(means[rates]))
+    assert {line["rates"] for line in found if line["chosen"] == "1"} == {best}
+    path = workspace / "configs" / "image" / "tuned-laptop.yaml"
+    tuned = yaml.safe_load(path.read_text())["novograd-b32"]
+    assert " ".join(f"{key}={value:g}" for key, value in tuned.items()) == best
+    assert "novobench search small --scale laptop --budget 4 --seeds 2" in path.read_text()
+    assert all(0.001 <= float(line["rates"].split()[0].split("=")[1]) <= 0.1 for line in found)
+    assert not (workspace / "results" / "laptop" / "records.csv").exists()  # trials are in no table
+    for record in (workspace / "runs" / "laptop").glob("*/record.json"):
+        assert set(json.loads(record.read_text())["metrics"]) == {"search"}
+    assert novobench("run", "small")[0] == 0
+
+
+def test_doctor_is_content_here(workspace, novobench, monkeypatch):
+    code, out, _ = novobench("doctor")
+    assert code == 0, out
+    assert "All well." in out
+    assert "torch" in out
+
+
+@pytest.mark.parametrize("what", ["experiments", "optimizers", "tasks"])
+def test_list(what, novobench):
+    code, out, _ = novobench("list", what)
+    assert code == 0
+    for word in {"experiments": ["table1", "§4.1"], "optimizers": ["novograd", "os2s", "lars"], "tasks": ["image"]}[
+        what
+    ]:
+        assert word in out

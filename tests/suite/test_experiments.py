@@ -1,0 +1,131 @@
+"""The committed experiments: their ids, the paper's arithmetic, and rates that a search found."""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from novobench.config import ROOT, SCALES
+from novobench.suite.experiment import experiment_names, load_experiment, row_config, tuned_key
+from novobench.suite.plan import plan
+from novobench.tasks.catalog import epoch_updates, epochs, total_updates
+
+PINNED = Path(__file__).with_name("cell_ids.json")
+
+
+def committed_ids() -> dict[str, dict[str, str]]:
+    """Scale -> `experiment/row` -> cell id at seed 0."""
+    found: dict[str, dict[str, str]] = {scale: {} for scale in SCALES}
+    for name in experiment_names():
+        for scale in SCALES:
+            for cell in plan([load_experiment(name)], scale, [0]):
+                found[scale] |= dict.fromkeys(cell.users, cell.id)
+    return found
+
+
+def test_the_ids_of_all_committed_experiments_are_pinned():
+    """If this fails, a change of default or code gives old results a new meaning: raise the task's RECIPE_VERSION, then
+    write the ids anew with `python -m tests.suite.test_experiments`."""
+    assert committed_ids() == json.loads(PINNED.read_text())
+
+
+def test_different_rows_that_train_alike_share_a_cell():
+    ids = committed_ids()
+    for scale in SCALES:
+        assert ids[scale]["table2/t2_novograd_8k"] == ids[scale]["table3/t3_novograd_8k"]
+        assert ids[scale]["table2/t2_novograd_32k"] == ids[scale]["table3/t3_novograd_32k"]
+    assert len(set(ids["paper"].values())) == 19
+
+
+@pytest.mark.parametrize(
+    ("row", "batch", "per_epoch", "total"),
+    [
+        ("t3_novograd_1k", 1024, 1251, 112_590),
+        ("t3_novograd_8k", 8192, 156, 14_040),
+        ("t3_novograd_32k", 32768, 39, 3_510),
+    ],
+)
+def test_table_3_has_the_papers_updates(row, batch, per_epoch, total):
+    experiment = load_experiment("table3")
+    config = row_config(experiment, experiment.row(row), "paper", 0)
+    assert (config.batch.size, epoch_updates(config), total_updates(config)) == (batch, per_epoch, total)
+    assert config.batch.micro == 128
+    assert epochs(config) == 90
+
+
+def test_the_papers_rates():
+    """Table 1 and 3 of the paper, read off the page."""
+    expected = {
+        ("table1", "t1_sgd_100"): (0.4, 1e-4),
+        ("table1", "t1_adamw_100"): (0.002, 0.12),
+        ("table1", "t1_novograd_300"): (0.007, 0.002),
+        ("table3", "t3_novograd_8k"): (0.016, 0.006),
+        ("table3", "t3_novograd_32k"): (0.026, 0.010),
+    }
+    for (name, row), (lr, decay) in expected.items():
+        experiment = load_experiment(name)
+        optimizer = row_config(experiment, experiment.row(row), "paper", 0).optimizer
+        assert (optimizer.lr * optimizer.lr_factor, optimizer.weight_decay) == (lr, decay)
+        assert optimizer.clip_norm is None
+    diagnostic = load_experiment("table3").row("t3_novograd_1k_printed_lr")
+    optimizer = row_config(load_experiment("table3"), diagnostic, "paper", 0).optimizer
+    assert optimizer.lr * optimizer.lr_factor == pytest.approx(0.070)
+
+
+def test_quoted_rows_train_nothing():
+    experiment = load_experiment("table2")
+    quoted = [row for row in experiment.rows if row.quoted]
+    assert len(quoted) == 6
+    for row in quoted:
+        assert all(row_config(experiment, row, scale, 0) is None for scale in SCALES)
+    recipes = [row for row in experiment.rows if row.label.startswith("Recipe of")]
+    assert len(recipes) == 6
+    assert all(not row.printed for row in recipes)  # never beside the number of somebody else's model
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*/tuned-*.yaml")), ids=lambda path: path.parent.name)
+def test_tuned_rates_are_the_best_of_their_search(path):
+    scale = path.stem.removeprefix("tuned-")
+    with (ROOT / "results" / scale / "search.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    tuned = yaml.safe_load(path.read_text())
+    for key, rates in tuned.items():
+        values = defaultdict(list)
+        for line in lines:
+            if line["key"] == key:
+                values[line["rates"]].append(float(line["value"]) if line["value"] else float("-inf"))
+        best = max(sum(found) / len(found) for found in values.values())
+        own = " ".join(f"{name}={value:g}" for name, value in rates.items())
+        assert sum(values[own]) / len(values[own]) == best, key
+
+
+def test_every_optimizer_of_a_table_had_the_same_budget():
+    with (ROOT / "results" / "laptop" / "search.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    cells = defaultdict(int)
+    for line in lines:
+        cells[line["key"]] += 1
+    assert set(cells.values()) == {32}, cells  # 16 trials × 2 seeds
+    assert {line["split"] for line in lines} == {"search"}
+
+
+def test_every_tuned_key_of_an_experiment_is_there():
+    for name in experiment_names():
+        experiment = load_experiment(name)
+        keys = {tuned_key(experiment, row, "laptop") for row in experiment.rows} - {None}
+        tuned = yaml.safe_load((ROOT / "configs" / experiment.task / "tuned-laptop.yaml").read_text())
+        assert keys <= tuned.keys()
+
+
+def test_every_experiment_has_a_header():
+    for name in experiment_names():
+        head = (ROOT / "experiments" / f"{name}.yaml").read_text().split("\ntitle:")[0]
+        for word in ("Expect:", "Cost:", "Command:"):
+            assert word in head, f"{name}: {word}"
+
+
+if __name__ == "__main__":
+    PINNED.write_text(json.dumps(committed_ids(), indent=1) + "\n")

@@ -1,0 +1,118 @@
+"""The arrows between the rooms, and what must work without torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from novobench.config import ROOT
+
+PACKAGE = ROOT / "novobench"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+GROUND = {"config", "console", "errors", "files"}
+MAY_IMPORT = {
+    "errors": set(),
+    "files": {"errors"},
+    "console": set(),
+    "config": {"errors"},
+    "optim": set(),
+    "tasks": GROUND | {"optim"},
+    "training": GROUND | {"optim", "tasks"},
+    "bench": GROUND | {"optim", "tasks"},
+    "suite": GROUND | {"optim", "tasks", "training"},
+    "cli": GROUND | {"suite", "bench"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+
+
+def room(module: str) -> str:
+    """`novobench.optim.lars` -> `optim`."""
+    return module.split(".")[1]
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the novobench modules that a file imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("novobench.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imports(path):
+        assert room(name) == own or room(name) in MAY_IMPORT[own], f"{path.name} imports {name}"
+
+
+def test_tasks_do_not_meet():
+    for path in PACKAGE.glob("tasks/*/*.py"):
+        for name in imports(path):
+            if room(name) == "tasks":
+                other = name.split(".")[2]
+                assert other in (path.parent.name, "base", "sampling", "catalog"), f"{path} imports {name}"
+
+
+def test_training_names_no_task():
+    tasks = [path.parent.name for path in PACKAGE.glob("tasks/*/config.py")]
+    for path in PACKAGE.glob("training/*.py"):
+        for name in imports(path):
+            assert not any(name.startswith(f"novobench.tasks.{task}") for task in tasks), f"{path} imports {name}"
+
+
+def test_no_file_outgrows_its_reader():
+    for path in MODULES:
+        assert len(path.read_text().splitlines()) <= 400, path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["list"],
+        ["list", "optimizers"],
+        ["list", "tasks"],
+        ["run", "--help"],
+        ["run", "tabel1"],
+        ["run", "table1", "--set", "optimizer.lrr=1"],
+    ],
+    ids=" ".join,
+)
+def test_needs_no_torch(words):
+    """Help, lists and config errors answer at once, so they import nothing heavy."""
+    heavy = ("torch", "pytorch_lightning", "scipy", "sklearn", "datasets", "torchvision")
+    code = (
+        "import sys, novobench.cli as cli\n"
+        "try:\n    cli.main(sys.argv[1:])\n"
+        f"finally:\n    loaded = [name for name in {heavy!r} if name in sys.modules]\n"
+        "    assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert "AssertionError" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if "run" in words and "--help" not in words else 0)
+
+
+def test_optim_needs_torch_alone():
+    code = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('omegaconf', 'pytorch_lightning', 'scipy', 'yaml', 'rich', 'torchvision'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "import torch\n"
+        "from novobench.optim import LARS, NovoGrad\n"
+        "w = torch.nn.Parameter(torch.ones(3)); w.grad = torch.ones(3)\n"
+        "NovoGrad([w], lr=0.1).step()\n"
+        "assert w[0] < 1\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
