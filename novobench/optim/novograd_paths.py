@@ -21,6 +21,8 @@ _LARGEST_SQUARE = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, to
 
 _LARGEST_FUSED = 1e8
 """The fused kernel is given 1 - 1/D, which loses 1/D to rounding for larger D."""
+_PARALLEL_FROM, _ROWS = 1 << 17, 64
+"""Elements from which a norm is worth several threads, and the rows it is cut into."""
 
 
 class Tensors(NamedTuple):
@@ -207,7 +209,7 @@ def fused_cpu(group: dict[str, Any], members: list[Tensors], whole: Whole) -> No
         if group["update_clip"] is not None or not _plain(t):
             _update(group, t, whole)
             continue
-        step = _numbers(group, t, torch.linalg.vector_norm(t.gradient, dtype=t.second.dtype).item(), scale)
+        step = _numbers(group, t, _norm_on_host(t.gradient), scale)
         if step is None:
             continue
         size = abs(step.factor)
@@ -228,6 +230,13 @@ def fused_cpu(group: dict[str, Any], members: list[Tensors], whole: Whole) -> No
             maximize=step.factor < 0,
             is_first_step=False,
         )
+
+
+def _norm_on_host(gradient: Tensor) -> float:
+    """‖g‖₂. torch reduces a whole tensor in one thread, rows in all of them."""
+    if gradient.numel() >= _PARALLEL_FROM and gradient.numel() % _ROWS == 0 and gradient.is_contiguous():
+        return torch.linalg.vector_norm(torch.linalg.vector_norm(gradient.view(_ROWS, -1), dim=1)).item()
+    return torch.linalg.vector_norm(gradient).item()
 
 
 def _slow_update(group: dict[str, Any], t: Tensors, step: _Numbers, lr: float) -> None:
