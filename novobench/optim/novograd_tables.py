@@ -44,16 +44,19 @@ class Member(NamedTuple):
 
 
 class Plan:
-    """One set of tensors with gradients, on one device, sorted into dtype triples. Immutable but for addresses."""
+    """One set of tensors with gradients, on one device, sorted into dtype triples. Immutable but for addresses.
+
+    It keeps no gradient alive: whoever sets them to None gets their memory back.
+    """
 
     def __init__(self, members: Sequence[Member], slots: Sequence[int], staging: Staging | None = None) -> None:
-        self.members, self.slots = list(members), slots
+        self.count, self.slots = len(members), slots
         self.device = members[0].parameter.device
         by_dtypes: dict[tuple[torch.dtype, ...], list[int]] = {}
         for i, member in enumerate(members):
             key = (member.parameter.dtype, member.gradient.dtype, member.moment.dtype)
             by_dtypes.setdefault(key, []).append(i)
-        self.buckets = [_Bucket(dtypes, picked, self.members, slots, staging) for dtypes, picked in by_dtypes.items()]
+        self.buckets = [_Bucket(dtypes, picked, members, slots, staging) for dtypes, picked in by_dtypes.items()]
         start = 0
         for bucket in self.buckets:
             bucket.first_partial = start
@@ -84,7 +87,7 @@ class Plan:
     def sum_squares(self) -> Tensor:
         """‖g‖² of each member from the partials, in the members' order; `update` then reads this vector."""
         if self.squares is None:
-            self.squares = torch.zeros(len(self.members), dtype=torch.float32, device=self.device)
+            self.squares = torch.zeros(self.count, dtype=torch.float32, device=self.device)
         start = 0
         for bucket in self.buckets:
             bucket.first_square = start
@@ -172,7 +175,7 @@ class _Bucket:
         self,
         dtypes: tuple[torch.dtype, ...],
         picked: list[int],
-        members: list[Member],
+        members: Sequence[Member],
         slots: Sequence[int],
         staging: Staging | None,
     ) -> None:

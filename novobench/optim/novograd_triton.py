@@ -47,6 +47,8 @@ class FusedStep:
         self._captured: list[Any] = []
         """What captured graphs read: it must live as long as they may be replayed."""
         self._staging: tables.Staging | None = None
+        self._in_step: list[Tensor] = []
+        """Gradients of this step: one that had to be laid out anew exists nowhere else."""
         self._start_over()
 
     def _start_over(self, staging: tables.Staging | None = None) -> None:
@@ -86,7 +88,7 @@ class FusedStep:
             self.plan = tables.Plan(self._with_state(slots, parameters, gradients), slots, self.rates.staging)
         elif addresses != self._addresses:
             self.plan.set_gradients(addresses)
-        self._known, self._addresses = known, addresses
+        self._known, self._addresses, self._in_step = known, addresses, gradients
         self.rates.refresh(self.groups)
         if self._in_capture:
             self._captured.append((self.plan, self.rates))
@@ -119,6 +121,7 @@ class FusedStep:
         """Launch the update."""
         assert self.plan is not None
         self.plan.update(self.seconds, self.rates, grad_scale, found_inf, decided)
+        self._in_step = []
 
     # ------------------------------------------------------------------------------------ state
 
