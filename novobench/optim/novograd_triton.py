@@ -64,29 +64,29 @@ class FusedStep:
         slots: Sequence[int] = range(len(self.parameters))
         gradients: list[Any] = [p.grad for p in self.parameters]
         parameters = self.parameters
-        if any(g is None for g in gradients):
+        try:
+            addresses = None if self.sharded else list(map(_ADDRESS, gradients))
+        except (TypeError, RuntimeError, NotImplementedError):  # None, or sparse
+            addresses = None
+        if addresses is None:
             slots = [i for i, g in enumerate(gradients) if g is not None]
             if not slots:
                 return False
             parameters, gradients = [parameters[i] for i in slots], [gradients[i] for i in slots]
-        if self.sharded:
+            if any(g.is_sparse for g in gradients):
+                raise RuntimeError("NovoGrad does not support sparse gradients")
             gradients = [sharding.like(g, p) for g, p in zip(gradients, parameters, strict=True)]
             parameters = [sharding.local(p) for p in parameters]
-        try:
             addresses = list(map(_ADDRESS, gradients))
-        except (RuntimeError, NotImplementedError):
-            if any(g.is_sparse for g in gradients):
-                raise RuntimeError("NovoGrad does not support sparse gradients") from None
-            raise
         known = (slots, list(map(_ADDRESS, parameters)), list(map(_STRIDE, gradients)), [g.dtype for g in gradients])
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             self._begin_capture(slots)
         elif self._in_capture:
             self._start_over()
-        same = known == self._known and all((a ^ b) & 15 == 0 for a, b in zip(addresses, self._addresses, strict=True))
-        if not same or self.plan is None:
+        moved = addresses != self._addresses
+        if self.plan is None or known != self._known or (moved and _misaligned(addresses, self._addresses)):
             self.plan = tables.Plan(self._with_state(slots, parameters, gradients), slots, self.rates.staging)
-        elif addresses != self._addresses:
+        elif moved:
             self.plan.set_gradients(addresses)
         self._known, self._addresses, self._in_step = known, addresses, gradients
         self.rates.refresh(self.groups)
@@ -172,3 +172,8 @@ class FusedStep:
         self._captured.append(self._staging)
         self._start_over(self._staging)
         self._staging = None
+
+
+def _misaligned(new: list[int], old: list[int]) -> bool:
+    """Whether a gradient that used to begin at a multiple of 16 bytes no longer does, or the other way round."""
+    return any((a ^ b) & 15 for a, b in zip(new, old, strict=True))
