@@ -18,8 +18,8 @@ def convert_state_dict(state_dict: dict[str, Any], parameters: Iterable[Tensor])
             for fp16 and one for fp32 parameters, so their dtypes are needed.
 
     Differences that cannot be carried over raise `ValueError`: apex's bias correction and infinity norm, timm's
-    `corrected_weight_decay`. apex's default `reg_inside_moment=False` is another algorithm than the paper's and cannot be
-    seen in a state: its moments mean something else. A tensor without a v yet takes its own first step.
+    `corrected_weight_decay`. apex's default `reg_inside_moment=False` is another algorithm than the paper's and cannot
+    be seen in a state: its moments mean something else. A tensor without a v yet takes its own first step.
     """
     parameters = list(parameters)
     count = sum(len(group["params"]) for group in state_dict["param_groups"])
@@ -66,8 +66,8 @@ def _from_apex(state_dict: dict[str, Any], parameters: list[Tensor]) -> dict[str
     for group in state_dict["param_groups"]:
         if group["bias_correction"] or group["norm_type"] != 2:
             raise ValueError(
-                f"apex's bias_correction={group['bias_correction']} and norm_type={group['norm_type']} have no counterpart "
-                "in NovoGrad, which is the paper's: False and 2"
+                f"apex's bias_correction={group['bias_correction']} and norm_type={group['norm_type']} have no "
+                "counterpart in NovoGrad, which is the paper's: False and 2"
             )
         groups.append(_group(group))
         norms = {
