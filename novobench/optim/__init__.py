@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from novobench.optim.conversion import convert_state_dict as convert_state_dict
+    from novobench.optim.grad_scaler import GradScaler as GradScaler
     from novobench.optim.lars import LARS as LARS
     from novobench.optim.lars import larc_ as larc_
     from novobench.optim.normalized_sgd import NormalizedSGD as NormalizedSGD
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "NovoGrad": "novograd",
+    "GradScaler": "grad_scaler",
     "convert_state_dict": "conversion",
     "LARS": "lars",
     "larc_": "lars",
     "NormalizedSGD": "normalized_sgd",
     "DecayGroup": "param_groups",
 }
-__all__ = ["LARS", "DecayGroup", "NormalizedSGD", "NovoGrad", "convert_state_dict", "larc_"]
+__all__ = ["LARS", "DecayGroup", "GradScaler", "NormalizedSGD", "NovoGrad", "convert_state_dict", "larc_"]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,7 +40,8 @@ class NovoGrad(Optimizer):
         decoupled_weight_decay: decay in the weight update, as AdamW, instead of in m (the paper's footnote 2).
         maximize: ascend.
         max_grad_norm: clip the global norm of all gradients to this value inside the step. `p.grad` stays unclipped.
-        unscale_in_step: let a GradScaler leave the gradients scaled; the step unscales. `p.grad` stays scaled.
+        unscale_in_step: let a GradScaler leave the gradients scaled; the step unscales. `p.grad` stays scaled. torch's
+            GradScaler still reads them all once to look for infs; `novobench.optim.GradScaler` does not.
         update_clip: layer-wise update clipping of NeMo: λ ≤ update_clip · ‖w‖ / (‖m‖ + 1e-8). 0.001 there.
         skip_nonfinite: what a gradient with an inf or NaN norm leaves alone: `"tensor"`, its own tensor, or
             `"step"`, everything. With `max_grad_norm`, or a GradScaler's `found_inf`, always everything.
@@ -157,13 +158,16 @@ class NovoGrad(Optimizer):
             step.norms()
         decided = None
         scale, go = paths.unscaled(grad_scale, found_inf)
-        if self.max_grad_norm is not None or self.skip_nonfinite == "step":
+        looks = grad_scale is not None and found_inf is None  # for `GradScaler`, which leaves that to the step
+        if (ready or every) and (looks or self.max_grad_norm is not None or self.skip_nonfinite == "step"):
             if len(ready) == 1 and not every:
                 decided = ready[0].decide(self.max_grad_norm, grad_scale, found_inf)
-            elif ready or every:
+            else:
                 squares = [paths.norm(t).double().square() for t in every] + [step.total_square() for step in ready]
                 scale, go = paths.limited(squares, self.max_grad_norm, scale, go)
-                decided = torch.stack([torch.ones(()) if scale is None else scale, go]).float()  # type: ignore[list-item]
+                decided = torch.stack([torch.ones_like(squares[0]) if scale is None else scale, go, ~go]).float()
+            if looks:
+                self.found_inf = decided[2]
         for step in ready:
             step.update(grad_scale, found_inf, decided)
         for group, members in work:

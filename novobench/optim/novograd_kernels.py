@@ -146,7 +146,7 @@ def whole(
     CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """result = (what gradients are multiplied by, 1 to take the step or 0 to leave everything as it is).
+    """result = (what gradients are multiplied by, 1 to take the step or 0 to leave everything as it is, the opposite).
 
     `terms` are `count` parts of the square of the global norm. One program, float64.
     """
@@ -167,6 +167,7 @@ def whole(
         scale = scale * tl.minimum(tl.load(limit).to(tl.float64) / (norm * scale + 1e-6), 1.0)
     tl.store(result, tl.where(go, scale, 1.0).to(tl.float32))
     tl.store(result + 1, go.to(tl.float32))
+    tl.store(result + 2, 1.0 - go.to(tl.float32))
 
 
 @triton.jit

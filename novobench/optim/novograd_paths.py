@@ -66,7 +66,7 @@ def unscaled(grad_scale: Tensor | None, found_inf: Tensor | None) -> tuple[Tenso
 
 def limited(
     squares: list[Tensor], max_grad_norm: float | None, scale: Tensor | None, go: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
+) -> tuple[Tensor | None, Tensor]:
     """s and whether to go on, when the global norm, of which `squares` are the parts, decides about the whole step."""
     device = squares[0].device
     total = torch.stack([square.double().to(device) for square in squares]).sum().sqrt()

@@ -65,7 +65,8 @@ class Plan:
         self.partials = torch.zeros(start, dtype=torch.float32, device=self.device)  # unused slots stay 0
         self.squares: Tensor | None = None
         """‖g‖² by member, where tensors are sharded; see `sum_squares`."""
-        self.decided = torch.zeros(2, dtype=torch.float32, device=self.device)
+        self.decided = torch.zeros(3, dtype=torch.float32, device=self.device)
+        """What the kernel `whole` found."""
         self.limit = torch.zeros((), dtype=torch.float32, device=self.device)
         self.limit_value = 0.0
 

@@ -112,7 +112,7 @@ class FusedStep:
         return terms.double().sum()
 
     def decide(self, limit: float | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
-        """Clip factor and whether to take the step, worked out on the device."""
+        """What gradients are multiplied by, whether to take the step, and the opposite; worked out on the device."""
         assert self.plan is not None
         self.plan.decide(limit, grad_scale, found_inf)
         return self.plan.decided

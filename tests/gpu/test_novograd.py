@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from novobench.optim import NovoGrad
+from novobench.optim import GradScaler, NovoGrad
 from tests.optim.reference import PaperNovoGrad
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -179,11 +179,12 @@ def test_a_first_step_may_not_be_captured():
 
 @path
 @pytest.mark.parametrize("in_step", [True, False])
-def test_with_a_grad_scaler(path, in_step):
+@pytest.mark.parametrize("kind", [torch.amp.GradScaler, GradScaler], ids=["torch", "ours"])
+def test_with_a_grad_scaler(path, kind, in_step):
     scaled, plain = weights(), weights()
     optimizer = NovoGrad(scaled, 0.1, unscale_in_step=in_step, max_grad_norm=2.0 if in_step else None, **path)
     other = NovoGrad(plain, 0.1, max_grad_norm=2.0 if in_step else None, **path)
-    scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
+    scaler = kind("cuda", init_scale=1024.0)
     for step in range(4):
         scaler.scale(torch.zeros((), device=DEVICE))
         give(scaled, step, 1024.0)

@@ -10,7 +10,7 @@ import torch
 from pytorch_optimizer import NovoGrad as KozistrNovoGrad
 from timm.optim.nvnovograd import NvNovoGrad
 
-from novobench.optim import NovoGrad
+from novobench.optim import GradScaler, NovoGrad
 from tests.optim.reference import PaperNovoGrad
 
 SHAPES = [(), (7,), (5, 3), (4, 3, 2), (6, 4, 3, 3)]
@@ -234,11 +234,15 @@ def test_clipping_in_the_step_equals_clipping_before_it(path):
 
 
 @path
-def test_unscaling_in_the_step_with_a_grad_scaler(path):
+@pytest.mark.parametrize("limit", [None, 2.0])
+@pytest.mark.parametrize("kind", [torch.amp.GradScaler, GradScaler], ids=["torch", "ours"])
+def test_unscaling_in_the_step_with_a_grad_scaler(path, kind, limit, monkeypatch):
     parameters, plain = weights(), weights()
-    optimizer = NovoGrad(parameters, 0.1, unscale_in_step=True, max_grad_norm=2.0, **path)
-    other = NovoGrad(plain, 0.1, max_grad_norm=2.0, **path)
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = NovoGrad(parameters, 0.1, unscale_in_step=True, max_grad_norm=limit, **path)
+    other = NovoGrad(plain, 0.1, max_grad_norm=limit, **path)
+    if kind is GradScaler:  # it reads no gradient itself
+        monkeypatch.delattr(torch.amp.GradScaler, "_unscale_grads_")
+    scaler = kind("cpu", init_scale=1024.0)
     for step in range(4):
         values = gradients(step)
         scaler.scale(torch.zeros(()))  # makes the scaler ready, as scaling a loss would
@@ -246,16 +250,40 @@ def test_unscaling_in_the_step_with_a_grad_scaler(path):
         give(plain, values)
         if step == 2:
             parameters[0].grad.fill_(float("inf"))
+            before = copy.deepcopy((optimizer.state_dict()["state"], parameters))
         else:
             other.step()
         scaler.step(optimizer)
-        if step != 2:
-            scaler.update(1024.0)
-        else:
-            scaler.update()
+        scaler.update()
+        if step == 2:
             assert scaler.get_scale() == 512.0
+            after = (optimizer.state_dict()["state"], parameters)
+            torch.testing.assert_close(after, before, rtol=0, atol=0)
             scaler.update(1024.0)
     assert_near(parameters, [p.detach().numpy() for p in plain], 1e-5)
+
+
+def test_our_grad_scaler_treats_other_cases_as_torch_does():
+    """Other optimizers, unscaled gradients, a second step without update, no gradients."""
+    for options in ({}, {"unscale_in_step": True}):
+        parameters, plain = weights(), weights()
+        optimizer, other = NovoGrad(parameters, 0.1, **options), NovoGrad(plain, 0.1)
+        scaler = GradScaler("cpu", init_scale=1024.0)
+        scaler.scale(torch.zeros(()))
+        give(parameters, [1024.0 * value for value in gradients(0)])
+        give(plain, gradients(0))
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        other.step()
+        assert_near(parameters, [p.detach().numpy() for p in plain], 1e-5)
+        with pytest.raises(RuntimeError, match="already been called"):
+            scaler.step(optimizer)
+    without = NovoGrad([torch.nn.Parameter(torch.ones(2))], 0.1, unscale_in_step=True)
+    scaler = GradScaler("cpu", init_scale=1024.0, growth_interval=1)
+    scaler.scale(torch.zeros(()))
+    scaler.step(without)
+    scaler.update()
+    assert scaler.get_scale() == 2048.0
 
 
 def test_amp_support_is_announced_only_when_the_step_unscales_or_clips():
