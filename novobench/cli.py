@@ -86,7 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these optimizers, and the baseline")
     kind.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
     kind.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where tensors lie (default: cpu)")
-    kind.add_argument("--output", type=Path, help="also write the table to this CSV file")
+    kind.add_argument(
+        "--unscale-and-clip", action="store_true", help="with a GradScaler and clipping of the global norm in each step"
+    )
+    kind.add_argument("--output", type=Path, help="also write the table to this CSV file, and as a plot beside it")
     kind.set_defaults(what="optimizer")
     text = "Training speed of the tasks' models on random data: samples a second and peak memory."
     kind = kinds.add_parser("throughput", help=text, description=text)
@@ -169,7 +172,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         from novobench.bench import optimizer_step
 
         words = arguments.models, arguments.only, arguments.rounds, arguments.threads, arguments.device
-        return optimizer_step.main(*words, arguments.output)
+        return optimizer_step.main(*words, arguments.unscale_and_clip, arguments.output)
     from novobench.bench import throughput
 
     return throughput.main(arguments.tasks, arguments.scale, arguments.set, arguments.updates, arguments.output)

@@ -26,6 +26,15 @@ step() { # step NAME COMMAND...
 
 step machine "$python" -c 'import torch; print(torch.__version__, torch.version.cuda, torch.cuda.get_device_name())'
 step tests env TRITON_INTERPRET=0 "$python" -m pytest -m gpu tests
+step bench_optimizer "$python" -m novobench bench optimizer --device cuda --rounds 50 --output "$folder/bench_optimizer.csv"
+step bench_clipped "$python" -m novobench bench optimizer --device cuda --rounds 50 --unscale-and-clip \
+    --only NovoGrad "SGD(fused)" "Adam(fused)" --output "$folder/bench_optimizer_clipped.csv"
+if command -v compute-sanitizer >/dev/null; then
+    step sanitizer env TRITON_INTERPRET=0 PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 9 \
+        "$python" -m pytest -x -m gpu tests/gpu/test_novograd.py -k "papers_algorithm or odd_layouts"
+else
+    echo "== sanitizer: left out, compute-sanitizer is not on the PATH"
+fi
 step throughput_image "$python" -m novobench bench throughput image --set runtime.precision=bf16-mixed \
     --output "$folder/throughput_image.csv"
 step throughput_image_256 "$python" -m novobench bench throughput image \
@@ -34,4 +43,5 @@ step throughput_image_256 "$python" -m novobench bench throughput image \
 tar -cf gpu_proof.tar -C "$folder" . && mv gpu_proof.tar "$folder/"
 echo
 tail -n 3 "$folder"/logs/machine.log "$folder"/logs/tests.log "$folder"/logs/throughput*.log
+grep -hE "AdamW\(fused\)|NovoGrad |apex|interleaved" "$folder"/logs/bench_*.log
 exit $failed

@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from novobench.optim.novograd import NovoGrad
+from novobench.bench.contenders import BASELINE, Contender, contenders, novograd
+from novobench.optim import GradScaler, NovoGrad
 
-BASELINE = "AdamW(fused)"
+_LIMIT = 1e9
+"""Of the global norm: never reached, but every clipping reads it."""
 HOST = "600 tensors (host)"
 """Not a model: the host's part of a step alone, nothing changed since the last one, launches left out."""
 
@@ -78,69 +79,16 @@ MODELS: dict[str, Callable[[], Shapes]] = {
 
 
 @dataclass(frozen=True)
-class Contender:
-    """An optimizer to be measured."""
-
-    make: Callable[[list[Tensor]], Optimizer]
-    bytes_per_parameter: int | None = None
-    """Memory traffic of a step that reads and writes each fp32 number as often as the algorithm must; None: unknown."""
-
-
-def contenders(device: torch.device) -> dict[str, Contender]:
-    """Ours, torch's, and whichever peers are installed, each as its users would make it."""
-    found = {
-        BASELINE: Contender(lambda p: torch.optim.AdamW(p, 1e-3, fused=True), 28),
-        "NovoGrad": Contender(lambda p: NovoGrad(p, 1e-3, weight_decay=1e-3), 24),
-        "NovoGrad(loop)": Contender(lambda p: NovoGrad(p, 1e-3, weight_decay=1e-3, foreach=False, fused=False)),
-        "NovoGrad(foreach)": Contender(lambda p: NovoGrad(p, 1e-3, weight_decay=1e-3, foreach=True)),
-        "SGD(fused)": Contender(lambda p: torch.optim.SGD(p, 1e-3, 0.9, weight_decay=1e-4, fused=True), 20),
-        "Adam(fused)": Contender(lambda p: torch.optim.Adam(p, 1e-3, fused=True), 28),
-        "AdamW(foreach)": Contender(lambda p: torch.optim.AdamW(p, 1e-3, foreach=True)),
-        "Adafactor": Contender(lambda p: torch.optim.Adafactor(p, 1e-3)),
-    }
-    settings: dict[str, Any] = {"lr": 1e-3, "betas": (0.95, 0.25), "weight_decay": 1e-3}
-    try:
-        from timm.optim.nvnovograd import NvNovoGrad
-
-        found["timm NvNovoGrad"] = Contender(lambda p: NvNovoGrad(p, **settings))
-    except ImportError:
-        pass
-    try:
-        from pytorch_optimizer import NovoGrad as KozistrNovoGrad
-
-        found["pytorch_optimizer NovoGrad"] = Contender(lambda p: KozistrNovoGrad(p, **settings))
-    except ImportError:
-        pass
-    try:
-        from monai.optimizers import Novograd as MonaiNovograd
-
-        found["MONAI Novograd"] = Contender(lambda p: MonaiNovograd(p, **settings))
-    except ImportError:
-        pass
-    try:
-        from nemo.core.optim.novograd import Novograd as NemoNovograd
-
-        found["NeMo Novograd"] = Contender(lambda p: NemoNovograd(p, **settings))
-    except ImportError:
-        pass
-    if device.type == "cuda":
-        try:
-            from apex.optimizers import FusedNovoGrad
-
-            paper: dict[str, Any] = {"bias_correction": False, "reg_inside_moment": True, "grad_averaging": False}
-            found["apex FusedNovoGrad (paper mode)"] = Contender(lambda p: FusedNovoGrad(p, **settings, **paper), 24)
-        except (ImportError, RuntimeError):
-            pass
-    return found
-
-
-@dataclass(frozen=True)
 class Row:
     """One optimizer on one model; ratios are to the baseline of the same round."""
 
     model: str
     optimizer: str
+    clipped: int
+    """1: with unscaling of a GradScaler's gradients and clipping of their global norm, in the step where it can."""
     milliseconds: float
+    host_milliseconds: float
+    """Until the call returns, while the device may still be at work."""
     ratio: float
     ratio_low: float
     """First quartile over rounds."""
@@ -159,35 +107,54 @@ class Row:
     parameters: int
 
 
-def run(models: Sequence[str], rounds: int, threads: int, device: str = "cpu", only: Sequence[str] = ()) -> list[Row]:
+def run(
+    models: Sequence[str],
+    rounds: int,
+    threads: int,
+    device: str = "cpu",
+    only: Sequence[str] = (),
+    *,
+    clipped: bool = False,
+) -> list[Row]:
     """Measure the contenders (`only` names some; the baseline always takes part) on the named models."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return [row for model in models for row in _measure(model, rounds, threads, torch.device(device), only)]
+        return [
+            row for model in models for row in _measure(model, rounds, threads, torch.device(device), only, clipped)
+        ]
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(model: str, rounds: int, threads: int, device: torch.device, only: Sequence[str]) -> list[Row]:
+def _measure(
+    model: str, rounds: int, threads: int, device: torch.device, only: Sequence[str], clipped: bool
+) -> list[Row]:
     parameters = _parameters([(4,)] * 600 if model == HOST else MODELS[model](), device)
     chosen = {
         name: contender for name, contender in contenders(device).items() if not only or name in (BASELINE, *only)
     }
     with _launches_left_out() if model == HOST else _as_it_is():
         if model == HOST:
-            chosen = {BASELINE: chosen[BASELINE], "NovoGrad": Contender(lambda p: NovoGrad(p, 1e-3, fused=True))}
-        optimizers = {name: contender.make(parameters) for name, contender in chosen.items()}
-        for optimizer in optimizers.values():
-            optimizer.step()  # state, first touch of memory, compilation
-            optimizer.step()
+            chosen = {BASELINE: chosen[BASELINE], "NovoGrad": Contender(novograd(fused=True))}
+        optimizers, steps = {}, {}
+        for name, contender in chosen.items():
+            in_step = clipped and name.startswith("NovoGrad")
+            options = {"unscale_in_step": True, "max_grad_norm": _LIMIT} if in_step else {}
+            optimizers[name] = contender.make(parameters, **options)
+            steps[name] = _with_scaler(optimizers[name], parameters, device) if clipped else optimizers[name].step
+            for _ in range(2):
+                steps[name]()  # state, first touch of memory, compilation
         times: dict[str, list[float]] = {name: [] for name in optimizers}
+        host: dict[str, list[float]] = {name: [] for name in optimizers}
         gc.collect()
         gc.disable()
         try:
             for _ in range(rounds):
-                for name, optimizer in optimizers.items():
-                    times[name].append(_time(optimizer.step, device))
+                for name, step in steps.items():
+                    returned, done = _time(step, device)
+                    times[name].append(done)
+                    host[name].append(returned)
         finally:
             gc.enable()
     copy_bandwidth = None if model == HOST else _copy_bandwidth(device)
@@ -197,14 +164,16 @@ def _measure(model: str, rounds: int, threads: int, device: torch.device, only: 
         ratios = torch.tensor([mine / base for mine, base in zip(times[name], times[BASELINE], strict=True)])
         low, middle, high = torch.quantile(ratios, torch.tensor([0.25, 0.5, 0.75])).tolist()
         seconds = torch.tensor(times[name]).median().item()
-        must = chosen[name].bytes_per_parameter
+        must = None if clipped else chosen[name].bytes_per_parameter
         reached = None if must is None or copy_bandwidth is None else must * count / seconds / copy_bandwidth
-        launches, peak = _on_device(optimizer, device)
+        launches, peak = _on_device(steps[name], device)
         rows.append(
             Row(
                 model=model,
                 optimizer=name,
+                clipped=int(clipped),
                 milliseconds=1e3 * seconds,
+                host_milliseconds=1e3 * torch.tensor(host[name]).median().item(),
                 ratio=middle,
                 ratio_low=low,
                 ratio_high=high,
@@ -221,32 +190,52 @@ def _measure(model: str, rounds: int, threads: int, device: torch.device, only: 
     return rows
 
 
-def _time(step: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one step, to its end on the device."""
+def _with_scaler(optimizer: Optimizer, parameters: list[Tensor], device: torch.device) -> Callable[[], None]:
+    """What a loop with mixed precision and clipping does in each update.
+
+    Scale and limit leave the gradients as they are, but each pass over them is made.
+    """
+    scaler = GradScaler(device.type, init_scale=1.0, growth_interval=1 << 30)
+    scaler.scale(torch.zeros((), device=device))
+    in_step = isinstance(optimizer, NovoGrad)
+
+    def step() -> None:
+        if not in_step:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, _LIMIT)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def _time(step: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds of one step, until the call returns and to its end on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
     step()
+    returned = time.perf_counter() - start
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return returned, time.perf_counter() - start
 
 
 def _copy_bandwidth(device: torch.device) -> float:
     """Bytes a second, read and written, of copying 256 MB: the median of nine."""
     source, target = torch.ones(1 << 26, device=device), torch.empty(1 << 26, device=device)
-    times = [_time(lambda: target.copy_(source), device) for _ in range(10)][1:]
+    times = [_time(lambda: target.copy_(source), device)[1] for _ in range(10)][1:]
     return 8 * source.numel() / torch.tensor(times).median().item()
 
 
-def _on_device(optimizer: Optimizer, device: torch.device) -> tuple[int | None, int | None]:
+def _on_device(step: Callable[[], object], device: torch.device) -> tuple[int | None, int | None]:
     """Kernels of a step, and the memory it takes for a while."""
     if device.type != "cuda":
         return None, None
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        optimizer.step()
+        step()
         torch.cuda.synchronize(device)
     on_device = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     launches = sum("memcpy" not in e.name.lower() for e in on_device)
@@ -293,7 +282,13 @@ def _state_bytes(optimizer: Optimizer) -> int:
 
 
 def main(
-    models: Sequence[str], only: Sequence[str], rounds: int, threads: int, device: str, output: Path | None = None
+    models: Sequence[str],
+    only: Sequence[str],
+    rounds: int,
+    threads: int,
+    device: str,
+    clipped: bool = False,
+    output: Path | None = None,
 ) -> int:
     """Measure, print a table, and write it as CSV if asked to."""
     from rich.table import Table
@@ -304,21 +299,31 @@ def main(
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this machine has no CUDA device that torch can use.")
-    known = [*MODELS, *([HOST] if device == "cpu" else [])]
+    known = [*MODELS, *([HOST] if device == "cpu" and not clipped else [])]
     everyone = list(contenders(torch.device(device)))
     for words, there, what in ((models, known, "model"), (only, everyone, "optimizer")):
         for name in words:
             if name not in there:
                 raise ConfigError(f"There is no {what} '{name}'.{suggestion(name, there)} Known: {', '.join(there)}.")
-    rows = run(models or known, rounds, threads, device, only)
+    rows = run(
+        models or [name for name in known if not (clipped and name == HOST)],
+        rounds,
+        threads,
+        device,
+        only,
+        clipped=clipped,
+    )
     table = Table(box=None, pad_edge=False)
-    for heading in ("model", "optimizer", "ms", f"/ {BASELINE}", "quartiles", "of copy", "launches", "state B/param"):
+    for heading in (
+        "model", "optimizer", "ms", "host ms", f"/ {BASELINE}", "quartiles", "of copy", "launches", "state B/param"
+    ):  # fmt: skip
         table.add_column(heading)
     for row in rows:
         table.add_row(
             row.model,
             row.optimizer,
             f"{row.milliseconds:.3g}",
+            f"{row.host_milliseconds:.3g}",
             f"{row.ratio:.2f}",
             f"{row.ratio_low:.2f}-{row.ratio_high:.2f}",
             "" if row.of_copy_bandwidth is None else f"{row.of_copy_bandwidth:.0%}",
@@ -327,8 +332,12 @@ def main(
         )
     out = console()
     out.print(table)
-    out.print(f"{rounds} interleaved rounds on {rows[0].device}, {threads} CPU thread(s).")
+    doing = ", each step with unscaling and clipping" if clipped else ""
+    out.print(f"{rounds} interleaved rounds on {rows[0].device}, {threads} CPU thread(s){doing}.")
     if output is not None:
+        from novobench.bench.plot import draw
+
         write_csv(output, list(asdict(rows[0])), map(asdict, rows))
-        out.print(f"Written: {output}")
+        draw(rows, output.with_suffix(".svg"))
+        out.print(f"Written: {output} and {output.with_suffix('.svg')}")
     return 0
