@@ -67,6 +67,7 @@ def contenders(device: torch.device) -> dict[str, Contender]:
     except ImportError:
         pass
     if device.type == "cuda":
+        found["NovoGrad(single launch)"] = Contender(novograd(single_launch=True), 20)
         try:
             from apex.optimizers import FusedNovoGrad
 

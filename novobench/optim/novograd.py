@@ -47,6 +47,8 @@ class NovoGrad(Optimizer):
             `"step"`, everything. With `max_grad_norm`, or a GradScaler's `found_inf`, always everything.
         foreach, fused: implementation; by default fused on CPU, foreach on CUDA, a plain loop elsewhere. Tensors that
             the fused CPU path cannot take (mixed dtypes or strides, `update_clip`) go through the loop.
+        single_launch: on CUDA, norms and update in one kernel launch, which may find gradients in the cache when it
+            reads them again. Not with clipping, skipping of whole steps or sharded tensors, which need all norms first.
         capturable: never read a number from the device, so that a step can be captured in a CUDA graph (loop only).
 
     State of a parameter: `exp_avg` (m, like the parameter), `exp_avg_sq` (v, 0-d, fp32, or fp64 for an fp64 parameter;
@@ -74,6 +76,7 @@ class NovoGrad(Optimizer):
         skip_nonfinite: Literal["tensor", "step"] = "tensor",
         foreach: bool | None = None,
         fused: bool | None = None,
+        single_launch: bool = False,
         capturable: bool = False,
     ) -> None:
         if isinstance(lr, Tensor) and lr.numel() != 1:
@@ -110,6 +113,7 @@ class NovoGrad(Optimizer):
         }
         self.max_grad_norm = max_grad_norm
         self.skip_nonfinite = skip_nonfinite
+        self.single_launch = single_launch
         super().__init__(params, defaults)
         # On the instance: Lightning refuses to clip for an optimizer whose class says so. It tells a GradScaler
         # to leave the gradients scaled and to set `grad_scale` and `found_inf` here.
@@ -117,7 +121,7 @@ class NovoGrad(Optimizer):
         self._sharing: tuple[list[Any], Any] = ([], None)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("max_grad_norm", "skip_nonfinite", "_step_supports_amp_scaling")
+        own = ("max_grad_norm", "skip_nonfinite", "single_launch", "_step_supports_amp_scaling")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -154,12 +158,15 @@ class NovoGrad(Optimizer):
         work = [(group, self._tensors(group, parameters)) for group, parameters in others]
         every = paths.with_norms([tensors for _, members in work for tensors in members])
         rest = iter(every)
-        for step in ready:
-            step.norms()
         decided = None
         scale, go = paths.unscaled(grad_scale, found_inf)
         looks = grad_scale is not None and found_inf is None  # for `GradScaler`, which leaves that to the step
-        if (ready or every) and (looks or self.max_grad_norm is not None or self.skip_nonfinite == "step"):
+        decides = looks or self.max_grad_norm is not None or self.skip_nonfinite == "step"
+        at_once = [step for step in ready if step.at_once and not decides]
+        for step in ready:
+            if step not in at_once:
+                step.norms()
+        if decides and (ready or every):
             if len(ready) == 1 and not every:
                 decided = ready[0].decide(self.max_grad_norm, grad_scale, found_inf)
             else:
@@ -169,7 +176,10 @@ class NovoGrad(Optimizer):
             if looks:
                 self.found_inf = decided[2]
         for step in ready:
-            step.update(grad_scale, found_inf, decided)
+            if step in at_once:
+                step.norms_and_update(grad_scale, found_inf)
+            else:
+                step.update(grad_scale, found_inf, decided)
         for group, members in work:
             if members:
                 run = _path(group, members[0].parameter)
@@ -205,7 +215,10 @@ class NovoGrad(Optimizer):
         if devices:
             from novobench.optim.novograd_triton import FusedStep
 
-            steps = [FusedStep(members, self.param_groups, self.state) for members in devices.values()]
+            steps = [
+                FusedStep(members, self.param_groups, self.state, at_once=self.single_launch)
+                for members in devices.values()
+            ]
         self._sharing = (signature, (steps, others))
         return steps, others
 

@@ -1,4 +1,4 @@
-"""The three Triton kernels of the fused NovoGrad step; `novograd_triton` prepares their tables and launches them.
+"""The Triton kernels of the fused NovoGrad step; `novograd_triton` prepares their tables and launches them.
 
 A launch covers all tensors of one (weight, gradient, moment) dtype triple, however many, of whatever size, group,
 alignment or strides. Each program takes one chunk of one tensor, looks its tensor up in tables of addresses and
@@ -8,6 +8,7 @@ runs give the same bits.
   norms    one fp32 partial of ‖g‖² a chunk, into a slot of its own; v is copied to where `update` reads it
   whole    only for clipping and skipping of whole steps: one program adds up all partials
   update   each program adds up its tensor's partials, works out v, and moves its chunk of m and w
+  norms_and_update   the first and the last in one launch, so that `update` finds g in the cache
 
 The 16-byte accesses that memory bandwidth needs come out of Triton only if the address and the tile's start are
 both declared multiples and the access has no mask: hence the three loops, of which tails and odd layouts take the
@@ -72,21 +73,8 @@ def _strided(row, element, which: tl.constexpr):
 
 
 @triton.jit
-def norms(
-    g_address,
-    layout,
-    chunks,
-    partials,
-    v,
-    v_old,
-    largest,
-    largest_old,
-    G: tl.constexpr,
-    BLOCK: tl.constexpr,
-    AMSGRAD: tl.constexpr,
-):
+def _norm_of_chunk(chunk, g_address, layout, chunks, partials, v, v_old, largest, largest_old, G, BLOCK, AMSGRAD, KEEP):
     """partials[chunk] = Σ g² over the chunk; v_old, largest_old = v, largest."""
-    chunk = tl.program_id(0)
     t = tl.load(chunks + 2 * chunk)
     start = tl.load(chunks + 2 * chunk + 1)
     row = layout + t * COLUMNS
@@ -98,7 +86,7 @@ def norms(
     if tl.load(row + ALIGNED) == 1:
         aligned = tl.multiple_of(g, 16)
         while e + BLOCK <= stop:
-            x = tl.load(aligned + tl.multiple_of(e, BLOCK) + lane).to(tl.float32)
+            x = tl.load(aligned + tl.multiple_of(e, BLOCK) + lane, eviction_policy=KEEP).to(tl.float32)
             total += x * x
             e += BLOCK
     if tl.load(row + DENSE_GRADIENT) == 1:
@@ -117,6 +105,27 @@ def norms(
         tl.store(v_old + slot, tl.load(v + slot))
         if AMSGRAD:
             tl.store(largest_old + slot, tl.load(largest + slot))
+    return t
+
+
+@triton.jit
+def norms(
+    g_address,
+    layout,
+    chunks,
+    partials,
+    v,
+    v_old,
+    largest,
+    largest_old,
+    G: tl.constexpr,
+    BLOCK: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+):
+    """The part of ‖g‖² of one chunk."""
+    _norm_of_chunk(
+        tl.program_id(0), g_address, layout, chunks, partials, v, v_old, largest, largest_old, G, BLOCK, AMSGRAD, ""
+    )
 
 
 @triton.jit
@@ -178,35 +187,10 @@ def _moved(w, g, m, factor, beta1, decay, average, shrink, lr):
 
 
 @triton.jit
-def update(
-    w_address,
-    g_address,
-    m_address,
-    layout,
-    chunks,
-    lr_address,
-    numbers,
-    terms,
-    v,
-    v_old,
-    largest,
-    largest_old,
-    grad_scale,
-    found_inf,
-    decided,
-    W: tl.constexpr,
-    G: tl.constexpr,
-    M: tl.constexpr,
-    SUMMED: tl.constexpr,
-    SCALED: tl.constexpr,
-    FOUND: tl.constexpr,
-    DECIDED: tl.constexpr,
-    AMSGRAD: tl.constexpr,
-    PARTS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """The step of one chunk. `terms` are partials, or with SUMMED ‖g‖² of each tensor; see `whole` for `decided`."""
-    chunk = tl.program_id(0)
+def _update_of_chunk(
+    chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, terms, v, v_old, largest, largest_old,
+    grad_scale, found_inf, decided, W, G, M, SUMMED, SCALED, FOUND, DECIDED, AMSGRAD, PARTS, BLOCK, DROP,
+):  # fmt: skip
     t = tl.load(chunks + 2 * chunk)
     start = tl.load(chunks + 2 * chunk + 1)
     row = layout + t * COLUMNS
@@ -266,9 +250,9 @@ def update(
             m_at = tl.multiple_of(m_start, 16)
             while e + BLOCK <= stop:
                 at = tl.multiple_of(e, BLOCK) + lane
-                g = tl.load(g_at + at).to(tl.float32)
-                w = tl.load(w_at + at).to(tl.float32)
-                m = tl.load(m_at + at).to(tl.float32)
+                g = tl.load(g_at + at, eviction_policy=DROP).to(tl.float32)
+                w = tl.load(w_at + at, eviction_policy=DROP).to(tl.float32)
+                m = tl.load(m_at + at, eviction_policy=DROP).to(tl.float32)
                 m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
                 tl.store(m_at + at, m.to(M))
                 tl.store(w_at + at, w.to(W))
@@ -291,6 +275,96 @@ def update(
             tl.store(m_start + m_at, m.to(M), mask=mask)
             tl.store(w_start + w_at, w.to(W), mask=mask)
             e += BLOCK
+
+
+@triton.jit
+def update(
+    w_address,
+    g_address,
+    m_address,
+    layout,
+    chunks,
+    lr_address,
+    numbers,
+    terms,
+    v,
+    v_old,
+    largest,
+    largest_old,
+    grad_scale,
+    found_inf,
+    decided,
+    W: tl.constexpr,
+    G: tl.constexpr,
+    M: tl.constexpr,
+    SUMMED: tl.constexpr,
+    SCALED: tl.constexpr,
+    FOUND: tl.constexpr,
+    DECIDED: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The step of one chunk. `terms` are partials, or with SUMMED ‖g‖² of each tensor; see `whole` for `decided`."""
+    _update_of_chunk(
+        tl.program_id(0), w_address, g_address, m_address, layout, chunks, lr_address, numbers, terms, v, v_old,
+        largest, largest_old, grad_scale, found_inf, decided, W, G, M, SUMMED, SCALED, FOUND, DECIDED, AMSGRAD, PARTS,
+        BLOCK, "",
+    )  # fmt: skip
+
+
+@triton.jit
+def norms_and_update(
+    tasks,
+    done,
+    w_address,
+    g_address,
+    m_address,
+    layout,
+    chunks,
+    lr_address,
+    numbers,
+    partials,
+    v,
+    v_old,
+    largest,
+    largest_old,
+    grad_scale,
+    found_inf,
+    W: tl.constexpr,
+    G: tl.constexpr,
+    M: tl.constexpr,
+    SCALED: tl.constexpr,
+    FOUND: tl.constexpr,
+    AMSGRAD: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Both in one launch: a program takes the next of `tasks`, which is chunk c's norm (c) or its update (-1 - c).
+
+    An update waits until all norms of its tensor are done. They come earlier among the tasks, so whoever does them has
+    begun, and nobody waits for ever. `done` counts on over all steps: tasks taken, then finished norms of each tensor.
+    """
+    count = tl.num_programs(0)
+    ticket = tl.atomic_add(done, 1, sem="relaxed")
+    task = tl.load(tasks + ticket % count)
+    if task >= 0:
+        t = _norm_of_chunk(
+            task, g_address, layout, chunks, partials, v, v_old, largest, largest_old, G, BLOCK, AMSGRAD, "evict_last"
+        )
+        tl.debug_barrier()  # every thread has stored before one thread says so
+        tl.atomic_add(done + 1 + t, 1, sem="release")
+    else:
+        t = tl.load(chunks + 2 * (-1 - task))
+        wanted = (ticket // count + 1) * tl.load(layout + t * COLUMNS + CHUNKS)
+        seen = tl.atomic_add(done + 1 + t, 0, sem="acquire")
+        while seen < wanted:
+            seen = tl.atomic_add(done + 1 + t, 0, sem="acquire")
+        _update_of_chunk(
+            -1 - task, w_address, g_address, m_address, layout, chunks, lr_address, numbers, partials, v, v_old,
+            largest, largest_old, grad_scale, found_inf, partials, W, G, M, False, SCALED, FOUND, False, AMSGRAD,
+            PARTS, BLOCK, "evict_first",
+        )  # fmt: skip
 
 
 def interpreted() -> bool:

@@ -30,6 +30,8 @@ CHUNK = 16384
 PARTS = 1024
 """Most chunks of a tensor: every program of a tensor adds up all its partials."""
 WARPS = 8
+AHEAD = 20 << 20
+"""Bytes of gradients whose norms a single launch takes before it updates them: what surely stays in a 50 MB cache."""
 DIMENSIONS: int = kernels.DIMENSIONS.value
 """Most dimensions of a tensor that does not lie dense."""
 
@@ -49,14 +51,19 @@ class Plan:
     It keeps no gradient alive: whoever sets them to None gets their memory back.
     """
 
-    def __init__(self, members: Sequence[Member], slots: Sequence[int], staging: Staging | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Member], slots: Sequence[int], staging: Staging | None = None, *, at_once: bool = False
+    ) -> None:
+        """`at_once` prepares `norms_and_update` too."""
         self.count, self.slots = len(members), slots
         self.device = members[0].parameter.device
         by_dtypes: dict[tuple[torch.dtype, ...], list[int]] = {}
         for i, member in enumerate(members):
             key = (member.parameter.dtype, member.gradient.dtype, member.moment.dtype)
             by_dtypes.setdefault(key, []).append(i)
-        self.buckets = [_Bucket(dtypes, picked, members, slots, staging) for dtypes, picked in by_dtypes.items()]
+        self.buckets = [
+            _Bucket(dtypes, picked, members, slots, staging, at_once) for dtypes, picked in by_dtypes.items()
+        ]
         start = 0
         for bucket in self.buckets:
             bucket.first_partial = start
@@ -163,6 +170,34 @@ class Plan:
                 num_warps=WARPS,
             )
 
+    def norms_and_update(
+        self, seconds: Seconds, rates: Rates, grad_scale: Tensor | None, found_inf: Tensor | None
+    ) -> None:
+        """The only launch, where nothing concerns the whole step."""
+        for bucket in self.buckets:
+            kernels.norms_and_update[(2 * bucket.chunk_count,)](
+                bucket.tasks,
+                bucket.done,
+                bucket.w_address,
+                bucket.g_address,
+                bucket.m_address,
+                bucket.layout,
+                bucket.chunks,
+                rates.lr_address,
+                rates.numbers,
+                self.partials[bucket.first_partial :],
+                *seconds,
+                self.decided if grad_scale is None else grad_scale,
+                self.decided if found_inf is None else found_inf,
+                **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
+                SCALED=grad_scale is not None,
+                FOUND=found_inf is not None,
+                AMSGRAD=seconds.amsgrad,
+                PARTS=PARTS,
+                BLOCK=BLOCK,
+                num_warps=WARPS,
+            )
+
     def set_gradients(self, addresses: list[int]) -> None:
         """Send new addresses of gradients, in the members' order; everything else about them is as it was."""
         for bucket in self.buckets:
@@ -179,10 +214,14 @@ class _Bucket:
         members: Sequence[Member],
         slots: Sequence[int],
         staging: Staging | None,
+        at_once: bool,
     ) -> None:
         self.dtypes, self.picked = dtypes, picked
         self.first_partial = self.first_square = 0
         rows: list[int] = []
+        tasks: list[int] = []
+        updates: list[int] = []
+        ahead = 0
         chunks: list[int] = []
         for t, i in enumerate(picked):
             member = members[i]
@@ -193,15 +232,26 @@ class _Bucket:
             rows += [numel, chunk, first, len(starts), member.group, slots[i], *_layout(*member[1:])]
             for start in starts:
                 chunks += [t, start]
+            if at_once:
+                if updates and ahead + numel * dtypes[1].itemsize > AHEAD:
+                    waiting, updates, ahead = updates, [], 0
+                else:
+                    waiting = []
+                tasks += range(first, first + len(starts))
+                tasks += waiting
+                updates += (-1 - chunk_number for chunk_number in range(first, first + len(starts)))
+                ahead += numel * dtypes[1].itemsize
         self.chunk_count = len(chunks) // 2
         device = members[picked[0]].parameter.device
         mine = [members[i] for i in picked]
         addresses = [[x.data_ptr() for x in part] for part in zip(*(m[1:] for m in mine), strict=True)]
-        self.layout, self.chunks, self.w_address, self.g_address, self.m_address = (
+        self.tasks, self.layout, self.chunks, self.w_address, self.g_address, self.m_address = (
             send(values, torch.empty(len(values), dtype=torch.int64, device=device), staging)
-            for values in (rows, chunks, *addresses)
+            for values in (tasks + updates, rows, chunks, *addresses)
         )
-        self.table_bytes = 8 * (len(rows) + len(chunks) + 3 * len(picked)) + 16 * 5  # each begins at a multiple of 16
+        self.done = torch.zeros(1 + len(picked), dtype=torch.int64, device=device)
+        numbers = len(tasks) + len(updates) + len(rows) + len(chunks) + 3 * len(picked)
+        self.table_bytes = 8 * numbers + 16 * 6  # each begins at a multiple of 16
 
 
 class Seconds(NamedTuple):

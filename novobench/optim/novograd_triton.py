@@ -38,10 +38,14 @@ class FusedStep:
         members: Sequence[tuple[int, Tensor]],
         groups: Sequence[dict[str, Any]],
         state: dict[Tensor, dict[str, Any]],
+        *,
+        at_once: bool = False,
     ) -> None:
+        """`at_once`: with `norms_and_update`, see there."""
         self.members, self.groups, self.state = list(members), groups, state
         self.parameters = [parameter for _, parameter in members]
         self.sharded = any(map(sharding.is_sharded, self.parameters))
+        self.at_once = at_once and not self.sharded
         self.device = sharding.local(self.parameters[0]).device
         self.seconds = self._gather_seconds()
         self._captured: list[Any] = []
@@ -85,7 +89,8 @@ class FusedStep:
             self._start_over()
         moved = addresses != self._addresses
         if self.plan is None or known != self._known or (moved and _misaligned(addresses, self._addresses)):
-            self.plan = tables.Plan(self._with_state(slots, parameters, gradients), slots, self.rates.staging)
+            members = self._with_state(slots, parameters, gradients)
+            self.plan = tables.Plan(members, slots, self.rates.staging, at_once=self.at_once)
         elif moved:
             self.plan.set_gradients(addresses)
         self._known, self._addresses, self._in_step = known, addresses, gradients
@@ -121,6 +126,12 @@ class FusedStep:
         """Launch the update."""
         assert self.plan is not None
         self.plan.update(self.seconds, self.rates, grad_scale, found_inf, decided)
+        self._in_step = []
+
+    def norms_and_update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Both in a single launch, which may read each gradient from memory once only."""
+        assert self.plan is not None
+        self.plan.norms_and_update(self.seconds, self.rates, grad_scale, found_inf)
         self._in_step = []
 
     # ------------------------------------------------------------------------------------ state

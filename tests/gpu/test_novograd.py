@@ -16,6 +16,7 @@ DEVICE = "cuda"
 PATHS = {
     "default": {},
     "triton": {"fused": True},
+    "single launch": {"single_launch": True},
     "foreach": {"foreach": True},
     "loop": {"fused": False, "foreach": False},
 }
@@ -112,7 +113,7 @@ def test_odd_layouts(kind):
     assert_near([parameter], [reference.w], 1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"max_grad_norm": 3.0}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"single_launch": True}, {"amsgrad": True}, {"max_grad_norm": 3.0}], ids=str)
 def test_two_runs_give_the_same_bits(options):
     results = []
     for _ in range(2):
@@ -125,7 +126,9 @@ def test_two_runs_give_the_same_bits(options):
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 5.0}, {"amsgrad": True, "capturable": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"single_launch": True}, {"max_grad_norm": 5.0}, {"amsgrad": True, "capturable": True}], ids=str
+)
 def test_twenty_replays_equal_twenty_eager_steps(options):
     captured, eager = weights(), weights()
     lr = torch.tensor(0.1, device=DEVICE)

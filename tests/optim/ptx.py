@@ -17,7 +17,7 @@ from novobench.optim import novograd_kernels as kernels
 from novobench.optim.novograd_tables import BLOCK, PARTS, WARPS
 
 DTYPES = {"fp32": (tl.float32,) * 3, "bf16": (tl.bfloat16,) * 3, "fp16": (tl.float16,) * 3}
-INT64 = ("g_address", "layout", "chunks", "w_address", "m_address", "lr_address")
+INT64 = ("tasks", "done", "g_address", "layout", "chunks", "w_address", "m_address", "lr_address")
 
 
 def memory_instructions(kernel, constants, capability):
@@ -27,7 +27,7 @@ def memory_instructions(kernel, constants, capability):
         signature[name] = "constexpr" if name in constants else "*i64" if name in INT64 else "*fp32"
     source = ASTSource(kernel, signature, constants)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": WARPS})
-    return Counter(re.findall(r"\b((?:(?:ld|st)\.global|cvt\.\w+\.b?f16)[.\w:]*)", compiled.asm["ptx"]))
+    return Counter(re.findall(r"\b((?:(?:ld|st|atom)\.global|cvt\.\w+\.b?f16)[.\w:]*)", compiled.asm["ptx"]))
 
 
 def main():
@@ -39,6 +39,10 @@ def main():
             flags = dict.fromkeys(("SUMMED", "SCALED", "FOUND", "DECIDED", "AMSGRAD"), False)
             constants = {"W": w, "G": g, "M": m, "PARTS": PARTS, "BLOCK": BLOCK, **flags}
             found[f"update sm_{capability} {name}"] = memory_instructions(kernels.update, constants, capability)
+            for other in ("SUMMED", "DECIDED"):
+                del constants[other]
+            both = memory_instructions(kernels.norms_and_update, constants, capability)
+            found[f"norms_and_update sm_{capability} {name}"] = both
     print(json.dumps(found, indent=1))
 
 

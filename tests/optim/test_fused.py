@@ -45,7 +45,7 @@ def normal(shape, seed, dtype=torch.float32):
 def launches(monkeypatch):
     """Counts launches by kernel."""
     counts = Counter()
-    for name in ("norms", "squares", "whole", "update"):
+    for name in ("norms", "squares", "whole", "update", "norms_and_update"):
         kernel = getattr(novograd_kernels, name)
 
         class Counted:
@@ -71,6 +71,33 @@ def test_a_tensor_of_more_chunks_than_partials_takes_longer_chunks(monkeypatch):
     optimizer = step_both([normal(30_000, 0).requires_grad_()], lambda step: [normal(30_000, 1 + step)])
     [fused], _ = optimizer._shared_out()
     assert fused.plan.buckets[0].chunk_count == 4
+
+
+def test_one_launch_takes_norms_ahead_of_updates(monkeypatch, launches):
+    monkeypatch.setattr(novograd_tables, "AHEAD", 100_000)
+    sizes = [3, 20_000, 0, 30_000, 5000, 40_000, 1]
+    parameters = [normal(size, i).requires_grad_() for i, size in enumerate(sizes)]
+    optimizer = step_both(
+        parameters, lambda step: [normal(size, 10 * step + i) for i, size in enumerate(sizes)], single_launch=True
+    )
+    assert launches == {"norms_and_update": 3}
+    [fused], _ = optimizer._shared_out()
+    [bucket] = fused.plan.buckets
+    tasks, tensor_of = bucket.tasks.tolist(), bucket.chunks.tolist()[::2]
+    assert sorted(tasks) == list(range(-bucket.chunk_count, bucket.chunk_count))
+    for place, task in enumerate(tasks):
+        if task < 0:  # an update: no norm of its tensor comes later
+            assert all(tensor_of[later] != tensor_of[-1 - task] for later in tasks[place:] if later >= 0)
+    first_update = next(place for place, task in enumerate(tasks) if task < 0)
+    assert any(task >= 0 for task in tasks[first_update:])
+
+
+def test_what_concerns_the_whole_step_takes_the_usual_launches(launches):
+    parameter = normal(3000, 0).requires_grad_()
+    parameter.grad = normal(3000, 1)
+    for options in ({"max_grad_norm": 1.0}, {"skip_nonfinite": "step"}):
+        NovoGrad([parameter], 0.1, fused=True, single_launch=True, **options).step()
+    assert launches == {"norms": 2, "whole": 2, "update": 2}
 
 
 def test_unaligned_tensors():
@@ -227,7 +254,15 @@ def instructions(tmp_path_factory):
 @pytest.mark.parametrize(("dtype", "tiles"), [("fp32", 2), ("bf16", 1), ("fp16", 1)])
 def test_whole_tiles_are_read_and_written_16_bytes_at_a_time(instructions, capability, dtype, tiles):
     """8 elements a thread: two 16-byte accesses in fp32, one in 2-byte types, for each of g; g, w and m; w and m."""
-    norms, update = (instructions[f"{kernel} sm_{capability} {dtype}"] for kernel in ("norms", "update"))
+    norms, update, both = (
+        instructions[f"{kernel} sm_{capability} {dtype}"] for kernel in ("norms", "update", "norms_and_update")
+    )
+    assert {name: n for name, n in both.items() if ".v4" in name} == {
+        "ld.global.L1::evict_last.L2::cache_hint.v4.b32": tiles,
+        "ld.global.L1::evict_first.L2::cache_hint.v4.b32": 3 * tiles,
+        "st.global.v4.b32": 2 * tiles,
+    }
+    assert {"atom.global.gpu.release.add.u64", "ld.global.gpu.acquire.b64"} <= set(both)
     assert norms["ld.global.v4.b32"] == tiles
     assert update["ld.global.v4.b32"] == 3 * tiles
     assert update["st.global.v4.b32"] == 2 * tiles

@@ -19,6 +19,7 @@ PATHS = {
     "foreach": {"foreach": True},
     "fused": {},
     "triton": {"fused": True},
+    "single launch": {"fused": True, "single_launch": True},
 }
 OPTIONS = [
     {},
