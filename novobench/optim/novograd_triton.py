@@ -17,7 +17,7 @@ from novobench.optim import novograd_kernels as kernels
 from novobench.optim import novograd_tables as tables
 from novobench.optim import sharding
 
-_ADDRESS, _STRIDE = Tensor.data_ptr, Tensor.stride
+_ADDRESS, _STRIDE, _CONTIGUOUS = Tensor.data_ptr, Tensor.stride, Tensor.is_contiguous
 
 
 def runs_on(device: torch.device) -> bool:
@@ -82,7 +82,8 @@ class FusedStep:
             gradients = [sharding.like(g, p) for g, p in zip(gradients, parameters, strict=True)]
             parameters = [sharding.local(p) for p in parameters]
             addresses = list(map(_ADDRESS, gradients))
-        known = (slots, list(map(_ADDRESS, parameters)), list(map(_STRIDE, gradients)), [g.dtype for g in gradients])
+        strides = None if all(map(_CONTIGUOUS, gradients)) else list(map(_STRIDE, gradients))
+        known = (slots, list(map(_ADDRESS, parameters)), strides, [g.dtype for g in gradients])
         if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             self._begin_capture(slots)
         elif self._in_capture:
