@@ -153,6 +153,13 @@ class NovoGrad(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        looks = grad_scale is not None and found_inf is None  # for `GradScaler`, which leaves that to the step
+        decides = looks or self.max_grad_norm is not None or self.skip_nonfinite == "step"
+        if torch.compiler.is_compiling() and self._one_operator():
+            found = self._operator_step(grad_scale, found_inf, decides)
+            if looks and found is not None:
+                self.found_inf = found[2]
+            return loss
         fused_steps, others = self._shared_out()
         ready = [step for step in fused_steps if step.prepare()]
         work = [(group, self._tensors(group, parameters)) for group, parameters in others]
@@ -160,8 +167,6 @@ class NovoGrad(Optimizer):
         rest = iter(every)
         decided = None
         scale, go = paths.unscaled(grad_scale, found_inf)
-        looks = grad_scale is not None and found_inf is None  # for `GradScaler`, which leaves that to the step
-        decides = looks or self.max_grad_norm is not None or self.skip_nonfinite == "step"
         at_once = [step for step in ready if step.at_once and not decides]
         for step in ready:
             if step not in at_once:
@@ -185,6 +190,37 @@ class NovoGrad(Optimizer):
                 run = _path(group, members[0].parameter)
                 run(group, list(itertools.islice(rest, len(members))), paths.Whole(scale, go))
         return loss
+
+    def _one_operator(self) -> bool:
+        """Whether a compiled step is one call of the operator: all goes through Triton, on one device."""
+        members = [(group, parameter) for group in self.param_groups for parameter in group["params"]]
+        return (
+            len({(parameter.device, group["amsgrad"]) for group, parameter in members}) == 1
+            and all(_takes_triton(group, parameter) for group, parameter in members)
+            and not any(sharding.is_sharded(parameter) for _, parameter in members)
+        )
+
+    def _operator_step(self, grad_scale: Tensor | None, found_inf: Tensor | None, decides: bool) -> Tensor | None:
+        from novobench.optim.novograd_op import novograd_step
+        from novobench.optim.novograd_tables import group_numbers
+
+        members = [(i, t) for i, group in enumerate(self.param_groups) for t in self._tensors(group, group["params"])]
+        if not members:
+            return None
+        return novograd_step(
+            [t.parameter for _, t in members],
+            [t.gradient for _, t in members],
+            [t.moment for _, t in members],
+            [t.second for _, t in members],
+            [t.largest for _, t in members if t.largest is not None],
+            [i for i, _ in members],
+            [number for group in self.param_groups for number in group_numbers(group)],
+            [lr if isinstance(lr, Tensor) else torch.tensor(lr) for lr in (g["lr"] for g in self.param_groups)],
+            grad_scale,
+            found_inf,
+            self.max_grad_norm,
+            decides,
+        )
 
     def _shared_out(self) -> tuple[list[Any], list[tuple[dict[str, Any], list[Tensor]]]]:
         """The fused steps, one a device, and for each group the parameters that go another way.

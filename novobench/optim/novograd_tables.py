@@ -279,35 +279,40 @@ class Rates:
         self._sent: dict[str, list[Any]] = {}
 
     def refresh(self, groups: Sequence[dict[str, Any]]) -> None:
-        """Take over the groups' options. A tensor rate in fp32 on this device is read where it lies."""
-        numbers: list[float] = []
-        rates, addresses = [], []
-        for i, group in enumerate(groups):
-            (beta1, beta2), decay, decoupled = group["betas"], group["weight_decay"], group["decoupled_weight_decay"]
-            numbers += (
-                beta1,
-                beta2,
-                1 - beta2,
-                group["eps"],
-                0.0 if decoupled else decay,
-                decay if decoupled else 0.0,
-                1 - beta1 if group["grad_averaging"] else 1.0,
-                group["eps_inside_sqrt"],
-                group["amsgrad"],
-                -1.0 if group["maximize"] else 1.0,
-            )
-            lr = group["lr"]
+        """Take over the groups' options."""
+        self.set([number for group in groups for number in group_numbers(group)], [group["lr"] for group in groups])
+
+    def set(self, numbers: list[float], rates: list[float | Tensor]) -> None:
+        """Send what changed. A tensor rate in fp32 on this device is read where it lies."""
+        floats, addresses = [], []
+        for i, lr in enumerate(rates):
             here = isinstance(lr, Tensor) and lr.dtype == torch.float32 and lr.device == self.lr.device
-            rates.append(0.0 if isinstance(lr, Tensor) else lr)
-            addresses.append(lr.data_ptr() if here else self.lr.data_ptr() + 4 * i)
-        for name, values in (("numbers", numbers), ("lr", rates), ("lr_address", addresses)):
+            floats.append(0.0 if isinstance(lr, Tensor) else lr)
+            addresses.append(lr.data_ptr() if here else self.lr.data_ptr() + 4 * i)  # type: ignore[union-attr]
+        for name, values in (("numbers", numbers), ("lr", floats), ("lr_address", addresses)):
             if self._sent.get(name) != values:
                 send(values, getattr(self, name), self.staging)
                 self._sent[name] = values
-        for i, group in enumerate(groups):
-            lr = group["lr"]
+        for i, lr in enumerate(rates):
             if isinstance(lr, Tensor) and addresses[i] == self.lr.data_ptr() + 4 * i:
                 self.lr[i].copy_(lr.reshape(()), non_blocking=True)
+
+
+def group_numbers(group: dict[str, Any]) -> tuple[float, ...]:
+    """A group's options as the kernels' row of numbers."""
+    (beta1, beta2), decay, decoupled = group["betas"], group["weight_decay"], group["decoupled_weight_decay"]
+    return (
+        beta1,
+        beta2,
+        1 - beta2,
+        group["eps"],
+        0.0 if decoupled else decay,
+        decay if decoupled else 0.0,
+        1 - beta1 if group["grad_averaging"] else 1.0,
+        float(group["eps_inside_sqrt"]),
+        float(group["amsgrad"]),
+        -1.0 if group["maximize"] else 1.0,
+    )
 
 
 class Staging:

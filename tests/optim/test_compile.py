@@ -12,7 +12,16 @@ BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "options", [{}, {"foreach": True}, {"max_grad_norm": 0.5, "amsgrad": True, "grad_averaging": True}], ids=str
+    "options",
+    [
+        {},
+        {"foreach": True},
+        {"max_grad_norm": 0.5, "amsgrad": True, "grad_averaging": True},
+        {"fused": True},
+        {"fused": True, "amsgrad": True, "max_grad_norm": 0.5},
+        {"fused": True, "skip_nonfinite": "step", "decoupled_weight_decay": True},
+    ],
+    ids=str,
 )
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_compiled_step_is_one_graph_and_the_same_step(backend, options):
@@ -34,3 +43,42 @@ def test_a_compiled_step_is_one_graph_and_the_same_step(backend, options):
         lr.mul_(0.9)
     for one, two in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(compiled.state[one], eager.state[two], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_compiled_fused_step_is_one_operator():
+    """The operator is the whole graph's work, so a step takes as few launches as an eager one."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    parameters = [torch.ones(3).requires_grad_(), torch.ones(4, 2).requires_grad_()]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = NovoGrad(parameters, torch.tensor(0.1), fused=True)
+    optimizer.step()
+    torch.compile(optimizer.step, backend=backend, fullgraph=True)()
+    [graph] = graphs
+    called = [node.target for node in graph.graph.nodes if node.op.startswith("call")]
+    assert [target for target in called if target is not torch._C._set_grad_enabled] == [
+        torch.ops.novobench.novograd_step.default
+    ]
+
+
+def test_an_inf_gradient_in_a_compiled_fused_step():
+    torch._dynamo.reset()
+    parameters = [torch.ones(3).requires_grad_(), torch.ones(4).requires_grad_()]
+    optimizer = NovoGrad(parameters, torch.tensor(0.1), fused=True)
+    step = torch.compile(optimizer.step, backend="eager", fullgraph=True)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    step()
+    before = parameters[0].detach().clone()
+    parameters[0].grad[1] = float("inf")
+    step()
+    assert torch.equal(parameters[0], before)
+    assert not torch.equal(parameters[1], torch.full((4,), before[0].item()))
