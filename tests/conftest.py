@@ -1,5 +1,6 @@
 """A workspace of its own for tests that run commands: experiments, configs, runs and results in a temporary folder."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import pytest
 from novobench.config import ROOT
 
 SMALL_EXPERIMENT = Path(__file__).parent / "suite" / "small.yaml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """Derived data of the tests, in a folder of their own."""
+    os.environ["NOVOBENCH_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "cache")
 
 
 @pytest.fixture

@@ -40,6 +40,10 @@ def run(
             _, markdown = write_table(experiment, scale)
             out.print(Markdown(markdown.read_text(encoding="utf-8")))
             out.print(f"Written: {shown(markdown)}")
+            if experiment.figure:
+                from novobench.suite.plots import write_figure
+
+                out.print(f"Written: {shown(write_figure(experiment, scale))}")
     foreign = [cell for cell in cells if cell.id not in own]
     for cell in foreign:
         if cell.folder.finished:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from novobench.config import CellConfig
+from novobench.errors import ConfigError
+
 RECIPE_VERSION = 1
 
 _PRACTICAL: dict[str, Any] = {"scientific": False}
@@ -102,6 +105,32 @@ class LanguageDataConfig:
     def updates_per_epoch(self, streams: int) -> int:
         """Whole segments of each of `streams` equal pieces of the training text; what is left over is dropped."""
         return (self.train_tokens // streams - 1) // self.segment_length
+
+
+def validate(config: CellConfig) -> None:
+    """Check what types alone cannot. Raises ConfigError with the key."""
+    model, data = config.model, config.data
+    cutoffs = model.cutoffs
+    if cutoffs != sorted(set(cutoffs)) or (cutoffs and not 0 < cutoffs[0] <= cutoffs[-1] < model.vocabulary_size):
+        raise ConfigError(
+            f"'model.cutoffs' must rise between 0 and model.vocabulary_size {model.vocabulary_size}, not {cutoffs}."
+        )
+    if model.width % 2:
+        raise ConfigError(f"'model.width' must be even, half sines and half cosines, not {model.width}.")
+    for key, number in (
+        ("data.segment_length", data.segment_length),
+        ("data.minimum_count", data.minimum_count),
+        ("data.evaluation_streams", data.evaluation_streams),
+    ):
+        if number < 1:
+            raise ConfigError(f"'{key}' must be 1 or more, not {number}.")
+    if not 0 < data.train_share <= 1:
+        raise ConfigError(f"'data.train_share' must be above 0 and at most 1, not {data.train_share}.")
+    for key, protocol in {"protocol": data.protocol, **data.other_protocols}.items():
+        if protocol.target_length < 1 or protocol.memory_length < 0 or protocol.clamp_length < 0:
+            raise ConfigError(f"'data.{key}': lengths must not be negative, and target_length 1 or more.")
+        if protocol.same_length and protocol.memory_length < 1:
+            raise ConfigError(f"'data.{key}': same_length needs a memory_length of 1 or more; set same_length=false.")
 
 
 MODEL = LanguageModelConfig
