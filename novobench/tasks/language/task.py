@@ -41,22 +41,19 @@ class LanguageTask(TaskModule):
         self._tokens = 0
 
     def training_step(self, batch: Segment, batch_idx: int) -> Tensor:
-        memory = None if batch.first else self._memory_of(batch.slot)
+        loaded = self._loaded.pop(batch.slot, None)
+        if loaded is not None:
+            self._memory[batch.slot] = loaded.to(self.device)
+        memory = None if batch.first else self._memory[batch.slot]
         hidden, self._memory[batch.slot] = self.network(batch.inputs, memory)
         return self.network.loss(hidden.flatten(0, 1), batch.targets.flatten()).mean()
-
-    # A slot that was loaded counts as this process's own once it is trained on: after a change of the number of
-    # processes another one may have it now.
-    def _memory_of(self, slot: int) -> Tensor:
-        if slot in self._loaded:
-            self._memory[slot] = self._loaded.pop(slot).to(self.device)
-        return self._memory[slot]
 
     def stream_state(self) -> dict[int, Tensor]:
         """k -> memory [layers, m, positions, width] of the micro-batches that this process trains."""
         return {slot: memory.cpu() for slot, memory in self._memory.items()}
 
     def load_stream_state(self, state: dict[int, Tensor]) -> None:
+        """Slots become this process's own when it trains on them: it may have others than the one that saved them."""
         self._memory, self._loaded = {}, dict(state)
 
     def evaluation_start(self) -> None:
@@ -88,7 +85,8 @@ class LanguageTask(TaskModule):
         counts = torch.tensor([self._nats, self._tokens], dtype=torch.float64)
         nats, tokens = self.sum_over_processes(counts).tolist()
         n = round(tokens)
-        return {"ppl": Metric(math.exp(min(nats / tokens, 700.0)), n, ""), "loss": Metric(nats / tokens, n, "nats")}
+        perplexity = math.exp(min(nats / tokens, 700.0))  # a diverged net has a number too
+        return {"ppl": Metric(perplexity, n, ""), "loss": Metric(nats / tokens, n, "nats")}
 
 
 class LanguageData(TaskData):

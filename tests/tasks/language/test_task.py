@@ -165,14 +165,15 @@ def test_memory_matters_to_that_comparison(monkeypatch):
     assert not torch.allclose(one[name], shared[name], rtol=1e-6)
 
 
-def test_what_a_checkpoint_holds_goes_on_as_if_nothing_had_happened(data):
+@pytest.mark.parametrize("update", [5, 7])  # inside an epoch, and where one begins
+def test_what_a_checkpoint_holds_goes_on_as_if_nothing_had_happened(update, data):
     whole, resumed = task(model__dropout=0.0), task(model__dropout=0.0)
-    batches = list(data.train_batches(0, 3, 0, 1))
-    for number, batch in enumerate(batches[:4]):
-        whole.training_step(batch, number)
+    for batch in data.train_batches(4, update, 0, 1):
+        whole.training_step(batch._replace(first=batch.slot not in whole.stream_state()), 0)
     resumed.load_stream_state(whole.stream_state())
     assert resumed.stream_state() == {}  # nothing is its own before it was trained on
-    losses = [[float(m.training_step(b, 0).detach()) for b in batches[4:]] for m in (whole, resumed)]
+    batches = list(data.train_batches(update, update + 2, 0, 1))
+    losses = [[float(m.training_step(b, 0).detach()) for b in batches] for m in (whole, resumed)]
     assert losses[0] == losses[1]
     assert resumed.stream_state().keys() == {0, 1}
 
