@@ -34,7 +34,7 @@ test-all: lint ## all tests that need no GPU (20 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 test-gpu: $(READY) ## the tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu
+	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -77,11 +77,25 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor")
 
-    sub = verb("bench", _bench, "Measure speed as ratios inside one run.", "bench optimizer --rounds 15")
-    sub.add_argument("what", choices=["optimizer"])
-    sub.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds (default: 15)")
-    sub.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
-    sub.add_argument("--output", type=Path, help="also write the table to this CSV file")
+    sub = verb("bench", _bench, "Measure the speed of optimizers and of trainings.", "bench optimizer --rounds 15")
+    kinds = sub.add_subparsers(metavar="WHAT", required=True)
+    text = "Step time of optimizers, as ratios to AdamW(fused=True) inside one run."
+    kind = kinds.add_parser("optimizer", help=text, description=text)
+    kind.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds (default: 15)")
+    kind.add_argument("--models", nargs="+", default=[], metavar="NAME", help="only these models' shapes")
+    kind.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these optimizers, and the baseline")
+    kind.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
+    kind.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where tensors lie (default: cpu)")
+    kind.add_argument("--output", type=Path, help="also write the table to this CSV file")
+    kind.set_defaults(what="optimizer")
+    text = "Training speed of the tasks' models on random data: samples a second and peak memory."
+    kind = kinds.add_parser("throughput", help=text, description=text)
+    kind.add_argument("tasks", nargs="*", metavar="TASK", help="e.g. image (default: all)")
+    kind.add_argument("--scale", default="paper", help="laptop, gpu or paper (default: paper)")
+    kind.add_argument("--updates", type=_positive, default=30, help="timed updates (default: 30)")
+    kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override the task's config")
+    kind.add_argument("--output", type=Path, help="also write the table to this CSV file")
+    kind.set_defaults(what="throughput")
     return parser
 
 
@@ -89,6 +103,7 @@ def _add_experiments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="e.g. table1; see `novobench list`")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or paper (default: laptop)")
     sub.add_argument("--seeds", type=_positive, default=1, help="seeds of each row: 0, 1, … (default: 1)")
+    sub.add_argument("--rows", nargs="+", default=[], metavar="ID", help="only these rows (default: all)")
     sub.add_argument(
         "--set",
         nargs="+",
@@ -150,9 +165,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from novobench.bench import optimizer_step
+    if arguments.what == "optimizer":
+        from novobench.bench import optimizer_step
 
-    return optimizer_step.main(arguments.rounds, arguments.threads, arguments.output)
+        words = arguments.models, arguments.only, arguments.rounds, arguments.threads, arguments.device
+        return optimizer_step.main(*words, arguments.output)
+    from novobench.bench import throughput
+
+    return throughput.main(arguments.tasks, arguments.scale, arguments.set, arguments.updates, arguments.output)
 
 
 def _planned(arguments: argparse.Namespace) -> tuple[list[Experiment], list[PlannedCell]]:
@@ -162,4 +182,4 @@ def _planned(arguments: argparse.Namespace) -> tuple[list[Experiment], list[Plan
 
     experiments = [load_experiment(name) for name in dict.fromkeys(arguments.experiments)]
     extra = parse_overrides(arguments.set)
-    return experiments, plan(experiments, arguments.scale, range(arguments.seeds), extra)
+    return experiments, plan(experiments, arguments.scale, range(arguments.seeds), extra, arguments.rows)

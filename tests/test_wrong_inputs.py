@@ -47,6 +47,7 @@ def only_line(err: str) -> str:
         (["run", "small", "--scale", "labtop"], ["no scale 'labtop'", "Did you mean 'laptop'"]),
         (["plan", "small", "--scale", "gpu"], ["no row has a cell at gpu scale"]),
         (["run", "small", "--set", "optimizer.lrr=1"], ["small.yaml row 'sgd'", "optimizer.lrr", "Did you mean 'lr'"]),
+        (["run", "small", "--rows", "sgdd"], ["small has no row 'sgdd'", "Did you mean 'sgd'"]),
         (["run", "small", "--set", "optimizer.lr=fast"], ["optimizer.lr", "fast"]),
         (["run", "small", "--set", "optimizer.lr"], ["'optimizer.lr' is not an override", "key=value"]),
         (["run", "small", "--set", "optimizer.name=sgdd"], ["optimizer.name", "Did you mean 'sgd'"]),
@@ -191,10 +192,24 @@ def test_a_corrupt_image_in_a_loader_worker(tree, run_pets):
 
 def test_a_corrupt_image_can_be_skipped(tree, run_pets):
     (tree / "train" / "dog" / "07.jpg").write_bytes(b"not an image")
-    code, _, err = run_pets("data.on_bad_image=skip")
+    (tree / "val" / "cat" / "02.jpg").write_bytes(b"")
+    whole = ("data.search_size=0", "data.train_size=40", "batch.size=40", "batch.micro=8")  # every image, every epoch
+    code, _, err = run_pets("data.on_bad_image=skip", *whole)
     assert (code, err) == (0, "")
-    log = next((tree.parent.parent / "runs" / "laptop").glob("*/log.txt")).read_text()
-    assert "07.jpg" in log
+    cell = next((tree.parent.parent / "runs" / "laptop").glob("image-*"))
+    assert "dog/07.jpg" in (cell / "log.txt").read_text()
+    record = json.loads((cell / "record.json").read_text())
+    assert record["skipped_samples"] == 2  # once in each of two epochs
+    assert record["metrics"]["test"]["skipped"]["value"] == 1
+    assert record["metrics"]["test"]["top1"]["n"] == 7
+
+
+def test_no_image_at_all_that_can_be_decoded(tree, run_pets):
+    for path in (tree / "val").glob("*/*.jpg"):
+        path.write_bytes(b"")
+    code, _, err = run_pets("data.on_bad_image=skip")
+    assert code == 1
+    assert "No evaluation image of 'pets' can be decoded" in reason(err)
 
 
 def test_an_empty_class(tree, run_pets):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from novobench.config import ROOT, CellConfig, cell_id
+from novobench.errors import ConfigError, suggestion
 from novobench.suite.experiment import Experiment, row_config
 from novobench.tasks.catalog import total_updates
 from novobench.training.run_folder import RunFolder
@@ -39,12 +40,23 @@ def plan(
     scale: str,
     seeds: Sequence[int],
     extra: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
 ) -> list[PlannedCell]:
-    """All cells of the experiments, each once however many rows ask for it, in the order of the rows."""
+    """All cells of the experiments, each once however many rows ask for it, in the order of the rows.
+
+    `only` names the rows that count; none means all.
+    """
+    known = [row.id for experiment in experiments for row in experiment.rows]
+    for name in only:
+        if name not in known:
+            there = f"{', '.join(e.name for e in experiments)} has no row '{name}'."
+            raise ConfigError(f"{there}{suggestion(name, known)} Known: {', '.join(known)}.")
     cells: dict[str, PlannedCell] = {}
     for seed in seeds:
         for experiment in experiments:
             for row in experiment.rows:
+                if only and row.id not in only:
+                    continue
                 config = row_config(experiment, row, scale, seed, extra)
                 if config is not None:
                     cell = cells.setdefault(cell_id(config), PlannedCell(config))

@@ -24,6 +24,12 @@ RECORD_FIELDS = (
     "dirty", "hardware",
 )  # fmt: skip
 CURVE_FIELDS = ("schema", "cell", "series", "update", "epoch", "seconds", "value")
+_TRAINING_NUMBERS = {
+    "train_seconds": "s",
+    "skipped_updates": "updates",
+    "skipped_samples": "samples",
+    "parameters": "parameters",
+}
 _CURVE_POINTS = 200
 _EXAMPLES = 20
 _PRIVATE = ("data_root", "path", "trackers")
@@ -58,7 +64,7 @@ def _record_lines(record: dict[str, Any]) -> list[dict[str, Any]]:
         for split, metrics in record.get(kind, {}).items()
         for name, metric in metrics.items()
     ]
-    for name, unit in (("train_seconds", "s"), ("skipped_updates", "updates"), ("parameters", "parameters")):
+    for name, unit in _TRAINING_NUMBERS.items():
         lines.append({**shared, "split": "train", "metric": name, "value": record[name], "n": 1, "unit": unit})
     return lines
 

@@ -34,9 +34,10 @@ def run(
     _check_writable(scale)
     failed = train(cells, jobs, out)
     own = {cell.id for cell in plan(experiments, scale, range(seeds))}
+    ours = [cell for cell in cells if cell.id in own]
     with FileLock(runs_folder(scale) / "collect.lock"):
-        records.collect((cell.folder for cell in cells if cell.id in own), scale)
-        for experiment in experiments:
+        records.collect((cell.folder for cell in ours), scale)
+        for experiment in experiments if ours else ():
             _, markdown = write_table(experiment, scale)
             out.print(Markdown(markdown.read_text(encoding="utf-8")))
             out.print(f"Written: {shown(markdown)}")

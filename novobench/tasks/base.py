@@ -50,6 +50,9 @@ class TaskModule(pl.LightningModule):
     methods. Evaluation counts are summed over processes, so each sample is counted exactly once.
     """
 
+    skipped_samples = 0
+    """Training samples of this process that could not be used, since `training.loop` last asked (and set it to 0)."""
+
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         self.config = config
@@ -65,6 +68,10 @@ class TaskModule(pl.LightningModule):
     @abstractmethod
     def evaluation_end(self) -> dict[str, Metric]:
         """The metrics of all that was counted, over all processes."""
+
+    @abstractmethod
+    def random_batch(self, size: int) -> Any:
+        """A micro-batch of `size` random samples in the shape of real ones, on the CPU, to measure speed with."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The config's optimizer over its weight-decay groups. Rates of each update are set by `training.loop`."""
@@ -179,7 +186,7 @@ class _InOrder:
 
 
 def build(config: CellConfig) -> tuple[TaskModule, TaskData]:
-    """The task's module, with weights that depend on the seed alone, and its data."""
+    """The task's module, with weights that depend on the seed alone, and its data (opened by its `setup`)."""
     task = importlib.import_module(f"novobench.tasks.{config.task}.task")
     torch.manual_seed(derive_seed(config.seed, "init"))
     return task.build(config)

@@ -49,7 +49,7 @@ class UpdateLoop(pl.Callback):
         self.total = total_updates(config)
         self.update = state["update"] if state else 0
         self.counters: dict[str, float] = (
-            dict(state["counters"]) if state else {"skipped_updates": 0, "train_seconds": 0.0}
+            dict(state["counters"]) if state else {"skipped_updates": 0, "skipped_samples": 0, "train_seconds": 0.0}
         )
         self.results: dict[str, dict[str, Metric]] = {}
         self.nonfinite_in_a_row = state["nonfinite_in_a_row"] if state else 0
@@ -197,6 +197,9 @@ class UpdateLoop(pl.Callback):
 
     def _checkpoint(self, trainer: pl.Trainer, module: TaskModule) -> None:
         self._stop_clock()
+        skipped = torch.tensor(module.skipped_samples, dtype=torch.float64)
+        self.counters["skipped_samples"] += int(module.sum_over_processes(skipped))
+        module.skipped_samples = 0
         average_batch_norm(module, trainer.world_size)
         streams: list[Any] = [module.stream_state()]
         if trainer.world_size > 1:

@@ -83,7 +83,7 @@ class ImageDataConfig:
     test_copies: int = 5
     """`digits-mild`: frozen corruptions of each test image."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """An image that cannot be decoded ends the run, or is replaced by the next one, logged and counted."""
+    """An image that cannot be decoded ends the run, or is left out: of the loss, of the accuracy, and counted."""
     tail: Literal["drop", "wrap"] = "drop"
     """What becomes of images that do not fill an optimizer batch: floor, as OpenSeq2Seq."""
     evaluation_batch: int = 256

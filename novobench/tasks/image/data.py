@@ -29,6 +29,8 @@ from novobench.tasks.sampling import SampleKey, derive_seed, uniforms
 
 log = logging.getLogger(__name__)
 
+LEFT_OUT = -1
+"""Label of an image that cannot be decoded, where `data.on_bad_image` is `skip`; its pixels are grey."""
 _CROP_ATTEMPTS = 10
 
 
@@ -205,21 +207,19 @@ class _Prepared(Dataset):
         return len(self.chosen)
 
     def pixels(self, sample: int) -> tuple[Tensor, int]:
-        """The decoded picture, uint8 [3, H, W], and its label; the next one if it is bad and may be skipped."""
-        for step in range(len(self.chosen)):
-            index = int(self.chosen[(sample + step) % len(self.chosen)])
-            try:
-                picture = TF.pil_to_tensor(self.images.read(index).convert("RGB"))
-            except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-                if self.config.on_bad_image == "error":
-                    raise DataError(
-                        f"{self.images.name(index)} cannot be decoded: {error}. Replace the file, or set "
-                        "data.on_bad_image=skip to use the next image in its place."
-                    ) from None
-                log.warning("Skipped %s, which cannot be decoded: %s", self.images.name(index), error)
-                continue
-            return picture, int(self.images.labels[index])
-        raise DataError(f"No image of '{self.config.name}' can be decoded, e.g. {self.images.name(0)}.")
+        """The decoded picture, uint8 [3, H, W], and its label; `LEFT_OUT` if it is bad and may be skipped."""
+        index = int(self.chosen[sample])
+        try:
+            return TF.pil_to_tensor(self.images.read(index).convert("RGB")), int(self.images.labels[index])
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+            if self.config.on_bad_image == "error":
+                raise DataError(
+                    f"{self.images.name(index)} cannot be decoded: {error}. Replace the file, or set "
+                    "data.on_bad_image=skip to go on without it."
+                ) from None
+            log.warning("Skipped %s, which cannot be decoded: %s", self.images.name(index), error)
+            size = self.config.resize_size
+            return torch.full((3, size, size), 127, dtype=torch.uint8), LEFT_OUT
 
     def normalised(self, picture: Tensor) -> Tensor:
         return (picture.float() - self.mean) / self.std

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from novobench.config import CellConfig, data_root
+from novobench.errors import DataError
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
-from novobench.tasks.image.data import open_images
+from novobench.tasks.image.data import LEFT_OUT, open_images
 from novobench.tasks.image.model import build as build_model
 
 
@@ -23,7 +24,7 @@ class ImageTask(TaskModule):
         if config.runtime.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._top1 = self._top5 = self._loss = 0.0
-        self._seen = 0
+        self._seen = self._left_out = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of images [B, C, H, W]."""
@@ -33,14 +34,26 @@ class ImageTask(TaskModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        return F.cross_entropy(self(images).float(), labels)
+        if self.config.data.on_bad_image == "skip":
+            self.skipped_samples += int((labels == LEFT_OUT).sum())
+        return F.cross_entropy(self(images).float(), labels, ignore_index=LEFT_OUT)
+
+    def random_batch(self, size: int) -> tuple[Tensor, Tensor]:
+        data, model = self.config.data, self.config.model
+        pixels = 8 if data.source == "digits" else data.image_size
+        images = torch.randn(size, model.in_channels, pixels, pixels)
+        return images, torch.randint(model.classes, (size,))
 
     def evaluation_start(self) -> None:
         self._top1 = self._top5 = self._loss = 0.0
-        self._seen = 0
+        self._seen = self._left_out = 0
 
     def evaluation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> list[dict[str, Any]]:
         images, labels, indices = batch
+        good = labels != LEFT_OUT
+        if not good.all():
+            self._left_out += int((~good).sum())
+            images, labels, indices = images[good], labels[good], indices[good]
         logits = self(images).float()
         top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
         hits = top5 == labels[:, None]
@@ -52,10 +65,15 @@ class ImageTask(TaskModule):
         return [{"index": i, "reference": label, "output": best[0], "top5": best} for i, label, best in triples]
 
     def evaluation_end(self) -> dict[str, Metric]:
-        counts = torch.tensor([self._top1, self._top5, self._loss, self._seen], dtype=torch.float64)
-        top1, top5, loss, seen = self.sum_over_processes(counts).tolist()
+        counts = [self._top1, self._top5, self._loss, self._seen, self._left_out]
+        summed = self.sum_over_processes(torch.tensor(counts, dtype=torch.float64))
+        top1, top5, loss, seen, left_out = summed.tolist()
         n = round(seen)
+        if n == 0:
+            raise DataError(f"No evaluation image of '{self.config.data.name}' can be decoded.")
+        skipped = {"skipped": Metric(left_out, n, "images")} if left_out else {}
         return {
+            **skipped,
             "top1": Metric(100 * top1 / seen, n, "%"),
             "top5": Metric(100 * top5 / seen, n, "%"),
             "loss": Metric(loss / seen, n, "nats"),

@@ -48,6 +48,13 @@ class LanguageTask(TaskModule):
         hidden, self._memory[batch.slot] = self.network(batch.inputs, memory)
         return self.network.loss(hidden.flatten(0, 1), batch.targets.flatten()).mean()
 
+    def random_batch(self, size: int) -> Segment:
+        """Segments of streams that have run for a while: memory of full length stands behind them."""
+        model, length = self.config.model, self.config.data.segment_length
+        self._loaded[0] = torch.randn(model.layers, size, model.memory_length, model.width)
+        words = torch.randint(model.vocabulary_size, (2, size, length))
+        return Segment(words[0], words[1], slot=0, first=False)
+
     def stream_state(self) -> dict[int, Tensor]:
         """k -> memory [layers, m, positions, width] of the micro-batches that this process trains."""
         return {slot: memory.cpu() for slot, memory in self._memory.items()}

@@ -11,7 +11,7 @@ from PIL import Image
 from novobench.errors import DataError
 from novobench.tasks.image.builtin import _corpus
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import crop_box, open_images
+from novobench.tasks.image.data import LEFT_OUT, crop_box, open_images
 from novobench.tasks.sampling import SampleKey, uniforms
 
 DIGITS = ImageDataConfig(source="digits", name="digits-mild", train_size=1040, search_size=160, test_size=2985)
@@ -266,8 +266,9 @@ def test_a_corrupt_picture_is_named_or_skipped(tmp_path, caplog):
     settings = tiny(name="bad", train_size=3, search_size=0, test_size=3)
     with pytest.raises(DataError, match=r"bad/train/a/1.jpg cannot be decoded.*on_bad_image=skip"):
         open_images(settings, tmp_path, seed=0).train[SampleKey(0, 1)]
-    image, _ = open_images(dataclasses.replace(settings, on_bad_image="skip"), tmp_path, seed=0).train[SampleKey(0, 1)]
-    assert torch.isfinite(image).all()
+    train = open_images(dataclasses.replace(settings, on_bad_image="skip"), tmp_path, seed=0).train
+    assert [train[SampleKey(0, i)][1] for i in range(3)] == [0, LEFT_OUT, 0]
+    assert train[SampleKey(0, 1)][0].shape == train[SampleKey(0, 0)][0].shape
     assert "1.jpg" in caplog.text
 
 

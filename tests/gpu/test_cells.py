@@ -1,0 +1,47 @@
+"""Whole cells on CUDA: the same promises as on the CPU, and a net that learns."""
+
+import pytest
+import torch
+
+from tests.cells import result, small_cell, train_apart
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+ON_CUDA = {"runtime__accelerator": "cuda", "runtime__channels_last": True}
+
+
+@pytest.fixture(scope="module", params=["32-true", "bf16-mixed", "16-mixed"])
+def uninterrupted(request, tmp_path_factory):
+    folder = small_cell(tmp_path_factory.mktemp("cell"), runtime__precision=request.param, **ON_CUDA)
+    assert train_apart(folder) == 0, folder.failure.read_text()
+    return request.param, result(folder)
+
+
+@pytest.mark.parametrize("moment", [None, "a checkpoint written", "between two checkpoints", "before the record"])
+def test_twice_and_killed(moment, uninterrupted, tmp_path):
+    precision, expected = uninterrupted
+    folder = small_cell(tmp_path, runtime__precision=precision, **ON_CUDA)
+    if moment is not None:
+        assert train_apart(folder, kill_at=moment) == -9
+    assert train_apart(folder) == 0, folder.failure.read_text()
+    assert result(folder) == expected
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_laptop_recipe_learns_on_a_gpu(precision, tmp_path):
+    widths = {"model__stem_width": 16, "model__widths": [16, 32, 64], "model__depths": [1, 1, 1]}
+    folder = small_cell(
+        tmp_path, budget="8ep", batch={"size": 32, "micro": 32}, runtime__precision=precision, **widths, **ON_CUDA
+    )
+    assert train_apart(folder) == 0, folder.failure.read_text()
+    assert folder.read_record()["metrics"]["test"]["top1"]["value"] > 88
+
+
+def test_cpu_and_cuda_agree_on_the_first_updates(tmp_path):
+    """Float32 on both: the losses of eight updates differ by rounding alone."""
+    losses = {}
+    for name in ("cpu", "cuda"):
+        folder = small_cell(tmp_path / name, runtime__accelerator=name, runtime__channels_last=True)
+        assert train_apart(folder) == 0, folder.failure.read_text()
+        losses[name] = [line["loss"] for line in result(folder)["metrics"] if line["split"] == "train"]
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)
