@@ -15,6 +15,12 @@ os.environ["TRITON_INTERPRET"] = (
 SMALL_EXPERIMENT = Path(__file__).parent / "suite" / "small.yaml"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """Derived data of the tests, in a folder of their own."""
+    os.environ["NOVOBENCH_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "cache")
+
+
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Path:
     """A checkout in miniature: the real configs, `experiments/small.yaml`, nothing run yet."""
