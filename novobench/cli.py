@@ -97,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--scale", default="paper", help="laptop, gpu or paper (default: paper)")
     kind.add_argument("--updates", type=_positive, default=30, help="timed updates (default: 30)")
     kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override the task's config")
+    text = "kernels of attention: fused (default), or math, PyTorch's plain ones"
+    kind.add_argument("--attention", choices=["fused", "math"], default="fused", help=text)
     kind.add_argument("--output", type=Path, help="also write the table to this CSV file")
     kind.set_defaults(what="throughput")
     return parser
@@ -175,7 +177,8 @@ def _bench(arguments: argparse.Namespace) -> int:
         return optimizer_step.main(*words, arguments.unscale_and_clip, arguments.output)
     from novobench.bench import throughput
 
-    return throughput.main(arguments.tasks, arguments.scale, arguments.set, arguments.updates, arguments.output)
+    words = arguments.tasks, arguments.scale, arguments.set, arguments.updates, arguments.attention
+    return throughput.main(*words, arguments.output)
 
 
 def _planned(arguments: argparse.Namespace) -> tuple[list[Experiment], list[PlannedCell]]:

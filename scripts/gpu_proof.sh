@@ -39,6 +39,15 @@ step throughput_image "$python" -m novobench bench throughput image --set runtim
     --output "$folder/throughput_image.csv"
 step throughput_image_256 "$python" -m novobench bench throughput image \
     --set runtime.precision=bf16-mixed batch.micro=256 --output "$folder/throughput_image_256.csv"
+for attention in fused math; do
+    step throughput_language_$attention "$python" -m novobench bench throughput language --attention $attention \
+        --set runtime.precision=bf16-mixed batch.micro=16 --output "$folder/throughput_language_$attention.csv"
+done
+if [ -d "${NOVOBENCH_DATA:-data}/wikitext-2" ]; then
+    step table7 "$python" -m novobench run table7 figure2 --scale gpu
+else
+    echo "== table7: left out, there is no wikitext-2 under \$NOVOBENCH_DATA"
+fi
 
 tar -cf gpu_proof.tar -C "$folder" . && mv gpu_proof.tar "$folder/"
 echo

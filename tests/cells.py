@@ -53,14 +53,14 @@ SMALL = {
 }
 
 
-def small_config(task: str = "image", **changes: object) -> CellConfig:
+def small_config(task: str = "image", /, **changes: object) -> CellConfig:
     """A cell of eight updates; `changes` are dotted keys with `__` for the dot."""
     tree = load_tree(CONFIGS / task / "laptop.yaml")
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
     return resolve(override(tree, {"task": task, **SHARED, **SMALL[task], **dotted}, "test"), "test")
 
 
-def small_cell(path: Path, task: str = "image", **changes: object) -> RunFolder:
+def small_cell(path: Path, task: str = "image", /, **changes: object) -> RunFolder:
     """A run folder with its config, ready to be trained."""
     folder = RunFolder(path)
     write_text(folder.config, to_yaml(small_config(task, **changes)))

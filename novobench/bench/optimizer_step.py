@@ -8,6 +8,7 @@ gradients, whose values do not matter here.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from torch.optim import Optimizer
 
 from novobench.bench.contenders import BASELINE, Contender, contenders, novograd
 from novobench.optim import GradScaler, NovoGrad
+from novobench.tasks.catalog import task_config
 
 _LIMIT = 1e9
 """Of the global norm: never reached, but every clipping reads it."""
@@ -31,13 +33,11 @@ HOST = "600 tensors (host)"
 Shapes = list[tuple[int, ...]]
 
 
-def resnet50v2_shapes() -> Shapes:
-    """The 153 tensors of ResNet-50v2."""
-    from novobench.tasks.image.config import ImageModelConfig
-    from novobench.tasks.image.model import build
-
+def _shapes_of(task: str) -> Shapes:
+    """Those of the task's model at the paper's size."""
+    model = importlib.import_module(f"novobench.tasks.{task}.model")
     with torch.device("meta"):
-        return [tuple(p.shape) for p in build(ImageModelConfig()).parameters()]
+        return [tuple(p.shape) for p in model.build(task_config(task).MODEL()).parameters()]
 
 
 def transformer_big_shapes() -> Shapes:
@@ -72,9 +72,10 @@ def jasper_shapes() -> Shapes:
 
 
 MODELS: dict[str, Callable[[], Shapes]] = {
-    "ResNet-50v2": resnet50v2_shapes,
+    "ResNet-50v2": lambda: _shapes_of("image"),
     "Jasper DR 10x5": jasper_shapes,
     "Transformer-big": transformer_big_shapes,
+    "Transformer-XL": lambda: _shapes_of("language"),
 }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning.utilities import move_data_to_device
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from novobench.config import ROOT, CellConfig, load_tree, override, parse_overrides
 from novobench.errors import ConfigError
@@ -32,6 +33,8 @@ class Throughput:
     micro_batch: int
     precision: str
     channels_last: bool
+    attention: str
+    """"fused" or "math"; says nothing about models without attention."""
     unit: str
     """What is counted a second: tokens where the task counts them, else samples."""
     per_second: float
@@ -47,8 +50,11 @@ class Throughput:
     hardware: str
 
 
-def measure(config: CellConfig, updates: int, warm_up: int = 5) -> Throughput:
-    """Time `updates` updates of one micro-batch each, after `warm_up` untimed ones."""
+def measure(config: CellConfig, updates: int, warm_up: int = 5, attention: str = "fused") -> Throughput:
+    """Time `updates` updates of one micro-batch each, after `warm_up` untimed ones.
+
+    `attention` "math" takes PyTorch's plain kernels instead of the fused ones, to see what those are worth.
+    """
     cuda = config.runtime.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     torch.set_num_threads(config.runtime.threads)
@@ -63,10 +69,11 @@ def measure(config: CellConfig, updates: int, warm_up: int = 5) -> Throughput:
         torch.cuda.reset_peak_memory_stats()
     for update in range(warm_up + updates):
         start = _now(cuda)
-        with torch.autocast(device.type, precision) if precision else nullcontext():
-            loss = module.training_step(batch, update)
-        assert isinstance(loss, torch.Tensor)
-        scaler.scale(loss).backward()
+        with sdpa_kernel(SDPBackend.MATH) if attention == "math" else nullcontext():
+            with torch.autocast(device.type, precision) if precision else nullcontext():
+                loss = module.training_step(batch, update)
+            assert isinstance(loss, torch.Tensor)
+            scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
@@ -82,6 +89,7 @@ def measure(config: CellConfig, updates: int, warm_up: int = 5) -> Throughput:
         micro_batch=config.batch.micro,
         precision=config.runtime.precision,
         channels_last=config.runtime.channels_last,
+        attention=attention,
         unit="samples" if tokens is None else "tokens",
         per_second=config.batch.micro * (tokens or 1) / middle,
         milliseconds=1e3 * middle,
@@ -110,7 +118,9 @@ def cell_of(task: str, scale: str, changes: Sequence[str]) -> CellConfig:
     return resolve(override(tree, {"batch.size": micro}, "bench"), "bench")
 
 
-def main(tasks: Sequence[str], scale: str, changes: Sequence[str], updates: int, output: Path | None) -> int:
+def main(
+    tasks: Sequence[str], scale: str, changes: Sequence[str], updates: int, attention: str, output: Path | None
+) -> int:
     """Measure, print a table, and write it as CSV if asked to."""
     from rich.table import Table
 
@@ -124,7 +134,7 @@ def main(tasks: Sequence[str], scale: str, changes: Sequence[str], updates: int,
         table.add_column(heading)
     rows = []
     for config in configs:
-        row = measure(config, updates)
+        row = measure(config, updates, attention=attention)
         rows.append(row)
         table.add_row(
             row.task,

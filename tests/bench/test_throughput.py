@@ -34,3 +34,17 @@ def test_a_misspelt_task_or_key_is_named():
         throughput.cell_of("imag", "paper", [])
     with pytest.raises(ConfigError, match=r"no key 'runtime.precison'. Did you mean 'precision'"):
         throughput.cell_of("image", "paper", ["runtime.precison=32-true"])
+
+
+@pytest.mark.parametrize("attention", ["fused", "math"])
+def test_tokens_are_counted_where_the_task_counts_them(tmp_path, novobench, attention):
+    output = tmp_path / "throughput.csv"
+    code, out, _ = novobench(
+        "bench", "throughput", "language", "--scale", "laptop", "--updates", "2", "--attention", attention,
+        "--output", str(output),
+    )  # fmt: skip
+    assert code == 0
+    assert "tokens/s" in out
+    [row] = read_csv(output)
+    assert (row["unit"], row["attention"], int(row["parameters"])) == ("tokens", attention, 658_504)
+    assert float(row["per_second"]) == pytest.approx(8 * 32 / (float(row["milliseconds"]) / 1e3), rel=1e-6)
