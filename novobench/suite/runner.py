@@ -17,7 +17,7 @@ from novobench.files import told_plainly, write_json
 from novobench.suite import records
 from novobench.suite.executors import Event, default_jobs, run_local
 from novobench.suite.experiment import Experiment, tuned_file
-from novobench.suite.plan import PlannedCell, plan, runs_folder
+from novobench.suite.plan import PlannedCell, forecast, plan, runs_folder
 from novobench.suite.tables import write_table
 
 
@@ -32,7 +32,7 @@ def run(
     if not cells:
         raise NovobenchError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
     _check_writable(scale)
-    failed = train(cells, jobs, out)
+    failed = train(cells, scale, jobs, out)
     own = {cell.id for cell in plan(experiments, scale, range(seeds))}
     ours = [cell for cell in cells if cell.id in own]
     with FileLock(runs_folder(scale) / "collect.lock"):
@@ -60,7 +60,7 @@ def search(experiment: Experiment, scale: str, budget: int, seeds: int, jobs: in
     _check_writable(scale)
     done = searching.trials(experiment, scale, budget, range(seeds), keys)
     cells = list({cell.id: cell for trial in done for cell in trial.cells}.values())
-    failed = train(cells, jobs, out)
+    failed = train(cells, scale, jobs, out)
     only = f" --keys {' '.join(keys)}" if keys else ""
     command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
     with FileLock(runs_folder(scale) / "collect.lock"):
@@ -73,9 +73,11 @@ def search(experiment: Experiment, scale: str, budget: int, seeds: int, jobs: in
     return 0
 
 
-def train(cells: Sequence[PlannedCell], jobs: int | None, out: Console) -> dict[str, str]:
-    """Train those cells that have no record yet; returns the errors by cell id."""
+def train(cells: Sequence[PlannedCell], scale: str, jobs: int | None, out: Console) -> dict[str, str]:
+    """Train those cells that have no record yet, the longest first; returns the errors by cell id."""
+    past = records.speeds(scale)
     to_do = [cell for cell in cells if not cell.folder.finished]
+    to_do.sort(key=lambda cell: -(forecast(cell, past).seconds or 0.0))  # so that no job is left alone with a long one
     out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} finished before, {len(to_do)} to train.")
     if not to_do:
         return {}
