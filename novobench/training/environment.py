@@ -21,6 +21,10 @@ _PACKAGES = (
     "scikit-learn",
     "datasets",
     "omegaconf",
+    "transformers",
+    "sentencepiece",
+    "sacrebleu",
+    "num2words",
 )
 _RESULT_PATHS = ("novobench", "configs", "experiments", "pyproject.toml", "constraints.txt")
 """Uncommitted changes here make a result dirty; changes in results/ do not."""
