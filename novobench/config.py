@@ -304,8 +304,17 @@ def scientific(config: Any) -> dict[str, Any]:
             if inner:
                 chosen[spec.name] = inner
         elif value != _default(spec):
-            chosen[spec.name] = value
+            chosen[spec.name] = _scientific_parts(value)
     return chosen
+
+
+def _scientific_parts(value: Any) -> Any:
+    """The same for dataclasses inside a list or a mapping, where each entry counts, defaults or not."""
+    if dataclasses.is_dataclass(value):
+        return scientific(value)
+    if isinstance(value, dict):
+        return {key: _scientific_parts(entry) for key, entry in value.items()}
+    return [_scientific_parts(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _default(spec: dataclasses.Field) -> Any:

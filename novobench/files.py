@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from novobench.errors import NovobenchError
 
@@ -68,3 +72,45 @@ def write_csv(path: Path, fields: Sequence[str], lines: Iterable[dict[str, Any]]
     writer.writeheader()
     writer.writerows(lines)
     write_text(path, buffer.getvalue())
+
+
+def derived_folder(name: str, build: Callable[[Path], None]) -> Path:
+    """A folder of derived data under $NOVOBENCH_CACHE (default ~/.cache/novobench), built once by `build(folder)`.
+
+    `name` must tell content and code version apart, e.g. `language/corpus-<hash>`. The folder appears whole or not at
+    all; processes that ask for it together wait for one of them; a damaged one is built again.
+    """
+    root = Path(os.environ.get("NOVOBENCH_CACHE", Path.home() / ".cache" / "novobench"))
+    folder = root / name
+    with told_plainly(folder, "write"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not _as_listed(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+                try:
+                    build(temporary)
+                    listed = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+                    write_json(temporary / _LIST, listed)
+                    os.replace(temporary, folder)
+                except BaseException:
+                    shutil.rmtree(temporary, ignore_errors=True)
+                    raise
+    return folder
+
+
+_LIST = "files.json"
+
+
+def _as_listed(folder: Path) -> bool:
+    """Whether every file of a derived folder is there with its bytes."""
+    try:
+        listed = json.loads((folder / _LIST).read_text(encoding="utf-8"))
+        return all(_digest(folder / name) == digest for name, digest in listed.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

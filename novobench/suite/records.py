@@ -23,7 +23,7 @@ RECORD_FIELDS = (
     "schema", "cell", "task", "optimizer", "seed", "split", "metric", "value", "n", "unit", "update", "code",
     "dirty", "hardware",
 )  # fmt: skip
-CURVE_FIELDS = ("schema", "cell", "series", "update", "epoch", "value")
+CURVE_FIELDS = ("schema", "cell", "series", "update", "epoch", "seconds", "value")
 _TRAINING_NUMBERS = {
     "train_seconds": "s",
     "skipped_updates": "updates",
@@ -60,7 +60,8 @@ def _record_lines(record: dict[str, Any]) -> list[dict[str, Any]]:
     shared |= {"schema": SCHEMA, "update": record["updates"], "dirty": int(record["dirty"])}
     lines = [
         {**shared, "split": split, "metric": name, **metric}
-        for split, metrics in record["metrics"].items()
+        for kind in ("metrics", "baselines")
+        for split, metrics in record.get(kind, {}).items()
         for name, metric in metrics.items()
     ]
     for name, unit in _TRAINING_NUMBERS.items():
@@ -75,6 +76,7 @@ def _curve_lines(folder: RunFolder, record: dict[str, Any]) -> list[dict[str, An
             if name not in ("update", "split", "epoch", "seconds"):
                 point = {"schema": SCHEMA, "cell": record["cell"], "series": f"{line['split']}/{name}"}
                 point |= {"update": line["update"], "epoch": round(line["epoch"], 6), "value": value}
+                point["seconds"] = round(line["seconds"], 3) if "seconds" in line else ""
                 series.setdefault(point["series"], []).append(point)
     thinned = []
     for points in series.values():

@@ -74,12 +74,15 @@ def _points(experiment: Experiment, row: Row, scale: str, budget: int) -> list[d
 def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command: str) -> dict[str, Trial]:
     """Write `search.csv` and the tuned rates; returns the best trial of each key.
 
-    The best has the best mean over seeds of the first column's metric; a trial with a failed cell cannot win.
+    The best has the best mean over seeds, on the split of role `search`, of the first column's metric, larger or
+    smaller as that column says; a trial with a failed cell cannot win.
     """
     column = experiment.columns[0]
     sign = 1.0 if column.better == "larger" else -1.0
+    read = {cell.id: cell.folder.read_record() for trial in done for cell in trial.cells if cell.folder.finished}
+    split = next((record["search_split"] for record in read.values()), "")
     metric: Callable[[PlannedCell], float | None] = lambda cell: (  # noqa: E731
-        cell.folder.read_record()["metrics"]["search"][column.metric]["value"] if cell.folder.finished else None
+        read[cell.id]["metrics"][split][column.metric]["value"] if cell.id in read else None
     )
     values = {(trial.key, trial.number): [metric(cell) for cell in trial.cells] for trial in done}
     best: dict[str, Trial] = {}
@@ -98,7 +101,7 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
             "rates": " ".join(f"{key}={value:g}" for key, value in trial.rates.items()),
             "seed": cell.config.seed,
             "cell": cell_id(cell.config),
-            "split": "search",
+            "split": split,
             "metric": column.metric,
             "value": "" if value is None else f"{value:.6g}",
             "chosen": int(best[trial.key] is trial),
@@ -136,7 +139,7 @@ def _write_tuned(
     tuned |= {key: dict(trial.rates) for key, trial in best.items()}
     header = (
         f"# Rates of the {task} rows at {scale} scale, found by `novobench search`; not edited by hand.\n"
-        f"# Every trial and seed is in results/{scale}/search.csv; the best mean {metric} on the search split wins.\n"
+        f"# Every trial and seed is in results/{scale}/search.csv; the best mean {metric} on the held-out split wins.\n"
         f"# Last command: {command}\n"
     )
     write_text(path, header + yaml.safe_dump(dict(sorted(tuned.items())), sort_keys=False))

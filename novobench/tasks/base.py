@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -36,7 +36,9 @@ class EvaluationSet:
     """A split that a finished cell is judged on. Nothing of role `test` is evaluated before the cell's end."""
 
     name: str
-    role: Literal["search", "dev", "test"]
+    role: Literal["train", "search", "dev", "test"]
+    """`search` is what rates are chosen by, one set a task; `train` is a part of the training data, evaluated with it
+    for curves alone."""
     dataset: Dataset
     """Items by plain integer index, without augmentation."""
 
@@ -61,7 +63,7 @@ class TaskModule(pl.LightningModule):
 
     @abstractmethod
     def evaluation_step(self, batch: Any) -> list[dict[str, Any]]:
-        """Count one batch; return a prediction for each of its samples (JSON data, with its `index`)."""
+        """Count one batch; return a prediction for each of its samples (JSON data, with its `index`), or none."""
 
     @abstractmethod
     def evaluation_end(self) -> dict[str, Metric]:
@@ -109,12 +111,13 @@ class TaskModule(pl.LightningModule):
         return counts
 
     # State that follows the data stream (Transformer-XL memory), kept for each micro-batch k.
-    def stream_state(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides weights and optimizer; most tasks have none."""
+    def stream_state(self) -> dict[int, Any]:
+        """k -> what a checkpoint must hold besides weights and optimizer, for the k of this process; most tasks have
+        none."""
         return {}
 
-    def load_stream_state(self, state: dict[str, Any]) -> None:
-        """Take back what `stream_state` gave."""
+    def load_stream_state(self, state: dict[int, Any]) -> None:
+        """Take back what `stream_state` gave, of all processes together."""
 
 
 class TaskData(pl.LightningDataModule):
@@ -128,6 +131,8 @@ class TaskData(pl.LightningDataModule):
     fingerprint: str
     """Identity of the data as measured; a resumed training must find the same."""
     counts: dict[str, int]
+    baselines: Mapping[str, dict[str, Metric]] = {}
+    """Split -> what needs no training, to be read beside the results: majority class, word counts."""
     collate: Any = None
 
     def __init__(self, config: CellConfig) -> None:

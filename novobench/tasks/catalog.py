@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from novobench.config import CellConfig, override, parse_budget, typed
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry, schedules
-from novobench.tasks.sampling import updates_per_epoch
 
 
 def task_names() -> list[str]:
@@ -59,6 +58,12 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
         registry.validate(entry, config.optimizer.options)
         _ = config.accumulation
         parse_budget(config.budget)
+        if hasattr(task, "validate"):
+            task.validate(config)
+        if epoch_updates(config) < 1:
+            raise ConfigError(
+                f"data '{config.data.name}' is less than one optimizer batch of {config.batch.size}. Lower batch.size."
+            )
         if total_updates(config) < 1:
             raise ConfigError(f"budget '{config.budget}' is less than one update of {config.batch.size} samples.")
     except (ConfigError, ValueError) as error:
@@ -83,7 +88,7 @@ def _with_preset(tree: DictConfig, entry: registry.OptimizerEntry, where: str) -
 
 def epoch_updates(config: CellConfig) -> int:
     """Updates in one epoch of the training data, as the config declares them."""
-    return updates_per_epoch(config.data.train_size, config.batch.size, config.data.tail)
+    return config.data.updates_per_epoch(config.batch.size)
 
 
 def total_updates(config: CellConfig) -> int:

@@ -153,6 +153,12 @@ def _write_record(
         "metrics": {
             split: {name: metric._asdict() for name, metric in found.items()} for split, found in loop.results.items()
         },
+        "baselines": {
+            split: {name: metric._asdict() for name, metric in found.items()}
+            for split, found in data.baselines.items()
+            if split in loop.results
+        },
+        "search_split": next((split.name for split in data.evaluation_sets if split.role == "search"), None),
         **loop.counters,
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "weights_sha256": weights_digest(module),

@@ -145,7 +145,7 @@ class UpdateLoop(pl.Callback):
         if self.update % self.log_every == 0 or self.update == self.total:
             self._log_training(trainer)
         if self.update in self.curve_updates:
-            self._evaluate_search(trainer, module)  # type: ignore[arg-type]
+            self._evaluate_curves(trainer, module)  # type: ignore[arg-type]
         if self.update % self.config.runtime.checkpoint_every == 0 or self.update == self.total:
             self._checkpoint(trainer, module)  # type: ignore[arg-type]
         if trainer.is_global_zero and time.monotonic() - self._last_beat > _BEAT_SECONDS:
@@ -177,11 +177,11 @@ class UpdateLoop(pl.Callback):
         self.counters["train_seconds"] += now - self._entered
         self._entered = now
 
-    def _evaluate_search(self, trainer: pl.Trainer, module: TaskModule) -> None:
+    def _evaluate_curves(self, trainer: pl.Trainer, module: TaskModule) -> None:
         self._stop_clock()
         average_batch_norm(module, trainer.world_size)
         for split in self.data.evaluation_sets:
-            if split.role == "search":
+            if split.role == "search" or (split.role == "train" and self.config.purpose == "table"):
                 self._evaluate(trainer, module, split)
         self._entered = time.perf_counter()  # evaluation is not training time
 
@@ -190,9 +190,8 @@ class UpdateLoop(pl.Callback):
         self.results[split.name] = metrics
         if trainer.is_global_zero:
             values = {name: metric.value for name, metric in metrics.items()}
-            self.metrics_log.append(
-                self.update, split.name, {**values, "epoch": self.update / epoch_updates(self.config)}
-            )
+            values |= {"epoch": self.update / epoch_updates(self.config), "seconds": self.counters["train_seconds"]}
+            self.metrics_log.append(self.update, split.name, values)
             if self.update == self.total:
                 self.folder.write_predictions(split.name, predictions)
 

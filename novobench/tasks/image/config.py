@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from novobench.tasks.sampling import updates_per_epoch
+
 RECIPE_VERSION = 1
 
 _PRACTICAL: dict[str, Any] = {"scientific": False}
@@ -85,6 +87,9 @@ class ImageDataConfig:
     tail: Literal["drop", "wrap"] = "drop"
     """What becomes of images that do not fill an optimizer batch: floor, as OpenSeq2Seq."""
     evaluation_batch: int = 256
+
+    def updates_per_epoch(self, batch: int) -> int:
+        return updates_per_epoch(self.train_size, batch, self.tail)
 
 
 MODEL = ImageModelConfig
