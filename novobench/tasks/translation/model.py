@@ -56,9 +56,10 @@ class _Encoder(MarianEncoder):
         self.normed_embedding = _NormedEmbedding(self.embed_tokens, self.embed_positions)
         self.embed_positions = _NoPositions()  # type: ignore[assignment]
 
-    def forward(self, input_ids: Tensor, **rest: Any) -> Any:
-        rest["inputs_embeds"] = self.normed_embedding(input_ids)
-        return super().forward(**rest)
+    # `generate` drops every argument that is not named here, unless the rest is called `kwargs`.
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
+        kwargs["inputs_embeds"] = self.normed_embedding(input_ids)
+        return super().forward(**kwargs)
 
 
 class _Decoder(MarianDecoder):
@@ -67,10 +68,10 @@ class _Decoder(MarianDecoder):
         self.normed_embedding = _NormedEmbedding(self.embed_tokens, self.embed_positions)
         self.embed_positions = _NoPositions()  # type: ignore[assignment]
 
-    def forward(self, input_ids: Tensor, past_key_values: Any = None, **rest: Any) -> Any:
+    def forward(self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:
         start = 0 if past_key_values is None else past_key_values.get_seq_length()
-        rest["inputs_embeds"] = self.normed_embedding(input_ids, start)
-        return super().forward(past_key_values=past_key_values, **rest)
+        kwargs["inputs_embeds"] = self.normed_embedding(input_ids, start)
+        return super().forward(past_key_values=past_key_values, **kwargs)
 
 
 class Transformer(MarianMTModel):

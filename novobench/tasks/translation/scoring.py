@@ -19,30 +19,32 @@ from sacrebleu.metrics import BLEU
 from novobench.tasks.translation.text import Pairs
 
 
-def sacrebleu(outputs: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU of plain text, 0-100: sacreBLEU's default settings."""
-    return _metric().corpus_score(list(outputs), [list(references)]).score
+def sacrebleu(outputs: Sequence[str], *references: Sequence[str]) -> float:
+    """BLEU of plain text, 0-100, against one or more sets of references: sacreBLEU's default settings."""
+    return BLEU().corpus_score(list(outputs), [list(x) for x in references]).score
 
 
-def token_bleu(outputs: Sequence[str], references: Sequence[str]) -> float:
+def token_bleu(outputs: Sequence[str], *references: Sequence[str]) -> float:
     """BLEU of text cut by `fairseq_words`, 0-100."""
-    metric = BLEU(tokenize="none", force=True)
-    return metric.corpus_score([fairseq_words(x) for x in outputs], [[fairseq_words(x) for x in references]]).score
+    return _words_metric().corpus_score(_cut(outputs), [_cut(x) for x in references]).score
 
 
 def signatures() -> dict[str, str]:
-    """How each score was computed, for the record."""
-    plain, words = _metric(), BLEU(tokenize="none", force=True)
-    for metric in (plain, words):
-        metric.corpus_score(["a"], [["a"]])  # the signature tells the number of references only after a score
+    """How each score was computed, for the record: sacreBLEU's signature."""
+    found = {"sacrebleu": BLEU(), "tokenbleu": _words_metric()}
+    for metric in found.values():
+        metric.corpus_score(["a"], [["a"]])  # only after a score does a signature tell the number of references
     return {
-        "sacrebleu": plain.get_signature().format(),
-        "tokenbleu": words.get_signature().format().replace("tok:none", "tok:fairseq_words"),
+        name: metric.get_signature().format().replace("tok:none", "tok:fairseq_words") for name, metric in found.items()
     }
 
 
-def _metric() -> BLEU:
-    return BLEU()
+def _words_metric() -> BLEU:
+    return BLEU(tokenize="none", force=True)
+
+
+def _cut(lines: Sequence[str]) -> list[str]:
+    return [fairseq_words(line) for line in lines]
 
 
 # ---------------------------------------------------------------------------------------------- words

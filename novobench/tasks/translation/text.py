@@ -210,14 +210,14 @@ class SacreBleuSplit:
 
     def read(self) -> Pairs:
         try:
-            found = [self._dataset.source(self.direction), self._dataset.references(self.direction)]
-            pairs = Pairs([x.strip() for x in found[0]], [x[0].strip() for x in found[1]])
+            paths = [self._dataset.get_source_file(self.direction), *self._dataset.get_reference_files(self.direction)]
         except Exception as error:  # its download and its parsers have many ways to fail
             raise DataError(
                 f"sacreBLEU cannot give '{self.name}': {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
                 "Check the network, or put the set into $SACREBLEU yourself."
             ) from None
-        _check_equal(pairs, f"{self.name} sources", "its references")
+        pairs = Pairs(*(read_lines(Path(path)) for path in paths[:2]))
+        _check_equal(pairs, *paths[:2])
         return pairs
 
     def fingerprint(self) -> str:
