@@ -82,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "Step time of optimizers, as ratios to AdamW(fused=True) inside one run."
     kind = kinds.add_parser("optimizer", help=text, description=text)
     kind.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds (default: 15)")
+    kind.add_argument("--models", nargs="+", default=[], metavar="NAME", help="only these models' shapes")
+    kind.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these optimizers, and the baseline")
     kind.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
+    kind.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where tensors lie (default: cpu)")
     kind.add_argument("--output", type=Path, help="also write the table to this CSV file")
     kind.set_defaults(what="optimizer")
     text = "Training speed of the tasks' models on random data: samples a second and peak memory."
@@ -165,7 +168,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.what == "optimizer":
         from novobench.bench import optimizer_step
 
-        return optimizer_step.main(arguments.rounds, arguments.threads, arguments.output)
+        words = arguments.models, arguments.only, arguments.rounds, arguments.threads, arguments.device
+        return optimizer_step.main(*words, arguments.output)
     from novobench.bench import throughput
 
     return throughput.main(arguments.tasks, arguments.scale, arguments.set, arguments.updates, arguments.output)

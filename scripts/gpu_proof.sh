@@ -25,7 +25,7 @@ step() { # step NAME COMMAND...
 }
 
 step machine "$python" -c 'import torch; print(torch.__version__, torch.version.cuda, torch.cuda.get_device_name())'
-step tests "$python" -m pytest -m gpu tests
+step tests env TRITON_INTERPRET=0 "$python" -m pytest -m gpu tests
 step throughput_image "$python" -m novobench bench throughput image --set runtime.precision=bf16-mixed \
     --output "$folder/throughput_image.csv"
 step throughput_image_256 "$python" -m novobench bench throughput image \

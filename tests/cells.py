@@ -13,16 +13,9 @@ from novobench.suite.experiment import CONFIGS
 from novobench.tasks.catalog import resolve
 from novobench.training.run_folder import RunFolder
 
-SMALL = {
-    "task": "image",
+SHARED = {
     "seed": 0,
     "budget": "8steps",
-    "batch": {"size": 32, "micro": 16},
-    "model.stem_width": 4,
-    "model.widths": [4, 8],
-    "model.depths": [1, 1],
-    "data.test_copies": 1,
-    "data.test_size": 597,
     "optimizer.name": "novograd",
     "optimizer.lr": 0.02,
     "optimizer.weight_decay": 0.001,
@@ -32,19 +25,45 @@ SMALL = {
     "runtime.log_every": 1,
     "runtime.accelerator": "cpu",
 }
+SMALL = {
+    "image": {
+        "batch": {"size": 32, "micro": 16},
+        "model.stem_width": 4,
+        "model.widths": [4, 8],
+        "model.depths": [1, 1],
+        "data.test_copies": 1,
+        "data.test_size": 597,
+    },
+    "language": {
+        "batch": {"size": 4096, "micro": 2048},  # 7 updates an epoch, so that one ends inside the run
+        "schedule.warmup_updates": 0,
+        "model.vocabulary_size": 75,
+        "model.width": 8,
+        "model.heads": 2,
+        "model.head_width": 4,
+        "model.inner_width": 16,
+        "model.cutoffs": [20, 40],
+        "model.memory_length": 12,
+        "model.dropout": 0.1,
+        "data.minimum_count": 300,
+        "data.segment_length": 8,
+        "data.probe_tokens": 2000,
+        "data.evaluation_streams": 50,
+    },
+}
 
 
-def small_config(**changes: object) -> CellConfig:
+def small_config(task: str = "image", **changes: object) -> CellConfig:
     """A cell of eight updates; `changes` are dotted keys with `__` for the dot."""
-    tree = load_tree(CONFIGS / "image" / "laptop.yaml")
+    tree = load_tree(CONFIGS / task / "laptop.yaml")
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return resolve(override(tree, {**SMALL, **dotted}, "test"), "test")
+    return resolve(override(tree, {"task": task, **SHARED, **SMALL[task], **dotted}, "test"), "test")
 
 
-def small_cell(path: Path, **changes: object) -> RunFolder:
+def small_cell(path: Path, task: str = "image", **changes: object) -> RunFolder:
     """A run folder with its config, ready to be trained."""
     folder = RunFolder(path)
-    write_text(folder.config, to_yaml(small_config(**changes)))
+    write_text(folder.config, to_yaml(small_config(task, **changes)))
     return folder
 
 

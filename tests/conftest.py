@@ -1,5 +1,6 @@
 """A workspace of its own for tests that run commands: experiments, configs, runs and results in a temporary folder."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,17 @@ import pytest
 
 from novobench.config import ROOT
 
+os.environ["TRITON_INTERPRET"] = (
+    "1"  # before Triton is imported: `NovoGrad(fused=True)` then runs its kernels on the CPU
+)
+
 SMALL_EXPERIMENT = Path(__file__).parent / "suite" / "small.yaml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """Derived data of the tests, in a folder of their own."""
+    os.environ["NOVOBENCH_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "cache")
 
 
 @pytest.fixture

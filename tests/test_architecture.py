@@ -87,7 +87,7 @@ def test_no_file_outgrows_its_reader():
 )
 def test_needs_no_torch(words):
     """Help, lists and config errors answer at once, so they import nothing heavy."""
-    heavy = ("torch", "pytorch_lightning", "scipy", "sklearn", "datasets", "torchvision")
+    heavy = ("torch", "pytorch_lightning", "scipy", "sklearn", "datasets", "torchvision", "matplotlib")
     code = (
         "import sys, novobench.cli as cli\n"
         "try:\n    cli.main(sys.argv[1:])\n"

@@ -1,23 +1,31 @@
 """Step time of optimizers as ratios to AdamW(fused=True), on the parameter shapes of the paper's models.
 
 Every round times each optimizer once, one after another, so that whatever else the machine does falls on all of
-them; what counts is the median over rounds of the ratio within a round.
+them; what counts is the median over rounds of the ratio within a round. All optimizers share one set of weights and
+gradients, whose values do not matter here.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from novobench.optim.novograd import NovoGrad
 
 BASELINE = "AdamW(fused)"
+HOST = "600 tensors (host)"
+"""Not a model: the host's part of a step alone, nothing changed since the last one, launches left out."""
 
 Shapes = list[tuple[int, ...]]
 
@@ -41,33 +49,88 @@ def transformer_big_shapes() -> Shapes:
     return [(vocabulary, d), *norm * 2, *encoder * 6, *decoder * 6]
 
 
+def jasper_shapes() -> Shapes:
+    """The 326 tensors of Jasper DR 10x5: 5 convolutions a block, and a 1×1 from every earlier block's input to each."""
+    blocks = [(11, 256), (13, 384), (17, 512), (21, 640), (25, 768)]
+    shapes: Shapes = []
+
+    def convolution(channels: int, before: int, kernel: int) -> None:
+        shapes.extend([(channels, before, kernel), (channels,), (channels,)])
+
+    convolution(256, 64, 11)
+    inputs = [256]
+    for kernel, channels in (block for block in blocks for _ in range(2)):
+        for sub_block in range(5):
+            convolution(channels, inputs[-1] if sub_block == 0 else channels, kernel)
+        for before in inputs:
+            convolution(channels, before, 1)
+        inputs.append(channels)
+    convolution(896, 768, 29)
+    convolution(1024, 896, 1)
+    return [*shapes, (29, 1024, 1), (29,)]
+
+
 MODELS: dict[str, Callable[[], Shapes]] = {
     "ResNet-50v2": resnet50v2_shapes,
+    "Jasper DR 10x5": jasper_shapes,
     "Transformer-big": transformer_big_shapes,
 }
 
 
-def contenders() -> dict[str, Callable[[list[torch.Tensor]], Optimizer]]:
-    """The optimizers that are measured: ours, torch's, and whichever peers are installed."""
-    found: dict[str, Callable[[list[torch.Tensor]], Optimizer]] = {
-        BASELINE: lambda p: torch.optim.AdamW(p, 1e-3, fused=True),
-        "NovoGrad": lambda p: NovoGrad(p, 1e-3, weight_decay=1e-3),
-        "NovoGrad(loop)": lambda p: NovoGrad(p, 1e-3, weight_decay=1e-3, foreach=False, fused=False),
-        "SGD(fused)": lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, weight_decay=1e-4, fused=True),
-        "AdamW": lambda p: torch.optim.AdamW(p, 1e-3),
+@dataclass(frozen=True)
+class Contender:
+    """An optimizer to be measured."""
+
+    make: Callable[[list[Tensor]], Optimizer]
+    bytes_per_parameter: int | None = None
+    """Memory traffic of a step that reads and writes each fp32 number as often as the algorithm must; None: unknown."""
+
+
+def contenders(device: torch.device) -> dict[str, Contender]:
+    """Ours, torch's, and whichever peers are installed, each as its users would make it."""
+    found = {
+        BASELINE: Contender(lambda p: torch.optim.AdamW(p, 1e-3, fused=True), 28),
+        "NovoGrad": Contender(lambda p: NovoGrad(p, 1e-3, weight_decay=1e-3), 24),
+        "NovoGrad(loop)": Contender(lambda p: NovoGrad(p, 1e-3, weight_decay=1e-3, foreach=False, fused=False)),
+        "NovoGrad(foreach)": Contender(lambda p: NovoGrad(p, 1e-3, weight_decay=1e-3, foreach=True)),
+        "SGD(fused)": Contender(lambda p: torch.optim.SGD(p, 1e-3, 0.9, weight_decay=1e-4, fused=True), 20),
+        "Adam(fused)": Contender(lambda p: torch.optim.Adam(p, 1e-3, fused=True), 28),
+        "AdamW(foreach)": Contender(lambda p: torch.optim.AdamW(p, 1e-3, foreach=True)),
+        "Adafactor": Contender(lambda p: torch.optim.Adafactor(p, 1e-3)),
     }
+    settings: dict[str, Any] = {"lr": 1e-3, "betas": (0.95, 0.25), "weight_decay": 1e-3}
     try:
         from timm.optim.nvnovograd import NvNovoGrad
 
-        found["timm NvNovoGrad"] = lambda p: NvNovoGrad(p, 1e-3, weight_decay=1e-3)
+        found["timm NvNovoGrad"] = Contender(lambda p: NvNovoGrad(p, **settings))
     except ImportError:
         pass
     try:
         from pytorch_optimizer import NovoGrad as KozistrNovoGrad
 
-        found["pytorch_optimizer NovoGrad"] = lambda p: KozistrNovoGrad(p, 1e-3, weight_decay=1e-3)
+        found["pytorch_optimizer NovoGrad"] = Contender(lambda p: KozistrNovoGrad(p, **settings))
     except ImportError:
         pass
+    try:
+        from monai.optimizers import Novograd as MonaiNovograd
+
+        found["MONAI Novograd"] = Contender(lambda p: MonaiNovograd(p, **settings))
+    except ImportError:
+        pass
+    try:
+        from nemo.core.optim.novograd import Novograd as NemoNovograd
+
+        found["NeMo Novograd"] = Contender(lambda p: NemoNovograd(p, **settings))
+    except ImportError:
+        pass
+    if device.type == "cuda":
+        try:
+            from apex.optimizers import FusedNovoGrad
+
+            paper: dict[str, Any] = {"bias_correction": False, "reg_inside_moment": True, "grad_averaging": False}
+            found["apex FusedNovoGrad (paper mode)"] = Contender(lambda p: FusedNovoGrad(p, **settings, **paper), 24)
+        except (ImportError, RuntimeError):
+            pass
     return found
 
 
@@ -83,56 +146,143 @@ class Row:
     """First quartile over rounds."""
     ratio_high: float
     """Third quartile."""
+    of_copy_bandwidth: float | None
+    """Bytes that the step must move over its time, as a share of what a copy reaches on this device."""
+    launches: int | None
+    """Kernels of a step, counted by the profiler; None on a CPU."""
+    peak_bytes_per_parameter: float | None
+    """Device memory that a step takes for a while, beside weights, gradients and state; None on a CPU."""
     state_bytes_per_parameter: float
     rounds: int
+    device: str
     threads: int
     parameters: int
 
 
-def run(models: Sequence[str], rounds: int, threads: int) -> list[Row]:
-    """Measure all contenders on the named models."""
+def run(models: Sequence[str], rounds: int, threads: int, device: str = "cpu", only: Sequence[str] = ()) -> list[Row]:
+    """Measure the contenders (`only` names some; the baseline always takes part) on the named models."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return [row for model in models for row in _measure(model, rounds, threads)]
+        return [row for model in models for row in _measure(model, rounds, threads, torch.device(device), only)]
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(model: str, rounds: int, threads: int) -> list[Row]:
-    shapes = MODELS[model]()
-    optimizers = {name: make(_parameters(shapes)) for name, make in contenders().items()}
-    for optimizer in optimizers.values():
-        optimizer.step()  # state, first-touch of memory
-        optimizer.step()
-    times: dict[str, list[float]] = {name: [] for name in optimizers}
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            for name, optimizer in optimizers.items():
-                start = time.perf_counter()
-                optimizer.step()
-                times[name].append(time.perf_counter() - start)
-    finally:
-        gc.enable()
+def _measure(model: str, rounds: int, threads: int, device: torch.device, only: Sequence[str]) -> list[Row]:
+    parameters = _parameters([(4,)] * 600 if model == HOST else MODELS[model](), device)
+    chosen = {
+        name: contender for name, contender in contenders(device).items() if not only or name in (BASELINE, *only)
+    }
+    with _launches_left_out() if model == HOST else _as_it_is():
+        if model == HOST:
+            chosen = {BASELINE: chosen[BASELINE], "NovoGrad": Contender(lambda p: NovoGrad(p, 1e-3, fused=True))}
+        optimizers = {name: contender.make(parameters) for name, contender in chosen.items()}
+        for optimizer in optimizers.values():
+            optimizer.step()  # state, first touch of memory, compilation
+            optimizer.step()
+        times: dict[str, list[float]] = {name: [] for name in optimizers}
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(rounds):
+                for name, optimizer in optimizers.items():
+                    times[name].append(_time(optimizer.step, device))
+        finally:
+            gc.enable()
+    copy_bandwidth = None if model == HOST else _copy_bandwidth(device)
+    count = sum(p.numel() for p in parameters)
     rows = []
     for name, optimizer in optimizers.items():
         ratios = torch.tensor([mine / base for mine, base in zip(times[name], times[BASELINE], strict=True)])
         low, middle, high = torch.quantile(ratios, torch.tensor([0.25, 0.5, 0.75])).tolist()
-        count = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-        median_ms = 1e3 * torch.tensor(times[name]).median().item()
-        state = _state_bytes(optimizer) / count
-        rows.append(Row(model, name, median_ms, middle, low, high, state, rounds, threads, count))
+        seconds = torch.tensor(times[name]).median().item()
+        must = chosen[name].bytes_per_parameter
+        reached = None if must is None or copy_bandwidth is None else must * count / seconds / copy_bandwidth
+        launches, peak = _on_device(optimizer, device)
+        rows.append(
+            Row(
+                model=model,
+                optimizer=name,
+                milliseconds=1e3 * seconds,
+                ratio=middle,
+                ratio_low=low,
+                ratio_high=high,
+                of_copy_bandwidth=reached,
+                launches=launches,
+                peak_bytes_per_parameter=None if peak is None else peak / count,
+                state_bytes_per_parameter=_state_bytes(optimizer) / count,
+                rounds=rounds,
+                device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+                threads=threads,
+                parameters=count,
+            )
+        )
     return rows
 
 
-def _parameters(shapes: Shapes) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def _time(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one step, to its end on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _copy_bandwidth(device: torch.device) -> float:
+    """Bytes a second, read and written, of copying 256 MB: the median of nine."""
+    source, target = torch.ones(1 << 26, device=device), torch.empty(1 << 26, device=device)
+    times = [_time(lambda: target.copy_(source), device) for _ in range(10)][1:]
+    return 8 * source.numel() / torch.tensor(times).median().item()
+
+
+def _on_device(optimizer: Optimizer, device: torch.device) -> tuple[int | None, int | None]:
+    """Kernels of a step, and the memory it takes for a while."""
+    if device.type != "cuda":
+        return None, None
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        optimizer.step()
+        torch.cuda.synchronize(device)
+    on_device = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    launches = sum("memcpy" not in e.name.lower() for e in on_device)
+    return launches, torch.cuda.max_memory_allocated(device) - before
+
+
+@contextmanager
+def _launches_left_out() -> Iterator[None]:
+    """NovoGrad(fused=True) does on CPU tensors all that its host does for CUDA ones, and launches nothing."""
+    from novobench.optim import novograd_tables, novograd_triton
+
+    class Nothing:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *_, **__: None
+
+    kernels = novograd_tables.kernels
+    with (
+        patch.dict(os.environ, {"TRITON_INTERPRET": "1"}),
+        patch.object(novograd_triton, "runs_on", lambda device: True),
+        patch.object(kernels, "norms", Nothing()),
+        patch.object(kernels, "update", Nothing()),
+    ):
+        yield
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+def _parameters(shapes: Shapes, device: torch.device) -> list[Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
     parameters = []
     for shape in shapes:
-        parameter = torch.randn(shape, generator=generator).requires_grad_()
-        parameter.grad = torch.randn(shape, generator=generator)
+        parameter = torch.randn(shape, generator=generator, device=device).requires_grad_()
+        parameter.grad = torch.randn(shape, generator=generator, device=device)
         parameters.append(parameter)
     return parameters
 
@@ -142,29 +292,42 @@ def _state_bytes(optimizer: Optimizer) -> int:
     return sum(value.numel() * value.element_size() for value in values if torch.is_tensor(value))
 
 
-def main(rounds: int, threads: int, output: Path | None = None) -> int:
+def main(
+    models: Sequence[str], only: Sequence[str], rounds: int, threads: int, device: str, output: Path | None = None
+) -> int:
     """Measure, print a table, and write it as CSV if asked to."""
     from rich.table import Table
 
     from novobench.console import console
+    from novobench.errors import ConfigError, suggestion
     from novobench.files import write_csv
 
-    rows = run(list(MODELS), rounds, threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: this machine has no CUDA device that torch can use.")
+    known = [*MODELS, *([HOST] if device == "cpu" else [])]
+    everyone = list(contenders(torch.device(device)))
+    for words, there, what in ((models, known, "model"), (only, everyone, "optimizer")):
+        for name in words:
+            if name not in there:
+                raise ConfigError(f"There is no {what} '{name}'.{suggestion(name, there)} Known: {', '.join(there)}.")
+    rows = run(models or known, rounds, threads, device, only)
     table = Table(box=None, pad_edge=False)
-    for heading in ("model", "optimizer", "ms", f"/ {BASELINE}", "quartiles", "state B/param"):
+    for heading in ("model", "optimizer", "ms", f"/ {BASELINE}", "quartiles", "of copy", "launches", "state B/param"):
         table.add_column(heading)
     for row in rows:
         table.add_row(
             row.model,
             row.optimizer,
-            f"{row.milliseconds:.1f}",
+            f"{row.milliseconds:.3g}",
             f"{row.ratio:.2f}",
             f"{row.ratio_low:.2f}-{row.ratio_high:.2f}",
+            "" if row.of_copy_bandwidth is None else f"{row.of_copy_bandwidth:.0%}",
+            "" if row.launches is None else str(row.launches),
             f"{row.state_bytes_per_parameter:.2f}",
         )
     out = console()
     out.print(table)
-    out.print(f"{rounds} interleaved rounds, {threads} thread(s).")
+    out.print(f"{rounds} interleaved rounds on {rows[0].device}, {threads} CPU thread(s).")
     if output is not None:
         write_csv(output, list(asdict(rows[0])), map(asdict, rows))
         out.print(f"Written: {output}")

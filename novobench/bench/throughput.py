@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from pytorch_lightning.utilities import move_data_to_device
 
 from novobench.config import ROOT, CellConfig, load_tree, override, parse_overrides
 from novobench.errors import ConfigError
@@ -32,7 +32,9 @@ class Throughput:
     micro_batch: int
     precision: str
     channels_last: bool
-    samples_per_second: float
+    unit: str
+    """What is counted a second: tokens where the task counts them, else samples."""
+    per_second: float
     """From the median time of an update; one update is one micro-batch."""
     milliseconds: float
     milliseconds_low: float
@@ -53,7 +55,7 @@ def measure(config: CellConfig, updates: int, warm_up: int = 5) -> Throughput:
     module, _ = base.build(config)
     module.to(device)
     optimizer = module.configure_optimizers()
-    batch = _moved(module.random_batch(config.batch.micro), device)
+    batch = move_data_to_device(module.random_batch(config.batch.micro), device)
     precision = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.runtime.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=config.runtime.precision == "16-mixed")
     times = []
@@ -71,6 +73,7 @@ def measure(config: CellConfig, updates: int, warm_up: int = 5) -> Throughput:
         times.append(_now(cuda) - start)
     quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
     low, middle, high = torch.quantile(torch.tensor(times[warm_up:], dtype=torch.float64), quartiles).tolist()
+    tokens = getattr(config.data, "tokens_per_sample", None)
     return Throughput(
         task=config.task,
         scale=config.scale,
@@ -79,7 +82,8 @@ def measure(config: CellConfig, updates: int, warm_up: int = 5) -> Throughput:
         micro_batch=config.batch.micro,
         precision=config.runtime.precision,
         channels_last=config.runtime.channels_last,
-        samples_per_second=config.batch.micro / middle,
+        unit="samples" if tokens is None else "tokens",
+        per_second=config.batch.micro * (tokens or 1) / middle,
         milliseconds=1e3 * middle,
         milliseconds_low=1e3 * low,
         milliseconds_high=1e3 * high,
@@ -93,14 +97,6 @@ def _now(cuda: bool) -> float:
     if cuda:
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    return type(batch)(_moved(value, device) for value in batch)
 
 
 def cell_of(task: str, scale: str, changes: Sequence[str]) -> CellConfig:
@@ -124,7 +120,7 @@ def main(tasks: Sequence[str], scale: str, changes: Sequence[str], updates: int,
     configs = [cell_of(task, scale, changes) for task in tasks or task_names()]
     out = console()
     table = Table(box=None, pad_edge=False)
-    for heading in ("task", "optimizer", "parameters", "micro-batch", "precision", "ms", "samples/s", "peak GiB"):
+    for heading in ("task", "optimizer", "parameters", "micro-batch", "precision", "ms", "speed", "peak GiB"):
         table.add_column(heading)
     rows = []
     for config in configs:
@@ -137,7 +133,7 @@ def main(tasks: Sequence[str], scale: str, changes: Sequence[str], updates: int,
             str(row.micro_batch),
             row.precision + (" channels-last" if row.channels_last else ""),
             f"{row.milliseconds:.1f}",
-            f"{row.samples_per_second:,.0f}",
+            f"{row.per_second:,.0f} {row.unit}/s",
             f"{row.peak_gib:.1f}",
         )
     out.print(table)

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from novobench.optim.conversion import convert_state_dict as convert_state_dict
     from novobench.optim.lars import LARS as LARS
     from novobench.optim.lars import larc_ as larc_
     from novobench.optim.normalized_sgd import NormalizedSGD as NormalizedSGD
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "NovoGrad": "novograd",
+    "convert_state_dict": "conversion",
     "LARS": "lars",
     "larc_": "lars",
     "NormalizedSGD": "normalized_sgd",
     "DecayGroup": "param_groups",
 }
-__all__ = ["LARS", "DecayGroup", "NormalizedSGD", "NovoGrad", "larc_"]
+__all__ = ["LARS", "DecayGroup", "NormalizedSGD", "NovoGrad", "convert_state_dict", "larc_"]
 
 
 def __getattr__(name: str) -> Any:

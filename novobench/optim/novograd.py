@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from novobench.optim import novograd_paths as paths
+from novobench.optim import sharding
 
 
 class NovoGrad(Optimizer):
@@ -87,8 +90,8 @@ class NovoGrad(Optimizer):
             raise ValueError(f"Invalid skip_nonfinite value: {skip_nonfinite!r} (choose 'tensor' or 'step')")
         if fused and foreach:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        if capturable and (fused or foreach):
-            raise RuntimeError("`capturable` needs the plain loop: leave `fused` and `foreach` unset.")
+        if capturable and foreach:
+            raise RuntimeError("`capturable` and `foreach` cannot be `True` together: foreach reads the norms.")
         defaults = {
             "lr": lr,
             "betas": tuple(betas),
@@ -110,6 +113,7 @@ class NovoGrad(Optimizer):
         # On the instance: Lightning refuses to clip for an optimizer whose class says so. It tells a GradScaler
         # to leave the gradients scaled and to set `grad_scale` and `found_inf` here.
         self._step_supports_amp_scaling = unscale_in_step or max_grad_norm is not None
+        self._sharing: tuple[list[Any], Any] = ([], None)
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("max_grad_norm", "skip_nonfinite", "_step_supports_amp_scaling")
@@ -117,6 +121,7 @@ class NovoGrad(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._sharing = ([], None)
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -142,23 +147,68 @@ class NovoGrad(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [(group, self._tensors(group)) for group in self.param_groups]
-        whole = paths.whole_step(
-            [tensors for _, members in work for tensors in members],
-            max_grad_norm=self.max_grad_norm,
-            skip_all=self.skip_nonfinite == "step",
-            grad_scale=getattr(self, "grad_scale", None),
-            found_inf=getattr(self, "found_inf", None),
-        )
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        fused_steps, others = self._shared_out()
+        ready = [step for step in fused_steps if step.prepare()]
+        work = [(group, self._tensors(group, parameters)) for group, parameters in others]
+        every = paths.with_norms([tensors for _, members in work for tensors in members])
+        rest = iter(every)
+        for step in ready:
+            step.norms()
+        decided = None
+        scale, go = paths.unscaled(grad_scale, found_inf)
+        if self.max_grad_norm is not None or self.skip_nonfinite == "step":
+            if len(ready) == 1 and not every:
+                decided = ready[0].decide(self.max_grad_norm, grad_scale, found_inf)
+            elif ready or every:
+                squares = [paths.norm(t).double().square() for t in every] + [step.total_square() for step in ready]
+                scale, go = paths.limited(squares, self.max_grad_norm, scale, go)
+                decided = torch.stack([torch.ones(()) if scale is None else scale, go]).float()  # type: ignore[list-item]
+        for step in ready:
+            step.update(grad_scale, found_inf, decided)
         for group, members in work:
             if members:
-                _path(group, members[0].parameter)(group, members, whole)
+                run = _path(group, members[0].parameter)
+                run(group, list(itertools.islice(rest, len(members))), paths.Whole(scale, go))
         return loss
 
-    def _tensors(self, group: dict[str, Any]) -> list[paths.Tensors]:
-        """Parameter, gradient and state of every parameter of the group that has a gradient."""
+    def _shared_out(self) -> tuple[list[Any], list[tuple[dict[str, Any], list[Tensor]]]]:
+        """The fused steps, one a device, and for each group the parameters that go another way.
+
+        Worked out again only when a group, its parameters or its implementation changes.
+        """
+        everything = [(group, group["params"]) for group in self.param_groups]
+        if torch.compiler.is_compiling():
+            return [], everything
+        chosen = ("foreach", "fused", "update_clip", "amsgrad")
+        signature: list[Any] = [id(self.state), id(self.param_groups)]
+        for group, parameters in everything:
+            signature += [id(parameters), len(parameters), *(group[name] for name in chosen)]
+        if self._sharing[0] == signature:
+            return self._sharing[1]
+        devices: dict[torch.device, list[tuple[int, Tensor]]] = {}
+        others: list[tuple[dict[str, Any], list[Tensor]]] = []
+        for index, (group, parameters) in enumerate(everything):
+            left = []
+            for parameter in parameters:
+                if _takes_triton(group, parameter):
+                    devices.setdefault(parameter.device, []).append((index, parameter))
+                else:
+                    left.append(parameter)
+            if left:
+                others.append((group, parameters if len(left) == len(parameters) else left))
+        steps: list[Any] = []
+        if devices:
+            from novobench.optim.novograd_triton import FusedStep
+
+            steps = [FusedStep(members, self.param_groups, self.state) for members in devices.values()]
+        self._sharing = (signature, (steps, others))
+        return steps, others
+
+    def _tensors(self, group: dict[str, Any], parameters: list[Tensor]) -> list[paths.Tensors]:
+        """Gradient and state of every parameter that has a gradient."""
         members = []
-        for parameter in group["params"]:
+        for parameter in parameters:
             gradient = parameter.grad
             if gradient is None:
                 continue
@@ -170,21 +220,42 @@ class NovoGrad(Optimizer):
                 state["exp_avg_sq"] = torch.full((), -1.0, dtype=paths.moment_dtype(parameter), device=parameter.device)
             if group["amsgrad"] and "max_exp_avg_sq" not in state:
                 state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg_sq"])
-            moment = state["exp_avg"]
+            moment, whole = state["exp_avg"], None
+            if sharding.is_sharded(parameter):
+                gradient, whole = sharding.like(gradient, parameter), parameter
+                parameter, moment = sharding.local(parameter), sharding.local(moment)
             if parameter.is_complex():
                 parameter, gradient, moment = (torch.view_as_real(x) for x in (parameter, gradient, moment))
-            members.append(paths.Tensors(parameter, gradient, moment, state["exp_avg_sq"], state.get("max_exp_avg_sq")))
+            second, largest = state["exp_avg_sq"], state.get("max_exp_avg_sq")
+            members.append(paths.Tensors(parameter, gradient, moment, second, largest, whole))
         return members
 
 
+def _takes_triton(group: dict[str, Any], parameter: Tensor) -> bool:
+    """Whether a parameter goes through the Triton kernels: the default on CUDA."""
+    device, fused = parameter.device.type, group["fused"]
+    possible = device == "cuda" or (fused and os.environ.get("TRITON_INTERPRET") == "1")
+    if group["foreach"] or fused is False or group["update_clip"] is not None or not possible:
+        return False
+    try:
+        from novobench.optim import novograd_triton as triton
+    except ImportError:
+        if fused:
+            raise RuntimeError(
+                "`fused=True` needs Triton on CUDA: pip install triton, or leave `fused` unset."
+            ) from None
+        return False
+    return triton.runs_on(parameter.device) and triton.takes(parameter)
+
+
 def _path(group: dict[str, Any], parameter: Tensor) -> Callable[..., None]:
-    """The one place where an implementation is chosen."""
+    """The implementation for parameters that do not go through the Triton kernels."""
     foreach, fused, device = group["foreach"], group["fused"], parameter.device.type
-    if group["capturable"]:
+    if group["capturable"] or torch.compiler.is_compiling():
         return paths.loop
-    if fused and device != "cpu":
-        raise RuntimeError(f"`fused=True` runs on CPU tensors, not on {device}. Leave `fused` unset.")
-    if fused or (fused is None and not foreach and device == "cpu"):
+    if fused and device not in ("cpu", "cuda"):
+        raise RuntimeError(f"`fused=True` runs on CPU and CUDA, not on {device}. Leave `fused` unset.")
+    if device == "cpu" and fused is not False and not foreach:
         return paths.fused_cpu if paths.FUSED_SGD is not None else paths.loop
     if foreach or (foreach is None and device == "cuda"):
         return paths.foreach

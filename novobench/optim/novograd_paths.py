@@ -1,8 +1,9 @@
 """Three ways to do the same NovoGrad update: a readable loop, foreach, and fused kernels on CPU.
 
-All of them take one group's tensors. `s` is what the raw gradient is multiplied by before anything else: 1 / grad
-scale × clip factor. With n = (s·‖g‖)² and D = √v + ε, the update is m ← β₁·m + a·(s·g/D + d·w), w ← w - λ·m,
-where a = 1 - β₁ with gradient averaging after the first step, else 1.
+The fourth, one pass over all tensors on CUDA, is `novograd_triton`. Those here take one group's tensors. `s` is what
+the raw gradient is multiplied by before anything else: 1 / grad scale × clip factor. With n = (s·‖g‖)² and D = √v + ε,
+the update is m ← β₁·m + a·(s·g/D + d·w), w ← w - λ·m, where a = 1 - β₁ with gradient averaging after the first step,
+else 1.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from novobench.optim import sharding
 
 FUSED_SGD = getattr(torch, "_fused_sgd_", None)
 """The kernel behind `torch.optim.SGD(fused=True)`; private, so it may be missing one day."""
@@ -26,7 +29,7 @@ _PARALLEL_FROM, _ROWS = 1 << 17, 64
 
 
 class Tensors(NamedTuple):
-    """One parameter, its gradient and its state; complex ones as their real views."""
+    """One parameter, its gradient and its state; complex ones as their real views, sharded ones as local parts."""
 
     parameter: Tensor
     gradient: Tensor
@@ -35,6 +38,10 @@ class Tensors(NamedTuple):
     """v, -1 before the first step."""
     largest: Tensor | None
     """The largest v so far, with amsgrad."""
+    sharded: Tensor | None = None
+    """The parameter over all processes, if it lies in shards."""
+    norm: Tensor | None = None
+    """‖g‖ over all processes, if it lies in shards; see `with_norms`."""
 
 
 class Whole(NamedTuple):
@@ -51,32 +58,52 @@ def moment_dtype(parameter: Tensor) -> torch.dtype:
     return torch.float64 if parameter.dtype in (torch.float64, torch.complex128) else torch.float32
 
 
-def whole_step(
-    tensors: list[Tensors],
-    *,
-    max_grad_norm: float | None,
-    skip_all: bool,
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
-) -> Whole:
-    """The scale of all gradients and whether the step is taken at all."""
+def unscaled(grad_scale: Tensor | None, found_inf: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """s and whether to go on, from what a GradScaler set."""
     scale = None if grad_scale is None else grad_scale.double().reciprocal().squeeze()
-    go = None if found_inf is None else (found_inf == 0).squeeze()
-    if tensors and (max_grad_norm is not None or skip_all):
-        device = tensors[0].gradient.device
-        norms = torch.stack([_norm(t).double().to(device) for t in tensors])
-        total = torch.linalg.vector_norm(norms)
-        finite = torch.isfinite(total)
-        go = finite if go is None else go.to(device) & finite
-        if max_grad_norm is not None:
-            scaled = total if scale is None else total * scale.to(device)
-            clip = (max_grad_norm / (scaled + 1e-6)).clamp_max(1.0)  # 1e-6 as torch's clip_grad_norm_
-            scale = clip if scale is None else scale.to(device) * clip
-    return Whole(scale, go)
+    return scale, None if found_inf is None else (found_inf == 0).squeeze()
 
 
-def _norm(t: Tensors) -> Tensor:
-    return torch.linalg.vector_norm(t.gradient, dtype=t.second.dtype)
+def limited(
+    squares: list[Tensor], max_grad_norm: float | None, scale: Tensor | None, go: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """s and whether to go on, when the global norm, of which `squares` are the parts, decides about the whole step."""
+    device = squares[0].device
+    total = torch.stack([square.double().to(device) for square in squares]).sum().sqrt()
+    finite = torch.isfinite(total)
+    go = finite if go is None else go.to(device) & finite
+    if max_grad_norm is not None:
+        scaled = total if scale is None else total * scale.to(device)
+        clip = (max_grad_norm / (scaled + 1e-6)).clamp_max(1.0)  # 1e-6 as torch's clip_grad_norm_
+        scale = clip if scale is None else scale.to(device) * clip
+    return scale, go
+
+
+def with_norms(tensors: list[Tensors]) -> list[Tensors]:
+    """The same tensors, those in shards with their gradient's norm over all processes."""
+    places = [i for i, t in enumerate(tensors) if t.sharded is not None]
+    if not places:
+        return tensors
+    squares = torch.stack([norm(tensors[i]).double().square() for i in places])
+    sharding.sum_over_shards(squares, [tensors[i].sharded for i in places])  # type: ignore[misc]
+    for i, total in zip(places, squares.sqrt(), strict=True):
+        tensors[i] = tensors[i]._replace(norm=total.to(tensors[i].second.dtype))
+    return tensors
+
+
+def norm(t: Tensors) -> Tensor:
+    """‖g‖, 0-d, in v's precision."""
+    return torch.linalg.vector_norm(t.gradient, dtype=t.second.dtype) if t.norm is None else t.norm
+
+
+def _size(t: Tensors, x: Tensor) -> Tensor:
+    """‖x‖ of a weight or moment, over all processes."""
+    size = torch.linalg.vector_norm(x)
+    if t.sharded is not None:
+        square = size.double().square().reshape(1)
+        sharding.sum_over_shards(square, [t.sharded])
+        size = square[0].sqrt().to(size.dtype)
+    return size
 
 
 # ---------------------------------------------------------------------------------------------- the readable one
@@ -96,7 +123,7 @@ def _update(group: dict[str, Any], t: Tensors, whole: Whole) -> None:
     scale = torch.ones((), dtype=dtype, device=device) if whole.scale is None else whole.scale.to(device, dtype)
     gradient, weight, moment = (x.to(dtype) for x in (t.gradient, t.parameter, t.moment))
 
-    square = (_norm(t) * scale) ** 2
+    square = (norm(t) * scale) ** 2
     keep = ~torch.isfinite(square) if whole.go is None else ~(torch.isfinite(square) & whole.go.to(device))
     first = t.second < 0
     second = torch.where(first, square, beta2 * t.second + (1 - beta2) * square)
@@ -113,8 +140,8 @@ def _update(group: dict[str, Any], t: Tensors, whole: Whole) -> None:
         update = update * torch.where(first, 1.0, 1 - beta1)
     moment = beta1 * moment + update
     if group["update_clip"] is not None:
-        limit = group["update_clip"] * torch.linalg.vector_norm(weight)
-        lr = (limit / (torch.linalg.vector_norm(moment) + 1e-8)).clamp_max(lr)
+        limit = group["update_clip"] * _size(t, weight)
+        lr = (limit / (_size(t, moment) + 1e-8)).clamp_max(lr)
     new_weight = new_weight - lr * moment
 
     t.parameter.copy_(torch.where(keep, t.parameter, new_weight.to(t.parameter.dtype)))
@@ -139,8 +166,11 @@ def foreach(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None
         else:
             _update(group, t, whole)
     for same in alike.values():
-        norms = torch._foreach_norm([t.gradient for t in same], 2, dtype=same[0].second.dtype)
-        steps = [_numbers(group, t, norm, scale) for t, norm in zip(same, torch.stack(norms).tolist(), strict=True)]
+        if any(t.sharded is not None for t in same):
+            norms = [norm(t) for t in same]
+        else:
+            norms = list(torch._foreach_norm([t.gradient for t in same], 2, dtype=same[0].second.dtype))
+        steps = [_numbers(group, t, size, scale) for t, size in zip(same, torch.stack(norms).tolist(), strict=True)]
         taken = [(t, step) for t, step in zip(same, steps, strict=True) if step is not None]
         if not taken:
             continue
@@ -209,7 +239,7 @@ def fused_cpu(group: dict[str, Any], members: list[Tensors], whole: Whole) -> No
         if group["update_clip"] is not None or not _plain(t):
             _update(group, t, whole)
             continue
-        step = _numbers(group, t, _norm_on_host(t.gradient), scale)
+        step = _numbers(group, t, _norm_on_host(t), scale)
         if step is None:
             continue
         size = abs(step.factor)
@@ -232,11 +262,13 @@ def fused_cpu(group: dict[str, Any], members: list[Tensors], whole: Whole) -> No
         )
 
 
-def _norm_on_host(gradient: Tensor) -> float:
-    """‖g‖₂. torch reduces a whole tensor in one thread, rows in all of them."""
-    if gradient.numel() >= _PARALLEL_FROM and gradient.numel() % _ROWS == 0 and gradient.is_contiguous():
+def _norm_on_host(t: Tensors) -> float:
+    """‖g‖. torch reduces a whole tensor in one thread, rows in all of them."""
+    gradient = t.gradient
+    parallel = t.norm is None and gradient.numel() >= _PARALLEL_FROM and gradient.numel() % _ROWS == 0
+    if parallel and gradient.is_contiguous():
         return torch.linalg.vector_norm(torch.linalg.vector_norm(gradient.view(_ROWS, -1), dim=1)).item()
-    return torch.linalg.vector_norm(gradient).item()
+    return norm(t).item()
 
 
 def _slow_update(group: dict[str, Any], t: Tensors, step: _Numbers, lr: float) -> None:
@@ -252,20 +284,31 @@ def _slow_update(group: dict[str, Any], t: Tensors, step: _Numbers, lr: float) -
 
 def _plain(t: Tensors) -> bool:
     """One dtype with fp32 or fp64 arithmetic and one layout: the kernels check neither and would mix elements."""
-    weight, gradient, moment = t.parameter, t.gradient, t.moment
-    return (
-        weight.dtype is gradient.dtype is moment.dtype is t.second.dtype
-        and weight.stride() == gradient.stride() == moment.stride()
-        and weight.numel() > 0
-        and (weight.is_contiguous() or _dense(weight))
-    )
+    one_dtype = t.parameter.dtype is t.gradient.dtype is t.moment.dtype is t.second.dtype
+    return one_dtype and t.parameter.numel() > 0 and same_order(t.parameter, t.gradient, t.moment)
 
 
-def _dense(x: Tensor) -> bool:
+def same_order(*tensors: Tensor) -> bool:
+    """Whether the tensors, of one shape, lie dense in memory in one and the same order of their elements."""
+    first, *others = tensors
+    if all(x.is_contiguous() for x in tensors):
+        return True
+    strides = _strides(first)
+    return all(_strides(x) == strides for x in others) and dense(first)
+
+
+def dense(x: Tensor) -> bool:
     """No holes and no overlap, e.g. channels-last: elements may be visited in memory order."""
+    if x.is_contiguous():
+        return True
     expected = 1
     for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n > 1):
         if stride != expected:
             return False
         expected *= size
     return True
+
+
+def _strides(x: Tensor) -> list[int]:
+    """Those that matter: of a dimension of one element torch may say anything."""
+    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]

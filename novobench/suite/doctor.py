@@ -22,9 +22,11 @@ _NEEDED = (
     "datasets",
     "scikit-learn",
     "scipy",
+    "timm",
+    "matplotlib",
     "rich",
 )
-_OPTIONAL = ("tensorboard", "wandb", "timm", "pytorch_optimizer")
+_OPTIONAL = ("tensorboard", "wandb", "pytorch_optimizer")
 _LEAST_FREE_GB = 2.0
 
 

@@ -27,6 +27,28 @@ class Column:
     label: str
     """Heading in Markdown."""
     better: Literal["larger", "smaller"] = "larger"
+    minus: str = ""
+    """Another split, whose value of the metric is taken away: a gap between training and validation."""
+    when: str = ""
+    """Another split: the value is read off the cell's curves, where this split's metric was what every row reached (the
+    worst of their last values). So a row that trained less is not taken for one that generalises better."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes of a figure. A series is `<split>/<metric>` of `curves.csv`."""
+
+    x: str
+    """`update`, `epoch`, `seconds` of training, or a series."""
+    y: list[str]
+    """Series, each a line a row."""
+    x_label: str
+    y_label: str
+    minus: str = ""
+    """A series to take away from each of `y`."""
+    logarithmic: bool = False
+    diagonal: bool = False
+    """Draw y = x for comparison."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,10 @@ class Experiment:
     task: str
     columns: list[Column]
     rows: list[Row]
+    figure: list[Panel] = field(default_factory=list)
+    """What to draw besides the table."""
+    beside: list[Column] = field(default_factory=list)
+    """Numbers of the data alone, printed below the table: what needs no training."""
     shown: dict[str, str] = field(default_factory=dict)
     """Config keys printed in each row -> heading."""
     notes: list[str] = field(default_factory=list)

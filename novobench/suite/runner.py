@@ -41,6 +41,10 @@ def run(
             _, markdown = write_table(experiment, scale)
             out.print(Markdown(markdown.read_text(encoding="utf-8")))
             out.print(f"Written: {shown(markdown)}")
+            if experiment.figure:
+                from novobench.suite.plots import write_figure
+
+                out.print(f"Written: {shown(write_figure(experiment, scale))}")
     foreign = [cell for cell in cells if cell.id not in own]
     for cell in foreign:
         if cell.folder.finished:
@@ -125,9 +129,11 @@ def _check_writable(scale: str) -> None:
 
 
 def _print_metrics(cell: PlannedCell, out: Console) -> None:
-    for split, metrics in cell.folder.read_record()["metrics"].items():
+    record = cell.folder.read_record()
+    for split, metrics in record["metrics"].items():
         numbers = ", ".join(f"{name} {metric['value']:.4g}" for name, metric in metrics.items())
-        out.print(f"{cell.id} {split}: {numbers}")
+        known = ", ".join(f"{name} {found['value']:.4g}" for name, found in record["baselines"].get(split, {}).items())
+        out.print(f"{cell.id} {split}: {numbers}" + (f" (without training: {known})" if known else ""))
 
 
 def _summary(failed: dict[str, str], cells: Sequence[PlannedCell]) -> int:

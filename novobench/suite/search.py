@@ -115,7 +115,8 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
             f"Every trial of {', '.join(hopeless)} failed, so nothing was written; see their log.txt in runs/."
         )
     path = records.results_folder(scale) / "search.csv"
-    kept = [line for line in read_csv(path) if line["key"] not in best]
+    mine = f"{experiment.task}-"  # two tasks may use one key
+    kept = [line for line in read_csv(path) if line["key"] not in best or not line["cell"].startswith(mine)]
     write_csv(path, FIELDS, [*kept, *lines])
     _write_tuned(experiment.task, scale, best, values, column.metric, command)
     return best

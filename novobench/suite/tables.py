@@ -12,8 +12,12 @@ from omegaconf import OmegaConf
 from novobench.config import CellConfig, cell_id, to_yaml
 from novobench.files import read_csv, write_csv, write_text
 from novobench.suite import records
-from novobench.suite.experiment import Experiment, Row, row_config
+from novobench.suite.curves import at_equal, read_curves
+from novobench.suite.experiment import Column, Experiment, Row, row_config
 from novobench.suite.statistics import Estimate, estimate
+
+Values = dict[tuple[str, str], float]
+"""Split and metric -> value of one cell."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +32,33 @@ class TableRow:
 
 def table_rows(experiment: Experiment, scale: str) -> list[TableRow]:
     """Every row of the experiment with the estimates over all seeds on record."""
-    by_cell: dict[str, dict[tuple[str, str], float]] = {}
+    recorded: dict[str, Values] = {}
     for line in read_csv(records.results_folder(scale) / "records.csv"):
-        by_cell.setdefault(line["cell"], {})[line["split"], line["metric"]] = float(line["value"])
+        recorded.setdefault(line["cell"], {})[line["split"], line["metric"]] = float(line["value"])
+    configs = [row_config(experiment, row, scale, seed=0) for row in experiment.rows]
+    cells = [
+        [] if config is None else sorted(_same_but_seed(cell_id(config), recorded), key=_seed) for config in configs
+    ]
+    every = [cell for mine in cells for cell in mine]
+    values = {column.key: _values(column, every, recorded, scale) for column in experiment.columns}
     rows = []
-    for row in experiment.rows:
-        config = row_config(experiment, row, scale, seed=0)
-        cells = [] if config is None else sorted(_same_but_seed(cell_id(config), by_cell), key=_seed)
-        estimates = {}
-        for column in experiment.columns:
-            values = [by_cell[cell][key] for cell in cells if (key := (column.split, column.metric)) in by_cell[cell]]
-            if values:
-                estimates[column.key] = estimate(values)
-        rows.append(TableRow(row, config, cells, estimates))
+    for row, config, mine in zip(experiment.rows, configs, cells, strict=True):
+        found = {key: [of_cell[cell] for cell in mine if cell in of_cell] for key, of_cell in values.items()}
+        rows.append(TableRow(row, config, mine, {key: estimate(numbers) for key, numbers in found.items() if numbers}))
     return rows
+
+
+def _values(column: Column, cells: list[str], recorded: dict[str, Values], scale: str) -> dict[str, float]:
+    """Cell -> the column's number, for those that have it."""
+    if column.when:
+        curves = {cell: curve for cell, curve in read_curves(scale).items() if cell in cells}
+        return at_equal(curves, f"{column.when}/{column.metric}", f"{column.split}/{column.metric}")
+    own, other = (column.split, column.metric), (column.minus, column.metric)
+    return {
+        cell: recorded[cell][own] - (recorded[cell][other] if column.minus else 0.0)
+        for cell in cells
+        if own in recorded[cell] and (not column.minus or other in recorded[cell])
+    }
 
 
 def _same_but_seed(cell: str, known: Any) -> list[str]:
@@ -118,8 +135,23 @@ def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
     lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
     lines += [f"[{i}] {note}  " for i, note in enumerate(notes, 1)]
     lines += ["" if notes else None, *(f"- {note}" for note in experiment.notes)]  # type: ignore[list-item]
+    lines += [f"- {note}" for note in _beside_notes(experiment, rows, scale)]
     lines += [f"- {_seeds_note(rows)}", f"- {_code_note(rows, scale)}"]
     return "\n".join(line for line in lines if line is not None) + "\n"
+
+
+def _beside_notes(experiment: Experiment, rows: list[TableRow], scale: str) -> list[str]:
+    """What the data alone give; more than one line if rows differ in their data."""
+    lines = read_csv(records.results_folder(scale) / "records.csv")
+    told: dict[str, list[str]] = {}
+    for entry in rows:
+        numbers = {(x["split"], x["metric"]): float(x["value"]) for x in lines if x["cell"] in entry.cells[:1]}
+        if entry.cells and all((column.split, column.metric) in numbers for column in experiment.beside):
+            text = ", ".join(f"{c.label} {numbers[c.split, c.metric]:.4g}" for c in experiment.beside)
+            told.setdefault(text, []).append(entry.row.label)
+    if len(told) == 1:
+        return [f"Without training: {text}." for text in told if text]
+    return [f"Without training, for {', '.join(labels)}: {text}." for text, labels in told.items()]
 
 
 def _seeds_note(rows: list[TableRow]) -> str:

@@ -19,6 +19,7 @@ _PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
+    "timm",
     "datasets",
     "omegaconf",
     "transformers",

@@ -10,6 +10,7 @@ def test_shape_lists_have_the_models_sizes():
     assert sum(sizes["ResNet-50v2"]) == 25_549_352
     assert len(sizes["ResNet-50v2"]) == 153
     assert sum(sizes["Transformer-big"]) == 184_750_080
+    assert (sum(sizes["Jasper DR 10x5"]), len(sizes["Jasper DR 10x5"])) == (332_632_349, 326)
 
 
 def test_rows_hold_ratios_and_state(monkeypatch):

@@ -19,7 +19,7 @@ def test_one_row_adds_up(tmp_path, novobench):
     assert row["optimizer"] == "sgd"
     assert int(row["parameters"]) == 126_458
     expected = 32 / (float(row["milliseconds"]) / 1e3)
-    assert float(row["samples_per_second"]) == pytest.approx(expected, rel=1e-6)
+    assert float(row["per_second"]) == pytest.approx(expected, rel=1e-6)
     assert float(row["milliseconds_low"]) <= float(row["milliseconds"]) <= float(row["milliseconds_high"])
 
 

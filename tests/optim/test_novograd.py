@@ -14,7 +14,12 @@ from novobench.optim import NovoGrad
 from tests.optim.reference import PaperNovoGrad
 
 SHAPES = [(), (7,), (5, 3), (4, 3, 2), (6, 4, 3, 3)]
-PATHS = {"loop": {"foreach": False, "fused": False}, "foreach": {"foreach": True}, "fused": {}}
+PATHS = {
+    "loop": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True},
+    "fused": {},
+    "triton": {"fused": True},
+}
 OPTIONS = [
     {},
     {"grad_averaging": True},
@@ -449,7 +454,7 @@ def test_contradictory_implementations_are_refused():
     with pytest.raises(RuntimeError, match="cannot be `True` together"):
         NovoGrad(weights(), 0.1, foreach=True, fused=True)
     with pytest.raises(RuntimeError, match="capturable"):
-        NovoGrad(weights(), 0.1, fused=True, capturable=True)
+        NovoGrad(weights(), 0.1, foreach=True, capturable=True)
 
 
 def test_sparse_gradients_are_refused():
@@ -487,4 +492,6 @@ def test_all_paths_agree_on_a_mixture_of_everything():
         results.append(parameters)
     for one, other in itertools.combinations(results, 2):
         for mine, theirs in zip(one, other, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-2 if mine.dtype == torch.bfloat16 else 1e-5, atol=1e-6)
+            # Triton's interpreter cuts fp32 off to bf16 where a GPU rounds; tests/optim/test_fused.py looks at the PTX
+            half = mine.dtype == torch.bfloat16
+            torch.testing.assert_close(mine, theirs, rtol=0.04 if half else 1e-5, atol=1e-6)

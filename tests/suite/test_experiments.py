@@ -37,7 +37,10 @@ def test_different_rows_that_train_alike_share_a_cell():
     for scale in SCALES:
         assert ids[scale]["table2/t2_novograd_8k"] == ids[scale]["table3/t3_novograd_8k"]
         assert ids[scale]["table2/t2_novograd_32k"] == ids[scale]["table3/t3_novograd_32k"]
-    assert len(set(ids["paper"].values())) == 19
+        for row in ("adam", "novograd"):
+            same = ids[scale][f"table7/t7_{row}"] == ids[scale][f"figure2/f2_{row}"]
+            assert same == (scale != "laptop")  # the figure has a smaller text there
+    assert len({cell for cell in ids["paper"].values() if cell.startswith("image-")}) == 19
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,7 @@ def test_table_3_has_the_papers_updates(row, batch, per_epoch, total):
 
 
 def test_the_papers_rates():
-    """Table 1 and 3 of the paper, read off the page."""
+    """Tables 1, 3 and 7 of the paper, read off the page."""
     expected = {
         ("table1", "t1_sgd_100"): (0.4, 1e-4),
         ("table1", "t1_adamw_100"): (0.002, 0.12),
@@ -70,9 +73,27 @@ def test_the_papers_rates():
         optimizer = row_config(experiment, experiment.row(row), "paper", 0).optimizer
         assert (optimizer.lr * optimizer.lr_factor, optimizer.weight_decay) == (lr, decay)
         assert optimizer.clip_norm is None
+    for row, rates in {"adam": (2.5e-4, 0), "adamw": (2.5e-4, 1e-3), "novograd": (0.01, 0)}.items():
+        experiment = load_experiment("table7")
+        config = row_config(experiment, experiment.row(f"t7_{row}"), "paper", 0)
+        assert (config.optimizer.lr, config.optimizer.weight_decay) == rates
     diagnostic = load_experiment("table3").row("t3_novograd_1k_printed_lr")
     optimizer = row_config(load_experiment("table3"), diagnostic, "paper", 0).optimizer
     assert optimizer.lr * optimizer.lr_factor == pytest.approx(0.070)
+
+
+@pytest.mark.parametrize(
+    ("row", "length", "memory", "total"),
+    [("t7_adam", 512, 512, 91_553), ("t7_novograd_20b", 512, 512, 152_588), ("t7_novograd_t128", 128, 384, 366_211)],
+)
+def test_table_7_has_the_papers_tokens(row, length, memory, total):
+    experiment = load_experiment("table7")
+    config = row_config(experiment, experiment.row(row), "paper", 0)
+    assert (config.batch.size, config.data.segment_length, config.model.memory_length) == (256, length, memory)
+    assert total_updates(config) == total
+    assert epochs(config) == pytest.approx(194 if "20b" in row else 116.3, abs=0.5)
+    on_8_gpus = row_config(experiment, experiment.row(row), "paper", 0, {"runtime.devices": 8})
+    assert on_8_gpus.accumulation == 4  # four passes of 8 × 8 sequences: the paper's 366K iterations at length 512
 
 
 def test_quoted_rows_train_nothing():
@@ -88,16 +109,18 @@ def test_quoted_rows_train_nothing():
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*/tuned-*.yaml")), ids=lambda path: path.parent.name)
 def test_tuned_rates_are_the_best_of_their_search(path):
-    scale = path.stem.removeprefix("tuned-")
+    scale, task = path.stem.removeprefix("tuned-"), path.parent.name
     with (ROOT / "results" / scale / "search.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
+        lines = [line for line in csv.DictReader(file) if line["cell"].startswith(f"{task}-")]
     tuned = yaml.safe_load(path.read_text())
     for key, rates in tuned.items():
         values = defaultdict(list)
+        smaller = {load_experiment(x["experiment"]).columns[0].better for x in lines if x["key"] == key} == {"smaller"}
+        worst = float("inf") if smaller else float("-inf")
         for line in lines:
             if line["key"] == key:
-                values[line["rates"]].append(float(line["value"]) if line["value"] else float("-inf"))
-        best = max(sum(found) / len(found) for found in values.values())
+                values[line["rates"]].append(float(line["value"]) if line["value"] else worst)
+        best = (min if smaller else max)(sum(found) / len(found) for found in values.values())
         own = " ".join(f"{name}={value:g}" for name, value in rates.items())
         assert sum(values[own]) / len(values[own]) == best, key
 
@@ -105,11 +128,12 @@ def test_tuned_rates_are_the_best_of_their_search(path):
 def test_every_optimizer_of_a_table_had_the_same_budget():
     with (ROOT / "results" / "laptop" / "search.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    cells = defaultdict(int)
+    cells = defaultdict(lambda: defaultdict(int))
     for line in lines:
-        cells[line["key"]] += 1
-    assert set(cells.values()) == {32}, cells  # 16 trials × 2 seeds
-    assert {line["split"] for line in lines} == {"search"}
+        cells[line["cell"].partition("-")[0]][line["key"]] += 1
+    assert set(cells["image"].values()) == {32}, cells  # 16 trials × 2 seeds
+    assert set(cells["language"].values()) == {6}, cells  # 6 trials, one seed
+    assert {line["split"] for line in lines} == {"search", "valid"}
 
 
 def test_every_tuned_key_of_an_experiment_is_there():

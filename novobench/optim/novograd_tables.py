@@ -1,0 +1,303 @@
+"""The fused NovoGrad step on one CUDA device: tables of addresses and layouts, and two launches over all tensors.
+
+What may change from step to step is compared with what the device holds, and sent only if it differs: addresses of
+gradients (60 kB for a thousand tensors), rates. Chunks and layouts are sent when shapes, strides or the set of
+gradients change. Nothing is ever read from the device.
+
+In a CUDA graph being captured all tables are private to that capture, so that later steps cannot change what a
+replay reads. Rates that shall change between replays are tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from novobench.optim import novograd_kernels as kernels
+from novobench.optim import novograd_paths as paths
+
+DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+"""Weights, gradients and moments may have any of these; arithmetic is fp32."""
+
+BLOCK = 2048
+"""Elements of a tile: 8 warps × 32 threads × 8, so that 2-byte types too get 16-byte accesses."""
+CHUNK = 16384
+"""Elements of a program's share, so that some thousand programs share a model; more for tensors above 16M."""
+PARTS = 1024
+"""Most chunks of a tensor: every program of a tensor adds up all its partials."""
+WARPS = 8
+DIMENSIONS: int = kernels.DIMENSIONS.value
+"""Most dimensions of a tensor that does not lie dense."""
+
+
+class Member(NamedTuple):
+    """A parameter that takes part, as its local tensors."""
+
+    group: int
+    parameter: Tensor
+    gradient: Tensor
+    moment: Tensor
+
+
+class Plan:
+    """One set of tensors with gradients, on one device, sorted into dtype triples. Immutable but for addresses.
+
+    It keeps no gradient alive: whoever sets them to None gets their memory back.
+    """
+
+    def __init__(self, members: Sequence[Member], slots: Sequence[int], staging: Staging | None = None) -> None:
+        self.count, self.slots = len(members), slots
+        self.device = members[0].parameter.device
+        by_dtypes: dict[tuple[torch.dtype, ...], list[int]] = {}
+        for i, member in enumerate(members):
+            key = (member.parameter.dtype, member.gradient.dtype, member.moment.dtype)
+            by_dtypes.setdefault(key, []).append(i)
+        self.buckets = [_Bucket(dtypes, picked, members, slots, staging) for dtypes, picked in by_dtypes.items()]
+        start = 0
+        for bucket in self.buckets:
+            bucket.first_partial = start
+            start += -(-bucket.chunk_count // 32) * 32
+        self.table_bytes = sum(bucket.table_bytes for bucket in self.buckets)
+        self.partials = torch.zeros(start, dtype=torch.float32, device=self.device)  # unused slots stay 0
+        self.squares: Tensor | None = None
+        """‖g‖² by member, where tensors are sharded; see `sum_squares`."""
+        self.decided = torch.zeros(2, dtype=torch.float32, device=self.device)
+        self.limit = torch.zeros((), dtype=torch.float32, device=self.device)
+        self.limit_value = 0.0
+
+    def norms(self, seconds: Seconds) -> None:
+        """First launch: partial sums of ‖g‖², and copies of v."""
+        for bucket in self.buckets:
+            kernels.norms[(bucket.chunk_count,)](
+                bucket.g_address,
+                bucket.layout,
+                bucket.chunks,
+                self.partials[bucket.first_partial :],
+                *seconds,
+                G=DTYPES[bucket.dtypes[1]],
+                BLOCK=BLOCK,
+                AMSGRAD=seconds.amsgrad,
+                num_warps=WARPS,
+            )
+
+    def sum_squares(self) -> Tensor:
+        """‖g‖² of each member from the partials, in the members' order; `update` then reads this vector."""
+        if self.squares is None:
+            self.squares = torch.zeros(self.count, dtype=torch.float32, device=self.device)
+        start = 0
+        for bucket in self.buckets:
+            bucket.first_square = start
+            kernels.squares[(len(bucket.picked),)](
+                bucket.layout,
+                self.partials[bucket.first_partial :],
+                self.squares[start:],
+                PARTS=PARTS,
+                num_warps=4,
+            )
+            start += len(bucket.picked)
+        return self.squares
+
+    def order_of_squares(self) -> list[int]:
+        """The member that each entry of `sum_squares` belongs to."""
+        return [i for bucket in self.buckets for i in bucket.picked]
+
+    def decide(self, limit: float | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Launch for the whole step: clip factor, and whether every gradient is finite, without asking the device."""
+        if limit is not None and limit != self.limit_value:
+            self.limit.fill_(limit)
+            self.limit_value = limit
+        terms = self.partials if self.squares is None else self.squares
+        kernels.whole[(1,)](
+            terms,
+            terms.numel(),
+            self.decided if grad_scale is None else grad_scale,
+            self.decided if found_inf is None else found_inf,
+            self.decided,
+            self.limit,
+            SCALED=grad_scale is not None,
+            FOUND=found_inf is not None,
+            CLIP=limit is not None,
+            BLOCK=1024,
+            num_warps=4,
+        )
+
+    def update(
+        self,
+        seconds: Seconds,
+        rates: Rates,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        decided: Tensor | None,
+    ) -> None:
+        """Last launch: v, m and the weights."""
+        for bucket in self.buckets:
+            terms = (
+                self.partials[bucket.first_partial :] if self.squares is None else self.squares[bucket.first_square :]
+            )
+            kernels.update[(bucket.chunk_count,)](
+                bucket.w_address,
+                bucket.g_address,
+                bucket.m_address,
+                bucket.layout,
+                bucket.chunks,
+                rates.lr_address,
+                rates.numbers,
+                terms,
+                *seconds,
+                self.decided if grad_scale is None else grad_scale,
+                self.decided if found_inf is None else found_inf,
+                self.decided if decided is None else decided,
+                **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
+                SUMMED=self.squares is not None,
+                SCALED=grad_scale is not None,
+                FOUND=found_inf is not None,
+                DECIDED=decided is not None,
+                AMSGRAD=seconds.amsgrad,
+                PARTS=PARTS,
+                BLOCK=BLOCK,
+                num_warps=WARPS,
+            )
+
+    def set_gradients(self, addresses: list[int]) -> None:
+        """Send new addresses of gradients, in the members' order; everything else about them is as it was."""
+        for bucket in self.buckets:
+            send([addresses[i] for i in bucket.picked], bucket.g_address)
+
+
+class _Bucket:
+    """The tables of one dtype triple."""
+
+    def __init__(
+        self,
+        dtypes: tuple[torch.dtype, ...],
+        picked: list[int],
+        members: Sequence[Member],
+        slots: Sequence[int],
+        staging: Staging | None,
+    ) -> None:
+        self.dtypes, self.picked = dtypes, picked
+        self.first_partial = self.first_square = 0
+        rows: list[int] = []
+        chunks: list[int] = []
+        for t, i in enumerate(picked):
+            member = members[i]
+            numel = member.parameter.numel()
+            chunk = max(CHUNK, -(-numel // (PARTS * BLOCK)) * BLOCK)
+            starts = range(0, max(numel, 1), chunk)  # an empty tensor has one chunk too: its v must move on
+            first = len(chunks) // 2
+            rows += [numel, chunk, first, len(starts), member.group, slots[i], *_layout(*member[1:])]
+            for start in starts:
+                chunks += [t, start]
+        self.chunk_count = len(chunks) // 2
+        device = members[picked[0]].parameter.device
+        mine = [members[i] for i in picked]
+        addresses = [[x.data_ptr() for x in part] for part in zip(*(m[1:] for m in mine), strict=True)]
+        self.layout, self.chunks, self.w_address, self.g_address, self.m_address = (
+            send(values, torch.empty(len(values), dtype=torch.int64, device=device), staging)
+            for values in (rows, chunks, *addresses)
+        )
+        self.table_bytes = 8 * (len(rows) + len(chunks) + 3 * len(picked)) + 16 * 5  # each begins at a multiple of 16
+
+
+class Seconds(NamedTuple):
+    """v, and with amsgrad the largest v, of all parameters of a device, each with room for the old values."""
+
+    v: Tensor
+    v_old: Tensor
+    largest: Tensor
+    largest_old: Tensor
+
+    @property
+    def amsgrad(self) -> bool:
+        return self.largest is not self.v
+
+
+class Rates:
+    """The groups' numbers on the device: sent again only when one changes."""
+
+    def __init__(self, groups: int, device: torch.device, staging: Staging | None = None) -> None:
+        self.staging = staging
+        self.numbers = torch.zeros(groups * kernels.NUMBERS.value, dtype=torch.float32, device=device)
+        self.lr = torch.zeros(groups, dtype=torch.float32, device=device)
+        self.lr_address = torch.zeros(groups, dtype=torch.int64, device=device)
+        self.table_bytes = 4 * self.numbers.numel() + 12 * groups + 16 * 3
+        self._sent: dict[str, list[Any]] = {}
+
+    def refresh(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Take over the groups' options. A tensor rate in fp32 on this device is read where it lies."""
+        numbers: list[float] = []
+        rates, addresses = [], []
+        for i, group in enumerate(groups):
+            (beta1, beta2), decay, decoupled = group["betas"], group["weight_decay"], group["decoupled_weight_decay"]
+            numbers += (
+                beta1,
+                beta2,
+                1 - beta2,
+                group["eps"],
+                0.0 if decoupled else decay,
+                decay if decoupled else 0.0,
+                1 - beta1 if group["grad_averaging"] else 1.0,
+                group["eps_inside_sqrt"],
+                group["amsgrad"],
+                -1.0 if group["maximize"] else 1.0,
+            )
+            lr = group["lr"]
+            here = isinstance(lr, Tensor) and lr.dtype == torch.float32 and lr.device == self.lr.device
+            rates.append(0.0 if isinstance(lr, Tensor) else lr)
+            addresses.append(lr.data_ptr() if here else self.lr.data_ptr() + 4 * i)
+        for name, values in (("numbers", numbers), ("lr", rates), ("lr_address", addresses)):
+            if self._sent.get(name) != values:
+                send(values, getattr(self, name), self.staging)
+                self._sent[name] = values
+        for i, group in enumerate(groups):
+            lr = group["lr"]
+            if isinstance(lr, Tensor) and addresses[i] == self.lr.data_ptr() + 4 * i:
+                self.lr[i].copy_(lr.reshape(()), non_blocking=True)
+
+
+class Staging:
+    """Pinned memory that is set aside before a CUDA graph is captured and belongs to it from then on.
+
+    A replay copies from it again, and while capturing none may be allocated.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.memory = torch.empty(size, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        self._used = 0
+
+    def take(self, count: int, dtype: torch.dtype) -> Tensor:
+        """Room for `count` numbers."""
+        size = -(-count * dtype.itemsize // 16) * 16
+        if self._used + size > len(self.memory):
+            raise RuntimeError("NovoGrad: take one step with the same gradients before capturing it in a CUDA graph")
+        self._used += size
+        return self.memory[self._used - size :][: count * dtype.itemsize].view(dtype)
+
+
+def send(values: list[Any], to: Tensor, staging: Staging | None = None) -> Tensor:
+    """Copy numbers to the device without waiting; torch keeps the pinned memory until the copy is done."""
+    host = torch.tensor(values, dtype=to.dtype, pin_memory=to.is_cuda and staging is None)
+    if staging is not None:
+        host = staging.take(len(values), to.dtype).copy_(host)
+    return to.copy_(host, non_blocking=True)
+
+
+# ---------------------------------------------------------------------------------------------- layouts
+
+
+def _layout(weight: Tensor, gradient: Tensor, moment: Tensor) -> list[int]:
+    """The columns of a layout row from FLAT on."""
+    flat = paths.same_order(weight, gradient, moment)
+    aligned = flat and all(x.data_ptr() % 16 == 0 for x in (weight, gradient, moment))
+    sizes, strides = [1] * DIMENSIONS, [[0] * DIMENSIONS for _ in range(3)]
+    if not flat:
+        fastest_first = sorted(range(weight.dim()), key=lambda d: weight.stride(d))
+        for place, d in enumerate(fastest_first):
+            sizes[place] = weight.size(d)
+            for of_tensor, tensor in zip(strides, (weight, gradient, moment), strict=True):
+                of_tensor[place] = tensor.stride(d)
+    return [int(flat), int(aligned), int(paths.dense(gradient)), *sizes, *(s for of in strides for s in of)]

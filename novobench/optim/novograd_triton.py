@@ -1,0 +1,179 @@
+"""Who takes part in the fused NovoGrad step, and what has changed since the last one.
+
+One `FusedStep` holds the parameters of one device: their v in one vector, whose elements are the 0-d tensors of
+`state`, and the plan of the tensors that had a gradient last time. A step in which nothing changed costs the host a
+few comparisons of lists and two launches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from novobench.optim import novograd_kernels as kernels
+from novobench.optim import novograd_tables as tables
+from novobench.optim import sharding
+
+_ADDRESS, _STRIDE = Tensor.data_ptr, Tensor.stride
+
+
+def runs_on(device: torch.device) -> bool:
+    """CUDA; in Triton's interpreter, which tests use, the CPU instead."""
+    return device.type == ("cpu" if kernels.interpreted() else "cuda")
+
+
+def takes(parameter: Tensor) -> bool:
+    """Whether the kernels know this parameter's dtype and can index it."""
+    return parameter.dtype in tables.DTYPES and parameter.dim() <= tables.DIMENSIONS
+
+
+class FusedStep:
+    """The fused step of the parameters of one device; `members` are (number of the group, parameter)."""
+
+    def __init__(
+        self,
+        members: Sequence[tuple[int, Tensor]],
+        groups: Sequence[dict[str, Any]],
+        state: dict[Tensor, dict[str, Any]],
+    ) -> None:
+        self.members, self.groups, self.state = list(members), groups, state
+        self.parameters = [parameter for _, parameter in members]
+        self.sharded = any(map(sharding.is_sharded, self.parameters))
+        self.device = sharding.local(self.parameters[0]).device
+        self.seconds = self._gather_seconds()
+        self._captured: list[Any] = []
+        """What captured graphs read: it must live as long as they may be replayed."""
+        self._staging: tables.Staging | None = None
+        self._in_step: list[Tensor] = []
+        """Gradients of this step: one that had to be laid out anew exists nowhere else."""
+        self._start_over()
+
+    def _start_over(self, staging: tables.Staging | None = None) -> None:
+        """Forget what the device holds: all tables will be new ones."""
+        self.plan: tables.Plan | None = None
+        self.rates = tables.Rates(len(self.groups), self.device, staging)
+        self._known: tuple[Any, ...] = ()
+        self._addresses: list[int] = []
+        self._in_capture = staging is not None
+
+    def prepare(self) -> bool:
+        """Bring the tables up to date; False if no parameter has a gradient."""
+        slots: Sequence[int] = range(len(self.parameters))
+        gradients: list[Any] = [p.grad for p in self.parameters]
+        parameters = self.parameters
+        try:
+            addresses = None if self.sharded else list(map(_ADDRESS, gradients))
+        except (TypeError, RuntimeError, NotImplementedError):  # None, or sparse
+            addresses = None
+        if addresses is None:
+            slots = [i for i, g in enumerate(gradients) if g is not None]
+            if not slots:
+                return False
+            parameters, gradients = [parameters[i] for i in slots], [gradients[i] for i in slots]
+            if any(g.is_sparse for g in gradients):
+                raise RuntimeError("NovoGrad does not support sparse gradients")
+            gradients = [sharding.like(g, p) for g, p in zip(gradients, parameters, strict=True)]
+            parameters = [sharding.local(p) for p in parameters]
+            addresses = list(map(_ADDRESS, gradients))
+        known = (slots, list(map(_ADDRESS, parameters)), list(map(_STRIDE, gradients)), [g.dtype for g in gradients])
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            self._begin_capture(slots)
+        elif self._in_capture:
+            self._start_over()
+        moved = addresses != self._addresses
+        if self.plan is None or known != self._known or (moved and _misaligned(addresses, self._addresses)):
+            self.plan = tables.Plan(self._with_state(slots, parameters, gradients), slots, self.rates.staging)
+        elif moved:
+            self.plan.set_gradients(addresses)
+        self._known, self._addresses, self._in_step = known, addresses, gradients
+        self.rates.refresh(self.groups)
+        if self._in_capture:
+            self._captured.append((self.plan, self.rates))
+        elif self._staging is None:
+            self._staging = tables.Staging(self.plan.table_bytes + self.rates.table_bytes)
+        return True
+
+    def norms(self) -> None:
+        """Launch the sums of squares; sharded tensors are summed over their processes."""
+        assert self.plan is not None
+        self.plan.norms(self.seconds)
+        if self.sharded:
+            squares = self.plan.sum_squares()
+            order = [self.parameters[self.plan.slots[i]] for i in self.plan.order_of_squares()]
+            sharding.sum_over_shards(squares, order)
+
+    def total_square(self) -> Tensor:
+        """The square of the norm of all gradients of this device, float64."""
+        assert self.plan is not None
+        terms = self.plan.partials if self.plan.squares is None else self.plan.squares
+        return terms.double().sum()
+
+    def decide(self, limit: float | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
+        """Clip factor and whether to take the step, worked out on the device."""
+        assert self.plan is not None
+        self.plan.decide(limit, grad_scale, found_inf)
+        return self.plan.decided
+
+    def update(self, grad_scale: Tensor | None, found_inf: Tensor | None, decided: Tensor | None) -> None:
+        """Launch the update."""
+        assert self.plan is not None
+        self.plan.update(self.seconds, self.rates, grad_scale, found_inf, decided)
+        self._in_step = []
+
+    # ------------------------------------------------------------------------------------ state
+
+    def _gather_seconds(self) -> tables.Seconds:
+        """One vector of v; what `state` holds already is copied in, and `state` then holds its elements."""
+        count = len(self.members)
+        v = torch.full((count,), -1.0, dtype=torch.float32, device=self.device)
+        largest = v
+        if any(group["amsgrad"] for group in self.groups):
+            largest = torch.zeros_like(v)
+        for slot, parameter in enumerate(self.parameters):
+            own = self.state.get(parameter)
+            if own:
+                self._adopt(own, "exp_avg_sq", v[slot])
+                if largest is not v:
+                    self._adopt(own, "max_exp_avg_sq", largest[slot])
+        v_old = torch.empty_like(v)
+        return tables.Seconds(v, v_old, largest, v_old if largest is v else torch.empty_like(v))
+
+    @staticmethod
+    def _adopt(own: dict[str, Any], name: str, place: Tensor) -> None:
+        if name in own:
+            place.copy_(own[name])
+        own[name] = place
+
+    def _with_state(
+        self, slots: Sequence[int], parameters: Sequence[Tensor], gradients: Sequence[Tensor]
+    ) -> list[tables.Member]:
+        members = []
+        for slot, parameter, gradient in zip(slots, parameters, gradients, strict=True):
+            group, whole = self.members[slot]
+            if gradient.dtype not in tables.DTYPES:
+                raise RuntimeError(f"NovoGrad: a gradient of dtype {gradient.dtype} for a {parameter.dtype} parameter")
+            own = self.state[whole]
+            if "exp_avg" not in own:
+                own["exp_avg"] = torch.zeros_like(whole, memory_format=torch.preserve_format)
+                own["exp_avg_sq"] = self.seconds.v[slot]
+                if self.seconds.amsgrad:
+                    own["max_exp_avg_sq"] = self.seconds.largest[slot]
+            members.append(tables.Member(group, parameter, gradient, sharding.local(own["exp_avg"])))
+        return members
+
+    def _begin_capture(self, slots: Sequence[int]) -> None:
+        """Tables of this capture's own. State must exist: creating it inside would reset it at every replay."""
+        stepped = all("exp_avg" in self.state[self.members[slot][1]] for slot in slots)
+        if not stepped or self._staging is None:
+            raise RuntimeError("NovoGrad: take one step with every gradient before capturing a step in a CUDA graph")
+        self._captured.append(self._staging)
+        self._start_over(self._staging)
+        self._staging = None
+
+
+def _misaligned(new: list[int], old: list[int]) -> bool:
+    """Whether a gradient that used to begin at a multiple of 16 bytes no longer does, or the other way round."""
+    return any((a ^ b) & 15 for a, b in zip(new, old, strict=True))

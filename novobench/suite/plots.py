@@ -1,0 +1,96 @@
+"""Figures as SVG, from `results/<scale>/` alone. Rows differ by line style and marker too, so print them in grey."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from novobench.files import write_text
+from novobench.suite import records
+from novobench.suite.curves import Curves, Point, read_curves
+from novobench.suite.experiment import Experiment, Panel
+from novobench.suite.tables import table_rows
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, for any eye
+_MARKERS = "osD^vP"
+_STYLES = ("-", "--", ":", "-.")
+"""Of the series of a panel; rows have the colours and markers."""
+
+
+def write_figure(experiment: Experiment, scale: str) -> Path:
+    """Write `results/<scale>/figures/<name>.svg`: the same bytes for the same results. Returns its path."""
+    curves = read_curves(scale)
+    rows = [(entry.row.label, [curves[cell] for cell in entry.cells]) for entry in table_rows(experiment, scale)]
+    columns = min(2, len(experiment.figure))
+    height = -(-len(experiment.figure) // columns)
+    with rc_context({"svg.hashsalt": experiment.name, "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(4.6 * columns, 3.5 * height), layout="constrained")
+        grid = figure.subplots(height, columns, squeeze=False)
+        for axes in grid.flat[len(experiment.figure) :]:
+            axes.remove()
+        for axes, panel in zip(grid.flat, experiment.figure, strict=False):
+            _draw(axes, panel, rows)
+        figure.suptitle(f"{experiment.title} ({scale} scale)", fontsize=10)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "novobench"})
+    path = records.results_folder(scale) / "figures" / f"{experiment.name}.svg"
+    write_text(path, buffer.getvalue())
+    return path
+
+
+def _draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:
+    """A line for each row, seed and series."""
+    for number, (label, cells) in enumerate(rows):
+        for seed, curves in enumerate(cells):
+            for style, series in zip(_STYLES, panel.y, strict=False):
+                points = _line(panel, curves, series)
+                named = f"{label}, {series.partition('/')[0]}" if len(panel.y) > 1 else label
+                axes.plot(
+                    [x for x, _ in points],
+                    [y for _, y in points],
+                    style,
+                    color=_COLOURS[number % len(_COLOURS)],
+                    marker=_MARKERS[number % len(_MARKERS)],
+                    markersize=3.5,
+                    linewidth=1.2,
+                    label=named if seed == 0 and points else None,
+                )
+    if panel.diagonal:
+        axes.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
+        axes.autoscale_view()
+    if panel.logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter() if _narrow(axes) else NullFormatter())
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.grid(color="0.9")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+
+
+def _narrow(axes: Axes) -> bool:
+    low, high = axes.get_ylim()
+    return high < 10 * low
+
+
+def _line(panel: Panel, curves: Curves, series: str) -> list[tuple[float, float]]:
+    """The points to draw: where x, y and what is taken away were all recorded."""
+    taken = {point.update: point.value for point in curves.get(panel.minus, [])}
+    across = {point.update: point.value for point in curves.get(panel.x, [])}
+    points = []
+    for point in curves.get(series, []):
+        x = across.get(point.update) if "/" in panel.x else _place(panel.x, point)
+        less = taken.get(point.update) if panel.minus else 0.0
+        if x is not None and less is not None:
+            points.append((x, point.value - less))
+    return points
+
+
+def _place(x: str, point: Point) -> float | None:
+    return {"update": point.update, "epoch": point.epoch, "seconds": point.seconds}[x]

@@ -1,0 +1,71 @@
+"""What counting words achieves: perplexities of n-gram models, to be read beside every network's.
+
+The unigram model adds 1 to each count. The others are interpolated Kneser-Ney models with one absolute discount an
+order (Chen & Goodman, 1999): an n-gram's count gives way to how many different words it was seen after.
+
+N tokens of the training text, V words. An n-gram is one integer, its words the digits of a number in base V.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+Counts = tuple[np.ndarray, np.ndarray]
+"""Sorted n-grams, and how often each was counted."""
+
+
+def perplexities(train: np.ndarray, text: np.ndarray, words: int) -> dict[str, float]:
+    """`unigram`, `kneser_ney_2` and `kneser_ney_3` perplexity of all tokens of `text`, after `<eos>` (word 0)."""
+    return {
+        "unigram": _perplexity((np.bincount(train, minlength=words)[text] + 1) / (len(train) + words)),
+        "kneser_ney_2": _perplexity(kneser_ney(train, text, words, 2)),
+        "kneser_ney_3": _perplexity(kneser_ney(train, text, words, 3)),
+    }
+
+
+def kneser_ney(train: np.ndarray, text: np.ndarray, words: int, order: int) -> np.ndarray:
+    """Probability of each token of `text` after the `order - 1` before it."""
+    if words**order >= 2**63:
+        raise ValueError(f"{words} words are too many for {order}-grams in 64 bits.")
+    counts = np.unique(_ngrams(train, words, order), return_counts=True)
+    levels = [counts]
+    for length in range(order - 1, 0, -1):  # what counts below the top: different words seen before
+        kinds = np.unique(levels[0][0] % words**length, return_counts=True)
+        levels.insert(0, kinds)
+    probability = np.full(len(text), 1 / words)
+    padded = np.concatenate([np.zeros(order - 1, text.dtype), text])
+    for length, level in enumerate(levels, 1):
+        probability = _interpolated(level, _ngrams(padded[order - length :], words, length), words, probability)
+    return probability
+
+
+def _ngrams(tokens: np.ndarray, words: int, length: int) -> np.ndarray:
+    grams = np.zeros(len(tokens) - length + 1, np.int64)
+    for place in range(length):
+        grams = grams * words + tokens[place : len(tokens) - length + 1 + place]
+    return grams
+
+
+def _interpolated(level: Counts, grams: np.ndarray, words: int, lower: np.ndarray) -> np.ndarray:
+    """(max(count − d, 0) + d · kinds after the context · lower) / count of the context, or `lower` if that is 0."""
+    known, counts = level
+    once, twice = (counts == 1).sum(), (counts == 2).sum()
+    discount = once / (once + 2 * twice) if once else 0.0
+    contexts, place = np.unique(known // words, return_inverse=True)
+    totals, kinds = np.bincount(place, counts), np.bincount(place)
+    count = _looked_up(known, counts, grams)
+    total, kind = (_looked_up(contexts, values, grams // words) for values in (totals, kinds))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mixed = (np.maximum(count - discount, 0) + discount * kind * lower) / total
+    return np.where(total > 0, mixed, lower)
+
+
+def _looked_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[place] == wanted, values[place], 0)
+
+
+def _perplexity(probability: np.ndarray) -> float:
+    return math.exp(-float(np.log(probability).mean()))

@@ -1,0 +1,156 @@
+"""Language modelling: Transformer-XL over contiguous streams, exact perplexity, and the data module."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from novobench.config import CellConfig, data_root
+from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
+from novobench.tasks.catalog import epoch_updates
+from novobench.tasks.language.corpus import check_counts, open_corpus
+from novobench.tasks.language.data import (
+    IGNORED,
+    EvaluationText,
+    ScoredSegment,
+    Segment,
+    StreamOrder,
+    TrainingStreams,
+    probe,
+)
+from novobench.tasks.language.model import build as build_model
+
+
+class LanguageTask(TaskModule):
+    """Mean nats a token in training; perplexity exp(all nats / all tokens), summed in float64, in evaluation.
+
+    Memory of training belongs to the micro-batch number k, and an evaluation has memory of its own.
+    """
+
+    def __init__(self, config: CellConfig) -> None:
+        super().__init__(config)
+        self.network = build_model(config.model)
+        self._memory: dict[int, Tensor] = {}
+        self._loaded: dict[int, Tensor] = {}
+        self._scored_memory: Tensor | None = None
+        self._nats = 0.0
+        self._tokens = 0
+
+    def training_step(self, batch: Segment, batch_idx: int) -> Tensor:
+        loaded = self._loaded.pop(batch.slot, None)
+        if loaded is not None:
+            self._memory[batch.slot] = loaded.to(self.device)
+        memory = None if batch.first else self._memory[batch.slot]
+        hidden, self._memory[batch.slot] = self.network(batch.inputs, memory)
+        return self.network.loss(hidden.flatten(0, 1), batch.targets.flatten()).mean()
+
+    def random_batch(self, size: int) -> Segment:
+        """Segments of streams that have run for a while: memory of full length stands behind them."""
+        model, length = self.config.model, self.config.data.segment_length
+        self._loaded[0] = torch.randn(model.layers, size, model.memory_length, model.width)
+        words = torch.randint(model.vocabulary_size, (2, size, length))
+        return Segment(words[0], words[1], slot=0, first=False)
+
+    def stream_state(self) -> dict[int, Tensor]:
+        """k -> memory [layers, m, positions, width] of the micro-batches that this process trains."""
+        return {slot: memory.cpu() for slot, memory in self._memory.items()}
+
+    def load_stream_state(self, state: dict[int, Tensor]) -> None:
+        """Slots become this process's own when it trains on them: it may have others than the one that saved them."""
+        self._memory, self._loaded = {}, dict(state)
+
+    def evaluation_start(self) -> None:
+        self._scored_memory = None
+        self._nats, self._tokens = 0.0, 0
+
+    def evaluation_step(self, batch: ScoredSegment) -> list[dict[str, Any]]:
+        memory = None if batch.first or batch.memory_length == 0 else self._scored_memory
+        hidden, self._scored_memory = self.network(
+            batch.inputs,
+            memory,
+            memory_length=batch.memory_length,
+            clamp_length=batch.clamp_length,
+            same_length=batch.same_length,
+        )
+        scored = batch.targets != IGNORED
+        with torch.autocast(self.device.type, enabled=False):  # softmax in full precision, whatever the layers had
+            nats = self.network.loss(hidden[scored].to(self.dtype), batch.targets[scored]).double()
+        by_row = [float(row.sum()) for row in nats.split(scored.sum(dim=1).tolist())]
+        self._nats += math.fsum(by_row)
+        self._tokens += len(nats)
+        if not batch.text:
+            return []
+        rows = zip(batch.places, batch.text, by_row, strict=True)
+        return [{"index": index, "reference": text, "nats": value} for index, text, value in rows if text]
+
+    def evaluation_end(self) -> dict[str, Metric]:
+        self._scored_memory = None
+        counts = torch.tensor([self._nats, self._tokens], dtype=torch.float64)
+        nats, tokens = self.sum_over_processes(counts).tolist()
+        n = round(tokens)
+        perplexity = math.exp(min(nats / tokens, 700.0))  # a diverged net has a number too
+        return {"ppl": Metric(perplexity, n, ""), "loss": Metric(nats / tokens, n, "nats")}
+
+
+class LanguageData(TaskData):
+    """The three sources behind one door, see `corpus.open_corpus`. Evaluation sets: the training probe, `valid`,
+    `test`, and `test` again under each further protocol."""
+
+    def setup(self, stage: str) -> None:
+        config = self.config.data
+        corpus = open_corpus(config, data_root(self.config))
+        self.counts = check_counts(corpus, config, self.config.model.vocabulary_size)
+        self.fingerprint = f"{config.name}:{corpus.fingerprint}"
+        self.baselines = {
+            split: {
+                name: Metric(value, self.counts[split], "%" if name == "unknown" else "")
+                for name, value in found.items()
+            }
+            for split, found in corpus.baselines.items()
+        }
+        self.train = TrainingStreams(
+            corpus.tokens["train"],
+            streams=self.config.batch.size,
+            micro=self.config.batch.micro,
+            length=config.segment_length,
+            seed=self.config.seed,
+            rotate=config.rotate,
+        )
+        self.collate = self.train.collate
+
+        pieces = config.evaluation_streams
+        self.evaluation_sets = []
+        if config.probe_tokens:
+            known = probe(corpus.tokens["train"], config.probe_tokens)
+            self.evaluation_sets.append(EvaluationSet("probe", "train", EvaluationText(known, config.protocol, pieces)))
+        valid, test = (
+            EvaluationText(corpus.tokens[split], config.protocol, pieces, corpus.words) for split in ("valid", "test")
+        )
+        self.evaluation_sets += [EvaluationSet("valid", "search", valid), EvaluationSet("test", "test", test)]
+        for name, protocol in config.other_protocols.items():
+            text = EvaluationText(corpus.tokens["test"], protocol, pieces)
+            self.evaluation_sets.append(EvaluationSet(f"test-{name}", "test", text))
+
+    def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
+        order = StreamOrder(
+            self.config.batch.size,
+            micro=self.config.batch.micro,
+            per_epoch=epoch_updates(self.config),
+            start=start,
+            stop=stop,
+            rank=rank,
+            world=world,
+        )
+        return self._loader(self.train, order)
+
+    def evaluation_batches(self, dataset: EvaluationText, rank: int, world: int) -> DataLoader:  # type: ignore[override]
+        """Passes over this rank's pieces in the order of the text; with one piece, one rank does it all."""
+        return DataLoader(dataset.share(range(rank, len(dataset), world)), batch_size=None)
+
+
+def build(config: CellConfig) -> tuple[LanguageTask, LanguageData]:
+    return LanguageTask(config), LanguageData(config)

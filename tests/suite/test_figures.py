@@ -1,0 +1,93 @@
+"""Curves, gaps and figures, and a search where smaller is better."""
+
+import csv
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+
+from novobench.suite.curves import Point, at_equal
+from novobench.suite.experiment import load_experiment
+from novobench.suite.plots import write_figure
+
+EXPERIMENT = Path(__file__).with_name("small_figure.yaml")
+
+
+def lines(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def curve(*values):
+    return [Point(update, update / 10, update * 2.0, value) for update, value in enumerate(values, 1)]
+
+
+# ------------------------------------------------------------------------------------ at equal training loss
+
+
+def test_validation_is_read_where_the_training_loss_was_equal():
+    cells = {
+        "far": {"t/loss": curve(5, 3, 1), "v/loss": curve(5.5, 4.5, 4.0)},
+        "near": {"t/loss": curve(5, 4, 2.5), "v/loss": curve(5.5, 4.4, 3.0)},
+    }
+    # The level is 2.5; `far` passed it a quarter of the way from 3 to 1.
+    assert at_equal(cells, "t/loss", "v/loss") == pytest.approx({"far": 4.375, "near": 3.0})
+
+
+def test_a_cell_that_began_below_the_level_is_left_out():
+    cells = {
+        "fast": {"t/loss": curve(2, 1), "v/loss": curve(3, 2)},
+        "slow": {"t/loss": curve(5, 4), "v/loss": curve(6, 5)},
+    }
+    assert at_equal(cells, "t/loss", "v/loss") == {"slow": 5}
+    assert at_equal({"other": {"v/loss": curve(1)}}, "t/loss", "v/loss") == {}
+
+
+def test_points_without_a_partner_are_skipped():
+    cells = {"one": {"t/loss": curve(5, 3, 1), "v/loss": curve(5.5, 4.5, 4.0)[::2]}}
+    assert at_equal(cells, "t/loss", "v/loss") == {"one": 4.0}
+
+
+# ------------------------------------------------------------------------------------ an experiment of seconds
+
+
+def test_search_table_and_figure(workspace, novobench, monkeypatch):
+    shutil.copy(EXPERIMENT, workspace / "experiments" / EXPERIMENT.name)
+    (workspace / "configs" / "language" / "tuned-laptop.yaml").unlink(missing_ok=True)
+    code, _, err = novobench("search", "small_figure", "--budget", "3", "--seeds", "1", "--jobs", "2")
+    assert (code, err) == (0, "")
+    results = workspace / "results" / "laptop"
+    trials = lines(results / "search.csv")
+    assert {(line["split"], line["metric"]) for line in trials} == {("valid", "ppl")}
+    (chosen,) = [line for line in trials if line["chosen"] == "1"]
+    assert float(chosen["value"]) == min(float(line["value"]) for line in trials)  # smaller is better
+    tuned = yaml.safe_load((workspace / "configs" / "language" / "tuned-laptop.yaml").read_text())
+    assert chosen["rates"] == f"optimizer.lr={tuned['sgd']['optimizer.lr']:g}"
+
+    code, out, err = novobench("run", "small_figure", "--seeds", "2", "--jobs", "2")
+    assert (code, err) == (0, "")
+    assert "figures/small_figure.svg" in out
+    rows = {line["row"]: line for line in lines(results / "small_figure.csv")}
+    recorded = {
+        (line["seed"], line["split"]): float(line["value"])
+        for line in lines(results / "records.csv")
+        if line["optimizer"] == "adam" and line["metric"] == "loss"
+    }
+    gaps = [recorded[seed, "valid"] - recorded[seed, "probe"] for seed in "01"]
+    assert float(rows["adam"]["gap"]) == pytest.approx(sum(gaps) / 2, rel=1e-4)
+    assert rows["sgd"]["equal"] != ""
+    assert "Without training: word frequencies " in (results / "small_figure.md").read_text()
+    timed = [line for line in lines(results / "curves.csv") if line["series"] == "valid/ppl"]
+    assert len(timed) == 4 * 4  # rows × seeds, evaluations
+    assert all(float(line["seconds"]) > 0 for line in timed)
+
+    path = results / "figures" / "small_figure.svg"
+    first = path.read_bytes()
+    drawn = ElementTree.fromstring(first)
+    words = {element.text for element in drawn.iter() if element.text and element.text.strip()}
+    assert {"perplexity", "seconds", "train loss", "valid loss", "Adam", "SGD", "Adam, probe"} <= words
+    monkeypatch.setattr("novobench.suite.plan.ROOT", workspace / "nothing")  # results alone are needed
+    write_figure(load_experiment("small_figure"), "laptop")
+    assert path.read_bytes() == first
