@@ -82,12 +82,16 @@ def result(folder: RunFolder) -> dict:
     """All that must be the same bits in two runs of one cell: the record, the log of metrics, the predictions."""
     timed = ("train_seconds", "finished", "dirty", "code")
     record = {key: value for key, value in folder.read_record().items() if key not in timed}
-    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    lines = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    record["metrics"] = {split: _untimed(found) for split, found in record["metrics"].items()}
+    lines = [_untimed(json.loads(line)) for line in folder.metrics.read_text().splitlines()]
     predictions = {
         path.name: gzip.decompress(path.read_bytes()) for path in sorted(folder.path.glob("predictions-*.jsonl.gz"))
     }
     return {"record": record, "metrics": lines, "predictions": predictions}
+
+
+def _untimed(values: dict) -> dict:
+    return {name: value for name, value in values.items() if "seconds" not in name and "per_second" not in name}
 
 
 # ------------------------------------------------------------------------------------ moments to die at

@@ -88,7 +88,7 @@ def _curve_lines(folder: RunFolder, record: dict[str, Any]) -> list[dict[str, An
 def _cell_entry(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
     config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
     environment = json.loads(folder.environment.read_text(encoding="utf-8"))
-    kept = ("epochs", "weights_sha256", "fingerprint", "counts", "finished", "purpose")
+    kept = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring", "finished", "purpose")
     return {
         "schema": SCHEMA,
         "config": _without_private(config),

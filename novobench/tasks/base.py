@@ -50,6 +50,8 @@ class TaskModule(pl.LightningModule):
     methods. Evaluation counts are summed over processes, so each sample is counted exactly once.
     """
 
+    scoring: Mapping[str, str] = {}
+    """Metric -> how it is computed, where that needs saying: sacreBLEU's signature. Goes into the record."""
     skipped_samples = 0
     """Training samples of this process that could not be used, since `training.loop` last asked (and set it to 0)."""
 

@@ -158,6 +158,7 @@ def _write_record(
             for split, found in data.baselines.items()
             if split in loop.results
         },
+        "scoring": dict(module.scoring),
         "search_split": next((split.name for split in data.evaluation_sets if split.role == "search"), None),
         **loop.counters,
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),

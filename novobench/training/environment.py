@@ -22,6 +22,10 @@ _PACKAGES = (
     "timm",
     "datasets",
     "omegaconf",
+    "transformers",
+    "sentencepiece",
+    "sacrebleu",
+    "num2words",
 )
 _RESULT_PATHS = ("novobench", "configs", "experiments", "pyproject.toml", "constraints.txt")
 """Uncommitted changes here make a result dirty; changes in results/ do not."""

@@ -1,0 +1,110 @@
+"""The config fields of translation. Imports no torch.
+
+Batches are counted in padded tokens, source and target together: `batch.size` and `batch.micro` are tokens, and a
+micro-batch holds as many sentence pairs of like length as fit (paper §4.5: "batches of up to 490K source and target
+tokens").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from novobench.tasks.sampling import updates_per_epoch
+
+RECIPE_VERSION = 1
+
+_PRACTICAL: dict[str, Any] = {"scientific": False}
+
+
+@dataclass(frozen=True)
+class TranslationModelConfig:
+    """Transformer, layer norm after each residual sum; the defaults are Transformer-big as NeMo built it."""
+
+    vocabulary: int = 8192
+    """Pieces of the joint source and target vocabulary (paper §4.5), special ones included."""
+    width: int = 1024
+    feed_forward: int = 4096
+    heads: int = 16
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    dropout: float = 0.2
+    """On embeddings, attention weights, attention output and feed-forward output; none inside the feed-forward
+    layer (NeMo). Paper §4.5: 0.2 for NovoGrad, 0.3 for Adam and AdamW."""
+    embedding_norm: bool = True
+    """NeMo: layer norm of token plus position, positions divided by √width. Without: Marian's token × √width plus
+    position."""
+    positions: int = 512
+    """Longest source or output, in pieces."""
+    label_smoothing: float = 0.1
+    """Probability that the true piece gives to all others together (NeMo)."""
+
+
+@dataclass(frozen=True)
+class TranslationDataConfig:
+    """Where sentence pairs come from, how they are cut into pieces, cleaned and packed, how outputs are decoded."""
+
+    source: Literal["numbers", "files", "hub"] = field(default="files", metadata=_PRACTICAL)
+    """`numbers`: the built-in corpus; `files`: `<split>.<language>`, one sentence a line; `hub`: a Hugging Face data
+    set."""
+    name: str = "wmt14-en-de"
+    """Identity of the data: the same text from another source is the same data."""
+    path: str = field(default="", metadata=_PRACTICAL)
+    """Folder under the data root, or hub id, or folder of parquet files."""
+    hub_config: str = field(default="de-en", metadata=_PRACTICAL)
+    """The hub data set's configuration."""
+    source_language: str = "en"
+    target_language: str = "de"
+    train_split: str = field(default="train", metadata=_PRACTICAL)
+    search_split: str = field(default="validation", metadata=_PRACTICAL)
+    test_split: str = field(default="test", metadata=_PRACTICAL)
+    more_tests: list[str] = field(default_factory=list)
+    """Further test sets, each scored under its own name: splits of the source, or `sacrebleu:wmt14`."""
+    train_size: int = 4508785
+    """Training pairs as found, before cleaning; checked."""
+    search_size: int = 3000
+    test_size: int = 3003
+    train_tokens: int = 327843840
+    """Padded tokens of an epoch: its micro-batches × `batch.micro`. Checked where the budget is in epochs; else it only
+    tells an epoch's length in plans and curves. The default follows from the paper's 100K updates in 150 epochs."""
+    bpe_model: str = ""
+    """A sentencepiece model to use, under the data root; empty: one is trained on source and target together."""
+    character_coverage: float = 1.0
+    """Share of all characters that the trained model must hold; the rest becomes the unknown piece."""
+    split_digits: bool = False
+    """Each digit a piece of its own."""
+    min_length: int = 3
+    """Pieces of either side with both sentence marks; shorter pairs are left out (NeMo)."""
+    max_length: int = 128
+    max_difference: int = 25
+    """Pieces that one side may have more than the other."""
+    max_ratio: float = 2.5
+    """Longer over shorter side, without sentence marks."""
+    batch_multiple: int = 8
+    """Pairs of a micro-batch are a multiple of this, where there are that many (NeMo: for tensor cores)."""
+    tail: Literal["drop", "wrap"] = "drop"
+    """What becomes of micro-batches that do not fill an optimizer batch."""
+    evaluation_batch: int = 64
+    """Sentences decoded together."""
+    beams: int = 4
+    """Width of the beam search of test sets; greedy decoding is always done too (NeMo: 4)."""
+    length_penalty: float = 0.0
+    """A hypothesis is worth its log-probability over its length to this power (NeMo: 0)."""
+    extra_output: int = 50
+    """An output may be this much longer than its source, in pieces (NeMo)."""
+    max_output: int = 256
+    neighbours: bool = False
+    """Also score each test sentence's nearest training neighbour: what memory alone reaches."""
+
+    @property
+    def tokens_per_sample(self) -> int:
+        """Batches are counted in tokens already."""
+        return 1
+
+    def updates_per_epoch(self, batch: int) -> int:
+        """Updates in one epoch of batches of `batch` tokens."""
+        return updates_per_epoch(self.train_tokens, batch, self.tail)
+
+
+MODEL = TranslationModelConfig
+DATA = TranslationDataConfig

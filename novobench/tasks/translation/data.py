@@ -1,0 +1,223 @@
+"""Micro-batches of sentence pairs, packed by padded tokens, and the sets a cell is judged on.
+
+All micro-batches of an epoch are packed at once: pairs are shuffled, sorted by length, and cut where the next pair
+would exceed `batch.micro` padded tokens. The lengths come in the same order whatever the shuffle, so each epoch has the
+same number of micro-batches with the same shapes, and only pairs of equal lengths trade places. Which pairs are in a
+micro-batch depends on (seed, epoch); which micro-batches are in an update, on (seed, update). NeMo packed once and for
+all, and sorted by another path through the lengths.
+
+B pairs, S source pieces, T target pieces, with both sentence marks; M micro-batches an epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece as spm
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from novobench.config import CellConfig, parse_budget
+from novobench.errors import DataError
+from novobench.tasks.base import Metric
+from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order
+from novobench.tasks.translation.model import PAD
+from novobench.tasks.translation.pieces import Sequences, encode, prepare
+from novobench.tasks.translation.scoring import nearest_neighbours, sacrebleu
+from novobench.tasks.translation.text import Pairs, open_split, read_evaluation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TranslationSplits:
+    """All a cell trains on and is judged by."""
+
+    train: PackedPairs
+    search: EvaluationPairs
+    tests: dict[str, EvaluationPairs]
+    model: spm.SentencePieceProcessor
+    fingerprint: str
+    counts: dict[str, int]
+    baselines: dict[str, dict[str, Metric]]
+
+
+def open_pairs(config: CellConfig, data_root: Path) -> TranslationSplits:
+    """Open the configured source. Raises DataError, naming the file, if it is not as the config says."""
+    data = config.data
+    source = open_split(data, data_root, data.train_split)
+    prepared = prepare(source, data, config.model.vocabulary, data_root)
+    train = PackedPairs(prepared.source, prepared.target, config.batch.micro, data.batch_multiple, config.seed)
+    names = {"search": data.search_split, "test": data.test_split}
+    names |= {name.removeprefix("sacrebleu:").replace("/", "-"): name for name in data.more_tests}
+    splits = {name: open_split(data, data_root, split) for name, split in names.items()}
+    texts = {name: read_evaluation(split) for name, split in splits.items()}
+    counts = {"train": prepared.counts["found"], **{name: len(text.sources) for name, text in texts.items()}}
+    for name in ("train", "search", "test"):
+        expected = getattr(data, f"{name}_size")
+        if counts[name] != expected:
+            raise DataError(
+                f"data '{data.name}' ({data.source} {data.path or 'built in'}) has {counts[name]} {name} pairs, but "
+                f"data.{name}_size is {expected}. Complete the data, or set data.{name}_size."
+            )
+    _check_epoch(config, len(train))
+    counts |= {name: n for name, n in prepared.counts.items() if name != "found"}
+    counts |= {"train_batches": len(train), "padded_tokens": train.padded_tokens}
+    sets = {
+        name: EvaluationPairs(text, prepared.model, config, beams=1 if name == "search" else data.beams, name=name)
+        for name, text in texts.items()
+    }
+    fingerprint = ":".join([data.name, prepared.fingerprint, *(split.fingerprint() for split in splits.values())])
+    baselines = _baselines(source.read(), texts) if data.neighbours else {}
+    return TranslationSplits(train, sets.pop("search"), sets, prepared.model, fingerprint, counts, baselines)
+
+
+def _baselines(known: Pairs, texts: dict[str, Pairs]) -> dict[str, dict[str, Metric]]:
+    """What memory alone reaches: for each sentence the translation of its nearest training sentence."""
+    return {
+        name: {"neighbour_sacrebleu": Metric(sacrebleu(outputs, text.targets), len(text.targets), "BLEU")}
+        for name, text in texts.items()
+        if (outputs := nearest_neighbours(text.sources, known))
+    }
+
+
+def _check_epoch(config: CellConfig, micro_batches: int) -> None:
+    declared, measured = config.data.train_tokens, micro_batches * config.batch.micro
+    if declared == measured:
+        return
+    told = (
+        f"data '{config.data.name}' makes {micro_batches:,} micro-batches an epoch, {measured} padded tokens of "
+        f"{config.batch.micro} each, but data.train_tokens is {declared}."
+    )
+    if parse_budget(config.budget)[1] == "ep":
+        raise DataError(f"{told} Set data.train_tokens, or give the budget in steps or tokens.")
+    log.warning("%s Epochs in curves are counted by the latter.", told)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+class PackedPairs(Dataset):
+    """Whole micro-batches by `SampleKey`: sample i of an epoch is its i-th micro-batch."""
+
+    def __init__(self, source: Sequences, target: Sequences, tokens: int, multiple: int, seed: int) -> None:
+        self.source, self.target = source, target
+        self.seed = derive_seed(seed, "pack")
+        lengths = np.stack([source.lengths, target.lengths]).astype(np.int64)  # [2, pairs]
+        # By target length, then by source length, rising and falling in turn, so that neighbours are alike in both.
+        falling = np.where(lengths[1] % 2 == 0, lengths[0], -lengths[0])
+        order = np.lexsort([falling, lengths[1]])
+        self.cuts = pack(lengths[:, order], tokens, multiple)
+        changes = np.any(np.diff(lengths[:, order], axis=1, prepend=-1), axis=0)
+        self.group = np.empty(len(order), dtype=np.int64)
+        self.group[order] = np.cumsum(changes)  # pairs of equal lengths; in the order of packing
+        longest = np.maximum.reduceat(lengths[:, order], self.cuts[:-1], axis=1).sum(axis=0)
+        self.padded_tokens = int((longest * np.diff(self.cuts)).sum())
+
+    def __len__(self) -> int:
+        return len(self.cuts) - 1
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
+        chosen = self.pairs(key)
+        return {
+            "source": padded([self.source[i] for i in chosen]),
+            "target": padded([self.target[i] for i in chosen]),
+        }
+
+    def pairs(self, key: SampleKey) -> list[int]:
+        """The pairs of one micro-batch."""
+        return _packed_order(self, key.epoch)[self.cuts[key.sample] : self.cuts[key.sample + 1]].tolist()
+
+
+@lru_cache(maxsize=2)
+def _packed_order(packed: PackedPairs, epoch: int) -> np.ndarray:
+    shuffled = epoch_order(len(packed.group), packed.seed, epoch)
+    return shuffled[np.argsort(packed.group[shuffled], kind="stable")]
+
+
+def pack(lengths: np.ndarray, tokens: int, multiple: int) -> np.ndarray:
+    """Where to cut pairs of these source and target lengths, [2, pairs] in order, into micro-batches: [M + 1].
+
+    As many as fit into `tokens`, padded, and no more than a multiple of `multiple` where there are that many.
+    Raises DataError if a single pair does not fit.
+    """
+    sources, targets = lengths.tolist()
+    cuts, start = [0], 0
+    while start < len(sources):
+        stop, longest_source, longest_target = start, 0, 0
+        while stop < len(sources):
+            longest_source, longest_target = max(longest_source, sources[stop]), max(longest_target, targets[stop])
+            if (stop - start + 1) * (longest_source + longest_target) > tokens:
+                break
+            stop += 1
+        if stop == start:
+            raise DataError(
+                f"A pair of {sources[start]} + {targets[start]} pieces does not fit into a micro-batch of {tokens} "
+                "tokens. Raise batch.micro or lower data.max_length."
+            )
+        if stop < len(sources) and stop - start > multiple:
+            stop -= (stop - start) % multiple
+        cuts.append(stop)
+        start = stop
+    return np.array(cuts)
+
+
+def padded(sequences: list[np.ndarray]) -> Tensor:
+    """One row a sequence, int64, padded on the right."""
+    rows = np.full((len(sequences), max(map(len, sequences))), PAD, dtype=np.int64)
+    for row, sequence in zip(rows, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return torch.from_numpy(rows)
+
+
+# ---------------------------------------------------------------------------------------------- evaluation
+
+
+class EvaluationPairs(Dataset):
+    """Sentences with their references, shortest first, so that a batch holds like lengths; `index` is the line."""
+
+    def __init__(
+        self,
+        text: Pairs,
+        model: spm.SentencePieceProcessor,
+        config: CellConfig,
+        *,
+        beams: int,
+        name: str,
+    ) -> None:
+        self.text, self.beams = text, beams
+        self.sources, self.targets = encode(model, text.sources), encode(model, text.targets)
+        self.order = sorted(range(len(self.sources)), key=lambda i: (len(self.sources[i]), i))
+        longest = max((len(x) for x in [*self.sources, *self.targets]), default=0)
+        if longest > config.model.positions:
+            raise DataError(
+                f"{name} has a sentence of {longest} pieces; model.positions is {config.model.positions}. Raise it."
+            )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        index = self.order[position]
+        return {
+            "index": index,
+            "beams": self.beams,
+            "source": self.sources[index],
+            "target": self.targets[index],
+            "input": self.text.sources[index],
+            "reference": self.text.targets[index],
+        }
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A packed micro-batch as it is; evaluation items as padded `source` [B, S], `target` [B, T] and lists."""
+    if "index" not in items[0]:
+        return items[0]
+    batch: dict[str, Any] = {key: [item[key] for item in items] for key in items[0]}
+    return batch | {key: padded([np.array(x) for x in batch[key]]) for key in ("source", "target")}

@@ -1,0 +1,135 @@
+"""Transformer for translation, from transformers' Marian classes so that their `generate` does the decoding.
+
+B sentences, S source pieces, T target pieces, D width, V vocabulary.
+
+The default is the model of NVIDIA's NeMo, the paper's source. It differs from Marian in its embedding: layer norm of
+token plus position / √D, instead of token × √D plus position. Both have layer norm after each residual sum, ReLU,
+one embedding shared by source, target and output, and sinusoidal positions that are not trained.
+
+Differs from NeMo: the output has no trained bias of its own (8,192 parameters, absent from the paper's 185M to that
+digit), and there are no token-type embeddings, which NeMo stored and never used. Attention scores are divided by
+√(D / heads) at once, where NeMo divides queries and keys by its root each: the same but for rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import MarianConfig, MarianMTModel
+from transformers.models.marian.modeling_marian import (
+    MarianDecoder,
+    MarianEncoder,
+    MarianSinusoidalPositionalEmbedding,
+)
+
+from novobench.tasks.translation.config import TranslationModelConfig
+
+PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
+"""Ids of the special pieces, as NeMo's."""
+
+
+class _NoPositions(nn.Module):
+    """In the place of Marian's positions, which would come after our layer norm."""
+
+    def forward(self, *_: Any, **__: Any) -> float:
+        return 0.0
+
+
+class _NormedEmbedding(nn.Module):
+    """Pieces [B, T] at positions `start`, `start` + 1, … to layer norm of token plus position, [B, T, D]."""
+
+    def __init__(self, tokens: nn.Embedding, positions: MarianSinusoidalPositionalEmbedding) -> None:
+        super().__init__()
+        self.tokens, self.positions = tokens, positions
+        self.norm = nn.LayerNorm(tokens.embedding_dim, eps=1e-5)
+
+    def forward(self, pieces: Tensor, start: int = 0) -> Tensor:
+        return self.norm(self.tokens(pieces) + self.positions(pieces.shape, start))
+
+
+class _Encoder(MarianEncoder):
+    def __init__(self, config: MarianConfig) -> None:
+        super().__init__(config)
+        self.normed_embedding = _NormedEmbedding(self.embed_tokens, self.embed_positions)
+        self.embed_positions = _NoPositions()  # type: ignore[assignment]
+
+    # `generate` drops every argument that is not named here, unless the rest is called `kwargs`.
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
+        kwargs["inputs_embeds"] = self.normed_embedding(input_ids)
+        return super().forward(**kwargs)
+
+
+class _Decoder(MarianDecoder):
+    def __init__(self, config: MarianConfig) -> None:
+        super().__init__(config)
+        self.normed_embedding = _NormedEmbedding(self.embed_tokens, self.embed_positions)
+        self.embed_positions = _NoPositions()  # type: ignore[assignment]
+
+    def forward(self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any) -> Any:
+        start = 0 if past_key_values is None else past_key_values.get_seq_length()
+        kwargs["inputs_embeds"] = self.normed_embedding(input_ids, start)
+        return super().forward(past_key_values=past_key_values, **kwargs)
+
+
+class Transformer(MarianMTModel):
+    """Source pieces [B, S] and the target so far [B, T] to logits [B, T, V].
+
+    The defaults have 184,750,080 trainable parameters; with `embedding_norm: false`, 184,745,984.
+    """
+
+    def __init__(self, config: TranslationModelConfig) -> None:
+        super().__init__(
+            MarianConfig(
+                vocab_size=config.vocabulary,
+                decoder_vocab_size=config.vocabulary,
+                d_model=config.width,
+                encoder_layers=config.encoder_layers,
+                decoder_layers=config.decoder_layers,
+                encoder_ffn_dim=config.feed_forward,
+                decoder_ffn_dim=config.feed_forward,
+                encoder_attention_heads=config.heads,
+                decoder_attention_heads=config.heads,
+                activation_function="relu",
+                dropout=config.dropout,
+                attention_dropout=config.dropout,
+                activation_dropout=0.0,
+                scale_embedding=not config.embedding_norm,
+                max_position_embeddings=config.positions,
+                pad_token_id=PAD,
+                bos_token_id=BEGIN,
+                eos_token_id=END,
+                decoder_start_token_id=BEGIN,
+                forced_eos_token_id=None,
+            )
+        )
+        if config.embedding_norm:
+            self.model.encoder, self.model.decoder = _Encoder(self.config), _Decoder(self.config)
+            self.tie_weights()
+        self._start(config)
+
+    @torch.no_grad()
+    def _start(self, config: TranslationModelConfig) -> None:
+        """Xavier-uniform weights, biases 0, layer norms 1 and 0, embeddings of standard deviation 1/√D (NeMo)."""
+        positions = sinusoids(config.positions, config.width)
+        for module in self.modules():
+            if isinstance(module, MarianSinusoidalPositionalEmbedding):
+                module.weight.copy_(positions / math.sqrt(config.width) if config.embedding_norm else positions)
+            elif isinstance(module, nn.Linear) and module is not self.lm_head:
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.model.shared.weight, std=1 / math.sqrt(config.width))  # also the output's
+
+
+def sinusoids(positions: int, width: int) -> Tensor:
+    """Position encodings [positions, width]: sines in the first half, cosines in the second."""
+    rates = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
+    angles = torch.arange(positions, dtype=torch.float64, device="cpu")[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def build(config: TranslationModelConfig) -> Transformer:
+    """The network, its weights drawn from torch's default generator."""
+    return Transformer(config)

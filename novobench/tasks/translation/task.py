@@ -1,0 +1,194 @@
+"""Translation: the Transformer's training step, greedy and beam decoding, SacreBLEU and token BLEU.
+
+B sentences, S source pieces, T target pieces, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from novobench.config import CellConfig, data_root
+from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
+from novobench.tasks.sampling import MicroBatches
+from novobench.tasks.translation import scoring
+from novobench.tasks.translation.data import collate, open_pairs
+from novobench.tasks.translation.model import BEGIN, END, PAD
+from novobench.tasks.translation.model import build as build_model
+
+_TIMED_LENGTH = 32
+"""Pieces of either side in `random_batch`; about the mean of WMT14 with 8,192 pieces."""
+
+
+class TranslationTask(TaskModule):
+    """Label-smoothed cross-entropy, averaged over the target pieces of a micro-batch.
+
+    The gradient of an update is the mean of its micro-batches' gradients, as in NeMo: a piece counts a little more in
+    a micro-batch that holds fewer of them.
+
+    Test sets are translated greedily and by beam search, `search` greedily alone. `sacrebleu`, `tokenbleu` and `exact`
+    judge the widest search that was done, those with `_greedy` the other.
+    """
+
+    def __init__(self, config: CellConfig, data: TranslationData) -> None:
+        super().__init__(config)
+        self.network = build_model(config.model)
+        self.text_data = data  # its BPE model turns outputs into text
+        self.scoring = scoring.signatures()
+        self.evaluation_start()
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits [B, T, V] of the piece after each of `target` [B, T], given `source` [B, S]."""
+        return self.network(
+            input_ids=source, attention_mask=source != PAD, decoder_input_ids=target, use_cache=False
+        ).logits
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits, labels = self._logits_and_labels(batch)
+        # NeMo takes the smoothing from the true piece alone; torch gives the true piece its share of it back.
+        share = self.config.model.label_smoothing * logits.shape[-1] / (logits.shape[-1] - 1)
+        return F.cross_entropy(logits, labels, ignore_index=PAD, label_smoothing=share)
+
+    def _logits_and_labels(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of all pieces but the first of each target: [B·(T - 1), V] in at least float32, and [B·(T - 1)]."""
+        logits = self(batch["source"], batch["target"][:, :-1]).flatten(0, 1)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)), batch["target"][:, 1:].flatten()
+
+    def random_batch(self, size: int) -> dict[str, Tensor]:
+        shape = (size // (2 * _TIMED_LENGTH), _TIMED_LENGTH)
+        return {side: torch.randint(END + 1, self.config.model.vocabulary, shape) for side in ("source", "target")}
+
+    # ------------------------------------------------------------------------------------ decoding
+
+    def translate(self, source: Tensor, beams: int) -> Tensor:
+        """Pieces [B, up to the longest output] of the translations of `source` [B, S], padded.
+
+        Each sentence has its own limit, so its translation does not depend on its company.
+        """
+        data = self.config.data
+        limits = torch.clamp((source != PAD).sum(dim=1) + data.extra_output, max=data.max_output)
+        search = {"length_penalty": data.length_penalty, "early_stopping": False} if beams > 1 else {}
+        return self.network.generate(  # type: ignore[misc, return-value]
+            input_ids=source,
+            attention_mask=source != PAD,
+            do_sample=False,
+            num_beams=beams,
+            max_length=None,
+            max_new_tokens=int(limits.max()),
+            suppress_tokens=[PAD, BEGIN],
+            logits_processor=LogitsProcessorList([_EndAtLimit(limits.repeat_interleave(beams))]),
+            **search,
+        )
+
+    def _texts(self, source: Tensor, beams: int) -> list[str]:
+        start = time.perf_counter()
+        pieces = self.translate(source, beams).tolist()
+        self._seconds[beams] = self._seconds.get(beams, 0.0) + time.perf_counter() - start
+        return [self.text_data.text(row) for row in pieces]
+
+    # ------------------------------------------------------------------------------------ evaluation
+
+    def evaluation_start(self) -> None:
+        self._predictions: list[dict[str, Any]] = []
+        self._nats, self._pieces = 0.0, 0
+        self._seconds: dict[int, float] = {}
+
+    def evaluation_step(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        logits, labels = self._logits_and_labels(batch)
+        self._nats += float(F.cross_entropy(logits.double(), labels, ignore_index=PAD, reduction="sum"))
+        self._pieces += int((labels != PAD).sum())
+        beams = batch["beams"][0]
+        found = {"greedy": self._texts(batch["source"], 1)}
+        found["output"] = found["greedy"] if beams == 1 else self._texts(batch["source"], beams)
+        columns = {key: batch[key] for key in ("index", "input", "reference")} | found
+        if beams == 1:
+            del columns["greedy"]
+        predictions = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        self._predictions += predictions
+        return predictions
+
+    def evaluation_end(self) -> dict[str, Metric]:
+        sums = torch.tensor([self._nats, self._pieces, len(self._predictions)], dtype=torch.float64)
+        nats, pieces, n = self.sum_over_processes(sums).tolist()
+        predictions = sorted(self._of_all_processes(self._predictions), key=lambda prediction: prediction["index"])
+        references = [prediction["reference"] for prediction in predictions]
+        metrics = {"loss": Metric(nats / pieces, round(pieces), "nats")}
+        for beams, seconds in sorted(self._seconds.items(), reverse=True):
+            widest = beams == max(self._seconds)
+            ending = "" if widest else "_greedy"
+            outputs = [prediction["output" if widest else "greedy"] for prediction in predictions]
+            exact = sum(output == reference for output, reference in zip(outputs, references, strict=True))
+            metrics |= {
+                f"sacrebleu{ending}": Metric(scoring.sacrebleu(outputs, references), round(n), "BLEU"),
+                f"tokenbleu{ending}": Metric(scoring.token_bleu(outputs, references), round(n), "BLEU"),
+                f"exact{ending}": Metric(100 * exact / n, round(n), "%"),
+                f"sentences_per_second{ending}": Metric(len(self._predictions) / seconds, round(n), "sentences/s"),
+            }
+        return metrics
+
+    @staticmethod
+    def _of_all_processes(mine: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return mine
+        shares: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(shares, mine)
+        return [prediction for share in shares for prediction in share]
+
+
+class _EndAtLimit(LogitsProcessor):
+    """Ends each output that has reached its limit of new pieces, the sentence mark included."""
+
+    def __init__(self, limits: Tensor) -> None:
+        self.limits = limits
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        full = input_ids.shape[1] >= self.limits  # one piece more, and the mark at the start does not count
+        scores[full] = -torch.inf
+        scores[full, END] = 0.0
+        return scores
+
+
+class TranslationData(TaskData):
+    """The three sources behind one door; see `data.open_pairs`."""
+
+    collate = staticmethod(collate)
+
+    def setup(self, stage: str) -> None:
+        splits = open_pairs(self.config, data_root(self.config))
+        self.train = splits.train
+        self.evaluation_sets = [EvaluationSet("search", "search", splits.search)]
+        self.evaluation_sets += [EvaluationSet(name, "test", pairs) for name, pairs in splits.tests.items()]
+        self.fingerprint, self.counts, self.baselines = splits.fingerprint, splits.counts, splits.baselines
+        self._bpe = splits.model
+
+    def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
+        """Micro-batches of one rank from update `start` to `stop`: the sampler draws whole micro-batches."""
+        config = self.config
+        sampler = MicroBatches(
+            len(self.train),  # type: ignore[arg-type]
+            batch=config.batch.size // config.batch.micro,
+            micro_batch=1,
+            tail=config.data.tail,
+            seed=config.seed,
+            start=start,
+            stop=stop,
+            rank=rank,
+            world=world,
+        )
+        return self._loader(self.train, sampler)
+
+    def text(self, pieces: list[int]) -> str:
+        """Pieces as text: up to the first end, without sentence marks."""
+        pieces = pieces[: pieces.index(END)] if END in pieces else pieces
+        return self._bpe.decode([piece for piece in pieces if piece not in (PAD, BEGIN)])
+
+
+def build(config: CellConfig) -> tuple[TranslationTask, TranslationData]:
+    data = TranslationData(config)
+    return TranslationTask(config, data), data

@@ -1,0 +1,233 @@
+"""Sentence pairs from three interchangeable sources and from sacreBLEU's test sets: the same text from each.
+
+A training split may hold empty lines, which `pieces` counts and leaves out; an evaluation split may not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from novobench.errors import DataError, suggestion
+from novobench.tasks.translation.config import TranslationDataConfig
+
+
+class Pairs(NamedTuple):
+    """Sentences and their translations, line by line."""
+
+    sources: list[str]
+    targets: list[str]
+
+
+class Split(Protocol):
+    """Pairs that are read when they are needed."""
+
+    name: str
+    """For error messages."""
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the text."""
+
+    def read(self) -> Pairs: ...
+
+
+def open_split(config: TranslationDataConfig, data_root: Path, split: str) -> Split:
+    """A split of the configured source, or a test set `sacrebleu:<name>`."""
+    if split.startswith("sacrebleu:"):
+        return SacreBleuSplit(config, split.removeprefix("sacrebleu:"))
+    kinds: dict[str, Any] = {"numbers": NumbersSplit, "files": FilesSplit, "hub": HubSplit}
+    return kinds[config.source](config, data_root, split)
+
+
+def read_evaluation(split: Split) -> Pairs:
+    """All pairs of an evaluation split. Raises DataError for an empty line: fewer lines would be another test."""
+    pairs = split.read()
+    for number, both in enumerate(zip(*pairs, strict=True), 1):
+        if not all(both):
+            side = "source" if not both[0] else "reference"
+            raise DataError(f"{split.name} line {number}: the {side} is empty. Complete it, or remove both lines.")
+    return pairs
+
+
+# ---------------------------------------------------------------------------------------------- built in
+
+
+class NumbersSplit:
+    """The built-in corpus: the first sentences are `test`, the next `validation`, the next `train`."""
+
+    def __init__(self, config: TranslationDataConfig, _: Path, split: str) -> None:
+        sizes = {config.test_split: config.test_size, config.search_split: config.search_size}
+        sizes[config.train_split] = config.train_size
+        if split not in sizes:
+            raise DataError(f"The built-in corpus has no split '{split}'.{suggestion(split, list(sizes))}")
+        start = 0
+        for name, size in sizes.items():
+            if name == split:
+                self.part = slice(start, start + size)
+            start += size
+        self.languages = [("en", "de").index(x) for x in (config.source_language, config.target_language)]
+        self.name = f"built-in corpus [{split}]"
+
+    def read(self) -> Pairs:
+        from novobench.tasks.translation.builtin import corpus
+
+        chosen = corpus()[self.part]
+        return Pairs(*([pair[language] for pair in chosen] for language in self.languages))
+
+    def fingerprint(self) -> str:
+        return _digest(zip(*self.read(), strict=True))
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+class FilesSplit:
+    """Two text files `<folder>/<split>.<language>`, UTF-8, one sentence a line."""
+
+    def __init__(self, config: TranslationDataConfig, data_root: Path, split: str) -> None:
+        folder = data_root / (config.path or config.name)
+        if not folder.is_dir():
+            raise DataError(
+                f"No data folder {folder} for '{config.name}' (data.path under the data root). Put files "
+                f"{split}.{config.source_language} and {split}.{config.target_language} there, set NOVOBENCH_DATA or "
+                "data_root to where they are, or use data.source=hub."
+            )
+        self.paths = [folder / f"{split}.{language}" for language in (config.source_language, config.target_language)]
+        for path in self.paths:
+            if not path.is_file():
+                there = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+                raise DataError(
+                    f"No file {path}.{suggestion(path.name, there)} There are: {', '.join(there[:12]) or 'none'}. "
+                    "Set data.train_split, data.search_split, data.test_split or the languages."
+                )
+        self.name = str(self.paths[0])
+
+    def read(self) -> Pairs:
+        pairs = Pairs(*(read_lines(path) for path in self.paths))
+        _check_equal(pairs, *map(str, self.paths))
+        return pairs
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for path in self.paths:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, without white space around them. Only a newline ends a line: other separators of
+    Unicode occur inside sentences."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Convert the file, e.g. "
+            f"iconv -f latin1 -t utf-8 {path.name}."
+        ) from None
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.strip() for line in lines]
+
+
+def _check_equal(pairs: Pairs, source: str, target: str) -> None:
+    if len(pairs.sources) != len(pairs.targets):
+        raise DataError(
+            f"{source} has {len(pairs.sources):,} lines and {target} has {len(pairs.targets):,}: line by line they "
+            "must be translations of each other. Find where they part, or fetch both again."
+        )
+
+
+# ---------------------------------------------------------------------------------------------- hub
+
+
+class HubSplit:
+    """A Hugging Face data set with a column `translation` of {language: sentence}: a hub id, or a folder of parquet
+    files."""
+
+    def __init__(self, config: TranslationDataConfig, data_root: Path, split: str) -> None:
+        import datasets
+
+        datasets.disable_progress_bars()
+        local = data_root / config.path
+        self.name = f"{config.path}[{split}]"
+        self.languages = (config.source_language, config.target_language)
+        try:
+            if local.is_dir():
+                self.table: Any = datasets.load_dataset(str(local), split=split)
+            else:
+                self.table = datasets.load_dataset(config.path, config.hub_config or None, split=split)
+        except ValueError as error:
+            raise DataError(f"{self.name}: {' '.join(str(error).split())} Set data.hub_config or the splits.") from None
+        except Exception as error:  # the hub, the network and the parquet reader have many ways to fail
+            raise DataError(
+                f"Cannot open data set '{config.path}': {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
+                "Check data.path and the network, or put its parquet files in a folder under the data root."
+            ) from None
+        columns = self.table.column_names
+        first = self.table[0] if len(self.table) and "translation" in columns else {}
+        missing = [language for language in self.languages if language not in first.get("translation", {})]
+        if missing:
+            raise DataError(
+                f"{self.name} has no column 'translation' with '{missing[0]}'. It holds: {', '.join(columns)}"
+                f"{' of ' + ', '.join(first['translation']) if first else ''}. Set data.path, data.hub_config or the "
+                "languages."
+            )
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        for rows in self.table.iter(batch_size=10_000):
+            for row in rows["translation"]:
+                yield tuple(" ".join((row[language] or "").split("\n")).strip() for language in self.languages)
+
+    def read(self) -> Pairs:
+        pairs = Pairs([], [])
+        for source, target in self._rows():
+            pairs.sources.append(source)
+            pairs.targets.append(target)
+        return pairs
+
+    def fingerprint(self) -> str:
+        return _digest(self._rows())
+
+
+class SacreBleuSplit:
+    """A test set that sacreBLEU knows, e.g. `wmt14/full`; it downloads it once into $SACREBLEU (~/.sacrebleu)."""
+
+    def __init__(self, config: TranslationDataConfig, name: str) -> None:
+        from sacrebleu.dataset import DATASETS
+
+        direction = f"{config.source_language}-{config.target_language}"
+        if name not in DATASETS:
+            raise DataError(f"sacreBLEU knows no test set '{name}'.{suggestion(name, list(DATASETS))}")
+        if direction not in DATASETS[name].langpairs:
+            raise DataError(f"sacreBLEU's '{name}' has no {direction}.")
+        self.name, self.direction, self._dataset = f"sacrebleu:{name}", direction, DATASETS[name]
+
+    def read(self) -> Pairs:
+        try:
+            paths = [self._dataset.get_source_file(self.direction), *self._dataset.get_reference_files(self.direction)]
+        except Exception as error:  # its download and its parsers have many ways to fail
+            raise DataError(
+                f"sacreBLEU cannot give '{self.name}': {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
+                "Check the network, or put the set into $SACREBLEU yourself."
+            ) from None
+        pairs = Pairs(*(read_lines(Path(path)) for path in paths[:2]))
+        _check_equal(pairs, *paths[:2])
+        return pairs
+
+    def fingerprint(self) -> str:
+        return _digest(zip(*self.read(), strict=True))
+
+
+def _digest(rows: Any) -> str:
+    """As `FilesSplit.fingerprint` of two files that hold these rows."""
+    sides = [hashlib.sha256(), hashlib.sha256()]
+    for row in rows:
+        for side, line in zip(sides, row, strict=True):
+            side.update(f"{line}\n".encode())
+    return hashlib.sha256(b"".join(side.digest() for side in sides)).hexdigest()[:16]

@@ -1,0 +1,311 @@
+"""The training step against its definition, decoding that keeps its promises, and whole cells."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from novobench.tasks import base
+from novobench.tasks.sampling import SampleKey, derive_seed
+from novobench.tasks.translation.data import EvaluationPairs, collate, padded
+from novobench.tasks.translation.model import BEGIN, END, PAD
+from novobench.tasks.translation.scoring import sacrebleu
+from novobench.training import cell, checkpoints
+from tests.cells import KILL_POINTS, result, train_apart
+from tests.tasks.translation.small import small_cell, small_config
+
+LEARNER = {
+    "model__width": 64,
+    "model__feed_forward": 128,
+    "model__heads": 4,
+    "model__dropout": 0.0,
+    "data__train_size": 32,
+    "batch": {"size": 2048, "micro": 2048},
+    "optimizer__name": "adam",
+    "optimizer__lr": 0.005,
+    "optimizer__weight_decay": 0.0,
+    "schedule__warmup_fraction": 0.1,
+    "runtime__curve_points": 1,
+    "runtime__log_every": 50,
+    "runtime__checkpoint_every": 1000,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NOVOBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+def opened(config):
+    module, data = base.build(config)
+    data.setup("fit")
+    return module.eval(), data
+
+
+# ------------------------------------------------------------------------------------ the loss
+
+
+def test_the_loss_is_smoothed_cross_entropy_over_real_pieces():
+    """NeMo's: the true piece has probability 0.9, all others share 0.1; the mean is over all pieces but padding."""
+    config = small_config(runtime__precision="64-true")
+    module, data = opened(config)
+    module.double()
+    batch = data.train[SampleKey(0, 3)]
+    source, target = batch["source"], batch["target"]
+    logits = module(source, target[:, :-1]).detach()
+    vocabulary = logits.shape[-1]
+    total, count = 0.0, 0
+    for row in range(len(target)):
+        for t in range(1, target.shape[1]):
+            true = int(target[row, t])
+            if true == PAD:
+                continue
+            log_probabilities = logits[row, t - 1].log_softmax(-1)
+            wanted = torch.full((vocabulary,), 0.1 / (vocabulary - 1), dtype=torch.float64)
+            wanted[true] = 0.9
+            total -= float(wanted @ log_probabilities)
+            count += 1
+    assert module.training_step(batch, 0).item() == pytest.approx(total / count, rel=1e-12)
+
+
+def test_padding_changes_no_logit():
+    module, data = opened(small_config())
+    module.double()
+    batch = data.train[SampleKey(0, 1)]
+    wide = {side: padded([*batch[side].numpy(), [END] * (batch[side].shape[1] + 7)])[:-1] for side in batch}
+    narrow = module(batch["source"], batch["target"])
+    torch.testing.assert_close(module(wide["source"], wide["target"])[:, : narrow.shape[1]], narrow)
+
+
+def test_a_random_batch_has_the_size_it_was_asked_for():
+    module, _ = opened(small_config())
+    batch = module.random_batch(4096)
+    assert sum(side.numel() for side in batch.values()) == 4096
+    assert torch.isfinite(module.training_step(batch, 0))
+
+
+# ------------------------------------------------------------------------------------ learning and decoding
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """32 pairs learnt by heart in some seconds: (config, module, data)."""
+    folder = small_cell(tmp_path_factory.mktemp("learnt"), budget="220steps", **LEARNER)
+    cell.run(folder.path)
+    config = small_config(budget="220steps", **LEARNER)
+    module, data = opened(config)
+    module.load_state_dict(checkpoints.load_newest(folder.checkpoints)["model"])
+    return config, module, data
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_32_pairs_are_learnt_by_heart(learnt, beams):
+    _, module, data = learnt
+    known = [(x.tolist(), y.tolist()) for x, y in zip(data.train.source, data.train.target, strict=True)]
+    with torch.no_grad():
+        found = module.translate(padded([x for x, _ in known]), beams).tolist()
+    outputs, references = [data.text(row) for row in found], [data.text(y) for _, y in known]
+    assert sacrebleu(outputs, references) > 95
+
+
+def new_sentences(config, data, precision):
+    """60 sentences that were not trained on, where outputs are unsure and beams matter."""
+    splits = dataclasses.replace(config, data=dataclasses.replace(config.data, test_size=60))
+    from novobench.tasks.translation.text import open_split
+
+    pairs = EvaluationPairs(open_split(splits.data, Path(), "test").read(), data._bpe, splits, beams=4, name="test")
+    return [pairs[i] for i in range(len(pairs))]
+
+
+def outputs(module, data, items, beams, size):
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(items), size):
+            batch = collate(items[start : start + size])
+            found += [data.text(row) for row in module.translate(batch["source"], beams).tolist()]
+    return found
+
+
+@pytest.mark.parametrize(("precision", "most"), [(torch.float64, 0), (torch.float32, 0.01)])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_the_company_of_a_sentence_does_not_change_its_translation(learnt, beams, precision, most):
+    config, module, data = learnt
+    items = new_sentences(config, data, precision)
+    module.to(precision)
+    alone, together = (outputs(module, data, items, beams, size) for size in (1, 32))
+    mixed = outputs(module, data, items[::7] + items[1::3], beams, 16)
+    module.float()
+    expected = dict(zip([item["index"] for item in items], alone, strict=True))
+    changed = sum(a != b for a, b in zip(alone, together, strict=True))
+    changed += sum(b != expected[i["index"]] for b, i in zip(mixed, items[::7] + items[1::3], strict=True))
+    assert changed <= most * 2 * len(items)
+    assert len(set(alone)) > 30  # they are translations, not one answer to all
+
+
+def test_beam_search_finds_what_is_more_likely(learnt):
+    """The model's own log-probability of the beam's output is at least greedy's, but for the few where search errs."""
+    config, module, data = learnt
+    items = new_sentences(config, data, torch.float64)
+    module.double()
+    source = collate(items)["source"]
+    with torch.no_grad():
+        scores = [log_probability(module, source, module.translate(source, beams)) for beams in (1, 4)]
+    module.float()
+    worse = (scores[1] < scores[0] - 1e-9).double().mean()
+    assert worse <= 0.01
+    assert (scores[1] > scores[0] + 1e-6).any()  # and the two do differ
+
+
+def log_probability(module, source, pieces):
+    """The sum over each output's pieces, its end included if it was not forced by the limit: [B]."""
+    logits = module(source, pieces[:, :-1]).log_softmax(-1)
+    chosen = logits.gather(-1, pieces[:, 1:, None])[..., 0]
+    limits = (source != PAD).sum(1) + module.config.data.extra_output
+    limits = limits.clamp(max=module.config.data.max_output)
+    real = pieces[:, 1:] != PAD
+    places = torch.arange(1, pieces.shape[1])[None, :]
+    return torch.where(real & (places < limits[:, None]), chosen, 0.0).sum(1)
+
+
+def test_outputs_end_at_their_limit():
+    """An untrained model hardly ever ends by itself."""
+    module, data = opened(small_config(data__extra_output=3, data__max_output=20))
+    items = [data.evaluation_sets[1].dataset[i] for i in range(12)]
+    batch = collate(items)
+    for beams in (1, 4):
+        with torch.no_grad():
+            found = module.translate(batch["source"], beams)
+        for row, item in zip(found.tolist(), items, strict=True):
+            limit = min(len(item["source"]) + 3, 20)
+            assert row[0] == BEGIN
+            assert END in row
+            assert row.index(END) <= limit
+            assert not set(row[1 : row.index(END)]) & {PAD, BEGIN}
+            assert set(row[row.index(END) + 1 :]) <= {PAD}
+
+
+# ------------------------------------------------------------------------------------ evaluation
+
+
+def test_evaluation_counts_each_sentence_once_and_scores_the_corpus(tmp_path):
+    folder = small_cell(tmp_path)
+    cell.run(folder.path)
+    record = folder.read_record()
+    test, search = record["metrics"]["test"], record["metrics"]["search"]
+    rows = folder.read_predictions("test")
+    assert [row["index"] for row in rows] == list(range(12))
+    references = [row["reference"] for row in rows]
+    assert test["sacrebleu"]["value"] == sacrebleu([row["output"] for row in rows], references)
+    assert test["sacrebleu_greedy"]["value"] == sacrebleu([row["greedy"] for row in rows], references)
+    assert "sacrebleu_greedy" not in search  # greedy is all there is
+    assert test["sentences_per_second"]["value"] > 0
+    assert record["scoring"]["sacrebleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2")
+    module, data = opened(small_config())
+    module.load_state_dict(checkpoints.load_newest(folder.checkpoints)["model"])
+    module.double()
+    nats, pieces = 0.0, 0
+    for i in range(12):
+        batch = collate([data.evaluation_sets[1].dataset[i]])
+        chosen = module(batch["source"], batch["target"][:, :-1]).detach().log_softmax(-1)
+        nats -= float(chosen.gather(-1, batch["target"][:, 1:, None]).sum())
+        pieces += batch["target"].shape[1] - 1
+    assert test["loss"]["value"] == pytest.approx(nats / pieces, rel=1e-5)
+    assert test["loss"]["n"] == pieces
+
+
+def test_the_nearest_neighbour_is_recorded_as_a_baseline(tmp_path):
+    folder = small_cell(tmp_path, budget="1steps", data__neighbours=True)
+    cell.run(folder.path)
+    found = folder.read_record()["baselines"]["test"]["neighbour_sacrebleu"]
+    assert 5 < found["value"] < 60
+    assert found["n"] == 12
+
+
+# ------------------------------------------------------------------------------------ same bits, any processes
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict:
+    folder = small_cell(tmp_path_factory.mktemp("uninterrupted"))
+    assert train_apart(folder) == 0, folder.failure.read_text()
+    return result(folder)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "between two checkpoints",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in KILL_POINTS if name != "between two checkpoints"),
+    ],
+)
+def test_killed_and_started_again(moment, uninterrupted, tmp_path):
+    folder = small_cell(tmp_path)
+    assert train_apart(folder, kill_at=moment) == -9
+    assert train_apart(folder) == 0, folder.failure.read_text()
+    assert result(folder) == uninterrupted
+
+
+def test_loader_workers(uninterrupted, tmp_path):
+    folder = small_cell(tmp_path, runtime__workers=2)
+    assert train_apart(folder) == 0, folder.failure.read_text()
+    assert result(folder) == uninterrupted
+
+
+def test_an_update_is_the_mean_of_its_micro_batches(tmp_path):
+    """One update of SGD without schedule, against the two micro-batches' gradients worked out here."""
+    changes = {
+        "budget": "1steps",
+        "optimizer__name": "sgd",
+        "optimizer__lr": 0.1,
+        "optimizer__weight_decay": 0.0,
+        "schedule__name": "constant",
+        "runtime__precision": "64-true",
+        "model__dropout": 0.0,
+    }
+    folder = small_cell(tmp_path, **changes)
+    cell.run(folder.path)
+    config = small_config(**changes)
+    module, data = opened(config)
+    module.double()
+    before = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    for batch in data.train_batches(0, 1, 0, 1):
+        (module.training_step(batch, 0) / 2).backward()
+    after = checkpoints.load_newest(folder.checkpoints)["model"]
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            torch.testing.assert_close(after[name], before[name] - 0.1 * p.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(tmp_path):
+    shared = {"runtime__precision": "64-true", "budget": "12steps", "data__test_size": 13}
+    one, two = small_cell(tmp_path / "one", **shared), small_cell(tmp_path / "two", runtime__devices=2, **shared)
+    for folder in (one, two):
+        assert train_apart(folder) == 0, folder.failure_reason()
+    ours, theirs = (checkpoints.load_newest(folder.checkpoints)["model"] for folder in (one, two))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-8, atol=1e-10)
+    records = [folder.read_record()["metrics"] for folder in (one, two)]
+    assert records[0]["test"]["sacrebleu"]["n"] == records[1]["test"]["sacrebleu"]["n"] == 13
+    assert records[0]["test"]["sacrebleu"]["value"] == records[1]["test"]["sacrebleu"]["value"]
+    assert records[0]["test"]["loss"]["value"] == pytest.approx(records[1]["test"]["loss"]["value"], rel=1e-9)
+    assert [row["output"] for row in one.read_predictions("test")] == [
+        row["output"] for row in two.read_predictions("test")
+    ]
+
+
+def test_dropout_depends_on_seed_update_and_micro_batch_alone():
+    """What makes any number of processes agree: the generator is seeded before each micro-batch."""
+    module, data = opened(small_config(model__dropout=0.5))
+    module.train()
+    batch = data.train[SampleKey(0, 0)]
+    losses = []
+    for k in (0, 1, 0):
+        torch.manual_seed(derive_seed(0, "model", 5, k))
+        losses.append(module.training_step(batch, 0).item())
+    assert losses[0] == losses[2] != losses[1]
+    assert math.isfinite(losses[1])
