@@ -74,7 +74,7 @@ class TranslationTask(TaskModule):
         data = self.config.data
         limits = torch.clamp((source != PAD).sum(dim=1) + data.extra_output, max=data.max_output)
         search = {"length_penalty": data.length_penalty, "early_stopping": False} if beams > 1 else {}
-        return self.network.generate(  # type: ignore[misc, return-value]
+        found: Tensor = self.network.generate(  # type: ignore[misc, assignment]
             input_ids=source,
             attention_mask=source != PAD,
             do_sample=False,
@@ -85,6 +85,8 @@ class TranslationTask(TaskModule):
             logits_processor=LogitsProcessorList([_EndAtLimit(limits.repeat_interleave(beams))]),
             **search,
         )
+        ends = found == END
+        return found.masked_fill(ends.cumsum(dim=1) > ends, PAD)  # beam search fills up with END, as PAD is piece 0
 
     def _texts(self, source: Tensor, beams: int) -> list[str]:
         start = time.perf_counter()

@@ -94,9 +94,9 @@ def test_a_random_batch_has_the_size_it_was_asked_for():
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
     """32 pairs learnt by heart in some seconds: (config, module, data)."""
-    folder = small_cell(tmp_path_factory.mktemp("learnt"), budget="220steps", **LEARNER)
+    folder = small_cell(tmp_path_factory.mktemp("learnt"), budget="300steps", **LEARNER)
     cell.run(folder.path)
-    config = small_config(budget="220steps", **LEARNER)
+    config = small_config(budget="300steps", **LEARNER)
     module, data = opened(config)
     module.load_state_dict(checkpoints.load_newest(folder.checkpoints)["model"])
     return config, module, data
@@ -155,8 +155,8 @@ def test_beam_search_finds_what_is_more_likely(learnt):
     with torch.no_grad():
         scores = [log_probability(module, source, module.translate(source, beams)) for beams in (1, 4)]
     module.float()
-    worse = (scores[1] < scores[0] - 1e-9).double().mean()
-    assert worse <= 0.01
+    worse = scores[1] < scores[0] - 1e-9
+    assert worse.sum() <= 1  # of 60
     assert (scores[1] > scores[0] + 1e-6).any()  # and the two do differ
 
 
