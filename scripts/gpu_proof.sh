@@ -43,11 +43,18 @@ for attention in fused math; do
     step throughput_language_$attention "$python" -m novobench bench throughput language --attention $attention \
         --set runtime.precision=bf16-mixed batch.micro=16 --output "$folder/throughput_language_$attention.csv"
 done
-if [ -d "${NOVOBENCH_DATA:-data}/wikitext-2" ]; then
-    step table7 "$python" -m novobench run table7 figure2 --scale gpu
-else
-    echo "== table7: left out, there is no wikitext-2 under \$NOVOBENCH_DATA"
-fi
+step throughput_translation "$python" -m novobench bench throughput translation \
+    --set runtime.precision=bf16-mixed --output "$folder/throughput_translation.csv"
+
+table() { # table DATA EXPERIMENT...
+    if [ -d "${NOVOBENCH_DATA:-data}/$1" ]; then
+        step "$2" "$python" -m novobench run "${@:2}" --scale gpu
+    else
+        echo "== ${*:2}: left out, there is no $1 under \$NOVOBENCH_DATA"
+    fi
+}
+table wikitext-2 table7 figure2
+table multi30k table6
 
 tar -cf gpu_proof.tar -C "$folder" . && mv gpu_proof.tar "$folder/"
 echo
