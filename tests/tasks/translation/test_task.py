@@ -249,6 +249,7 @@ def test_killed_and_started_again(moment, uninterrupted, tmp_path):
     assert result(folder) == uninterrupted
 
 
+@pytest.mark.slow
 def test_loader_workers(uninterrupted, tmp_path):
     folder = small_cell(tmp_path, runtime__workers=2)
     assert train_apart(folder) == 0, folder.failure.read_text()
