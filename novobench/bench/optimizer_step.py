@@ -37,7 +37,8 @@ def _shapes_of(task: str) -> Shapes:
     """Those of the task's model at the paper's size."""
     model = importlib.import_module(f"novobench.tasks.{task}.model")
     with torch.device("meta"):
-        return [tuple(p.shape) for p in model.build(task_config(task).MODEL()).parameters()]
+        parameters = model.build(task_config(task).MODEL()).parameters()
+    return [tuple(p.shape) for p in parameters if p.requires_grad]
 
 
 def jasper_shapes() -> Shapes:
