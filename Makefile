@@ -24,7 +24,7 @@ setup: $(READY) ## make .venv with everything novobench needs (about 5 minutes, 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,tensorboard,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,espeak,tensorboard,test,lint]'
 	@touch $@
 
 test: lint ## lint and the fast tests (5 minutes on 2 cores)

@@ -35,6 +35,16 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """A warning beside a row in which some cell's number is above a limit."""
+
+    split: str
+    metric: str
+    above: float
+    text: str
+
+
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes of a figure. A series is `<split>/<metric>` of `curves.csv`."""
 
@@ -91,6 +101,8 @@ class Experiment:
     """What to draw besides the table."""
     beside: list[Column] = field(default_factory=list)
     """Numbers of the data alone, printed below the table: what needs no training."""
+    flags: list[Flag] = field(default_factory=list)
+    """What a reader of a row must be warned of."""
     shown: dict[str, str] = field(default_factory=dict)
     """Config keys printed in each row -> heading."""
     notes: list[str] = field(default_factory=list)

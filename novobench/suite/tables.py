@@ -28,6 +28,8 @@ class TableRow:
     config: CellConfig | None
     cells: list[str]
     estimates: dict[str, Estimate]
+    warnings: list[str]
+    """Texts of the experiment's flags that some seed raised."""
 
 
 def table_rows(experiment: Experiment, scale: str) -> list[TableRow]:
@@ -44,8 +46,25 @@ def table_rows(experiment: Experiment, scale: str) -> list[TableRow]:
     rows = []
     for row, config, mine in zip(experiment.rows, configs, cells, strict=True):
         found = {key: [of_cell[cell] for cell in mine if cell in of_cell] for key, of_cell in values.items()}
-        rows.append(TableRow(row, config, mine, {key: estimate(numbers) for key, numbers in found.items() if numbers}))
+        estimates = {key: estimate(numbers) for key, numbers in found.items() if numbers}
+        rows.append(TableRow(row, config, mine, estimates, _warnings(experiment, mine, recorded)))
     return rows
+
+
+def _warnings(experiment: Experiment, cells: list[str], recorded: dict[str, Values]) -> list[str]:
+    found = []
+    for flag in experiment.flags:
+        raised = sum(recorded[cell].get((flag.split, flag.metric), flag.above) > flag.above for cell in cells)
+        if raised:
+            found.append(f"{flag.text} ({raised} of {len(cells)} seeds)")
+    return found
+
+
+def columns_of(experiment: Experiment, rows: list[TableRow]) -> list[Column]:
+    """The experiment's columns but those that the data of this scale lack: nothing that was run has a number there."""
+    if not any(entry.estimates for entry in rows):
+        return experiment.columns
+    return [column for column in experiment.columns if any(column.key in entry.estimates for entry in rows)]
 
 
 def _values(column: Column, cells: list[str], recorded: dict[str, Values], scale: str) -> dict[str, float]:
@@ -82,14 +101,16 @@ def write_table(experiment: Experiment, scale: str) -> tuple[Path, Path]:
 
 
 def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None:
-    keys = [column.key for column in experiment.columns]
-    fields = ["schema", "row", "label", *experiment.shown, "seeds"]
+    keys = [column.key for column in columns_of(experiment, rows)]
+    fields = ["schema", "row", "label", *experiment.shown, "seeds", *(["warnings"] if experiment.flags else [])]
     fields += [f"{key}{part}" for key in keys for part in ("", "_sd", "_low", "_high", "_paper")]
     lines = []
     for entry in rows:
         line: dict[str, Any] = {"schema": records.SCHEMA, "row": entry.row.id, "label": entry.row.label}
         line |= {key: _setting(entry.config, key) for key in experiment.shown}
         line["seeds"] = len(entry.cells)
+        if experiment.flags:
+            line["warnings"] = "; ".join(entry.warnings)
         for key in keys:
             found = entry.estimates.get(key)
             if found is not None:
@@ -115,18 +136,20 @@ def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
     """The table a person reads: ours (95 % interval over seeds) beside the paper's value, notes below."""
     ours_elsewhere = "" if scale == "paper" else " (other data)"
     head = ["", *experiment.shown.values(), "seeds"]
-    for column in experiment.columns:
+    columns = columns_of(experiment, rows)
+    for column in columns:
         head += [f"{column.label}", f"paper{ours_elsewhere}"]
     body, notes = [], []
     for entry in rows:
         mark = ""
-        if entry.row.note or entry.row.quoted:
-            note = entry.row.note or f"Number quoted by the paper from {entry.row.quoted}; not run here."
-            notes.append(note)
-            mark = f" [{len(notes)}]"
+        quoted = f"Number quoted by the paper from {entry.row.quoted}; not run here." if entry.row.quoted else ""
+        for note in (entry.row.note or quoted, *(f"**Warning**: {text}." for text in entry.warnings)):
+            if note:
+                notes.append(note)
+                mark += f" [{len(notes)}]"
         cells = [entry.row.label + mark, *(_setting(entry.config, key) for key in experiment.shown)]
         cells.append(str(len(entry.cells)) if entry.config is not None else "")
-        for column in experiment.columns:
+        for column in columns:
             found, printed = entry.estimates.get(column.key), entry.row.printed.get(column.key)
             cells += [str(found) if found else "" if entry.config is None else "not run"]
             cells += ["" if printed is None else f"{printed:.2f}"]

@@ -1,0 +1,208 @@
+"""The config fields of speech recognition. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from novobench.config import CellConfig
+from novobench.errors import ConfigError
+from novobench.tasks.sampling import updates_per_epoch
+
+RECIPE_VERSION = 1
+
+_PRACTICAL: dict[str, Any] = {"scientific": False}
+
+
+@dataclass(frozen=True)
+class Block:
+    """`repeat` sub-blocks of convolution, batch norm, ReLU and dropout."""
+
+    channels: int
+    kernel: int
+    """Frames; odd, so that a convolution keeps the length."""
+    repeat: int = 1
+    stride: int = 1
+    dilation: int = 1
+    dropout: float = 0.2
+    residual: bool = False
+    """Dense residual: the last sub-block adds the input of this block and of every residual block before it, each
+    through a 1×1 convolution and batch norm of its own."""
+
+
+def _jasper_dr_10x5() -> list[Block]:
+    pairs = [(11, 256, 0.2), (13, 384, 0.2), (17, 512, 0.2), (21, 640, 0.3), (25, 768, 0.3)]
+    body = [Block(channels, kernel, 5, dropout=p, residual=True) for kernel, channels, p in pairs for _ in range(2)]
+    return [
+        Block(256, 11, stride=2),
+        *body,
+        Block(896, 29, dilation=2, dropout=0.4),
+        Block(1024, 1, dropout=0.4),
+    ]
+
+
+@dataclass(frozen=True)
+class SpeechModelConfig:
+    """Jasper; the defaults are Jasper DR 10x5 as OpenSeq2Seq built it (jasper10x5_LibriSpeech_nvgrad.py)."""
+
+    features: int = 64
+    """Mel bands that come in."""
+    outputs: int = 29
+    """Letters of the alphabet and, last, the blank."""
+    blocks: list[Block] = field(default_factory=_jasper_dr_10x5)
+    init: Literal["xavier_normal", "xavier_uniform"] = "xavier_normal"
+    """Of all convolutions but the last, which is Xavier uniform: normal in OpenSeq2Seq, uniform in NeMo and
+    DeepLearningExamples."""
+    padding: Literal["same", "symmetric"] = "same"
+    """Of the strided convolution: TensorFlow's SAME pads (4, 5) for kernel 11, DeepLearningExamples (5, 5)."""
+    batch_norm_momentum: float = 0.1
+    """PyTorch's convention; TensorFlow's 0.90 in the authors' code."""
+    batch_norm_eps: float = 1e-3
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """How recordings become log-Mel features; the defaults are OpenSeq2Seq's (speech_utils.py).
+
+    DeepLearningExamples' (common/features.py) differ in `peak_normalize`, `sample_std` and `trim_silence`.
+    """
+
+    sample_rate: int = 16000
+    """Samples a second of the recordings."""
+    window: int = 320
+    """Samples of a frame, Hann window: 20 ms."""
+    hop: int = 160
+    """Samples from frame to frame: 10 ms."""
+    fft: int = 512
+    highest_hertz: float = 8000.0
+    """Upper end of the Mel scale (Slaney's), which starts at 0."""
+    peak_normalize: bool = True
+    """Divide by the largest absolute sample."""
+    dither: float = 1e-5
+    """Standard deviation of noise added to the samples. Drawn once an utterance, so that features can be kept."""
+    preemphasis: float = 0.97
+    sample_std: bool = False
+    """Features are normalised by the standard deviation over n - 1 frames plus 1e-5, instead of over n."""
+    trim_silence: bool = False
+    """Cut what is 60 dB below the loudest frame off both ends, in training and evaluation."""
+
+
+@dataclass(frozen=True)
+class SpeechDataConfig:
+    """Where utterances come from, how many there are, and what is done to them.
+
+    The defaults are OpenSeq2Seq's; DeepLearningExamples' differ in the masks and in `limit_before_speed`.
+    """
+
+    source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=_PRACTICAL)
+    """`espeak`: the built-in corpus; `librispeech`: trees of flac and trans.txt; `manifest`: NeMo's JSON lines; `hub`:
+    a Hugging Face data set."""
+    name: str = "librispeech-960h"
+    """Identity of the data: the same recordings from another source are the same data."""
+    path: str = field(default="", metadata=_PRACTICAL)
+    """Folder under the data root, or hub id, or folder of parquet files."""
+    hub_config: str = field(default="all", metadata=_PRACTICAL)
+    """The hub data set's configuration."""
+    train_splits: list[str] = field(
+        default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=_PRACTICAL
+    )
+    search_set: str = "dev-clean"
+    """Chooses rates and gives the curves (paper, Figure 1)."""
+    dev_sets: list[str] = field(default_factory=lambda: ["dev-other"])
+    test_sets: list[str] = field(default_factory=lambda: ["test-clean", "test-other"])
+    split_names: dict[str, str] = field(default_factory=dict, metadata=_PRACTICAL)
+    """Set -> the source's name of it where that is another, e.g. `{dev-clean: validation.clean}`."""
+    train_size: int = 281241
+    """Training utterances as found, before any is left out; checked."""
+    set_sizes: dict[str, int] = field(
+        default_factory=lambda: {"dev-clean": 2703, "dev-other": 2864, "test-clean": 2620, "test-other": 2939}
+    )
+    """Utterances of each evaluation set; checked."""
+    alphabet: str = " abcdefghijklmnopqrstuvwxyz'"
+    """Letters in the order of the network's outputs; transcripts are brought to plain lower-case letters first."""
+    on_bad_utterance: Literal["error", "skip"] = "error"
+    """A recording that cannot be read or has another sample rate, and a transcript that is empty or has a sign outside
+    the alphabet, ends the run, or is left out, named in the log and counted."""
+
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    pad_frames: int = 16
+    """Batches are padded to a multiple of this."""
+
+    speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    """Speed perturbation: a recording becomes this many times as long, by resampling; one draw an utterance and
+    epoch."""
+    max_seconds: float = 16.7
+    """Longer training utterances are left out; nothing of an evaluation set is."""
+    limit_before_speed: bool = False
+    """`max_seconds` is compared with the recording's own length, not with what the draw made of it."""
+    frequency_masks: int = 0
+    """SpecAugment: bands of neighbouring features set to 0 (the mean)."""
+    frequency_mask_width: int = 6
+    time_masks: int = 0
+    time_mask_width: int = 6
+    """Frames."""
+    fixed_mask_width: bool = False
+    """Masks are exactly as wide as said, instead of uniformly 0 to that."""
+
+    bucket_window: int = 0
+    """Micro-batches over which utterances are sorted by length before they are cut into micro-batches; 0: as they come
+    (OpenSeq2Seq)."""
+    keep_features: bool = field(default=False, metadata=_PRACTICAL)
+    """Compute the features of each utterance and speed once a machine and keep them in the cache. For small data."""
+    features_on: Literal["cpu", "accelerator"] = "cpu"
+    """Where features are computed: by the data loader, or by the training's device."""
+    tail: Literal["drop", "wrap"] = "wrap"
+    """What becomes of utterances that do not fill an optimizer batch: `wrap` fills it from the same epoch, as the
+    paper's 9 updates an epoch at batch 32K imply."""
+    evaluation_batch: int = 32
+
+    def updates_per_epoch(self, batch: int) -> int:
+        return updates_per_epoch(self.train_size, batch, self.tail)
+
+    @property
+    def sets(self) -> list[str]:
+        """All evaluation sets, the searched one first."""
+        return [self.search_set, *self.dev_sets, *self.test_sets]
+
+
+MODEL = SpeechModelConfig
+DATA = SpeechDataConfig
+
+
+def validate(config: CellConfig) -> None:
+    """Raise ConfigError where model and data do not fit each other."""
+    model, data = config.model, config.data
+    if not model.blocks:
+        raise ConfigError("'model.blocks' is empty.")
+    for number, block in enumerate(model.blocks):
+        if block.kernel % 2 == 0 or min(block.channels, block.repeat, block.stride, block.dilation) < 1:
+            raise ConfigError(
+                f"'model.blocks[{number}]': kernel must be odd, and channels, repeat, stride and dilation 1 or more."
+            )
+        if block.stride > 1 and (block.residual or block.repeat > 1):
+            raise ConfigError(f"'model.blocks[{number}]': only a single sub-block without residual can have a stride.")
+    if model.outputs != len(data.alphabet) + 1:
+        raise ConfigError(
+            f"'model.outputs' is {model.outputs}, but data.alphabet has {len(data.alphabet)} letters and the blank is "
+            f"one more. Set model.outputs={len(data.alphabet) + 1}."
+        )
+    if len(set(data.alphabet)) != len(data.alphabet) or " " not in data.alphabet:
+        raise ConfigError("'data.alphabet' must hold the space, and each letter once.")
+    if data.pad_frames % stride(model):
+        raise ConfigError(
+            f"'data.pad_frames' {data.pad_frames} is no multiple of the network's stride {stride(model)}: where a "
+            "convolution starts would depend on the padding."
+        )
+    if not data.speeds or min(data.speeds) <= 0:
+        raise ConfigError("'data.speeds' must hold one or more factors above 0, e.g. [1.0].")
+    missing = [name for name in data.sets if name not in data.set_sizes]
+    if missing:
+        raise ConfigError(f"'data.set_sizes' says nothing of '{missing[0]}'.")
+
+
+def stride(model: SpeechModelConfig) -> int:
+    """Frames that come in for one that goes out."""
+    product = 1
+    for block in model.blocks:
+        product *= block.stride
+    return product

@@ -1,0 +1,286 @@
+"""Micro-batches of utterances and the sets a cell is judged on.
+
+All micro-batches of an epoch are cut at once: utterances are shuffled, each draws its speed, those that became too long
+are left out, and the rest, filled up from the start of the same order, makes whole optimizer batches. With
+`data.bucket_window` utterances are sorted by length inside windows of so many micro-batches first. All of it depends on
+(seed, epoch) alone; which micro-batches make an update, on (seed, update).
+
+B utterances, F Mel bands, T frames, L letters; M micro-batches an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from novobench.config import CellConfig
+from novobench.errors import DataError
+from novobench.files import derived_folder
+from novobench.tasks.catalog import epoch_updates
+from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, uniforms
+from novobench.tasks.speech.config import SpeechDataConfig, stride
+from novobench.tasks.speech.corpus import Utterances, open_source
+from novobench.tasks.speech.features import LogMel, conditioned, mask_draws, masked
+
+log = logging.getLogger(__name__)
+
+_FEATURES_VERSION = 1
+"""Raised when `features.py` computes something else, so that kept features are made anew."""
+
+
+@dataclass(frozen=True)
+class SpeechSplits:
+    """All a cell trains on and is judged by."""
+
+    train: PackedUtterances
+    sets: dict[str, EvaluationUtterances]
+    """The searched one first."""
+    fingerprint: str
+    counts: dict[str, int]
+
+
+def open_utterances(config: CellConfig, data_root: Path) -> SpeechSplits:
+    """Open the configured source. Raises DataError, naming the file, if it is not as the config says."""
+    data = config.data
+    training = Utterances([open_source(data, data_root, name) for name in data.train_splits], data, "train")
+    judged = {
+        name: Utterances([open_source(data, data_root, data.split_names.get(name, name))], data, name)
+        for name in data.sets
+    }
+    expected = {"train": data.train_size, **{name: data.set_sizes[name] for name in judged}}
+    counts: dict[str, int] = {}
+    for name, utterances in {"train": training, **judged}.items():
+        counts[name] = utterances.found
+        if utterances.found != expected[name]:
+            key = "data.train_size" if name == "train" else f"data.set_sizes.{name}"
+            raise DataError(
+                f"data '{data.name}' ({data.source} {data.path or 'built in'}) has {utterances.found} utterances in "
+                f"{name}, but {key} is {expected[name]}. Complete the data, or set {key}."
+            )
+        if len(utterances) != utterances.found:
+            counts[f"{name}_bad"] = utterances.found - len(utterances)
+    kept = _kept if data.keep_features else None
+    train = PackedUtterances(training, config, FeatureMaker(training, config, data.speeds, kept))
+    counts |= train.left_out
+    sets = {
+        name: EvaluationUtterances(utterances, config, FeatureMaker(utterances, config, [1.0], kept))
+        for name, utterances in judged.items()
+    }
+    fingerprint = ":".join([data.name, training.fingerprint, *(u.fingerprint for u in judged.values())])
+    return SpeechSplits(train, sets, fingerprint, counts)
+
+
+# ---------------------------------------------------------------------------------------------- features
+
+
+class FeatureMaker:
+    """What the loader hands out for an utterance at a speed: its features [F, T], or with `data.features_on:
+    accelerator` its conditioned samples [S]. `kept` finds features that were computed before."""
+
+    def __init__(
+        self,
+        utterances: Utterances,
+        config: CellConfig,
+        speeds: list[float],
+        kept: Callable[[FeatureMaker, float], list[np.ndarray]] | None = None,
+    ) -> None:
+        self.utterances, self.data, self.bands = utterances, config.data, config.model.features
+        self.on_device = self.data.features_on == "accelerator"
+        self.log_mel = LogMel(self.data.features, self.bands)
+        self.known: dict[float, list[np.ndarray]] = {}
+        if kept and not self.on_device:
+            self.known = {speed: kept(self, speed) for speed in speeds}
+
+    def __call__(self, index: int, speed: float) -> Tensor | None:
+        """None for a recording that is bad and may be skipped."""
+        if speed in self.known:
+            return torch.from_numpy(self.known[speed][index].copy())
+        samples = self.utterances.read(index)
+        if samples is None:
+            return None
+        samples = conditioned(samples, self.data.features, speed, self.utterances.listing(index).id)
+        return samples if self.on_device else self.log_mel(samples)
+
+
+def _kept(maker: FeatureMaker, speed: float) -> list[np.ndarray]:
+    """The features of all utterances at a speed, float32 [F, T] each, from the cache; computed there once a machine."""
+    ids = [maker.utterances.listing(index).id for index in range(len(maker.utterances))]
+    key = repr((_FEATURES_VERSION, speed, maker.bands, maker.data.features, maker.utterances.fingerprint, ids))
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    def build(folder: Path) -> None:
+        log.info("Computing the features of %s utterances at speed %g.", len(ids), speed)
+        made = [_features(maker, index, speed) for index in range(len(ids))]
+        np.save(folder / "lengths.npy", np.array([features.shape[1] for features in made]))
+        np.save(folder / "features.npy", np.concatenate(made, axis=1))
+
+    folder = derived_folder(f"speech/features-{name}", build)
+    ends = np.cumsum(np.load(folder / "lengths.npy"))
+    return np.split(np.load(folder / "features.npy", mmap_mode="r"), ends[:-1], axis=1)
+
+
+def _features(maker: FeatureMaker, index: int, speed: float) -> np.ndarray:
+    found = maker(index, speed)
+    if found is None:
+        raise DataError(
+            f"{maker.utterances.listing(index).name} cannot be decoded, and with data.keep_features every recording "
+            "must be. Mend it, or set data.keep_features=false."
+        )
+    return found.numpy()
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+class PackedUtterances(Dataset):
+    """Whole micro-batches by `SampleKey`: sample j of an epoch is its j-th micro-batch."""
+
+    def __init__(self, utterances: Utterances, config: CellConfig, maker: FeatureMaker) -> None:
+        self.utterances, self.maker, self.data = utterances, maker, config.data
+        self.seed, self.micro = derive_seed(config.seed, "speech"), config.batch.micro
+        self.length = epoch_updates(config) * (config.batch.size // config.batch.micro)
+        self.letters = [encoded(text, self.data.alphabet) for text in utterances.texts]
+        self.needed = np.array([least_outputs(letters) for letters in self.letters])
+        self.stride = stride(config.model)
+        self.speeds = np.array(self.data.speeds)
+        left_out = {"train_too_long": 0, "train_too_short": 0}
+        for speed in self.speeds:
+            short, long = self._unfit(np.full(len(utterances), speed))
+            left_out["train_too_long"] += int(long.sum())
+            left_out["train_too_short"] += int(short.sum())
+            if speed == 1.0 and short.any():
+                names = [utterances.listing(int(i)).id for i in np.flatnonzero(short)[:3]]
+                log.warning("Left out: shorter than their transcripts need, e.g. %s.", ", ".join(names))
+        self.left_out = {name: n for name, n in left_out.items() if n}
+        """Of all utterances at all speeds."""
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        chosen = packed_epoch(self, key.epoch)[key.sample]
+        keys = [SampleKey(key.epoch, int(index)) for index in chosen]
+        draws = uniforms(self.seed, "mask", keys, max(1, mask_draws(self.data)))[:, : mask_draws(self.data)]
+        speeds = self.drawn_speeds(keys)
+        items: list[dict[str, Any] | None] = []
+        for index, speed, draw in zip(chosen.tolist(), speeds.tolist(), draws, strict=True):
+            heard = self.maker(index, speed)
+            if heard is not None and not self.maker.on_device:
+                heard = masked(heard, self.data, draw)
+            items.append(None if heard is None else {"heard": heard, "letters": self.letters[index], "draws": draw})
+        if not any(items):
+            raise DataError(f"No recording of micro-batch {key.sample} of epoch {key.epoch} can be read.")
+        return collate(items, self.data)
+
+    def drawn_speeds(self, keys: list[SampleKey]) -> np.ndarray:
+        """The speed of each utterance in its epoch."""
+        return self.speeds[(uniforms(self.seed, "speed", keys, 1)[:, 0] * len(self.speeds)).astype(int)]
+
+    def _unfit(self, speeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which utterances at these speeds are shorter than their letters need, and which are too long."""
+        samples = self.utterances.lengths * speeds
+        heard = -(-(1 + samples // self.data.features.hop) // self.stride)
+        limited = self.utterances.lengths if self.data.limit_before_speed else samples
+        return heard < self.needed, limited > self.data.max_seconds * self.data.features.sample_rate
+
+    def packed(self, epoch: int) -> np.ndarray:
+        """The utterances of each micro-batch of an epoch, [M, B]."""
+        count = len(self.utterances)
+        speeds = self.drawn_speeds([SampleKey(epoch, index) for index in range(count)])
+        short, long = self._unfit(speeds)
+        order = epoch_order(count, self.seed, epoch)
+        order = order[~(short | long)[order]]
+        if not len(order):
+            raise DataError(
+                f"No utterance of '{self.data.name}' is shorter than data.max_seconds {self.data.max_seconds:g} and "
+                "long enough for its transcript."
+            )
+        filled = np.resize(order, self.length * self.micro)
+        frames = self.utterances.lengths[filled] * speeds[filled]
+        window = max(1, self.data.bucket_window) * self.micro
+        for start in range(0, len(filled), window) if self.data.bucket_window else ():
+            part = slice(start, start + window)
+            filled[part] = filled[part][np.argsort(frames[part], kind="stable")]
+        return filled.reshape(-1, self.micro)
+
+
+@lru_cache(maxsize=2)
+def packed_epoch(packed: PackedUtterances, epoch: int) -> np.ndarray:
+    return packed.packed(epoch)
+
+
+def encoded(text: str, alphabet: str) -> np.ndarray:
+    """Letters as places in the alphabet, int64 [L]."""
+    return np.array([alphabet.index(letter) for letter in text], dtype=np.int64)
+
+
+def least_outputs(letters: np.ndarray) -> int:
+    """Outputs that CTC needs for these letters: one each, and a blank between two equal ones."""
+    return len(letters) + int((letters[1:] == letters[:-1]).sum())
+
+
+# ---------------------------------------------------------------------------------------------- evaluation
+
+
+class EvaluationUtterances(Dataset):
+    """Utterances with their references, shortest first, so that a batch holds like lengths; `index` is the place."""
+
+    def __init__(self, utterances: Utterances, config: CellConfig, maker: FeatureMaker) -> None:
+        self.utterances, self.maker, self.data = utterances, maker, config.data
+        self.order = np.argsort(utterances.lengths, kind="stable").tolist()
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> dict[str, Any] | None:
+        index = self.order[position]
+        heard = self.maker(index, 1.0)
+        if heard is None:
+            return None
+        text = self.utterances.texts[index]
+        return {
+            "heard": heard,
+            "letters": encoded(text, self.data.alphabet),
+            "index": index,
+            "input": self.utterances.listing(index).id,
+            "reference": text,
+        }
+
+
+def collate(items: list[dict[str, Any] | None], data: SpeechDataConfig) -> dict[str, Any]:
+    """Letters padded with 0 [B, L] and their counts [B]; features padded [B, F, T] and their lengths [B], or samples in
+    the list `heard`, of which the task makes features; lists of what else the items hold; and how many are `left_out`,
+    the items that are None. A training's micro-batch is whole already."""
+    if len(items) == 1 and items[0] is not None and "left_out" in items[0]:
+        return items[0]
+    good = [item for item in items if item is not None]
+    batch: dict[str, Any] = {"left_out": len(items) - len(good)}
+    if not good:
+        return batch
+    batch |= {key: [item[key] for item in good] for key in good[0]}
+    letters = [torch.from_numpy(known) for known in batch["letters"]]
+    batch["letters"] = torch.nn.utils.rnn.pad_sequence(letters, batch_first=True)
+    batch["letter_counts"] = torch.tensor([len(known) for known in letters])
+    if data.features_on == "accelerator":
+        return batch
+    return batch | padded(batch.pop("heard"), data.pad_frames)
+
+
+def padded(features: list[Tensor], multiple: int) -> dict[str, Tensor]:
+    """Features [F, T] of each utterance as one batch [B, F, T], T a multiple of `multiple`, and their lengths [B]."""
+    lengths = [each.shape[1] for each in features]
+    longest = -(-max(lengths) // multiple) * multiple
+    batch = features[0].new_zeros(len(features), features[0].shape[0], longest)
+    for row, each in zip(batch, features, strict=True):
+        row[:, : each.shape[1]] = each
+    return {"features": batch, "lengths": torch.tensor(lengths, device=batch.device)}
