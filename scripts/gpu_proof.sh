@@ -43,6 +43,10 @@ for attention in fused math; do
     step throughput_language_$attention "$python" -m novobench bench throughput language --attention $attention \
         --set runtime.precision=bf16-mixed batch.micro=16 --output "$folder/throughput_language_$attention.csv"
 done
+for micro in 32 64; do
+    step throughput_speech_$micro "$python" -m novobench bench throughput speech \
+        --set runtime.precision=bf16-mixed batch.micro=$micro --output "$folder/throughput_speech_$micro.csv"
+done
 step throughput_translation "$python" -m novobench bench throughput translation \
     --set runtime.precision=bf16-mixed --output "$folder/throughput_translation.csv"
 
@@ -55,6 +59,7 @@ table() { # table DATA EXPERIMENT...
 }
 table wikitext-2 table7 figure2
 table multi30k table6
+table AN4 table4
 
 tar -cf gpu_proof.tar -C "$folder" . && mv gpu_proof.tar "$folder/"
 echo

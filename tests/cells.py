@@ -50,6 +50,23 @@ SMALL = {
         "data.probe_tokens": 2000,
         "data.evaluation_streams": 50,
     },
+    "speech": {
+        "batch": {"size": 32, "micro": 16},  # 7 updates an epoch, so that one ends inside the run
+        "model.blocks": [
+            {"channels": 8, "kernel": 5, "stride": 2, "dropout": 0.1},
+            {"channels": 8, "kernel": 5, "repeat": 2, "dropout": 0.1, "residual": True},
+            {"channels": 12, "kernel": 3, "dropout": 0.1, "residual": True},
+            {"channels": 16, "kernel": 3, "dilation": 2, "dropout": 0.1},
+        ],
+        "data.train_splits": ["dev-other"],
+        "data.train_size": 200,
+        "data.dev_sets": [],
+        "data.test_sets": ["test-clean"],
+        "data.speeds": [0.9, 1.0, 1.1],
+        "data.frequency_masks": 1,
+        "data.time_masks": 1,
+        "data.keep_features": False,
+    },
 }
 
 
@@ -183,7 +200,7 @@ def _evaluating() -> None:
     original = loop.evaluate
 
     def dying(trainer, module, data, split):
-        if split.name == "test":
+        if split.role == "test":
             _die()
         return original(trainer, module, data, split)
 

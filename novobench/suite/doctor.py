@@ -16,17 +16,20 @@ from novobench.suite.executors import visible_gpus
 
 _NEEDED = (
     "torch",
+    "torchaudio",
     "torchvision",
     "pytorch-lightning",
     "omegaconf",
     "datasets",
+    "jiwer",
     "scikit-learn",
     "scipy",
+    "soundfile",
     "timm",
     "matplotlib",
     "rich",
 )
-_OPTIONAL = ("tensorboard", "wandb", "pytorch_optimizer")
+_OPTIONAL = ("espeakng-loader", "tensorboard", "wandb", "pytorch_optimizer")
 _LEAST_FREE_GB = 2.0
 
 

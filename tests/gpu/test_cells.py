@@ -37,11 +37,18 @@ def test_the_laptop_recipe_learns_on_a_gpu(precision, tmp_path):
     assert folder.read_record()["metrics"]["test"]["top1"]["value"] > 88
 
 
-def test_cpu_and_cuda_agree_on_the_first_updates(tmp_path):
-    """Float32 on both: the losses of eight updates differ by rounding alone."""
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [("image", {"runtime__channels_last": True}), ("speech", {"data__features_on": "accelerator"})],
+)
+def test_cpu_and_cuda_agree_on_the_first_updates(task, changes, tmp_path):
+    """Float32 on both: the losses of eight updates differ by rounding alone. Dropout draws others on a GPU."""
+    if task == "speech":
+        pytest.importorskip("espeakng_loader", reason="the built-in speech needs the extra espeak")
+        changes = {**changes, "model__blocks": [{"channels": 8, "kernel": 5, "stride": 2, "dropout": 0.0}]}
     losses = {}
     for name in ("cpu", "cuda"):
-        folder = small_cell(tmp_path / name, runtime__accelerator=name, runtime__channels_last=True)
+        folder = small_cell(tmp_path / name, task, runtime__accelerator=name, **changes)
         assert train_apart(folder) == 0, folder.failure.read_text()
         losses[name] = [line["loss"] for line in result(folder)["metrics"] if line["split"] == "train"]
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)

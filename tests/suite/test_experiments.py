@@ -40,6 +40,8 @@ def test_different_rows_that_train_alike_share_a_cell():
         for row in ("adam", "novograd"):
             same = ids[scale][f"table7/t7_{row}"] == ids[scale][f"figure2/f2_{row}"]
             assert same == (scale != "laptop")  # the figure has a smaller text there
+        for row in ("512", "4k", "8k", "16k", "32k"):
+            assert ids[scale][f"figure1/t5_{row}"] == ids[scale][f"table5/t5_{row}"]
     assert len({cell for cell in ids["paper"].values() if cell.startswith("image-")}) == 19
 
 
@@ -94,6 +96,33 @@ def test_table_7_has_the_papers_tokens(row, length, memory, total):
     assert epochs(config) == pytest.approx(194 if "20b" in row else 116.3, abs=0.5)
     on_8_gpus = row_config(experiment, experiment.row(row), "paper", 0, {"runtime.devices": 8})
     assert on_8_gpus.accumulation == 4  # four passes of 8 × 8 sequences: the paper's 366K iterations at length 512
+
+
+@pytest.mark.parametrize(
+    ("row", "batch", "per_epoch", "lr", "decay", "warmup"),
+    [
+        ("t5_512", 512, 550, 0.015, 0.001, 0.0),
+        ("t5_4k", 4096, 69, 0.03, 0.001, 0.05),
+        ("t5_8k", 8192, 35, 0.06, 0.001, 0.05),
+        ("t5_16k", 16384, 18, 0.06, 0.003, 0.05),
+        ("t5_32k", 32768, 9, 0.06, 0.004, 0.08),
+    ],
+)
+def test_table_5_is_the_papers(row, batch, per_epoch, lr, decay, warmup):
+    experiment = load_experiment("table5")
+    config = row_config(experiment, experiment.row(row), "paper", 0, {"runtime.devices": 8})
+    assert (config.batch.size, epoch_updates(config), total_updates(config)) == (batch, per_epoch, 400 * per_epoch)
+    assert (config.optimizer.lr, config.optimizer.weight_decay, config.schedule.warmup_fraction) == (lr, decay, warmup)
+    assert config.batch.micro * 8 == 512  # 64 a GPU
+    assert config.optimizer.options.betas == [0.95, 0.0]
+
+
+def test_the_rows_of_table_4_share_one_clipping_policy():
+    experiment = load_experiment("table4")
+    for scale in SCALES:
+        configs = [row_config(experiment, row, scale, 0) for row in experiment.rows]
+        assert len({(c.optimizer.clip_norm, c.optimizer.larc_trust, c.optimizer.larc_mode) for c in configs}) == 1
+        assert len({repr((c.model, c.data, c.batch, c.budget, c.schedule)) for c in configs}) == 1
 
 
 def test_quoted_rows_train_nothing():

@@ -158,9 +158,12 @@ class PackedUtterances(Dataset):
             short, long = self._unfit(np.full(len(utterances), speed))
             left_out["train_too_long"] += int(long.sum())
             left_out["train_too_short"] += int(short.sum())
-            if speed == 1.0 and short.any():
-                names = [utterances.listing(int(i)).id for i in np.flatnonzero(short)[:3]]
-                log.warning("Left out: shorter than their transcripts need, e.g. %s.", ", ".join(names))
+            if short.any():
+                names = ", ".join(utterances.listing(int(i)).id for i in np.flatnonzero(short)[:3])
+                log.warning(
+                    "%s utterances are too short for their transcripts at speed %g and are left out then, e.g. %s.",
+                    int(short.sum()), speed, names,
+                )  # fmt: skip
         self.left_out = {name: n for name, n in left_out.items() if n}
         """Of all utterances at all speeds."""
 

@@ -46,8 +46,7 @@ class SpeechTask(TaskModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         self.skipped_samples += batch["left_out"]
-        batch = self._heard(batch)
-        losses, _, _ = self._losses(batch)
+        losses, _, _ = self._losses(self._heard(batch))
         return losses.mean()
 
     def _heard(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +63,13 @@ class SpeechTask(TaskModule):
         """The loss of each utterance [B], log-probabilities [B, T', V], and outputs of each utterance [B]."""
         found, lengths = self(batch["features"], batch["lengths"])
         losses = F.ctc_loss(
-            found.transpose(0, 1), batch["letters"], lengths, batch["letter_counts"], self.blank, "none", True
+            found.transpose(0, 1),
+            batch["letters"],
+            lengths,
+            batch["letter_counts"],
+            blank=self.blank,
+            reduction="none",
+            zero_infinity=True,
         )
         return losses, found, lengths
 

@@ -1,0 +1,49 @@
+"""What a table warns of, and the columns that a scale's data lack."""
+
+import csv
+import shutil
+
+import pytest
+
+from novobench.config import ROOT, cell_id
+from novobench.files import write_csv
+from novobench.suite.experiment import load_experiment, row_config
+from novobench.suite.records import RECORD_FIELDS
+from novobench.suite.tables import write_table
+
+
+@pytest.fixture
+def recorded(workspace):
+    """Table 4 at gpu scale, whose data have no `other` sets. SGD has a second seed, which collapsed."""
+    shutil.copy(ROOT / "experiments" / "table4.yaml", workspace / "experiments" / "table4.yaml")
+    experiment = load_experiment("table4")
+    shared = dict.fromkeys(RECORD_FIELDS, 1) | {"task": "speech", "dirty": 0, "hardware": "a machine"}
+    lines = []
+    for row, seed, wer in (("t4_adam", 0, 20), ("t4_sgd", 0, 30), ("t4_sgd", 1, 99), ("t4_novograd", 0, 25)):
+        cell = cell_id(row_config(experiment, experiment.row(row), "gpu", seed))
+        for split in ("dev-clean", "test-clean"):
+            line = {**shared, "cell": cell, "seed": seed, "split": split}
+            lines.append({**line, "metric": "wer", "value": wer})
+            lines.append({**line, "metric": "collapsed", "value": float(wer == 99)})
+    write_csv(workspace / "results" / "gpu" / "records.csv", RECORD_FIELDS, lines)
+    csv_path, markdown = write_table(experiment, "gpu")
+    with csv_path.open(newline="") as file:
+        return {line["row"]: line for line in csv.DictReader(file)}, markdown.read_text()
+
+
+def test_a_collapsed_run_is_flagged(recorded):
+    rows, markdown = recorded
+    warnings = {row: line["warnings"] for row, line in rows.items()}
+    assert warnings["t4_adam"] == warnings["t4_novograd"] == ""
+    assert warnings["t4_sgd"] == "collapsed: the network says almost nothing (1 of 2 seeds)"
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| SGD")]
+    mark = line.split("|")[1].split()[-1]
+    assert f"{mark} **Warning**: collapsed: the network says almost nothing (1 of 2 seeds)." in markdown
+
+
+def test_columns_that_the_data_lack_are_left_out(recorded):
+    rows, markdown = recorded
+    assert float(rows["t4_sgd"]["test_clean"]) == (30 + 99) / 2
+    assert "test_other" not in rows["t4_sgd"]
+    assert "test-other" not in markdown
+    assert "test-clean" in markdown
