@@ -162,7 +162,8 @@ def test_every_optimizer_of_a_table_had_the_same_budget():
         cells[line["cell"].partition("-")[0]][line["key"]] += 1
     assert set(cells["image"].values()) == {32}, cells  # 16 trials × 2 seeds
     assert set(cells["language"].values()) == {6}, cells  # 6 trials, one seed
-    assert {line["split"] for line in lines} == {"search", "valid"}
+    assert {cells["speech"][key] for key in ("adam", "sgd", "novograd")} == {8}, cells  # Table 4's, one seed
+    assert {line["split"] for line in lines} == {"search", "valid", "dev-clean"}
 
 
 def test_every_tuned_key_of_an_experiment_is_there():
