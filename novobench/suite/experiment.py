@@ -99,6 +99,8 @@ class Experiment:
     rows: list[Row]
     figure: list[Panel] = field(default_factory=list)
     """What to draw besides the table."""
+    legend: str = ""
+    """Config key whose value the figure's legend shows beside each row's label, e.g. `batch.size`."""
     beside: list[Column] = field(default_factory=list)
     """Numbers of the data alone, printed below the table: what needs no training."""
     flags: list[Flag] = field(default_factory=list)

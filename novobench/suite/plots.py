@@ -14,7 +14,7 @@ from novobench.files import write_text
 from novobench.suite import records
 from novobench.suite.curves import Curves, Point, read_curves
 from novobench.suite.experiment import Experiment, Panel
-from novobench.suite.tables import table_rows
+from novobench.suite.tables import TableRow, setting, table_rows
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, for any eye
 _MARKERS = "osD^vP"
@@ -25,7 +25,8 @@ _STYLES = ("-", "--", ":", "-.")
 def write_figure(experiment: Experiment, scale: str) -> Path:
     """Write `results/<scale>/figures/<name>.svg`: the same bytes for the same results. Returns its path."""
     curves = read_curves(scale)
-    rows = [(entry.row.label, [curves[cell] for cell in entry.cells]) for entry in table_rows(experiment, scale)]
+    entries = table_rows(experiment, scale)
+    rows = [(_label(experiment, entry), [curves[cell] for cell in entry.cells]) for entry in entries]
     columns = min(2, len(experiment.figure))
     height = -(-len(experiment.figure) // columns)
     with rc_context({"svg.hashsalt": experiment.name, "svg.fonttype": "none", "font.size": 9}):
@@ -41,6 +42,12 @@ def write_figure(experiment: Experiment, scale: str) -> Path:
     path = records.results_folder(scale) / "figures" / f"{experiment.name}.svg"
     write_text(path, buffer.getvalue())
     return path
+
+
+def _label(experiment: Experiment, entry: TableRow) -> str:
+    if not experiment.legend:
+        return entry.row.label
+    return f"{entry.row.label} ({experiment.legend} {setting(entry.config, experiment.legend)})"
 
 
 def _draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:

@@ -107,7 +107,7 @@ def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None
     lines = []
     for entry in rows:
         line: dict[str, Any] = {"schema": records.SCHEMA, "row": entry.row.id, "label": entry.row.label}
-        line |= {key: _setting(entry.config, key) for key in experiment.shown}
+        line |= {key: setting(entry.config, key) for key in experiment.shown}
         line["seeds"] = len(entry.cells)
         if experiment.flags:
             line["warnings"] = "; ".join(entry.warnings)
@@ -125,7 +125,8 @@ def _digits(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _setting(config: CellConfig | None, key: str) -> str:
+def setting(config: CellConfig | None, key: str) -> str:
+    """The value of a dotted key as a reader wants it; empty for a row without a cell."""
     if config is None:
         return ""
     value = OmegaConf.select(OmegaConf.create(to_yaml(config)), key)
@@ -147,7 +148,7 @@ def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
             if note:
                 notes.append(note)
                 mark += f" [{len(notes)}]"
-        cells = [entry.row.label + mark, *(_setting(entry.config, key) for key in experiment.shown)]
+        cells = [entry.row.label + mark, *(setting(entry.config, key) for key in experiment.shown)]
         cells.append(str(len(entry.cells)) if entry.config is not None else "")
         for column in columns:
             found, printed = entry.estimates.get(column.key), entry.row.printed.get(column.key)
