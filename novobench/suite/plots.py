@@ -45,9 +45,10 @@ def write_figure(experiment: Experiment, scale: str) -> Path:
 
 
 def _label(experiment: Experiment, entry: TableRow) -> str:
-    if not experiment.legend:
-        return entry.row.label
-    return f"{entry.row.label} ({experiment.legend} {setting(entry.config, experiment.legend)})"
+    key = experiment.legend
+    return (
+        f"{entry.row.label} ({experiment.shown.get(key, key)} {setting(entry.config, key)})" if key else entry.row.label
+    )
 
 
 def _draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:
