@@ -121,8 +121,8 @@ class SpeechDataConfig:
     alphabet: str = " abcdefghijklmnopqrstuvwxyz'"
     """Letters in the order of the network's outputs; transcripts are brought to plain lower-case letters first."""
     on_bad_utterance: Literal["error", "skip"] = "error"
-    """A recording that cannot be read or has another sample rate, and a transcript that is empty or has a sign outside
-    the alphabet, ends the run, or is left out, named in the log and counted."""
+    """A recording that is missing, cannot be read, has another sample rate or more than one channel, and a transcript
+    that is empty or has a sign outside the alphabet, ends the run, or is left out, named in the log and counted."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
     pad_frames: int = 16

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import unicodedata
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -45,15 +46,19 @@ class Source(Protocol):
     listings: list[Listing]
     fingerprint: str
     """16 hex digits over ids, transcripts and, where they are cheap to know, sizes of the recordings."""
+    cache_key: str
+    """Another one when a recording may have changed: what is derived from recordings is kept under it."""
 
     def headers(self) -> np.ndarray:
-        """Samples and sample rate of each recording, int64 [n, 2]; `UNREADABLE` where they cannot be told."""
+        """Samples, sample rate and channels of each recording, int64 [n, 3]; `UNREADABLE` where they cannot be told."""
 
     def samples(self, index: int) -> tuple[np.ndarray, int]:
         """float32 [S] or [S, channels], and the sample rate. Raises what soundfile raises."""
 
 
-UNREADABLE = (0, -1)
+UNREADABLE = (0, -1, 0)
+_HEADERS_VERSION = 1
+"""Raised when headers hold something else, so that kept ones are read anew."""
 
 
 class Utterances:
@@ -63,6 +68,7 @@ class Utterances:
         self.config, self.sources = config, sources
         self.found = sum(len(source.listings) for source in sources)
         self.fingerprint = "-".join(source.fingerprint for source in sources)
+        self.cache_key = "-".join(source.cache_key for source in sources)
         self.places: list[tuple[Source, int]] = []
         self.texts: list[str] = []
         lengths: list[int] = []
@@ -71,13 +77,14 @@ class Utterances:
             for index, listing in enumerate(source.listings):
                 try:
                     text = in_alphabet(listing.text, config.alphabet)
-                    _check_header(int(headers[index, 0]), int(headers[index, 1]), config.features)
+                    length, rate, channels = headers[index].tolist()
+                    _check_header(length, rate, channels, config.features)
                 except ValueError as error:
                     self._bad(listing, str(error), name)
                 else:
                     self.places.append((source, index))
                     self.texts.append(text)
-                    lengths.append(int(headers[index, 0]))
+                    lengths.append(length)
         self.lengths = np.array(lengths, dtype=np.int64)
         if not self.texts:
             raise DataError(f"'{name}' of data '{config.name}' holds no utterance that can be used.")
@@ -94,13 +101,12 @@ class Utterances:
         source, place = self.places[index]
         try:
             samples, rate = source.samples(place)
-            if samples.ndim > 1:
-                raise ValueError(f"it has {samples.shape[1]} channels; one is needed")
-            _check_header(len(samples), rate, self.config.features)
+            _check_header(len(samples), rate, samples[:1].size, self.config.features)
             if len(samples) != self.lengths[index]:
                 raise ValueError(f"it ends after {len(samples)} of {self.lengths[index]} samples")
         except (soundfile.LibsndfileError, OSError, ValueError) as error:
-            self._bad(source.listings[place], f"it cannot be read: {error}", "")
+            damage = "damaged or cut short: " if isinstance(error, soundfile.LibsndfileError) else ""
+            self._bad(source.listings[place], f"it cannot be read: {damage}{str(error).rstrip('.')}", "")
             return None
         return torch.from_numpy(samples)
 
@@ -119,21 +125,23 @@ def in_alphabet(text: str, alphabet: str) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     words = " ".join(plain.split())
     if not words:
-        raise ValueError(f"its transcript '{text}' is empty")
+        raise ValueError(f"its transcript '{text}' has no plain letter" if text.strip() else "it has no transcript")
     odd = sorted(set(words) - set(alphabet))
     if odd:
         raise ValueError(f"its transcript has '{odd[0]}', which is not in data.alphabet")
     return words
 
 
-def _check_header(samples: int, rate: int, config: FeatureConfig) -> None:
-    if (samples, rate) == UNREADABLE:
+def _check_header(samples: int, rate: int, channels: int, config: FeatureConfig) -> None:
+    if (samples, rate, channels) == UNREADABLE:
         raise ValueError("the recording cannot be read: it is missing or no audio file")
     if rate != config.sample_rate:
         raise ValueError(
             f"its sample rate is {rate} and data.features.sample_rate {config.sample_rate}; convert it, e.g. "
             f"sox IN -r {config.sample_rate} OUT"
         )
+    if channels != 1:
+        raise ValueError(f"it has {channels} channels and one is needed; mix them, e.g. sox IN -c 1 OUT")
     if samples < shortest(config):
         raise ValueError(f"it has {samples} samples, and {shortest(config)} are the least that make a frame")
 
@@ -174,10 +182,12 @@ class EspeakSource:
             Listing(name, text, f"built-in corpus [{split}]")
             for name, text in zip(spoken.ids, spoken.texts, strict=True)
         ]
-        self.fingerprint = spoken.sha256[:16]
+        self.fingerprint = self.cache_key = spoken.sha256[:16]
 
     def headers(self) -> np.ndarray:
-        return np.stack([np.diff(self.offsets), np.full(len(self.listings), self.rate)], axis=1)
+        known = np.ones((len(self.listings), 3), dtype=np.int64)
+        known[:, 0], known[:, 1] = np.diff(self.offsets), self.rate
+        return known
 
     def samples(self, index: int) -> tuple[np.ndarray, int]:
         return self.audio[self.offsets[index] : self.offsets[index + 1]].astype(np.float32) / 32768.0, self.rate
@@ -191,7 +201,6 @@ class _Encoded:
 
     listings: list[Listing]
     cache_key: str
-    """Another one when a file may have changed."""
 
     @abstractmethod
     def file(self, index: int) -> str | io.BytesIO:
@@ -201,16 +210,17 @@ class _Encoded:
         """Read once a machine and kept: a large data set has hundreds of thousands."""
 
         def build(folder: Path) -> None:
-            found = np.empty((len(self.listings), 2), dtype=np.int64)
+            found = np.empty((len(self.listings), 3), dtype=np.int64)
             for index in range(len(found)):
                 try:
                     about = soundfile.info(self.file(index))
-                    found[index] = about.frames, about.samplerate
+                    found[index] = about.frames, about.samplerate, about.channels
                 except (soundfile.LibsndfileError, OSError):
                     found[index] = UNREADABLE
             np.save(folder / "headers.npy", found)
 
-        return np.load(derived_folder(f"speech/headers-{self.cache_key}", build) / "headers.npy")
+        folder = derived_folder(f"speech/headers-{_HEADERS_VERSION}-{self.cache_key}", build)
+        return np.load(folder / "headers.npy")
 
     def samples(self, index: int) -> tuple[np.ndarray, int]:
         return soundfile.read(self.file(index), dtype="float32")
@@ -232,7 +242,8 @@ class _Paths(_Encoded):
 
 
 class LibriSpeechSource(_Paths):
-    """`<split>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac` with one `.trans.txt` a chapter."""
+    """`<split>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac` with one `.trans.txt` a chapter. A line without
+    its recording, and a recording without its line, are listed and are bad utterances."""
 
     def __init__(self, config: SpeechDataConfig, data_root: Path, split: str) -> None:
         root = data_root / (config.path or config.name)
@@ -249,27 +260,26 @@ class LibriSpeechSource(_Paths):
         digest = hashlib.sha256()
         for transcripts in sorted(folder.glob("*/*/*.trans.txt")):
             sizes = {path.stem: path.stat().st_size for path in transcripts.parent.glob("*.flac")}
-            for number, line in enumerate(_read_text(transcripts).splitlines(), 1):
+            for line in _read_text(transcripts).splitlines():
                 name, _, text = line.strip().partition(" ")
                 if not name:
                     continue
-                if name not in sizes:
-                    raise DataError(f"{transcripts} line {number}: there is no {name}.flac beside it.")
-                self.paths.append(transcripts.parent / f"{name}.flac")
-                self.listings.append(Listing(name, text, str(self.paths[-1])))
-                digest.update(f"{line.strip()} {sizes.pop(name)}\n".encode())
-            if sizes:
-                raise DataError(
-                    f"{transcripts} has no transcript of {min(sizes)}.flac. Add the line, or move the file."
-                )
+                self._add(Listing(name, text, f"{transcripts.parent / name}.flac"), sizes.pop(name, -1), digest)
+            for name, size in sorted(sizes.items()):
+                self._add(Listing(name, "", f"{transcripts.parent / name}.flac"), size, digest)
         if not self.listings:
             raise DataError(f"{folder} holds no <speaker>/<chapter>/*.trans.txt with transcripts.")
         self.fingerprint = digest.hexdigest()[:16]
 
+    def _add(self, listing: Listing, size: int, digest: Any) -> None:
+        self.listings.append(listing)
+        self.paths.append(Path(listing.name))
+        digest.update(f"{f'{listing.id} {listing.text}'.strip()} {size}\n".encode())
+
 
 class ManifestSource(_Paths):
-    """`<split>.json`, a JSON object a line with `audio_filepath` (from the manifest's folder), `text` and, if you like,
-    `duration`, as NeMo and DeepLearningExamples write them."""
+    """`<split>.json`, a JSON object a line with `audio_filepath` (from the manifest's folder) and `text`, as NeMo has
+    them."""
 
     def __init__(self, config: SpeechDataConfig, data_root: Path, split: str) -> None:
         folder = data_root / (config.path or config.name)
@@ -289,7 +299,7 @@ class ManifestSource(_Paths):
                 continue
             try:
                 entry = json.loads(line)
-                audio, text = str(entry["audio_filepath"]), str(entry["text"])
+                audio, text = str(entry["audio_filepath"]), str(entry["text"] or "")
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(
                     f"{manifest} line {number} is no JSON object with audio_filepath and text ({type(error).__name__}: "
@@ -307,7 +317,7 @@ class ManifestSource(_Paths):
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}). Convert it, e.g. with iconv.") from None
 
@@ -326,7 +336,7 @@ class HubSource(_Encoded):
         local = data_root / config.path
         where = f"{config.path}[{split}]"
         try:
-            if local.is_dir():
+            if config.path and local.is_dir():
                 found = datasets.load_dataset(str(local), split=split)
             else:
                 found = datasets.load_dataset(config.path, config.hub_config or None, split=split)
@@ -349,7 +359,9 @@ class HubSource(_Encoded):
             for row, (name, text) in enumerate(zip(ids, texts, strict=True))
         ]
         content = "".join(f"{listing.id} {listing.text}\n" for listing in self.listings)
-        self.fingerprint = self.cache_key = hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+        tables = [(name, os.stat(name).st_mtime_ns) for name in (each["filename"] for each in found.cache_files)]
+        self.cache_key = hashlib.sha256(f"{tables} {split} {content}".encode()).hexdigest()[:16]
 
     def file(self, index: int) -> io.BytesIO:
-        return io.BytesIO(self.table[int(index)]["audio"]["bytes"])
+        return io.BytesIO((self.table[int(index)]["audio"] or {}).get("bytes") or b"")

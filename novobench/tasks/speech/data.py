@@ -30,7 +30,7 @@ from novobench.tasks.catalog import epoch_updates
 from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, uniforms
 from novobench.tasks.speech.config import SpeechDataConfig, stride
 from novobench.tasks.speech.corpus import Utterances, open_source
-from novobench.tasks.speech.features import LogMel, conditioned, mask_draws, masked
+from novobench.tasks.speech.features import LogMel, conditioned, mask_draws, masked, shortest
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class FeatureMaker:
 def _kept(maker: FeatureMaker, speed: float) -> list[np.ndarray]:
     """The features of all utterances at a speed, float32 [F, T] each, from the cache; computed there once a machine."""
     ids = [maker.utterances.listing(index).id for index in range(len(maker.utterances))]
-    key = repr((_FEATURES_VERSION, speed, maker.bands, maker.data.features, maker.utterances.fingerprint, ids))
+    key = repr((_FEATURES_VERSION, speed, maker.bands, maker.data.features, maker.utterances.cache_key, ids))
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def build(folder: Path) -> None:
@@ -154,16 +154,19 @@ class PackedUtterances(Dataset):
         self.stride = stride(config.model)
         self.speeds = np.array(self.data.speeds)
         left_out = {"train_too_long": 0, "train_too_short": 0}
+        ever_short = np.zeros(len(utterances), dtype=bool)
         for speed in self.speeds:
             short, long = self._unfit(np.full(len(utterances), speed))
             left_out["train_too_long"] += int(long.sum())
             left_out["train_too_short"] += int(short.sum())
-            if short.any():
-                names = ", ".join(utterances.listing(int(i)).id for i in np.flatnonzero(short)[:3])
-                log.warning(
-                    "%s utterances are too short for their transcripts at speed %g and are left out then, e.g. %s.",
-                    int(short.sum()), speed, names,
-                )  # fmt: skip
+            ever_short |= short
+        if ever_short.any():
+            names = ", ".join(utterances.listing(int(index)).id for index in np.flatnonzero(ever_short)[:10])
+            log.warning(
+                "Left out: %s utterances that are, at some speed, shorter than their transcripts need, e.g. %s.",
+                ever_short.sum(),
+                names,
+            )
         self.left_out = {name: n for name, n in left_out.items() if n}
         """Of all utterances at all speeds."""
 
@@ -182,7 +185,8 @@ class PackedUtterances(Dataset):
                 heard = masked(heard, self.data, draw)
             items.append(None if heard is None else {"heard": heard, "letters": self.letters[index], "draws": draw})
         if not any(items):
-            raise DataError(f"No recording of micro-batch {key.sample} of epoch {key.epoch} can be read.")
+            names = ", ".join(self.utterances.listing(index).name for index in chosen.tolist()[:3])
+            raise DataError(f"No recording of a micro-batch can be read: {names}. Mend them, or raise batch.micro.")
         return collate(items, self.data)
 
     def drawn_speeds(self, keys: list[SampleKey]) -> np.ndarray:
@@ -190,11 +194,12 @@ class PackedUtterances(Dataset):
         return self.speeds[(uniforms(self.seed, "speed", keys, 1)[:, 0] * len(self.speeds)).astype(int)]
 
     def _unfit(self, speeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which utterances at these speeds are shorter than their letters need, and which are too long."""
+        """Which utterances at these speeds are shorter than their letters or a frame need, and which are too long."""
         samples = self.utterances.lengths * speeds
         heard = -(-(1 + samples // self.data.features.hop) // self.stride)
         limited = self.utterances.lengths if self.data.limit_before_speed else samples
-        return heard < self.needed, limited > self.data.max_seconds * self.data.features.sample_rate
+        short = (heard < self.needed) | (samples < shortest(self.data.features))
+        return short, limited > self.data.max_seconds * self.data.features.sample_rate
 
     def packed(self, epoch: int) -> np.ndarray:
         """The utterances of each micro-batch of an epoch, [M, B]."""

@@ -43,7 +43,8 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, samples: Tensor) -> Tensor:
-        features = torch.log(self.mel(self.spectrogram(self.preemphasis(samples))) + _LOG_FLOOR)
+        with torch.autocast(samples.device.type, enabled=False):  # 16 bits are too few for powers
+            features = torch.log(self.mel(self.spectrogram(self.preemphasis(samples))) + _LOG_FLOOR)
         features -= features.mean(dim=1, keepdim=True)
         std = features.std(dim=1, keepdim=True, correction=int(self.config.sample_std))
         return features / (std + _STD_FLOOR if self.config.sample_std else std.clamp_min(1e-10))

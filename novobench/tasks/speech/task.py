@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from novobench.config import CellConfig, data_root
+from novobench.errors import DataError
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
 from novobench.tasks.sampling import MicroBatches
 from novobench.tasks.speech import scoring
@@ -118,6 +119,8 @@ class SpeechTask(TaskModule):
         summed = self.sum_over_processes(torch.tensor(mine, dtype=torch.float64)).tolist()
         errors = scoring.Errors(*summed[: len(scoring.Errors._fields)])
         loss, outputs, blanks, utterances, left_out = summed[len(scoring.Errors._fields) :]
+        if not utterances:
+            raise DataError(f"No recording of an evaluation set of '{self.config.data.name}' can be read.")
         metrics = errors.metrics()
         blank_share = 100 * blanks / max(outputs, 1)
         collapsed = blank_share > _COLLAPSED_BLANKS and metrics["wer"].value > _COLLAPSED_WER
