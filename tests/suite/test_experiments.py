@@ -144,7 +144,8 @@ def test_tuned_rates_are_the_best_of_their_search(path):
     tuned = yaml.safe_load(path.read_text())
     for key, rates in tuned.items():
         values = defaultdict(list)
-        smaller = {load_experiment(x["experiment"]).columns[0].better for x in lines if x["key"] == key} == {"smaller"}
+        (experiment,) = {line["experiment"] for line in lines if line["key"] == key}
+        smaller = load_experiment(experiment).columns[0].better == "smaller"
         worst = float("inf") if smaller else float("-inf")
         for line in lines:
             if line["key"] == key:
