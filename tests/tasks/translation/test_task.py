@@ -1,17 +1,17 @@
 """The training step against its definition, decoding that keeps its promises, and whole cells."""
 
-import dataclasses
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from novobench.tasks import base
 from novobench.tasks.sampling import SampleKey, derive_seed
+from novobench.tasks.translation.builtin import corpus
 from novobench.tasks.translation.data import EvaluationPairs, collate, padded
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.scoring import sacrebleu
+from novobench.tasks.translation.text import Pairs
 from novobench.training import cell, checkpoints
 from tests.cells import KILL_POINTS, result, train_apart
 from tests.tasks.translation.small import small_cell, small_config
@@ -112,12 +112,11 @@ def test_32_pairs_are_learnt_by_heart(learnt, beams):
     assert sacrebleu(outputs, references) > 95
 
 
-def new_sentences(config, data, precision):
-    """60 sentences that were not trained on, where outputs are unsure and beams matter."""
-    splits = dataclasses.replace(config, data=dataclasses.replace(config.data, test_size=60))
-    from novobench.tasks.translation.text import open_split
-
-    pairs = EvaluationPairs(open_split(splits.data, Path(), "test").read(), data._bpe, splits, beams=4, name="test")
+def new_sentences(config, data, count=60):
+    """Sentences that are in no split of the config, where outputs are unsure and beams matter."""
+    used = config.data.test_size + config.data.search_size + config.data.train_size
+    text = Pairs(*map(list, zip(*corpus()[used : used + count], strict=True)))
+    pairs = EvaluationPairs(text, data._bpe, config, beams=4, name="new")
     return [pairs[i] for i in range(len(pairs))]
 
 
@@ -134,7 +133,7 @@ def outputs(module, data, items, beams, size):
 @pytest.mark.parametrize("beams", [1, 4])
 def test_the_company_of_a_sentence_does_not_change_its_translation(learnt, beams, precision, most):
     config, module, data = learnt
-    items = new_sentences(config, data, precision)
+    items = new_sentences(config, data)
     module.to(precision)
     alone, together = (outputs(module, data, items, beams, size) for size in (1, 32))
     mixed = outputs(module, data, items[::7] + items[1::3], beams, 16)
@@ -149,14 +148,14 @@ def test_the_company_of_a_sentence_does_not_change_its_translation(learnt, beams
 def test_beam_search_finds_what_is_more_likely(learnt):
     """The model's own log-probability of the beam's output is at least greedy's, but for the few where search errs."""
     config, module, data = learnt
-    items = new_sentences(config, data, torch.float64)
+    items = new_sentences(config, data, 200)
     module.double()
     source = collate(items)["source"]
     with torch.no_grad():
         scores = [log_probability(module, source, module.translate(source, beams)) for beams in (1, 4)]
     module.float()
     worse = scores[1] < scores[0] - 1e-9
-    assert worse.sum() <= 1  # of 60
+    assert worse.double().mean() <= 0.01
     assert (scores[1] > scores[0] + 1e-6).any()  # and the two do differ
 
 
