@@ -281,6 +281,14 @@ def test_unequal_line_counts_are_told(broken):
         open_pairs(files(), broken)
 
 
+@pytest.mark.parametrize("content", ["", "\n" * TRAIN])
+def test_a_training_text_without_a_sentence_is_told(broken, content):
+    for language in ("en", "de"):
+        (broken / "text" / f"train.{language}").write_text(content)
+    with pytest.raises(DataError, match=r"train.en has no pair that is not empty"):
+        open_pairs(files(), broken)
+
+
 def test_a_byte_that_is_not_utf8_is_told_with_its_line(broken):
     path = broken / "text" / "train.de"
     path.write_bytes("Gut.\nSchön.\n".encode("latin-1") * 300)
@@ -359,7 +367,7 @@ def test_a_given_bpe_that_fits_is_used(root):
 
 def test_a_sentence_longer_than_the_positions_is_told(root):
     with pytest.raises(DataError, match=r"has a sentence of \d+ pieces; model.positions is 20. Raise it"):
-        open_pairs(files(model__positions=20), root)
+        open_pairs(files(model__positions=20, data__max_length=20, data__max_output=20), root)
 
 
 def test_a_damaged_cache_is_built_again(root, tmp_path, monkeypatch):

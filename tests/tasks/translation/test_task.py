@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from novobench.errors import ConfigError
 from novobench.tasks import base
 from novobench.tasks.sampling import SampleKey, derive_seed
 from novobench.tasks.translation.builtin import corpus
@@ -185,6 +186,26 @@ def test_outputs_end_at_their_limit():
             assert row.index(END) <= limit
             assert not set(row[1 : row.index(END)]) & {PAD, BEGIN}
             assert set(row[row.index(END) + 1 :]) <= {PAD}
+
+
+# ------------------------------------------------------------------------------------ config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__heads": 3}, r"'model\.width' must be even and a multiple of model\.heads 3, not 16"),
+        ({"model__heads": 0}, r"'model\.heads' must be 1 or more, not 0"),
+        ({"model__dropout": 1.5}, r"'model\.dropout' must be 0 or more and below 1, not 1\.5"),
+        ({"data__beams": 0}, r"'data\.beams' must be 1 or more, not 0"),
+        ({"data__batch_multiple": 0}, r"'data\.batch_multiple' must be 1 or more"),
+        ({"data__max_output": 1000}, r"'data\.max_output' 1000 is more than the network's model\.positions 256"),
+        ({"data__max_length": 257}, r"'data\.max_length' 257 is more than"),
+    ],
+)
+def test_what_the_config_refuses(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        small_config(**changes)
 
 
 # ------------------------------------------------------------------------------------ evaluation
