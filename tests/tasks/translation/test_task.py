@@ -146,18 +146,48 @@ def test_the_company_of_a_sentence_does_not_change_its_translation(learnt, beams
     assert len(set(alone)) > 30  # they are translations, not one answer to all
 
 
-def test_beam_search_finds_what_is_more_likely(learnt):
-    """The model's own log-probability of the beam's output is at least greedy's, but for the few where search errs."""
+def test_beam_search_is_beam_search(learnt):
+    """Against the search written out, a sentence at a time; and hardly ever does it lose what greedy decoding finds.
+
+    A beam of 4 may drop the greedy output on its way: of 500 sentences the laptop rows lose it in 2 (Adam, 85 BLEU) and
+    11 (NovoGrad, 67 BLEU). This net knows 32 sentences and no more, and so is less sure.
+    """
     config, module, data = learnt
-    items = new_sentences(config, data, 200)
+    items = new_sentences(config, data, 100)
     module.double()
     source = collate(items)["source"]
     with torch.no_grad():
-        scores = [log_probability(module, source, module.translate(source, beams)) for beams in (1, 4)]
+        greedy, beam = (module.translate(source, beams) for beams in (1, 4))
+        scores = [log_probability(module, source, pieces) for pieces in (greedy, beam)]
+        for i in range(0, 100, 10):
+            alone = torch.tensor([items[i]["source"]])
+            expected = written_out_search(module, alone, 4, len(items[i]["source"]) + module.config.data.extra_output)
+            assert [piece for piece in beam[i].tolist() if piece != PAD] == expected
     module.float()
-    worse = scores[1] < scores[0] - 1e-9
-    assert worse.double().mean() <= 0.01
+    assert (scores[1] < scores[0] - 1e-9).double().mean() <= 0.05
     assert (scores[1] > scores[0] + 1e-6).any()  # and the two do differ
+
+
+def written_out_search(module, source, width, limit):
+    """The likeliest output of at most `limit` pieces that a beam of `width` finds, without cache."""
+    running, finished = [([BEGIN], 0.0)], []
+    while not finished or running[0][1] > finished[0][1]:  # no piece makes an output likelier
+        pieces = torch.tensor([output for output, _ in running])
+        steps = module(source.expand(len(running), -1), pieces)[:, -1].log_softmax(-1).tolist()
+        last = pieces.shape[1] == limit
+        longer = [
+            ([*output, piece], score + (0.0 if last else step[piece]))
+            for (output, score), step in zip(running, steps, strict=True)
+            for piece in ([END] if last else range(len(step)))
+            if piece not in (PAD, BEGIN)
+        ]
+        longer.sort(key=lambda hypothesis: -hypothesis[1])
+        finished += [hypothesis for hypothesis in longer[:width] if hypothesis[0][-1] == END]
+        finished.sort(key=lambda hypothesis: -hypothesis[1])
+        running = [hypothesis for hypothesis in longer if hypothesis[0][-1] != END][:width]
+        if not running:
+            break
+    return finished[0][0]
 
 
 def log_probability(module, source, pieces):
