@@ -35,7 +35,7 @@ def write_figure(experiment: Experiment, scale: str) -> Path:
         for axes in grid.flat[len(experiment.figure) :]:
             axes.remove()
         for axes, panel in zip(grid.flat, experiment.figure, strict=False):
-            _draw(axes, panel, rows)
+            draw(axes, panel, rows)
         figure.suptitle(f"{experiment.title} ({scale} scale)", fontsize=10)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "novobench"})
@@ -45,13 +45,11 @@ def write_figure(experiment: Experiment, scale: str) -> Path:
 
 
 def _label(experiment: Experiment, entry: TableRow) -> str:
-    key = experiment.legend
-    return (
-        f"{entry.row.label} ({experiment.shown.get(key, key)} {setting(entry.config, key)})" if key else entry.row.label
-    )
+    key, label = experiment.legend, entry.row.label
+    return f"{label} ({experiment.shown.get(key, key)} {setting(entry.config, key)})" if key else label
 
 
-def _draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:
+def draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:
     """A line for each row, seed and series."""
     for number, (label, cells) in enumerate(rows):
         for seed, curves in enumerate(cells):
@@ -69,8 +67,9 @@ def _draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> Non
                     label=named if seed == 0 and points else None,
                 )
     if panel.diagonal:
+        frame = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}  # of the curves: the line would bring in (0, 0)
         axes.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
-        axes.autoscale_view()
+        axes.set(**frame)
     if panel.logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(ScalarFormatter())

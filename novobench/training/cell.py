@@ -77,7 +77,6 @@ def train(config: CellConfig, folder: RunFolder) -> None:
     data.setup("fit")
     state = _checkpoint_state(config, folder, data)
     if state is not None:
-        module.load_state_dict(state["model"])
         module.load_stream_state(state["streams"])
     metrics = MetricsLog(folder.metrics, _trackers(config, folder) if first else ())
     if first:

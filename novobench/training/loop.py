@@ -67,6 +67,7 @@ class UpdateLoop(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.state is not None:
+            module.load_state_dict(self.state["model"])  # not before: only now has the net the precision it trains in
             trainer.optimizers[0].load_state_dict(self.state["optimizer"])
             trainer.precision_plugin.load_state_dict(self.state["precision"])
         self.state = None

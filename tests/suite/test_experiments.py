@@ -125,6 +125,18 @@ def test_the_rows_of_table_4_share_one_clipping_policy():
         assert len({repr((c.model, c.data, c.batch, c.budget, c.schedule)) for c in configs}) == 1
 
 
+def test_table_6_has_the_papers_batches_and_rates():
+    """Table 6 and §4.5: batches of 490K tokens, 100K updates, 150 epochs, 4K of warm-up, dropout by optimizer."""
+    experiment = load_experiment("table6")
+    expected = {"adam": (6e-4, 0, 0.3), "adamw": (6e-4, 0.005, 0.3), "novograd": (0.04, 1e-4, 0.2)}
+    for row, printed in expected.items():
+        config = row_config(experiment, experiment.row(f"t6_{row}"), "paper", 0, {"runtime.devices": 8})
+        assert (config.optimizer.lr, config.optimizer.weight_decay, config.model.dropout) == printed
+        assert config.batch.size == 12_288 * 8 * config.accumulation == 491_520
+        assert (total_updates(config), config.schedule.warmup_updates) == (100_000, 4000)
+        assert epochs(config) == pytest.approx(150, abs=0.5)
+
+
 def test_quoted_rows_train_nothing():
     experiment = load_experiment("table2")
     quoted = [row for row in experiment.rows if row.quoted]
@@ -163,6 +175,7 @@ def test_every_optimizer_of_a_table_had_the_same_budget():
         cells[line["cell"].partition("-")[0]][line["key"]] += 1
     assert set(cells["image"].values()) == {32}, cells  # 16 trials × 2 seeds
     assert set(cells["language"].values()) == {6}, cells  # 6 trials, one seed
+    assert set(cells["translation"].values()) == {6}, cells
     assert {cells["speech"][key] for key in ("adam", "sgd", "novograd")} == {8}, cells  # Table 4's, one seed
     assert {line["split"] for line in lines} == {"search", "valid", "dev-clean"}
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from novobench.suite.curves import Point, at_equal
-from novobench.suite.experiment import load_experiment
-from novobench.suite.plots import write_figure
+from novobench.suite.experiment import Panel, load_experiment
+from novobench.suite.plots import draw, write_figure
 
 EXPERIMENT = Path(__file__).with_name("small_figure.yaml")
 
@@ -48,6 +49,30 @@ def test_a_cell_that_began_below_the_level_is_left_out():
 def test_points_without_a_partner_are_skipped():
     cells = {"one": {"t/loss": curve(5, 3, 1), "v/loss": curve(5.5, 4.5, 4.0)[::2]}}
     assert at_equal(cells, "t/loss", "v/loss") == {"one": 4.0}
+
+
+# ------------------------------------------------------------------------------------ one panel
+
+
+def drawn(panel, rows):
+    axes = Figure().subplots()
+    draw(axes, panel, rows)
+    return axes
+
+
+def test_the_diagonal_leaves_the_frame_to_the_curves():
+    panel = Panel("t/loss", ["v/loss"], "train", "valid", diagonal=True)
+    axes = drawn(panel, [("one", [{"t/loss": curve(4.4, 3.2), "v/loss": curve(4.5, 3.4)}])])
+    assert axes.get_xlim() == pytest.approx((3.14, 4.46))  # matplotlib's margin is 5 % on either side
+    assert axes.get_ylim() == pytest.approx((3.345, 4.555))
+
+
+def test_no_two_lines_look_alike_without_colour():
+    cell = {"v/ppl": curve(9, 8), "t/ppl": curve(7, 6)}
+    rows = [(name, [cell]) for name in ("one", "two", "three", "four", "five", "six")]
+    axes = drawn(Panel("update", ["v/ppl", "t/ppl"], "update", "ppl"), rows)
+    looks = [(line.get_linestyle(), line.get_marker()) for line in axes.get_lines()]
+    assert len(looks) == len(set(looks)) == 12
 
 
 # ------------------------------------------------------------------------------------ an experiment of seconds

@@ -179,6 +179,8 @@ def validate(config: CellConfig) -> None:
             raise ConfigError(
                 f"'model.blocks[{number}]': kernel must be odd, and channels, repeat, stride and dilation 1 or more."
             )
+        if not 0 <= block.dropout < 1:
+            raise ConfigError(f"'model.blocks[{number}].dropout' must be 0 or more and below 1, not {block.dropout}.")
         if block.stride > 1 and (block.residual or block.repeat > 1):
             raise ConfigError(f"'model.blocks[{number}]': only a single sub-block without residual can have a stride.")
     if model.outputs != len(data.alphabet) + 1:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from novobench.config import CellConfig
+from novobench.errors import ConfigError
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 1
@@ -104,6 +106,28 @@ class TranslationDataConfig:
     def updates_per_epoch(self, batch: int) -> int:
         """Updates in one epoch of batches of `batch` tokens."""
         return updates_per_epoch(self.train_tokens, batch, self.tail)
+
+
+def validate(config: CellConfig) -> None:
+    """Check what types alone cannot. Raises ConfigError with the key."""
+    model, data = config.model, config.data
+    for key, number in (
+        ("model.heads", model.heads),
+        ("data.batch_multiple", data.batch_multiple),
+        ("data.evaluation_batch", data.evaluation_batch),
+        ("data.beams", data.beams),
+        ("data.max_output", data.max_output),
+    ):
+        if number < 1:
+            raise ConfigError(f"'{key}' must be 1 or more, not {number}.")
+    if model.width % 2 or model.width % model.heads:
+        raise ConfigError(f"'model.width' must be even and a multiple of model.heads {model.heads}, not {model.width}.")
+    for key, share in (("model.dropout", model.dropout), ("model.label_smoothing", model.label_smoothing)):
+        if not 0 <= share < 1:
+            raise ConfigError(f"'{key}' must be 0 or more and below 1, not {share}.")
+    for key, length in (("data.max_length", data.max_length), ("data.max_output", data.max_output)):
+        if length > model.positions:
+            raise ConfigError(f"'{key}' {length} is more than the network's model.positions {model.positions}.")
 
 
 MODEL = TranslationModelConfig

@@ -79,6 +79,8 @@ def prepare(split: Split, config: TranslationDataConfig, vocabulary: int, data_r
 
     def build(folder: Path) -> None:
         pairs = split.read()
+        if not any(map(all, zip(*pairs, strict=True))):
+            raise DataError(f"{split.name} has no pair that is not empty. Fetch the text again.")
         content = given or train_bpe(pairs, vocabulary, config, split.name)
         (folder / "bpe.model").write_bytes(content)
         _write_arrays(folder, pairs, load_bpe(content), config, split.name)

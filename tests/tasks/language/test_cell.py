@@ -53,6 +53,14 @@ def test_killed_and_started_again(moment, uninterrupted, tmp_path):
     assert outcome(folder) == uninterrupted
 
 
+def test_a_float64_training_is_resumed_in_float64(tmp_path):
+    whole, killed = (small_cell(tmp_path / name, "language", runtime__precision="64-true") for name in ("a", "b"))
+    assert train_apart(whole) == 0
+    assert train_apart(killed, kill_at="between two checkpoints") == -9
+    assert train_apart(killed) == 0
+    assert outcome(killed) == outcome(whole)
+
+
 @pytest.mark.slow
 def test_loader_workers(uninterrupted, tmp_path):
     folder = small_cell(tmp_path, "language", runtime__workers=2)

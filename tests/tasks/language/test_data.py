@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections import Counter, defaultdict
 
 import datasets
@@ -9,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from novobench.config import ROOT
 from novobench.errors import DataError
+from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks.language.baselines import kneser_ney, perplexities
 from novobench.tasks.language.config import EvaluationProtocol, LanguageDataConfig
 from novobench.tasks.language.corpus import check_counts, open_corpus
 from novobench.tasks.language.data import IGNORED, EvaluationText, StreamOrder, TrainingStreams, probe
 from novobench.tasks.sampling import SampleKey
 
+DATA = ROOT / os.environ.get("NOVOBENCH_DATA", "data")
 TEXT = {
     "train": " \n = The <unk> Title = \n \n the cat sat on the mat , The end\n b b c c\u2028d \n the cat ate 1 fish\n",
     "valid": " \n the mat sat on the <unk>\n",
@@ -166,6 +170,18 @@ def test_counts_must_be_those_of_the_config(root):
         check_counts(corpus, dataclasses.replace(right, test_tokens=7), len(corpus.words))
     with pytest.raises(DataError, match=r"word types, but model\.vocabulary_size is 5"):
         check_counts(corpus, right, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "wikitext-2").is_dir(), reason="needs wikitext-2 under $NOVOBENCH_DATA")
+def test_wikitext_2_has_its_published_counts():
+    experiment = load_experiment("table7")
+    config = row_config(experiment, experiment.row("t7_adam"), "gpu", 0)
+    corpus = open_corpus(config.data, DATA)
+    found = check_counts(corpus, config.data, config.model.vocabulary_size)
+    assert found == {"train": 2_088_628, "valid": 217_646, "test": 245_569, "words": 33_278}
+    for split, types in (("valid", 13_776), ("test", 14_142)):
+        assert len(np.unique(corpus.tokens[split])) == types + 1  # and <eos>
 
 
 # ------------------------------------------------------------------------------------ baselines

@@ -1,6 +1,7 @@
 """Sentence pairs from the corpus, from files, from the hub: the same samples, counted skips, and plain errors."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 import sentencepiece as spm
 import torch
 
-from novobench.config import CellConfig
+from novobench.config import ROOT, CellConfig
 from novobench.errors import DataError
+from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks.sampling import SampleKey
 from novobench.tasks.translation.builtin import COUNT, corpus
 from novobench.tasks.translation.config import TranslationDataConfig
@@ -22,6 +24,7 @@ from novobench.tasks.translation.text import Pairs
 from tests.tasks.translation.small import small_config
 
 TRAIN, SEARCH, TEST = 600, 40, 30
+DATA = ROOT / os.environ.get("NOVOBENCH_DATA", "data")
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +152,21 @@ def test_a_sacrebleu_test_set_is_a_further_test(root, monkeypatch):
     assert splits.tests["wmt14-full"].text == splits.tests["test"].text
     with pytest.raises(DataError, match="sacreBLEU knows no test set 'wmt41'. Did you mean 'wmt"):
         open_pairs(files(data__more_tests=["sacrebleu:wmt41"]), root)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "multi30k").is_dir(), reason="needs multi30k under $NOVOBENCH_DATA")
+def test_multi30k_is_read_from_its_files():
+    experiment = load_experiment("table6")
+    splits = open_pairs(row_config(experiment, experiment.row("t6_adam"), "gpu", 0), DATA)
+    assert [splits.counts[name] for name in ("train", "search", "test")] == [29_000, 1_014, 1_000]
+    assert splits.counts["unknown_pieces"] == 0
+    assert splits.model.get_piece_size() == 8192
+    for batch in batches(splits.train, 0):
+        assert batch["source"].numel() + batch["target"].numel() <= 4096
+    references = (DATA / "multi30k" / "test.de").read_text().splitlines()
+    assert splits.tests["test"].text.targets == references
+    assert splits.model.decode([splits.tests["test"].targets[i] for i in range(1000)]) == references
 
 
 # ------------------------------------------------------------------------------------ cleaning
@@ -281,6 +299,14 @@ def test_unequal_line_counts_are_told(broken):
         open_pairs(files(), broken)
 
 
+@pytest.mark.parametrize("content", ["", "\n" * TRAIN])
+def test_a_training_text_without_a_sentence_is_told(broken, content):
+    for language in ("en", "de"):
+        (broken / "text" / f"train.{language}").write_text(content)
+    with pytest.raises(DataError, match=r"train.en has no pair that is not empty"):
+        open_pairs(files(), broken)
+
+
 def test_a_byte_that_is_not_utf8_is_told_with_its_line(broken):
     path = broken / "text" / "train.de"
     path.write_bytes("Gut.\nSchön.\n".encode("latin-1") * 300)
@@ -359,7 +385,7 @@ def test_a_given_bpe_that_fits_is_used(root):
 
 def test_a_sentence_longer_than_the_positions_is_told(root):
     with pytest.raises(DataError, match=r"has a sentence of \d+ pieces; model.positions is 20. Raise it"):
-        open_pairs(files(model__positions=20), root)
+        open_pairs(files(model__positions=20, data__max_length=20, data__max_output=20), root)
 
 
 def test_a_damaged_cache_is_built_again(root, tmp_path, monkeypatch):

@@ -1,17 +1,18 @@
 """The training step against its definition, decoding that keeps its promises, and whole cells."""
 
-import dataclasses
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
+from novobench.errors import ConfigError
 from novobench.tasks import base
 from novobench.tasks.sampling import SampleKey, derive_seed
+from novobench.tasks.translation.builtin import corpus
 from novobench.tasks.translation.data import EvaluationPairs, collate, padded
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.scoring import sacrebleu
+from novobench.tasks.translation.text import Pairs
 from novobench.training import cell, checkpoints
 from tests.cells import KILL_POINTS, result, train_apart
 from tests.tasks.translation.small import small_cell, small_config
@@ -112,12 +113,11 @@ def test_32_pairs_are_learnt_by_heart(learnt, beams):
     assert sacrebleu(outputs, references) > 95
 
 
-def new_sentences(config, data, precision):
-    """60 sentences that were not trained on, where outputs are unsure and beams matter."""
-    splits = dataclasses.replace(config, data=dataclasses.replace(config.data, test_size=60))
-    from novobench.tasks.translation.text import open_split
-
-    pairs = EvaluationPairs(open_split(splits.data, Path(), "test").read(), data._bpe, splits, beams=4, name="test")
+def new_sentences(config, data, count=60):
+    """Sentences that are in no split of the config, where outputs are unsure and beams matter."""
+    used = config.data.test_size + config.data.search_size + config.data.train_size
+    text = Pairs(*map(list, zip(*corpus()[used : used + count], strict=True)))
+    pairs = EvaluationPairs(text, data._bpe, config, beams=4, name="new")
     return [pairs[i] for i in range(len(pairs))]
 
 
@@ -134,7 +134,7 @@ def outputs(module, data, items, beams, size):
 @pytest.mark.parametrize("beams", [1, 4])
 def test_the_company_of_a_sentence_does_not_change_its_translation(learnt, beams, precision, most):
     config, module, data = learnt
-    items = new_sentences(config, data, precision)
+    items = new_sentences(config, data)
     module.to(precision)
     alone, together = (outputs(module, data, items, beams, size) for size in (1, 32))
     mixed = outputs(module, data, items[::7] + items[1::3], beams, 16)
@@ -146,18 +146,48 @@ def test_the_company_of_a_sentence_does_not_change_its_translation(learnt, beams
     assert len(set(alone)) > 30  # they are translations, not one answer to all
 
 
-def test_beam_search_finds_what_is_more_likely(learnt):
-    """The model's own log-probability of the beam's output is at least greedy's, but for the few where search errs."""
+def test_beam_search_is_beam_search(learnt):
+    """Against the search written out, a sentence at a time; and hardly ever does it lose what greedy decoding finds.
+
+    A beam of 4 may drop the greedy output on its way: of 500 sentences the laptop rows lose it in 2 (Adam, 85 BLEU) and
+    11 (NovoGrad, 67 BLEU). This net knows 32 sentences and no more, and so is less sure.
+    """
     config, module, data = learnt
-    items = new_sentences(config, data, torch.float64)
+    items = new_sentences(config, data, 100)
     module.double()
     source = collate(items)["source"]
     with torch.no_grad():
-        scores = [log_probability(module, source, module.translate(source, beams)) for beams in (1, 4)]
+        greedy, beam = (module.translate(source, beams) for beams in (1, 4))
+        scores = [log_probability(module, source, pieces) for pieces in (greedy, beam)]
+        for i in range(0, 100, 10):
+            alone = torch.tensor([items[i]["source"]])
+            expected = written_out_search(module, alone, 4, len(items[i]["source"]) + module.config.data.extra_output)
+            assert [piece for piece in beam[i].tolist() if piece != PAD] == expected
     module.float()
-    worse = scores[1] < scores[0] - 1e-9
-    assert worse.sum() <= 1  # of 60
+    assert (scores[1] < scores[0] - 1e-9).double().mean() <= 0.05
     assert (scores[1] > scores[0] + 1e-6).any()  # and the two do differ
+
+
+def written_out_search(module, source, width, limit):
+    """The likeliest output of at most `limit` pieces that a beam of `width` finds, without cache."""
+    running, finished = [([BEGIN], 0.0)], []
+    while not finished or running[0][1] > finished[0][1]:  # no piece makes an output likelier
+        pieces = torch.tensor([output for output, _ in running])
+        steps = module(source.expand(len(running), -1), pieces)[:, -1].log_softmax(-1).tolist()
+        last = pieces.shape[1] == limit
+        longer = [
+            ([*output, piece], score + (0.0 if last else step[piece]))
+            for (output, score), step in zip(running, steps, strict=True)
+            for piece in ([END] if last else range(len(step)))
+            if piece not in (PAD, BEGIN)
+        ]
+        longer.sort(key=lambda hypothesis: -hypothesis[1])
+        finished += [hypothesis for hypothesis in longer[:width] if hypothesis[0][-1] == END]
+        finished.sort(key=lambda hypothesis: -hypothesis[1])
+        running = [hypothesis for hypothesis in longer if hypothesis[0][-1] != END][:width]
+        if not running:
+            break
+    return finished[0][0]
 
 
 def log_probability(module, source, pieces):
@@ -186,6 +216,26 @@ def test_outputs_end_at_their_limit():
             assert row.index(END) <= limit
             assert not set(row[1 : row.index(END)]) & {PAD, BEGIN}
             assert set(row[row.index(END) + 1 :]) <= {PAD}
+
+
+# ------------------------------------------------------------------------------------ config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__heads": 3}, r"'model\.width' must be even and a multiple of model\.heads 3, not 16"),
+        ({"model__heads": 0}, r"'model\.heads' must be 1 or more, not 0"),
+        ({"model__dropout": 1.5}, r"'model\.dropout' must be 0 or more and below 1, not 1\.5"),
+        ({"data__beams": 0}, r"'data\.beams' must be 1 or more, not 0"),
+        ({"data__batch_multiple": 0}, r"'data\.batch_multiple' must be 1 or more"),
+        ({"data__max_output": 1000}, r"'data\.max_output' 1000 is more than the network's model\.positions 256"),
+        ({"data__max_length": 257}, r"'data\.max_length' 257 is more than"),
+    ],
+)
+def test_what_the_config_refuses(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        small_config(**changes)
 
 
 # ------------------------------------------------------------------------------------ evaluation
