@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ def run(path: Path) -> None:
                 train(config, folder)
         except NovobenchError as error:
             reason = _without_traceback(str(error))
-            folder.fail(reason)
+            with suppress(NovobenchError):  # on a full disk it can only be raised
+                folder.fail(reason)
             raise type(error)(reason) from error
         except Exception as error:
             folder.fail(f"{type(error).__name__}: {str(error).strip() or 'no message'}")
