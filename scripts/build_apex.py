@@ -5,6 +5,7 @@
 Put TARGET on PYTHONPATH afterwards. Needs nvcc (of torch's CUDA version) and ninja; MAX_JOBS limits what runs at once.
 """
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def main(source: Path, target: Path) -> None:
     made = load(
         "amp_C",
         [str(kernels / name) for name in [*files, "update_scale_hysteresis.cu"]],
+        extra_include_paths=[str(path) for path in pip_headers()],
         extra_cflags=["-O3"],  # these flags are those of apex's setup.py
         extra_cuda_cflags=["-O3", "-lineinfo", "--use_fast_math"],
         build_directory=str(build),
@@ -28,6 +30,13 @@ def main(source: Path, target: Path) -> None:
     )
     shutil.copy(made.__file__, target)
     shutil.copytree(source / "apex", target / "apex", dirs_exist_ok=True)
+
+
+def pip_headers() -> list[Path]:
+    """Headers of CUDA's libraries as torch's wheels bring them; a CUDA with little more than nvcc lacks them."""
+    package = importlib.util.find_spec("nvidia")
+    places = package.submodule_search_locations if package else None
+    return [path for place in places or [] for path in sorted(Path(place).glob("*/include"))]
 
 
 if __name__ == "__main__":

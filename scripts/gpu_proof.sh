@@ -30,7 +30,7 @@ step tests_novograd env TRITON_INTERPRET=0 "$python" -m pytest -m gpu tests/gpu/
 step tests_others env TRITON_INTERPRET=0 "$python" -m pytest -m gpu tests/gpu --ignore tests/gpu/test_novograd.py
 if [ -n "${APEX:-}" ]; then
     before=$failed
-    step apex "$python" scripts/build_apex.py "$APEX" build/apex
+    step apex env CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}" "$python" scripts/build_apex.py "$APEX" build/apex
     failed=$before # it is timed if it builds
     export PYTHONPATH="$PWD/build/apex${PYTHONPATH:+:$PYTHONPATH}"
 else
