@@ -69,13 +69,19 @@ def small_cell(path: Path, task: str = "image", /, **changes: object) -> RunFold
 
 def train_apart(folder: RunFolder, kill_at: str | None = None) -> int:
     """Train in a process of its own and return its exit code; `kill_at` names a moment to die at, by SIGKILL."""
+    process = start_apart(folder, kill_at)
+    process.join()
+    return process.exitcode or 0
+
+
+def start_apart(folder: RunFolder, kill_at: str | None = None):
+    """The process itself, started."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["novobench.training.worker"])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     process = context.Process(target=_train, args=(str(folder.path), kill_at))
     process.start()
-    process.join()
-    return process.exitcode or 0
+    return process
 
 
 def result(folder: RunFolder) -> dict:

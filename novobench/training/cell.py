@@ -23,6 +23,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 from novobench.config import CellConfig, cell_id, load_tree
 from novobench.errors import NovobenchError, TrainingError
 from novobench.files import told_plainly, write_json, write_text
+from novobench.processes import end_with_parent
 from novobench.tasks import base
 from novobench.tasks.catalog import epochs, resolve, total_updates
 from novobench.training import checkpoints, environment
@@ -255,4 +256,6 @@ def _quiet_lightning() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if "RANK" in os.environ:  # without torchrun's process nobody holds the cell's lock
+        end_with_parent()
     run(Path(sys.argv[1]))

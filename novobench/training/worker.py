@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from novobench.errors import NovobenchError
 from novobench.files import told_plainly
+from novobench.processes import end_with_parent
 from novobench.tasks.catalog import task_names
 from novobench.training import cell
 
@@ -31,7 +29,7 @@ def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes this one starts
-    _die_with_parent()
+    end_with_parent()  # a cell whose command was killed stops too, and gives its lock free for the next try
     folder = cell.RunFolder(Path(path))
     try:
         with told_plainly(folder.log, "write"):
@@ -45,16 +43,3 @@ def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
         tell.send(str(error))
         logging.exception("This cell failed.")
         sys.exit(1)
-
-
-def _die_with_parent() -> None:
-    """A cell whose command was killed stops too, and gives its lock free for the next try."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
