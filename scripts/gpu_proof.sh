@@ -3,7 +3,8 @@
 #
 #   scripts/gpu_proof.sh [FOLDER]      FOLDER (default: results/gpu) receives CSV files, logs and gpu_proof.tar
 #
-# Steps that are done (FOLDER/logs/<step>.done) are not done again, so a run that was cut off goes on.
+# Steps that are done (FOLDER/logs/<step>.done) are not done again, so a run that was cut off goes on. With APEX=<checkout
+# of github.com/NVIDIA/apex> its FusedNovoGrad is built into build/apex and timed too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-results/gpu}
@@ -25,13 +26,23 @@ step() { # step NAME COMMAND...
 }
 
 step machine "$python" -c 'import torch; print(torch.__version__, torch.version.cuda, torch.cuda.get_device_name())'
-step tests env TRITON_INTERPRET=0 "$python" -m pytest -m gpu tests
+step tests_novograd env TRITON_INTERPRET=0 "$python" -m pytest -m gpu tests/gpu/test_novograd.py
+step tests_others env TRITON_INTERPRET=0 "$python" -m pytest -m gpu tests/gpu --ignore tests/gpu/test_novograd.py
+if [ -n "${APEX:-}" ]; then
+    before=$failed
+    step apex env CUDA_HOME="${CUDA_HOME:-/usr/local/cuda}" "$python" scripts/build_apex.py "$APEX" build/apex
+    failed=$before # it is timed if it builds
+    export PYTHONPATH="$PWD/build/apex${PYTHONPATH:+:$PYTHONPATH}"
+else
+    echo "== apex: left out, APEX names no checkout of it"
+fi
 step bench_optimizer "$python" -m novobench bench optimizer --device cuda --rounds 50 --output "$folder/bench_optimizer.csv"
 step bench_clipped "$python" -m novobench bench optimizer --device cuda --rounds 50 --unscale-and-clip \
     --only NovoGrad "SGD(fused)" "Adam(fused)" --output "$folder/bench_optimizer_clipped.csv"
+PATH=$PATH:/usr/local/cuda/bin
 if command -v compute-sanitizer >/dev/null; then
     step sanitizer env TRITON_INTERPRET=0 PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 9 \
-        "$python" -m pytest -x -m gpu tests/gpu/test_novograd.py -k "papers_algorithm or odd_layouts"
+        "$python" -m pytest -x -m gpu tests/gpu/test_novograd.py -k "papers_algorithm and (default or single) or odd_layouts"
 else
     echo "== sanitizer: left out, compute-sanitizer is not on the PATH"
 fi
@@ -61,8 +72,8 @@ table wikitext-2 table7 figure2
 table multi30k table6
 table AN4 table4
 
-tar -cf gpu_proof.tar -C "$folder" . && mv gpu_proof.tar "$folder/"
+tar -cf gpu_proof.tar --exclude gpu_proof.tar -C "$folder" . && mv gpu_proof.tar "$folder/"
 echo
-tail -n 3 "$folder"/logs/machine.log "$folder"/logs/tests.log "$folder"/logs/throughput*.log
+tail -n 3 "$folder"/logs/machine.log "$folder"/logs/tests*.log "$folder"/logs/throughput*.log
 grep -hE "AdamW\(fused\)|NovoGrad |apex|interleaved" "$folder"/logs/bench_*.log
 exit $failed

@@ -86,13 +86,19 @@ def small_cell(path: Path, task: str = "image", /, **changes: object) -> RunFold
 
 def train_apart(folder: RunFolder, kill_at: str | None = None) -> int:
     """Train in a process of its own and return its exit code; `kill_at` names a moment to die at, by SIGKILL."""
+    process = start_apart(folder, kill_at)
+    process.join()
+    return process.exitcode or 0
+
+
+def start_apart(folder: RunFolder, kill_at: str | None = None):
+    """The process itself, started."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["novobench.training.worker"])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     process = context.Process(target=_train, args=(str(folder.path), kill_at))
     process.start()
-    process.join()
-    return process.exitcode or 0
+    return process
 
 
 def result(folder: RunFolder) -> dict:
@@ -137,6 +143,24 @@ def _between_checkpoints() -> None:
         original(self, optimizer)
 
     UpdateLoop._set_rates = dying
+
+
+def disk_full_from_update_5(*words) -> None:
+    """What `entry.main` does, but from update 5 on the system lets no file of this process grow: as a full disk."""
+    import resource
+
+    from novobench.training import worker
+    from novobench.training.loop import UpdateLoop
+
+    original = UpdateLoop._set_rates
+
+    def filling(self, optimizer):
+        if self.update == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        original(self, optimizer)
+
+    UpdateLoop._set_rates = filling
+    worker.main(*words)
 
 
 def _before_the_first_checkpoint() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from novobench.config import ROOT
 
-os.environ["TRITON_INTERPRET"] = (
-    "1"  # before Triton is imported: `NovoGrad(fused=True)` then runs its kernels on the CPU
-)
+# Before Triton is imported: `NovoGrad(fused=True)` then runs its kernels on the CPU. On a GPU they shall be compiled:
+# `make test-gpu` sets 0.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SMALL_EXPERIMENT = Path(__file__).parent / "suite" / "small.yaml"
 

@@ -11,11 +11,12 @@ from novobench.config import ROOT
 
 PACKAGE = ROOT / "novobench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"config", "console", "errors", "files"}
+GROUND = {"config", "console", "errors", "files", "processes"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "console": set(),
+    "processes": set(),
     "config": {"errors"},
     "optim": set(),
     "tasks": GROUND | {"optim"},

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from novobench.config import ROOT
-
-LR = "optimizer.lr=0.05"
+from novobench.training.run_folder import RunFolder
+from tests.cells import disk_full_from_update_5, result
 
 
 @pytest.fixture
@@ -290,6 +290,26 @@ def test_a_full_disk(small, novobench, monkeypatch):
     assert not list((small / "results" / "laptop").glob(".records*"))  # no torn file
     monkeypatch.undo()
     assert len(list((small / "runs" / "laptop").glob("*/record.json"))) == 1
+
+
+def test_a_disk_that_fills_up_in_a_training(small, novobench, monkeypatch):
+    """Neither checkpoint, log nor reason can be written: told all the same, and the same command goes on."""
+    words = ["run", "small", "--set", "runtime.checkpoint_every=3"]
+    with monkeypatch.context() as patch:
+        patch.setattr("novobench.training.entry.main", disk_full_from_update_5)
+        code, _, err = novobench(*words)
+    assert code == 1
+    assert "File too large. Free space or make the folder writable" in reason(err)
+    folder = next((small / "runs" / "laptop").glob("image-sgd-*"))
+    assert not (folder / "failure.json").exists()
+    assert [path.name for path in folder.rglob(".*")] == []
+    assert not list(folder.glob("heartbeat.[0-9]*"))
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["update-000000003.ckpt"]
+    assert novobench(*words)[0] == 0
+    killed = result(RunFolder(folder))
+    shutil.rmtree(small / "runs")
+    assert novobench(*words)[0] == 0
+    assert result(RunFolder(folder)) == killed
 
 
 def test_a_killed_worker(small, novobench):

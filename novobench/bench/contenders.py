@@ -69,6 +69,7 @@ def contenders(device: torch.device) -> dict[str, Contender]:
     if device.type == "cuda":
         found["NovoGrad(single launch)"] = Contender(novograd(single_launch=True), 20)
         try:
+            import amp_C  # noqa: F401  # apex without its CUDA extension can be imported, but makes no FusedNovoGrad
             from apex.optimizers import FusedNovoGrad
 
             paper: dict[str, Any] = {"bias_correction": False, "reg_inside_moment": True, "grad_averaging": False}

@@ -76,6 +76,8 @@ class _Running:
     cell: PlannedCell
     folder: RunFolder
     started: float
+    told: Any
+    """Where the process says why it failed, in case the folder cannot hold it: a full disk."""
     last_update: int = -1
     last_change: float = 0.0
 
@@ -103,12 +105,18 @@ class _Running:
         self.process.join()
         if self.folder.finished:
             return ""
-        reason = self.folder.failure_reason()
+        reason = self.folder.failure_reason() or self._last_words()
         if reason:
             return reason
         if code < 0:
             return f"its process was killed by signal {-code}; run the same command again to go on from its checkpoint"
         return f"its process ended with exit code {code}. See {self.folder.log}"
+
+    def _last_words(self) -> str:
+        try:
+            return self.told.recv() if self.told.poll() else ""
+        except EOFError:  # it ended without a word
+            return ""
 
 
 def _start(context: Any, cell: PlannedCell, devices: str | None) -> _Running:
@@ -117,11 +125,13 @@ def _start(context: Any, cell: PlannedCell, devices: str | None) -> _Running:
     folder.failure.unlink(missing_ok=True)
     from novobench.training import entry
 
+    told, tell = context.Pipe(duplex=False)
     process = context.Process(
-        target=entry.main, args=(str(folder.path), devices, cell.config.runtime.threads), name=cell.id
+        target=entry.main, args=(str(folder.path), devices, cell.config.runtime.threads, tell), name=cell.id
     )
     process.start()
-    return _Running(process, cell, folder, time.monotonic(), last_change=time.monotonic())
+    tell.close()
+    return _Running(process, cell, folder, time.monotonic(), told, last_change=time.monotonic())
 
 
 def _device_slots(cells: Sequence[PlannedCell], jobs: int) -> list[str | None]:

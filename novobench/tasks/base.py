@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from novobench.config import CellConfig
 from novobench.optim import registry
 from novobench.optim.param_groups import DecayGroup, param_groups
+from novobench.processes import end_with_parent
 from novobench.tasks.sampling import MicroBatches, derive_seed, rank_share
 
 
@@ -170,6 +171,7 @@ class TaskData(pl.LightningDataModule):
             num_workers=workers,
             collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=end_with_parent,  # torch itself watches the forkserver, which outlives a killed training
             multiprocessing_context="forkserver" if workers else None,
             persistent_workers=False,
         )

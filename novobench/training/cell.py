@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 from novobench.config import CellConfig, cell_id, load_tree
 from novobench.errors import NovobenchError, TrainingError
 from novobench.files import told_plainly, write_json, write_text
+from novobench.processes import end_with_parent
 from novobench.tasks import base
 from novobench.tasks.catalog import epochs, resolve, total_updates
 from novobench.training import checkpoints, environment
@@ -54,7 +55,8 @@ def run(path: Path) -> None:
                 train(config, folder)
         except NovobenchError as error:
             reason = _without_traceback(str(error))
-            folder.fail(reason)
+            with suppress(NovobenchError):  # on a full disk it can only be raised
+                folder.fail(reason)
             raise type(error)(reason) from error
         except Exception as error:
             folder.fail(f"{type(error).__name__}: {str(error).strip() or 'no message'}")
@@ -253,4 +255,6 @@ def _quiet_lightning() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if "RANK" in os.environ:  # without torchrun's process nobody holds the cell's lock
+        end_with_parent()
     run(Path(sys.argv[1]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
 
-def main(path: str, devices: str | None, threads: int) -> None:
+
+def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
     """Hand over to `worker`, which the forkserver has imported already."""
     from novobench.training import worker
 
-    worker.main(path, devices, threads)
+    worker.main(path, devices, threads, tell)

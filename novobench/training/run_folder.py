@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from novobench.files import write_bytes, write_json
+from novobench.files import told_plainly, write_bytes, write_json
 
 
 class RunFolder:
@@ -40,18 +40,20 @@ class RunFolder:
     def beat(self, update: int, total: int) -> None:
         """Say that this process is alive and how far it is. Atomic, not synced: it may be lost, never torn."""
         temporary = self._heartbeat.with_suffix(f".{os.getpid()}")
-        temporary.write_text(
-            json.dumps(
-                {
-                    "pid": os.getpid(),
-                    "host": platform.node(),
-                    "update": update,
-                    "total": total,
-                    "time": time.time(),
-                }
-            )
-        )
-        os.replace(temporary, self._heartbeat)
+        beat = {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "update": update,
+            "total": total,
+            "time": time.time(),
+        }
+        with told_plainly(self._heartbeat, "write"):
+            try:
+                temporary.write_text(json.dumps(beat))
+                os.replace(temporary, self._heartbeat)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
 
     def heartbeat(self) -> dict[str, Any] | None:
         """The last beat; None if there was none."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
 import sys
-import threading
 from pathlib import Path
+from typing import Any
 
 from novobench.errors import NovobenchError
 from novobench.files import told_plainly
+from novobench.processes import end_with_parent
 from novobench.tasks.catalog import task_names
 from novobench.training import cell
 
@@ -22,37 +21,25 @@ for _name in task_names():
         __import__(f"novobench.tasks.{_name}.task")
 
 
-def main(path: str, devices: str | None, threads: int) -> None:
+def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
     """Run one cell in this fresh process; everything it prints goes to the folder's `log.txt`.
 
-    Exit code 0: finished; 1: failed, and `failure.json` says why.
+    Exit code 0: finished; 1: failed, and `failure.json` says why, and so does `tell`, one end of a pipe.
     """
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes this one starts
-    _die_with_parent()
+    end_with_parent()  # a cell whose command was killed stops too, and gives its lock free for the next try
     folder = cell.RunFolder(Path(path))
-    with told_plainly(folder.log, "write"):
-        folder.path.mkdir(parents=True, exist_ok=True)
-        log = folder.log.open("a", buffering=1)
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
     try:
+        with told_plainly(folder.log, "write"):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            log = folder.log.open("a", buffering=1)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
         cell.run(folder.path)
-    except NovobenchError:
+    except NovobenchError as error:
+        tell.send(str(error))
         logging.exception("This cell failed.")
         sys.exit(1)
-
-
-def _die_with_parent() -> None:
-    """A cell whose command was killed stops too, and gives its lock free for the next try."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from novobench.optim import GradScaler, NovoGrad
+from novobench.optim import GradScaler, NovoGrad, novograd_kernels
 from tests.optim.reference import PaperNovoGrad
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -51,6 +51,7 @@ def assert_near(tensors, arrays, tolerance):
 
 
 def test_the_default_is_the_fused_path():
+    assert not novograd_kernels.interpreted(), "Set TRITON_INTERPRET=0, as `make test-gpu` does."
     parameters = weights()
     optimizer = NovoGrad(parameters, 0.1)
     give(parameters, 0)

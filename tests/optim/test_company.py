@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from novobench.config import ROOT
 from novobench.optim import LARS, DecayGroup, NormalizedSGD, larc_, registry
 from novobench.optim.param_groups import param_groups
 from novobench.optim.schedules import ScheduleSpec, learning_rate, validate, weight_decay
@@ -106,6 +108,28 @@ def test_a_class_path_is_an_optimizer_with_its_own_options():
 def test_a_class_path_that_leads_nowhere_is_named(path):
     with pytest.raises(registry.UnknownOptimizerError, match=path.split(":")[1] if "torch" in path else "no.such"):
         registry.get(path)
+
+
+def test_another_package_offers_an_entry(tmp_path):
+    """Through the entry point of an installed distribution; a config then names it, and it is built."""
+    (tmp_path / "their_package.py").write_text(
+        "from novobench.optim.registry import OptimizerEntry, SGDOptions\n"
+        "entry = OptimizerEntry(name='theirs', factory='torch.optim:SGD', options=SGDOptions, description='d',\n"
+        "    reference='r', state_bytes_per_parameter=4, presets={'fast': {'momentum': 0.5}})\n"
+    )
+    metadata = tmp_path / "their_package-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[novobench.optimizers]\ntheirs = their_package:entry\n")
+    code = (
+        "import torch; from novobench.optim import registry\n"
+        "assert [e.name for e in registry.entries('their*')] == ['theirs']\n"
+        "made = registry.build('theirs', [torch.nn.Parameter(torch.ones(2))], lr=0.1, weight_decay=0.2)\n"
+        "assert type(made) is torch.optim.SGD and made.defaults['weight_decay'] == 0.2\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_a_name_cannot_be_taken_twice():

@@ -238,6 +238,15 @@ def test_a_tensor_rate_is_read_where_it_lies(launches):
     torch.testing.assert_close(parameter, plain, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(("setting", "expected"), [({}, "True"), ({"TRITON_INTERPRET": "0"}, "False")], ids=str)
+def test_the_tests_interpret_the_kernels_unless_told_to_compile_them(setting, expected):
+    """As `make test-gpu` does: interpreted kernels would leave CUDA tensors to another path."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | setting
+    code = "import tests.conftest; from novobench.optim import novograd_kernels; print(novograd_kernels.interpreted())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == expected, done.stderr
+
+
 @pytest.fixture(scope="module")
 def instructions(tmp_path_factory):
     """Memory instructions of the kernels as compiled for sm_80 and sm_90."""

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from novobench.config import ROOT, SCALES
+from novobench.config import ROOT, SCALES, to_yaml
+from novobench.files import write_text
 from novobench.suite.experiment import experiment_names, load_experiment, row_config, tuned_key
 from novobench.suite.plan import plan
 from novobench.tasks.catalog import epoch_updates, epochs, total_updates
+from novobench.training.run_folder import RunFolder
+from tests.cells import train_apart
 
 PINNED = Path(__file__).with_name("cell_ids.json")
 
@@ -186,6 +189,21 @@ def test_every_tuned_key_of_an_experiment_is_there():
         keys = {tuned_key(experiment, row, "laptop") for row in experiment.rows} - {None}
         tuned = yaml.safe_load((ROOT / "configs" / experiment.task / "tuned-laptop.yaml").read_text())
         assert keys <= tuned.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["t1_sgd_100", "t1_adamw_100", "t1_novograd_100"])
+@pytest.mark.parametrize(
+    ("changes", "least"), [({}, 88), ({"data.name": "digits-plain", "data.test_size": 597}, 95)], ids=["mild", "plain"]
+)
+def test_every_optimizer_of_table_1_learns_digits_at_its_tuned_rates(row, changes, least, tmp_path):
+    """Prototypes of the three reached 92 % and 98.5 % in as many updates."""
+    experiment = load_experiment("table1")
+    config = row_config(experiment, experiment.row(row), "laptop", 0, changes)
+    folder = RunFolder(tmp_path)
+    write_text(folder.config, to_yaml(config))
+    assert train_apart(folder) == 0, folder.failure_reason()
+    assert folder.read_record()["metrics"]["test"]["top1"]["value"] >= least
 
 
 def test_every_experiment_has_a_header():

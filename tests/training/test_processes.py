@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from novobench.training import checkpoints
-from tests.cells import small_cell, train_apart
+from tests.cells import small_cell, start_apart, train_apart
 
 SCRIPT = Path(__file__).with_name("cell_with_dropout.py")
 BATCH = {"size": 64, "micro": 16}
@@ -76,6 +77,42 @@ def test_a_failure_in_one_of_the_processes_is_told(tmp_path):
     folder = small_cell(tmp_path, runtime__devices=2, data__train_size=1039)
     assert train_apart(folder) == 1
     assert "data.train_size is 1039" in folder.failure_reason()
+
+
+@pytest.mark.parametrize("change", [{"runtime__workers": 2}, {"runtime__devices": 2}], ids=["workers", "devices"])
+def test_nothing_of_a_killed_training_lives_on(change, tmp_path):
+    """Its loader's workers would keep their memory; its other processes would write beside the training's next try."""
+    folder = small_cell(tmp_path, budget="5000steps", **change)
+    process = start_apart(folder)
+    wait_for(lambda: folder.checkpoints.is_dir() and list(folder.checkpoints.glob("*.ckpt")))
+    started = descendants(process.pid)
+    assert len(started) >= 2
+    process.kill()
+    process.join()
+    wait_for(lambda: not any(alive(pid) for pid in started))
+
+
+def descendants(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True).stdout.splitlines()
+    parents = dict(map(int, line.split()) for line in listed)
+    found, generation = [], [pid]
+    while generation := [child for child, parent in parents.items() if parent in generation]:
+        found += generation
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_accumulation_gives_the_same_gradient(tmp_path):
