@@ -24,8 +24,8 @@ _LARGEST_SQUARE = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, to
 
 _LARGEST_FUSED = 1e8
 """The fused kernel is given 1 - 1/D, which loses 1/D to rounding for larger D."""
-_PARALLEL_FROM, _ROWS = 1 << 17, 64
-"""Elements from which a norm is worth several threads, and the rows it is cut into."""
+_PART = 1 << 22
+"""Elements whose squares are summed in the gradient's precision; the sums of such parts are added in double."""
 
 
 class Tensors(NamedTuple):
@@ -93,7 +93,14 @@ def with_norms(tensors: list[Tensors]) -> list[Tensors]:
 
 def norm(t: Tensors) -> Tensor:
     """‖g‖, 0-d, in v's precision."""
-    return torch.linalg.vector_norm(t.gradient, dtype=t.second.dtype) if t.norm is None else t.norm
+    if t.norm is not None:
+        return t.norm
+    return torch.linalg.vector_norm(t.gradient, dtype=_summed_in(t)).to(t.second.dtype)
+
+
+def _summed_in(t: Tensors) -> torch.dtype:
+    """On a CPU torch adds one square after another, which in fp32 loses 1 % over 10⁸ elements; a GPU adds in a tree."""
+    return torch.float64 if t.gradient.device.type == "cpu" else t.second.dtype
 
 
 def _size(t: Tensors, x: Tensor) -> Tensor:
@@ -169,7 +176,7 @@ def foreach(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None
         if any(t.sharded is not None for t in same):
             norms = [norm(t) for t in same]
         else:
-            norms = list(torch._foreach_norm([t.gradient for t in same], 2, dtype=same[0].second.dtype))
+            norms = list(torch._foreach_norm([t.gradient for t in same], 2, dtype=_summed_in(same[0])))
         steps = [_numbers(group, t, size, scale) for t, size in zip(same, torch.stack(norms).tolist(), strict=True)]
         taken = [(t, step) for t, step in zip(same, steps, strict=True) if step is not None]
         if not taken:
@@ -263,12 +270,14 @@ def fused_cpu(group: dict[str, Any], members: list[Tensors], whole: Whole) -> No
 
 
 def _norm_on_host(t: Tensors) -> float:
-    """‖g‖. torch reduces a whole tensor in one thread, rows in all of them."""
-    gradient = t.gradient
-    parallel = t.norm is None and gradient.numel() >= _PARALLEL_FROM and gradient.numel() % _ROWS == 0
-    if parallel and gradient.is_contiguous():
-        return torch.linalg.vector_norm(torch.linalg.vector_norm(gradient.view(_ROWS, -1), dim=1)).item()
-    return norm(t).item()
+    """‖g‖ of a dense gradient, by dot products: they use every thread, which torch's norm does not."""
+    if t.norm is not None:
+        return t.norm.item()
+    gradient, count = t.gradient, t.gradient.numel()
+    flat = gradient.view(-1) if gradient.is_contiguous() else gradient.as_strided((count,), (1,))  # in memory's order
+    if count <= _PART:
+        return math.sqrt(torch.dot(flat, flat).item())
+    return math.sqrt(math.fsum(torch.dot(part, part).item() for part in flat.split(_PART)))
 
 
 def _slow_update(group: dict[str, Any], t: Tensors, step: _Numbers, lr: float) -> None:
@@ -290,9 +299,9 @@ def _plain(t: Tensors) -> bool:
 
 def same_order(*tensors: Tensor) -> bool:
     """Whether the tensors, of one shape, lie dense in memory in one and the same order of their elements."""
-    first, *others = tensors
-    if all(x.is_contiguous() for x in tensors):
+    if all(map(Tensor.is_contiguous, tensors)):
         return True
+    first, *others = tensors
     strides = _strides(first)
     return all(_strides(x) == strides for x in others) and dense(first)
 
