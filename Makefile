@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,espeak,tensorboard,test,lint]'
 	@touch $@
 
-test: lint ## lint and the fast tests (5 minutes on 2 cores)
+test: lint ## lint and the fast tests (6 minutes on 2 cores)
 	$(FAST_TESTS)
 
 test-all: lint ## all tests that need no GPU (20 minutes on 2 cores)
@@ -46,7 +46,7 @@ format: $(READY) ## let ruff format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tables: $(READY) ## all tables and figures at SCALE (laptop: 4 minutes on 2 cores)
+tables: $(READY) ## all tables and figures at SCALE (laptop: 6 minutes on 2 cores)
 	$(RUN) table1 table2 table3 table4 table5 table6 table7 figure1 figure2
 
 table1 table2 table3 table4 table5 table6 table7 figure1 figure2: $(READY)
@@ -62,7 +62,7 @@ table7: ## Adam, AdamW and NovoGrad on Transformer-XL (laptop: 80 s)
 figure1: ## learning curves of Jasper DR: Table 5's trainings, none of its own
 figure2: ## learning curves of Transformer-XL (laptop: 30 s)
 
-search: $(READY) ## find the learning rates again, BUDGET=16 trials each (laptop: 40 minutes)
+search: $(READY) ## find the learning rates again, BUDGET=16 trials each (laptop: 90 minutes)
 	$(SEARCH) table1
 	$(SEARCH) table3 --keys novograd-b256 novograd-b1024
 	$(SEARCH) table2 --keys lars-b256 lars-b1024
