@@ -273,9 +273,10 @@ def _norm_on_host(t: Tensors) -> float:
     """‖g‖ of a dense gradient, by dot products: they use every thread, which torch's norm does not."""
     if t.norm is not None:
         return t.norm.item()
-    gradient, count = t.gradient, t.gradient.numel()
-    flat = gradient.view(-1) if gradient.is_contiguous() else gradient.as_strided((count,), (1,))  # in memory's order
-    if count <= _PART:
+    flat = t.gradient
+    if flat.dim() != 1 or not flat.is_contiguous():
+        flat = flat.as_strided((flat.numel(),), (1,))  # in the order of memory, whatever the layout
+    if flat.numel() <= _PART:
         return math.sqrt(torch.dot(flat, flat).item())
     return math.sqrt(math.fsum(torch.dot(part, part).item() for part in flat.split(_PART)))
 
