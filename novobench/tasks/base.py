@@ -137,6 +137,8 @@ class TaskData(pl.LightningDataModule):
     baselines: Mapping[str, dict[str, Metric]] = {}
     """Split -> what needs no training, to be read beside the results: majority class, word counts."""
     collate: Any = None
+    packed = False
+    """`train` holds whole micro-batches, the k-th of an epoch under `SampleKey(epoch, k)`, instead of samples."""
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
@@ -144,11 +146,11 @@ class TaskData(pl.LightningDataModule):
 
     def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
         """Micro-batches of one rank from update `start` to `stop`."""
-        config = self.config
+        config, batch = self.config, self.config.batch
         sampler = MicroBatches(
-            config.data.train_size,
-            batch=config.batch.size,
-            micro_batch=config.batch.micro,
+            len(self.train) if self.packed else config.data.train_size,  # type: ignore[arg-type]
+            batch=batch.size // batch.micro if self.packed else batch.size,
+            micro_batch=1 if self.packed else batch.micro,
             tail=config.data.tail,
             seed=config.seed,
             start=start,

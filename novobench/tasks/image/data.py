@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from novobench.errors import DataError, suggestion
+from novobench.tasks.hub import open_hub
 from novobench.tasks.image.config import ImageDataConfig
 from novobench.tasks.sampling import SampleKey, derive_seed, uniforms
 
@@ -156,29 +157,9 @@ class HubImages:
     def __init__(self, config: ImageDataConfig, data_root: Path, split: str) -> None:
         import datasets
 
-        datasets.disable_progress_bars()
-        local = data_root / config.path
         self.where = f"{config.path}[{split}]"
-        try:
-            if local.is_dir():
-                found = datasets.load_dataset(str(local), split=split)
-            else:
-                found = datasets.load_dataset(config.path, split=split)
-        except ValueError as error:
-            raise DataError(
-                f"{self.where}: {' '.join(str(error).split())} Set data.train_split, data.test_split."
-            ) from None
-        except Exception as error:  # the hub, the network and the parquet reader have many ways to fail
-            raise DataError(
-                f"Cannot open data set '{config.path}': {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
-                "Check data.path and the network, or put its parquet files in a folder under the data root."
-            ) from None
-        for column in (config.image_column, config.label_column):
-            if column not in found.column_names:
-                raise DataError(
-                    f"{self.where} has no column '{column}'.{suggestion(column, found.column_names)} It holds: "
-                    f"{', '.join(found.column_names)}. Set data.image_column, data.label_column."
-                )
+        columns = {config.image_column: "data.image_column", config.label_column: "data.label_column"}
+        found = open_hub(config.path, "", data_root, split, columns, "data.train_split, data.test_split")
         self.table = found.cast_column(config.image_column, datasets.Image(decode=False))
         self.column = config.image_column
         self.labels = np.asarray(found.with_format(None)[config.label_column])

@@ -17,6 +17,7 @@ import numpy as np
 
 from novobench.errors import DataError, suggestion
 from novobench.files import derived_folder, write_json, write_text
+from novobench.tasks.hub import open_hub
 from novobench.tasks.language.baselines import perplexities
 from novobench.tasks.language.builtin import glosses
 from novobench.tasks.language.config import LanguageDataConfig
@@ -109,28 +110,9 @@ def _file_lines(folder: Path, split: str) -> list[str]:
 
 def _hub_lines(config: LanguageDataConfig, data_root: Path, split: str) -> list[str]:
     """The rows of a Hugging Face data set, a line each; or of a local folder of its parquet files."""
-    import datasets
-
-    datasets.disable_progress_bars()
     split = {"valid": "validation"}.get(split, split)
-    local = data_root / config.path
-    try:
-        if config.path and local.is_dir():
-            table = datasets.load_dataset(str(local), split=split)
-        else:
-            table = datasets.load_dataset(config.path, config.hub_config, split=split)
-    except Exception as error:  # the hub, the network and the parquet reader have many ways to fail
-        raise DataError(
-            f"Cannot open split '{split}' of data set '{config.path}': {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}. Check data.path, data.hub_config and the network, or put its "
-            "parquet files in a folder under the data root."
-        ) from None
-    if config.text_column not in table.column_names:
-        raise DataError(
-            f"{config.path}[{split}] has no column '{config.text_column}'."
-            f"{suggestion(config.text_column, table.column_names)} It holds: {', '.join(table.column_names)}. "
-            "Set data.text_column."
-        )
+    columns = {config.text_column: "data.text_column"}
+    table = open_hub(config.path, config.hub_config, data_root, split, columns, "data.hub_config")
     return [row.removesuffix("\n") for row in table[config.text_column]]
 
 

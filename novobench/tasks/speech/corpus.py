@@ -25,6 +25,7 @@ from torch import Tensor
 
 from novobench.errors import DataError, suggestion
 from novobench.files import derived_folder
+from novobench.tasks.hub import open_hub
 from novobench.tasks.speech.config import FeatureConfig, SpeechDataConfig
 from novobench.tasks.speech.features import shortest
 
@@ -332,26 +333,10 @@ class HubSource(_Encoded):
     def __init__(self, config: SpeechDataConfig, data_root: Path, split: str) -> None:
         import datasets
 
-        datasets.disable_progress_bars()
-        local = data_root / config.path
         where = f"{config.path}[{split}]"
-        try:
-            if config.path and local.is_dir():
-                found = datasets.load_dataset(str(local), split=split)
-            else:
-                found = datasets.load_dataset(config.path, config.hub_config or None, split=split)
-        except ValueError as error:
-            raise DataError(
-                f"{where}: {' '.join(str(error).split())} Set data.hub_config, data.train_splits or data.split_names."
-            ) from None
-        except Exception as error:  # the hub, the network and the parquet reader have many ways to fail
-            raise DataError(
-                f"Cannot open data set '{config.path}': {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
-                "Check data.path and the network, or put its parquet files in a folder under the data root."
-            ) from None
-        for column in ("audio", "text", "id"):
-            if column not in found.column_names:
-                raise DataError(f"{where} has no column '{column}'. It holds: {', '.join(found.column_names)}.")
+        columns = dict.fromkeys(("audio", "text", "id"), "")
+        settings = "data.hub_config, data.train_splits or data.split_names"
+        found = open_hub(config.path, config.hub_config, data_root, split, columns, settings)
         self.table = found.cast_column("audio", datasets.Audio(decode=False))
         ids, texts = found.with_format(None)["id"], found.with_format(None)["text"]
         self.listings = [

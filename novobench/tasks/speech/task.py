@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from novobench.config import CellConfig, data_root
 from novobench.errors import DataError
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
-from novobench.tasks.sampling import MicroBatches
 from novobench.tasks.speech import scoring
 from novobench.tasks.speech.data import collate, open_utterances, padded
 from novobench.tasks.speech.features import LogMel, masked
@@ -136,6 +134,8 @@ class SpeechTask(TaskModule):
 class SpeechData(TaskData):
     """The four sources behind one door; see `data.open_utterances`."""
 
+    packed = True
+
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
         self.collate = partial(collate, data=config.data)
@@ -154,22 +154,6 @@ class SpeechData(TaskData):
             for name, utterances in splits.sets.items()
         ]
         self.fingerprint, self.counts = splits.fingerprint, splits.counts
-
-    def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
-        """Micro-batches of one rank from update `start` to `stop`: the sampler draws whole micro-batches."""
-        config = self.config
-        sampler = MicroBatches(
-            len(self.train),  # type: ignore[arg-type]
-            batch=config.batch.size // config.batch.micro,
-            micro_batch=1,
-            tail="drop",  # an epoch has whole optimizer batches already
-            seed=config.seed,
-            start=start,
-            stop=stop,
-            rank=rank,
-            world=world,
-        )
-        return self._loader(self.train, sampler)
 
 
 def build(config: CellConfig) -> tuple[SpeechTask, SpeechData]:

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from novobench.config import CellConfig, data_root
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
-from novobench.tasks.sampling import MicroBatches
 from novobench.tasks.translation import scoring
 from novobench.tasks.translation.data import collate, open_pairs
 from novobench.tasks.translation.model import BEGIN, END, PAD
@@ -160,6 +158,7 @@ class TranslationData(TaskData):
     """The three sources behind one door; see `data.open_pairs`."""
 
     collate = staticmethod(collate)
+    packed = True
 
     def setup(self, stage: str) -> None:
         splits = open_pairs(self.config, data_root(self.config))
@@ -168,22 +167,6 @@ class TranslationData(TaskData):
         self.evaluation_sets += [EvaluationSet(name, "test", pairs) for name, pairs in splits.tests.items()]
         self.fingerprint, self.counts, self.baselines = splits.fingerprint, splits.counts, splits.baselines
         self._bpe = splits.model
-
-    def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
-        """Micro-batches of one rank from update `start` to `stop`: the sampler draws whole micro-batches."""
-        config = self.config
-        sampler = MicroBatches(
-            len(self.train),  # type: ignore[arg-type]
-            batch=config.batch.size // config.batch.micro,
-            micro_batch=1,
-            tail=config.data.tail,
-            seed=config.seed,
-            start=start,
-            stop=stop,
-            rank=rank,
-            world=world,
-        )
-        return self._loader(self.train, sampler)
 
     def text(self, pieces: list[int]) -> str:
         """Pieces as text: up to the first end, without sentence marks."""

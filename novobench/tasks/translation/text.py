@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from novobench.errors import DataError, suggestion
+from novobench.tasks.hub import open_hub
 from novobench.tasks.translation.config import TranslationDataConfig
 
 
@@ -151,24 +152,10 @@ class HubSplit:
     files."""
 
     def __init__(self, config: TranslationDataConfig, data_root: Path, split: str) -> None:
-        import datasets
-
-        datasets.disable_progress_bars()
-        local = data_root / config.path
         self.name = f"{config.path}[{split}]"
         self.languages = (config.source_language, config.target_language)
-        try:
-            if local.is_dir():
-                self.table: Any = datasets.load_dataset(str(local), split=split)
-            else:
-                self.table = datasets.load_dataset(config.path, config.hub_config or None, split=split)
-        except ValueError as error:
-            raise DataError(f"{self.name}: {' '.join(str(error).split())} Set data.hub_config or the splits.") from None
-        except Exception as error:  # the hub, the network and the parquet reader have many ways to fail
-            raise DataError(
-                f"Cannot open data set '{config.path}': {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
-                "Check data.path and the network, or put its parquet files in a folder under the data root."
-            ) from None
+        settings = "data.hub_config or the splits"
+        self.table = open_hub(config.path, config.hub_config, data_root, split, {}, settings)
         columns = self.table.column_names
         first = self.table[0] if len(self.table) and "translation" in columns else {}
         missing = [language for language in self.languages if language not in first.get("translation", {})]
