@@ -175,13 +175,13 @@ def test_tiny_and_huge_gradients_are_normalised_alike(path, size):
 @pytest.mark.parametrize("kind", ["loop", "foreach", "fused"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_norm_of_millions_of_elements_keeps_its_digits(kind, layout):
-    """Ten million squares added one after another in fp32 would be 1e-4 off. Not on a power of two, so parts differ."""
+    """Ten million squares added one after another in fp32 are 1e-4 off. Not on a power of two, so parts differ."""
     parameter = torch.zeros(10, 101, 100, 103).to(memory_format=layout).requires_grad_()
     parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
     optimizer = NovoGrad([parameter], 0.1, **PATHS[kind])
     optimizer.step()
     square = np.square(parameter.grad.numpy().astype(np.float64)).sum()
-    assert float(optimizer.state[parameter]["exp_avg_sq"]) == pytest.approx(square, rel=4e-6)
+    assert float(optimizer.state[parameter]["exp_avg_sq"]) == pytest.approx(square, rel=1e-5)
 
 
 @path
