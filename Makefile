@@ -20,7 +20,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: SCALE=laptop|gpu|paper SEEDS=1 JOBS=(one a core or GPU) EXECUTOR=local"
 
-setup: $(READY) ## make .venv with everything novobench needs (about 5 minutes, 6 GB)
+setup: $(READY) ## make .venv with everything novobench needs (2 to 5 minutes, 6 GB)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 test: lint ## lint and the fast tests (6 minutes on 2 cores)
 	$(FAST_TESTS)
 
-test-all: lint ## all tests that need no GPU (20 minutes on 2 cores)
+test-all: lint ## all tests that need no GPU (7 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 test-gpu: $(READY) ## the tests that need a CUDA device
