@@ -23,8 +23,10 @@ _QUIET_DB = 60.0
 _QUIET_FRAME, _QUIET_HOP = 2048, 512
 """librosa's `effects.trim`: how far below the loudest frame silence begins, and its frames in samples."""
 _LOG_FLOOR = 1e-20
-_STD_FLOOR = 1e-5
-"""DeepLearningExamples adds it; OpenSeq2Seq adds nothing, and a feature that never changes would be 0 / 0 there."""
+_ADDED_STD = 1e-5
+"""DeepLearningExamples adds it to each deviation."""
+_LEAST_STD = 1e-10
+"""OpenSeq2Seq adds nothing; a feature that never changes would be 0 / 0 there."""
 
 
 class LogMel(nn.Module):
@@ -47,7 +49,7 @@ class LogMel(nn.Module):
             features = torch.log(self.mel(self.spectrogram(self.preemphasis(samples))) + _LOG_FLOOR)
         features -= features.mean(dim=1, keepdim=True)
         std = features.std(dim=1, keepdim=True, correction=int(self.config.sample_std))
-        return features / (std + _STD_FLOOR if self.config.sample_std else std.clamp_min(1e-10))
+        return features / (std + _ADDED_STD if self.config.sample_std else std.clamp_min(_LEAST_STD))
 
 
 def shortest(config: FeatureConfig) -> int:
