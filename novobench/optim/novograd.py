@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from novobench.optim import novograd_cpu, sharding
 from novobench.optim import novograd_paths as paths
-from novobench.optim import sharding
 
 
 class NovoGrad(Optimizer):
@@ -45,8 +45,9 @@ class NovoGrad(Optimizer):
         update_clip: layer-wise update clipping of NeMo: λ ≤ update_clip · ‖w‖ / (‖m‖ + 1e-8). 0.001 there.
         skip_nonfinite: what a gradient with an inf or NaN norm leaves alone: `"tensor"`, its own tensor, or
             `"step"`, everything. With `max_grad_norm`, or a GradScaler's `found_inf`, always everything.
-        foreach, fused: implementation; by default fused on CPU, foreach on CUDA, a plain loop elsewhere. Tensors that
-            the fused CPU path cannot take (mixed dtypes or strides, `update_clip`) go through the loop.
+        foreach, fused: implementation; by default fused on CPU, fused on CUDA where there is Triton, else foreach, and
+            a plain loop elsewhere. Tensors that fused kernels cannot take (on a CPU those of half precision, complex,
+            sharded or of mixed strides; everywhere those with `update_clip`) go another way.
         single_launch: on CUDA, norms and update in one kernel launch, which may find gradients in the cache when it
             reads them again. Not with clipping, skipping of whole steps or sharded tensors, which need all norms first.
         capturable: never read a number from the device, so that a step can be captured in a CUDA graph (loop only).
@@ -119,6 +120,7 @@ class NovoGrad(Optimizer):
         # to leave the gradients scaled and to set `grad_scale` and `found_inf` here.
         self._step_supports_amp_scaling = unscale_in_step or max_grad_norm is not None
         self._sharing: tuple[list[Any], Any] = ([], None)
+        """How parameters were shared out among implementations, and by what: see `_shared_out`."""
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("max_grad_norm", "skip_nonfinite", "single_launch", "_step_supports_amp_scaling")
@@ -176,10 +178,10 @@ class NovoGrad(Optimizer):
                 decided = ready[0].decide(self.max_grad_norm, grad_scale, found_inf)
             else:
                 squares = [paths.norm(t).double().square() for t in every] + [step.total_square() for step in ready]
-                scale, go = paths.limited(squares, self.max_grad_norm, scale, go)
-                decided = torch.stack([torch.ones_like(squares[0]) if scale is None else scale, go, ~go]).float()
+                decided = paths.limited(squares, self.max_grad_norm, scale, go)
+                scale, go = decided[0], decided[1].bool()
             if looks:
-                self.found_inf = decided[2]
+                self.found_inf = decided[2].float()
         for step in ready:
             if step in at_once:
                 step.norms_and_update(grad_scale, found_inf)
@@ -223,37 +225,42 @@ class NovoGrad(Optimizer):
         )
 
     def _shared_out(self) -> tuple[list[Any], list[tuple[dict[str, Any], list[Tensor]]]]:
-        """The fused steps, one a device, and for each group the parameters that go another way.
+        """The fused steps, and for each group the parameters that go another way.
 
-        Worked out again only when a group, its parameters or its implementation changes.
+        Worked out again only when a group, its parameters, its implementation or the state as a whole changes.
         """
         everything = [(group, group["params"]) for group in self.param_groups]
         if torch.compiler.is_compiling():
             return [], everything
-        chosen = ("foreach", "fused", "update_clip", "amsgrad")
+        chosen = ("foreach", "fused", "update_clip", "amsgrad", "capturable")
         signature: list[Any] = [id(self.state), id(self.param_groups)]
         for group, parameters in everything:
-            signature += [id(parameters), len(parameters), *(group[name] for name in chosen)]
-        if self._sharing[0] == signature:
+            signature += [*map(id, parameters), *(group[name] for name in chosen)]
+        if self._sharing[0] == signature and all(step.is_current() for step in self._sharing[1][0]):
             return self._sharing[1]
         devices: dict[torch.device, list[tuple[int, Tensor]]] = {}
+        on_cpu: dict[tuple[int, torch.dtype], list[Tensor]] = {}
         others: list[tuple[dict[str, Any], list[Tensor]]] = []
         for index, (group, parameters) in enumerate(everything):
             left = []
             for parameter in parameters:
                 if _takes_triton(group, parameter):
                     devices.setdefault(parameter.device, []).append((index, parameter))
+                elif _takes_cpu_step(group, parameter):
+                    on_cpu.setdefault((index, parameter.dtype), []).append(parameter)
                 else:
                     left.append(parameter)
             if left:
                 others.append((group, parameters if len(left) == len(parameters) else left))
-        steps: list[Any] = []
+        groups = self.param_groups
+        steps: list[Any] = [
+            novograd_cpu.CpuStep(groups[index], members, self.state) for (index, _), members in on_cpu.items()
+        ]
         if devices:
             from novobench.optim.novograd_triton import FusedStep
 
-            steps = [
-                FusedStep(members, self.param_groups, self.state, at_once=self.single_launch)
-                for members in devices.values()
+            steps += [
+                FusedStep(members, groups, self.state, at_once=self.single_launch) for members in devices.values()
             ]
         self._sharing = (signature, (steps, others))
         return steps, others
@@ -301,15 +308,20 @@ def _takes_triton(group: dict[str, Any], parameter: Tensor) -> bool:
     return triton.runs_on(parameter.device) and triton.takes(parameter)
 
 
+def _takes_cpu_step(group: dict[str, Any], parameter: Tensor) -> bool:
+    """Whether a parameter goes through the fused kernel on the CPU: the default there."""
+    if group["fused"] is False or group["foreach"] or group["capturable"] or group["update_clip"] is not None:
+        return False
+    return novograd_cpu.takes(parameter)
+
+
 def _path(group: dict[str, Any], parameter: Tensor) -> Callable[..., None]:
-    """The implementation for parameters that do not go through the Triton kernels."""
+    """The implementation for parameters that do not go through fused kernels."""
     foreach, fused, device = group["foreach"], group["fused"], parameter.device.type
     if group["capturable"] or torch.compiler.is_compiling():
         return paths.loop
     if fused and device not in ("cpu", "cuda"):
         raise RuntimeError(f"`fused=True` runs on CPU and CUDA, not on {device}. Leave `fused` unset.")
-    if device == "cpu" and fused is not False and not foreach:
-        return paths.fused_cpu if paths.FUSED_SGD is not None else paths.loop
     if foreach or (foreach is None and device == "cuda"):
         return paths.foreach
     return paths.loop

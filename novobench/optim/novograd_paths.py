@@ -1,32 +1,21 @@
-"""Three ways to do the same NovoGrad update: a readable loop, foreach, and fused kernels on CPU.
+"""Two ways to do the same NovoGrad update, a readable loop and foreach, and what all ways share.
 
-The fourth, one pass over all tensors on CUDA, is `novograd_triton`. Those here take one group's tensors. `s` is what
-the raw gradient is multiplied by before anything else: 1 / grad scale × clip factor. With n = (s·‖g‖)² and D = √v + ε,
-the update is m ← β₁·m + a·(s·g/D + d·w), w ← w - λ·m, where a = 1 - β₁ with gradient averaging after the first step,
+The fused ways are `novograd_cpu` and `novograd_triton`. Those here take one group's tensors. `s` is what the raw
+gradient is multiplied by before anything else: 1 / grad scale × clip factor. With n = (s·‖g‖)² and D = √v + ε, the
+update is m ← β₁·m + a·(s·g/D + d·w), w ← w - λ·m, where a = 1 - β₁ with gradient averaging after the first step,
 else 1.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from novobench.optim import sharding
-
-FUSED_SGD = getattr(torch, "_fused_sgd_", None)
-"""The kernel behind `torch.optim.SGD(fused=True)`; private, so it may be missing one day."""
-
-_LARGEST_SQUARE = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
-"""v is stored in this precision, so a larger ‖g‖² counts as not finite on every path."""
-
-_LARGEST_FUSED = 1e8
-"""The fused kernel is given 1 - 1/D, which loses 1/D to rounding for larger D."""
-_PART = 1 << 22
-"""Elements whose squares are summed in the gradient's precision, which costs fp32 a few millionths; the sums of such
-parts are added in double."""
 
 
 class Tensors(NamedTuple):
@@ -59,25 +48,39 @@ def moment_dtype(parameter: Tensor) -> torch.dtype:
     return torch.float64 if parameter.dtype in (torch.float64, torch.complex128) else torch.float32
 
 
+def gathered(
+    parameters: Sequence[Tensor], state: dict[Tensor, dict[str, Any]], name: str, empty: float, dtype: torch.dtype
+) -> Tensor:
+    """One vector of a number of each parameter, on their device.
+
+    What `state` holds already is copied in, and `state` then holds the vector's elements.
+    """
+    vector = torch.full((len(parameters),), empty, dtype=dtype, device=sharding.local(parameters[0]).device)
+    for i, parameter in enumerate(parameters):
+        own = state.get(parameter)
+        if own:
+            if name in own:
+                vector[i] = own[name]
+            own[name] = vector[i]
+    return vector
+
+
 def unscaled(grad_scale: Tensor | None, found_inf: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """s and whether to go on, from what a GradScaler set."""
     scale = None if grad_scale is None else grad_scale.double().reciprocal().squeeze()
     return scale, None if found_inf is None else (found_inf == 0).squeeze()
 
 
-def limited(
-    squares: list[Tensor], max_grad_norm: float | None, scale: Tensor | None, go: Tensor | None
-) -> tuple[Tensor | None, Tensor]:
-    """s and whether to go on, when the global norm, of which `squares` are the parts, decides about the whole step."""
+def limited(squares: list[Tensor], max_grad_norm: float | None, scale: Tensor | None, go: Tensor | None) -> Tensor:
+    """s, whether to go on, and the opposite, when the global norm, of which `squares` are the parts, decides."""
     device = squares[0].device
     total = torch.stack([square.double().to(device) for square in squares]).sum().sqrt()
     finite = torch.isfinite(total)
     go = finite if go is None else go.to(device) & finite
+    scale = torch.ones_like(total) if scale is None else scale.to(total)
     if max_grad_norm is not None:
-        scaled = total if scale is None else total * scale.to(device)
-        clip = (max_grad_norm / (scaled + 1e-6)).clamp_max(1.0)  # 1e-6 as torch's clip_grad_norm_
-        scale = clip if scale is None else scale.to(device) * clip
-    return scale, go
+        scale = scale * (max_grad_norm / (total * scale + 1e-6)).clamp_max(1.0)  # 1e-6 as torch's clip_grad_norm_
+    return torch.stack([scale, go, ~go])
 
 
 def with_norms(tensors: list[Tensors]) -> list[Tensors]:
@@ -169,26 +172,35 @@ def foreach(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None
         return
     alike: dict[tuple[torch.device, torch.dtype], list[Tensors]] = {}
     for t in members:
-        if _plain(t) and group["update_clip"] is None:
+        if plain(t.parameter, t.gradient, t.moment) and group["update_clip"] is None:
             alike.setdefault((t.parameter.device, t.parameter.dtype), []).append(t)
         else:
             _update(group, t, whole)
-    for same in alike.values():
+    for (_, dtype), same in alike.items():
         if any(t.sharded is not None for t in same):
             norms = [norm(t) for t in same]
         else:
             norms = list(torch._foreach_norm([t.gradient for t in same], 2, dtype=_summed_in(same[0])))
-        steps = [_numbers(group, t, size, scale) for t, size in zip(same, torch.stack(norms).tolist(), strict=True)]
-        taken = [(t, step) for t, step in zip(same, steps, strict=True) if step is not None]
+        advance = advancing(group, scale, dtype)
+        taken = []
+        for t, size in zip(same, torch.stack(norms).tolist(), strict=True):
+            step = advance(size * size, t.second.item(), -1.0 if t.largest is None else t.largest.item())
+            if step is None:
+                continue
+            factor, average, second = step
+            taken.append((t, factor, average))
+            t.second.fill_(second)
+            if t.largest is not None:
+                t.largest.clamp_min_(second)
         if not taken:
             continue
-        weights = [t.parameter for t, _ in taken]
-        moments = [t.moment for t, _ in taken]
-        updates = torch._foreach_mul([t.gradient for t, _ in taken], [s.factor * s.average for _, s in taken])
+        weights = [t.parameter for t, _, _ in taken]
+        moments = [t.moment for t, _, _ in taken]
+        updates = torch._foreach_mul([t.gradient for t, _, _ in taken], [factor * a for _, factor, a in taken])
         lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
         decay = group["weight_decay"]
         if decay and not group["decoupled_weight_decay"]:
-            torch._foreach_add_(updates, torch._foreach_mul(weights, [decay * s.average for _, s in taken]))
+            torch._foreach_add_(updates, torch._foreach_mul(weights, [decay * a for _, _, a in taken]))
         torch._foreach_mul_(moments, group["betas"][0])
         torch._foreach_add_(moments, updates)
         if decay and group["decoupled_weight_decay"]:
@@ -201,102 +213,46 @@ def _on_host(whole: Whole) -> tuple[float, bool]:
     return 1.0 if whole.scale is None else whole.scale.item(), whole.go is None or bool(whole.go)
 
 
-class _Numbers(NamedTuple):
-    factor: float
-    """What the raw gradient is multiplied by: ± s / D."""
-    average: float
-    """a, 1 without gradient averaging."""
+def advancing(
+    group: dict[str, Any], scale: float, dtype: torch.dtype
+) -> Callable[[float, float, float], tuple[float, float, float] | None]:
+    """The function that makes ± s / D, a and the new v of a tensor's ‖g‖², v and largest v (-1 without amsgrad).
 
-
-def _numbers(group: dict[str, Any], t: Tensors, norm: float, scale: float) -> _Numbers | None:
-    """Advance v of one tensor on the host; None if its norm is not finite, and it is to be left as it is."""
-    beta1, beta2 = group["betas"]
-    square = (norm * scale) ** 2
-    if not math.isfinite(square) or square > _LARGEST_SQUARE[t.second.dtype]:
-        return None
-    old = t.second.item()
-    first = old < 0
-    second = square if first else beta2 * old + (1 - beta2) * square
-    t.second.fill_(second)
-    if t.largest is not None:
-        second = max(second, t.largest.item())
-        t.largest.fill_(second)
-    divisor = math.sqrt(second + group["eps"]) if group["eps_inside_sqrt"] else math.sqrt(second) + group["eps"]
-    if divisor == 0.0:  # ε = 0 and a zero gradient: 0/0 is taken as 0
-        return _Numbers(0.0, 1.0)
-    average = 1 - beta1 if group["grad_averaging"] and not first else 1.0
-    return _Numbers((-scale if group["maximize"] else scale) / divisor, average)
-
-
-# ---------------------------------------------------------------------------------------------- fused on CPU
-
-
-def fused_cpu(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None:
-    """Norm and update of one tensor back to back, while it is in the cache, with torch's fused SGD kernel.
-
-    SGD's m ← β₁·m + (1 - dampening)·(g + wd·w) is NovoGrad's with dampening = 1 - a·f and wd = d / f, where f = s/D.
-    The gradient is read twice and nothing but m and w is written: 24 bytes a parameter, AdamW moves 28.
+    It returns None if the norm is not finite, in the precision of v: the tensor is to be left as it is.
     """
-    assert FUSED_SGD is not None
-    scale, go = _on_host(whole)
-    if not go:
-        return
-    lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
-    beta1, decay, decoupled = group["betas"][0], group["weight_decay"], group["decoupled_weight_decay"]
-    for t in members:
-        if group["update_clip"] is not None or not _plain(t):
-            _update(group, t, whole)
-            continue
-        step = _numbers(group, t, _norm_on_host(t), scale)
-        if step is None:
-            continue
-        size = abs(step.factor)
-        if not size > 1 / _LARGEST_FUSED:
-            _slow_update(group, t, step, lr)
-            continue
-        if decoupled and decay:
-            t.parameter.mul_(1 - lr * decay)
-        FUSED_SGD(
-            [t.parameter],
-            [t.gradient],
-            [t.moment],
-            weight_decay=0.0 if decoupled else decay / size,
-            momentum=beta1,
-            lr=lr,
-            dampening=1 - step.average * size,
-            nesterov=False,
-            maximize=step.factor < 0,
-            is_first_step=False,
-        )
+    (beta1, beta2), eps, eps_inside_sqrt = group["betas"], group["eps"], group["eps_inside_sqrt"]
+    signed, scale_square = -scale if group["maximize"] else scale, scale * scale
+    average_later = 1 - beta1 if group["grad_averaging"] else 1.0
+    limit = torch.finfo(dtype).max
+
+    def advance(square: float, second: float, largest: float) -> tuple[float, float, float] | None:
+        square *= scale_square
+        if not square <= limit:
+            return None
+        if second < 0:
+            second, average = square, 1.0
+        else:
+            second, average = beta2 * second + (1 - beta2) * square, average_later
+        if second > largest:
+            largest = second
+        divisor = math.sqrt(largest + eps) if eps_inside_sqrt else math.sqrt(largest) + eps
+        if divisor == 0.0:  # ε = 0 and a zero gradient: 0/0 is taken as 0
+            return 0.0, 1.0, second
+        return signed / divisor, average, second
+
+    return advance
 
 
-def _norm_on_host(t: Tensors) -> float:
-    """‖g‖ of a dense gradient, by dot products: they use every thread, which torch's norm does not."""
-    if t.norm is not None:
-        return t.norm.item()
-    flat = t.gradient
-    if flat.dim() != 1 or not flat.is_contiguous():
-        flat = flat.as_strided((flat.numel(),), (1,))  # in the order of memory, whatever the layout
-    if flat.numel() <= _PART:
-        return math.sqrt(torch.dot(flat, flat).item())
-    return math.sqrt(math.fsum(torch.dot(part, part).item() for part in flat.split(_PART)))
-
-
-def _slow_update(group: dict[str, Any], t: Tensors, step: _Numbers, lr: float) -> None:
-    """The same update without the kernel, for numbers that it would round away."""
-    decay = group["weight_decay"]
-    t.moment.mul_(group["betas"][0]).add_(t.gradient, alpha=step.factor * step.average)
-    if decay and not group["decoupled_weight_decay"]:
-        t.moment.add_(t.parameter, alpha=decay * step.average)
-    elif decay:
-        t.parameter.mul_(1 - lr * decay)
-    t.parameter.add_(t.moment, alpha=-lr)
-
-
-def _plain(t: Tensors) -> bool:
+def plain(parameter: Tensor, gradient: Tensor, moment: Tensor) -> bool:
     """One dtype with fp32 or fp64 arithmetic and one layout: the kernels check neither and would mix elements."""
-    one_dtype = t.parameter.dtype is t.gradient.dtype is t.moment.dtype is t.second.dtype
-    return one_dtype and t.parameter.numel() > 0 and same_order(t.parameter, t.gradient, t.moment)
+    dtype = parameter.dtype
+    return (
+        gradient.dtype is dtype
+        and moment.dtype is dtype
+        and (dtype is torch.float32 or dtype is torch.float64)
+        and parameter.numel() > 0
+        and same_order(parameter, gradient, moment)
+    )
 
 
 def same_order(*tensors: Tensor) -> bool:

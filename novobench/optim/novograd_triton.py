@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from novobench.optim import novograd_kernels as kernels
+from novobench.optim import novograd_paths as paths
 from novobench.optim import novograd_tables as tables
 from novobench.optim import sharding
 
@@ -48,12 +49,20 @@ class FusedStep:
         self.at_once = at_once and not self.sharded
         self.device = sharding.local(self.parameters[0]).device
         self.seconds = self._gather_seconds()
+        self._first_moment = self._moment_of_first()
         self._captured: list[Any] = []
         """What captured graphs read: it must live as long as they may be replayed."""
         self._staging: tables.Staging | None = None
         self._in_step: list[Tensor] = []
         """Gradients of this step: one that had to be laid out anew exists nowhere else."""
         self._start_over()
+
+    def _moment_of_first(self) -> Any:
+        return self.state.get(self.parameters[0], {}).get("exp_avg")
+
+    def is_current(self) -> bool:
+        """Whether `state` still is what this step reads and writes, by the sample of the first parameter."""
+        return self._moment_of_first() is self._first_moment
 
     def _start_over(self, staging: tables.Staging | None = None) -> None:
         """Forget what the device holds: all tables will be new ones."""
@@ -126,6 +135,8 @@ class FusedStep:
     def update(self, grad_scale: Tensor | None, found_inf: Tensor | None, decided: Tensor | None) -> None:
         """Launch the update."""
         assert self.plan is not None
+        if decided is not None:
+            decided = decided.to(self.device, torch.float32)
         self.plan.update(self.seconds, self.rates, grad_scale, found_inf, decided)
         self._in_step = []
 
@@ -139,25 +150,12 @@ class FusedStep:
 
     def _gather_seconds(self) -> tables.Seconds:
         """One vector of v; what `state` holds already is copied in, and `state` then holds its elements."""
-        count = len(self.members)
-        v = torch.full((count,), -1.0, dtype=torch.float32, device=self.device)
+        v = paths.gathered(self.parameters, self.state, "exp_avg_sq", -1.0, torch.float32)
         largest = v
         if any(group["amsgrad"] for group in self.groups):
-            largest = torch.zeros_like(v)
-        for slot, parameter in enumerate(self.parameters):
-            own = self.state.get(parameter)
-            if own:
-                self._adopt(own, "exp_avg_sq", v[slot])
-                if largest is not v:
-                    self._adopt(own, "max_exp_avg_sq", largest[slot])
+            largest = paths.gathered(self.parameters, self.state, "max_exp_avg_sq", 0.0, torch.float32)
         v_old = torch.empty_like(v)
         return tables.Seconds(v, v_old, largest, v_old if largest is v else torch.empty_like(v))
-
-    @staticmethod
-    def _adopt(own: dict[str, Any], name: str, place: Tensor) -> None:
-        if name in own:
-            place.copy_(own[name])
-        own[name] = place
 
     def _with_state(
         self, slots: Sequence[int], parameters: Sequence[Tensor], gradients: Sequence[Tensor]
@@ -174,6 +172,7 @@ class FusedStep:
                 if self.seconds.amsgrad:
                     own["max_exp_avg_sq"] = self.seconds.largest[slot]
             members.append(tables.Member(group, parameter, gradient, sharding.local(own["exp_avg"])))
+        self._first_moment = self._moment_of_first()
         return members
 
     def _begin_capture(self, slots: Sequence[int]) -> None:

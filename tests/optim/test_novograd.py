@@ -378,6 +378,46 @@ def test_a_parameter_that_joins_late_takes_its_own_first_step(path):
 
 
 @path
+def test_a_state_emptied_or_moved_to_a_new_parameter_is_noticed(path):
+    """As training scripts do that reset an optimizer, or grow a model by replacing its parameters."""
+    parameters = weights()
+    optimizer = NovoGrad(parameters, 0.1, **path)
+    for step in range(2):
+        give(parameters, gradients(step))
+        optimizer.step()
+    optimizer.state.clear()
+    references = [PaperNovoGrad(p.detach(), 0.1, (0.95, 0.25)) for p in parameters]
+    for step in range(2, 6):
+        if step == 4:
+            grown = parameters[1].detach().clone().requires_grad_()
+            optimizer.state[grown] = optimizer.state.pop(parameters[1])
+            optimizer.param_groups[0]["params"][1] = parameters[1] = grown
+        values = gradients(step)
+        give(parameters, values)
+        optimizer.step()
+        for reference, value in zip(references, values, strict=True):
+            reference.step(value)
+    assert_near(parameters, [r.w for r in references], 1e-5)
+
+
+@path
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_gradients_with_holes_are_measured_and_used_right(path, limit):
+    parameters, plain = weights([(6, 4), (5,)]), weights([(6, 4), (5,)])
+    optimizer = NovoGrad(parameters, 0.1, max_grad_norm=limit, **path)
+    reference = NovoGrad(plain, 0.1, fused=False, foreach=False)
+    for step in range(3):
+        matrix, vector = gradients(step, [(6, 8), (5,)])
+        give(parameters, [matrix[:, ::2], vector])
+        give(plain, [matrix[:, ::2].clone(), vector.clone()])
+        if limit is not None:
+            torch.nn.utils.clip_grad_norm_(plain, limit)
+        optimizer.step()
+        reference.step()
+    assert_near(parameters, [p.detach().numpy() for p in plain], 1e-5)
+
+
+@path
 def test_groups_have_their_own_options_and_may_be_added_later(path):
     parameters = weights([(3,), (4,), (5,)])
     settings = [{"lr": 0.1, "weight_decay": 0.1}, {"lr": 0.2, "betas": (0.5, 0.9)}, {"lr": 0.05, "amsgrad": True}]
