@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,15 @@ from torch.optim import Optimizer
 
 from novobench.optim import novograd_cpu, sharding
 from novobench.optim import novograd_paths as paths
+
+
+class _Sharing(NamedTuple):
+    """How parameters were shared out among implementations, and for what: see `NovoGrad._shared_out`."""
+
+    signature: list[Any]
+    order: list[Tensor]
+    steps: list[Any]
+    others: list[tuple[dict[str, Any], list[Tensor]]]
 
 
 class NovoGrad(Optimizer):
@@ -119,8 +129,7 @@ class NovoGrad(Optimizer):
         # On the instance: Lightning refuses to clip for an optimizer whose class says so. It tells a GradScaler
         # to leave the gradients scaled and to set `grad_scale` and `found_inf` here.
         self._step_supports_amp_scaling = unscale_in_step or max_grad_norm is not None
-        self._sharing: tuple[list[Any], Any] = ([], None)
-        """How parameters were shared out among implementations, and by what: see `_shared_out`."""
+        self._sharing = _Sharing([], [], [], [])
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("max_grad_norm", "skip_nonfinite", "single_launch", "_step_supports_amp_scaling")
@@ -128,7 +137,7 @@ class NovoGrad(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._sharing = ([], None)
+        self._sharing = _Sharing([], [], [], [])
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -235,9 +244,14 @@ class NovoGrad(Optimizer):
         chosen = ("foreach", "fused", "update_clip", "amsgrad", "capturable")
         signature: list[Any] = [id(self.state), id(self.param_groups)]
         for group, parameters in everything:
-            signature += [*map(id, parameters), *(group[name] for name in chosen)]
-        if self._sharing[0] == signature and all(step.is_current() for step in self._sharing[1][0]):
-            return self._sharing[1]
+            signature += [len(parameters), *(group[name] for name in chosen)]
+        known = self._sharing
+        if (
+            known.signature == signature
+            and all(map(operator.is_, itertools.chain(*(group["params"] for group in self.param_groups)), known.order))
+            and all(step.is_current() for step in known.steps)
+        ):
+            return known.steps, known.others
         devices: dict[torch.device, list[tuple[int, Tensor]]] = {}
         on_cpu: dict[tuple[int, torch.dtype], list[Tensor]] = {}
         others: list[tuple[dict[str, Any], list[Tensor]]] = []
@@ -262,7 +276,8 @@ class NovoGrad(Optimizer):
             steps += [
                 FusedStep(members, groups, self.state, at_once=self.single_launch) for members in devices.values()
             ]
-        self._sharing = (signature, (steps, others))
+        order = [parameter for _, parameters in everything for parameter in parameters]
+        self._sharing = _Sharing(signature, order, steps, others)
         return steps, others
 
     def _tensors(self, group: dict[str, Any], parameters: list[Tensor]) -> list[paths.Tensors]:

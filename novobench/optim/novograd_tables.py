@@ -64,12 +64,11 @@ class Plan:
         self.buckets = [
             _Bucket(dtypes, picked, members, slots, staging, at_once) for dtypes, picked in by_dtypes.items()
         ]
-        start = 0
-        for bucket in self.buckets:
-            bucket.first_partial = start
-            start += -(-bucket.chunk_count // 32) * 32
         self.table_bytes = sum(bucket.table_bytes for bucket in self.buckets)
-        self.partials = torch.zeros(start, dtype=torch.float32, device=self.device)  # unused slots stay 0
+        room = [-(-bucket.chunk_count // 32) * 32 for bucket in self.buckets]
+        self.partials = torch.zeros(sum(room), dtype=torch.float32, device=self.device)  # unused slots stay 0
+        for bucket, own in zip(self.buckets, self.partials.split(room), strict=True):
+            bucket.partials = bucket.terms = own
         self.squares: Tensor | None = None
         """‖g‖² by member, where tensors are sharded; see `sum_squares`."""
         self.decided = torch.zeros(3, dtype=torch.float32, device=self.device)
@@ -84,7 +83,7 @@ class Plan:
                 bucket.g_address,
                 bucket.layout,
                 bucket.chunks,
-                self.partials[bucket.first_partial :],
+                bucket.partials,
                 *seconds,
                 G=DTYPES[bucket.dtypes[1]],
                 BLOCK=BLOCK,
@@ -96,17 +95,13 @@ class Plan:
         """‖g‖² of each member from the partials, in the members' order; `update` then reads this vector."""
         if self.squares is None:
             self.squares = torch.zeros(self.count, dtype=torch.float32, device=self.device)
-        start = 0
+            counts = [len(bucket.picked) for bucket in self.buckets]
+            for bucket, own in zip(self.buckets, self.squares.split(counts), strict=True):
+                bucket.terms = own
         for bucket in self.buckets:
-            bucket.first_square = start
             kernels.squares[(len(bucket.picked),)](
-                bucket.layout,
-                self.partials[bucket.first_partial :],
-                self.squares[start:],
-                PARTS=PARTS,
-                num_warps=4,
+                bucket.layout, bucket.partials, bucket.terms, PARTS=PARTS, num_warps=4
             )
-            start += len(bucket.picked)
         return self.squares
 
     def order_of_squares(self) -> list[int]:
@@ -143,9 +138,6 @@ class Plan:
     ) -> None:
         """Last launch: v, m and the weights."""
         for bucket in self.buckets:
-            terms = (
-                self.partials[bucket.first_partial :] if self.squares is None else self.squares[bucket.first_square :]
-            )
             kernels.update[(bucket.chunk_count,)](
                 bucket.w_address,
                 bucket.g_address,
@@ -154,7 +146,7 @@ class Plan:
                 bucket.chunks,
                 rates.lr_address,
                 rates.numbers,
-                terms,
+                bucket.terms,
                 *seconds,
                 self.decided if grad_scale is None else grad_scale,
                 self.decided if found_inf is None else found_inf,
@@ -185,7 +177,7 @@ class Plan:
                 bucket.chunks,
                 rates.lr_address,
                 rates.numbers,
-                self.partials[bucket.first_partial :],
+                bucket.partials,
                 *seconds,
                 self.decided if grad_scale is None else grad_scale,
                 self.decided if found_inf is None else found_inf,
@@ -205,7 +197,7 @@ class Plan:
 
 
 class _Bucket:
-    """The tables of one dtype triple."""
+    """The tables of one dtype triple, its `partials` of ‖g‖², and the `terms` that its update adds up to ‖g‖²."""
 
     def __init__(
         self,
@@ -217,7 +209,7 @@ class _Bucket:
         at_once: bool,
     ) -> None:
         self.dtypes, self.picked = dtypes, picked
-        self.first_partial = self.first_square = 0
+        self.partials = self.terms = torch.empty(0)  # the plan shares them out
         rows: list[int] = []
         tasks: list[int] = []
         updates: list[int] = []
