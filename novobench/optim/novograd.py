@@ -245,12 +245,10 @@ class NovoGrad(Optimizer):
         signature: list[Any] = [id(self.state), id(self.param_groups)]
         for group, parameters in everything:
             signature += [len(parameters), *(group[name] for name in chosen)]
+        order = list(itertools.chain.from_iterable(parameters for _, parameters in everything))
         known = self._sharing
-        if (
-            known.signature == signature
-            and all(map(operator.is_, itertools.chain(*(group["params"] for group in self.param_groups)), known.order))
-            and all(step.is_current() for step in known.steps)
-        ):
+        same = known.signature == signature and all(map(operator.is_, order, known.order))
+        if same and all(step.is_current() for step in known.steps):
             return known.steps, known.others
         devices: dict[torch.device, list[tuple[int, Tensor]]] = {}
         on_cpu: dict[tuple[int, torch.dtype], list[Tensor]] = {}
@@ -276,7 +274,6 @@ class NovoGrad(Optimizer):
             steps += [
                 FusedStep(members, groups, self.state, at_once=self.single_launch) for members in devices.values()
             ]
-        order = [parameter for _, parameters in everything for parameter in parameters]
         self._sharing = _Sharing(signature, order, steps, others)
         return steps, others
 
