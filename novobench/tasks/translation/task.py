@@ -20,6 +20,8 @@ from novobench.tasks.translation.data import collate, open_pairs
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.model import build as build_model
 
+_ROUNDING = 1e-4
+"""Differences of log-probabilities, in nats, that the arithmetic may make."""
 _TIMED_LENGTH = 32
 """Pieces of either side in `random_batch`; about the mean of WMT14 with 8,192 pieces."""
 
@@ -31,7 +33,8 @@ class TranslationTask(TaskModule):
     a micro-batch that holds fewer of them.
 
     Test sets are translated greedily and by beam search, `search` greedily alone. `sacrebleu`, `tokenbleu` and `exact`
-    judge the widest search that was done, those with `_greedy` the other.
+    judge the widest search that was done, those with `_greedy` the other. `beam_not_worse` is the share of sentences
+    for which the model finds the beam's output at least as likely as the greedy one: near 100 % if the search works.
     """
 
     def __init__(self, config: CellConfig, data: TranslationData) -> None:
@@ -69,9 +72,8 @@ class TranslationTask(TaskModule):
 
         Each sentence has its own limit, so its translation does not depend on its company.
         """
-        data = self.config.data
-        limits = torch.clamp((source != PAD).sum(dim=1) + data.extra_output, max=data.max_output)
-        search = {"length_penalty": data.length_penalty, "early_stopping": False} if beams > 1 else {}
+        limits = self._limits(source)
+        search = {"length_penalty": self.config.data.length_penalty, "early_stopping": False} if beams > 1 else {}
         found: Tensor = self.network.generate(  # type: ignore[misc, assignment]
             input_ids=source,
             attention_mask=source != PAD,
@@ -86,36 +88,55 @@ class TranslationTask(TaskModule):
         ends = found == END
         return found.masked_fill(ends.cumsum(dim=1) > ends, PAD)  # beam search fills up with END, as PAD is piece 0
 
-    def _texts(self, source: Tensor, beams: int) -> list[str]:
+    def log_probability(self, source: Tensor, pieces: Tensor) -> Tensor:
+        """Of outputs `pieces` [B, T] of `translate`, given `source` [B, S]: [B], float64.
+
+        An end that the limit forced is not counted: the model did not choose it.
+        """
+        logits = self(source, pieces[:, :-1]).double().log_softmax(dim=-1)
+        chosen = logits.gather(-1, pieces[:, 1:, None])[..., 0]
+        places = torch.arange(1, pieces.shape[1], device=pieces.device)
+        counted = (pieces[:, 1:] != PAD) & (places < self._limits(source)[:, None])
+        return torch.where(counted, chosen, 0.0).sum(dim=1)
+
+    def _limits(self, source: Tensor) -> Tensor:
+        """The most new pieces of each output, its end included: [B]."""
+        data = self.config.data
+        return torch.clamp((source != PAD).sum(dim=1) + data.extra_output, max=data.max_output)
+
+    def _timed(self, source: Tensor, beams: int) -> Tensor:
         start = time.perf_counter()
-        pieces = self.translate(source, beams).tolist()
+        pieces = self.translate(source, beams)
         self._seconds[beams] = self._seconds.get(beams, 0.0) + time.perf_counter() - start
-        return [self.text_data.text(row) for row in pieces]
+        return pieces
 
     # ------------------------------------------------------------------------------------ evaluation
 
     def evaluation_start(self) -> None:
         self._predictions: list[dict[str, Any]] = []
-        self._nats, self._pieces = 0.0, 0
+        self._nats, self._pieces, self._not_worse = 0.0, 0, 0
         self._seconds: dict[int, float] = {}
 
     def evaluation_step(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         logits, labels = self._logits_and_labels(batch)
         self._nats += float(F.cross_entropy(logits.double(), labels, ignore_index=PAD, reduction="sum"))
         self._pieces += int((labels != PAD).sum())
-        beams = batch["beams"][0]
-        found = {"greedy": self._texts(batch["source"], 1)}
-        found["output"] = found["greedy"] if beams == 1 else self._texts(batch["source"], beams)
-        columns = {key: batch[key] for key in ("index", "input", "reference")} | found
-        if beams == 1:
-            del columns["greedy"]
+        source, beams = batch["source"], batch["beams"][0]
+        columns = {key: batch[key] for key in ("index", "input", "reference")}
+        found = greedy = self._timed(source, 1)
+        if beams > 1:
+            found = self._timed(source, beams)
+            likelier = self.log_probability(source, found) - self.log_probability(source, greedy) > -_ROUNDING
+            self._not_worse += int(likelier.sum())
+            columns["greedy"] = [self.text_data.text(row) for row in greedy.tolist()]
+        columns["output"] = [self.text_data.text(row) for row in found.tolist()]
         predictions = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         self._predictions += predictions
         return predictions
 
     def evaluation_end(self) -> dict[str, Metric]:
-        sums = torch.tensor([self._nats, self._pieces, len(self._predictions)], dtype=torch.float64)
-        nats, pieces, n = self.sum_over_processes(sums).tolist()
+        counts = [self._nats, self._pieces, len(self._predictions), self._not_worse]
+        nats, pieces, n, not_worse = self.sum_over_processes(torch.tensor(counts, dtype=torch.float64)).tolist()
         predictions = sorted(self._of_all_processes(self._predictions), key=lambda prediction: prediction["index"])
         references = [prediction["reference"] for prediction in predictions]
         metrics = {"loss": Metric(nats / pieces, round(pieces), "nats")}
@@ -130,6 +151,8 @@ class TranslationTask(TaskModule):
                 f"exact{ending}": Metric(100 * exact / n, round(n), "%"),
                 f"sentences_per_second{ending}": Metric(len(self._predictions) / seconds, round(n), "sentences/s"),
             }
+        if len(self._seconds) > 1:
+            metrics["beam_not_worse"] = Metric(100 * not_worse / n, round(n), "%")
         return metrics
 
     @staticmethod
