@@ -47,13 +47,14 @@ class CpuStep:
     def __init__(
         self, group: dict[str, Any], parameters: Sequence[Tensor], state: dict[Tensor, dict[str, Any]]
     ) -> None:
-        self.group, self.parameters, self.state = group, list(parameters), state
-        dtype = self.parameters[0].dtype
+        self.group, self.state = group, state
+        self.parameters = parameters = sorted(parameters, key=Tensor.numel)  # small ones run faster in a row
+        dtype = parameters[0].dtype
         self.v = paths.gathered(parameters, state, "exp_avg_sq", -1.0, dtype)
         self.largest: Tensor | None = None
         if group["amsgrad"]:
             self.largest = paths.gathered(parameters, state, "max_exp_avg_sq", 0.0, dtype)
-        self.moments: list[Any] = [state.get(p, {}).get("exp_avg") for p in self.parameters]
+        self.moments: list[Any] = [state.get(p, {}).get("exp_avg") for p in parameters]
         """m, or None before the first step."""
         self._squares: dict[int, float] = {}
         """‖g‖² by place, if they had to be known before the update."""
