@@ -244,7 +244,7 @@ class NovoGrad(Optimizer):
         chosen = ("foreach", "fused", "update_clip", "amsgrad", "capturable")
         signature: list[Any] = [id(self.state), id(self.param_groups)]
         for group, parameters in everything:
-            signature += [len(parameters), *(group[name] for name in chosen)]
+            signature += [id(group), len(parameters), *(group[name] for name in chosen)]
         order = list(itertools.chain.from_iterable(parameters for _, parameters in everything))
         known = self._sharing
         same = known.signature == signature and all(map(operator.is_, order, known.order))

@@ -378,7 +378,7 @@ def test_a_parameter_that_joins_late_takes_its_own_first_step(path):
 
 
 @path
-def test_a_state_emptied_or_moved_to_a_new_parameter_is_noticed(path):
+def test_a_state_or_group_or_parameter_put_in_anothers_place_is_noticed(path):
     """As training scripts do that reset an optimizer, or grow a model by replacing its parameters."""
     parameters = weights()
     optimizer = NovoGrad(parameters, 0.1, **path)
@@ -392,11 +392,14 @@ def test_a_state_emptied_or_moved_to_a_new_parameter_is_noticed(path):
             grown = parameters[1].detach().clone().requires_grad_()
             optimizer.state[grown] = optimizer.state.pop(parameters[1])
             optimizer.param_groups[0]["params"][1] = parameters[1] = grown
+        lr = 0.1 if step < 5 else 0.05
+        if step == 5:
+            optimizer.param_groups[0] = {**optimizer.param_groups[0], "lr": lr}
         values = gradients(step)
         give(parameters, values)
         optimizer.step()
         for reference, value in zip(references, values, strict=True):
-            reference.step(value)
+            reference.step(value, lr=lr)
     assert_near(parameters, [r.w for r in references], 1e-5)
 
 
