@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from novobench.bench.contenders import BASELINE, Contender, contenders, novograd
 from novobench.optim import GradScaler, NovoGrad
 from novobench.tasks.catalog import task_config
+from novobench.training.environment import processor
 
 _LIMIT = 1e9
 """Of the global norm: never reached, but every clipping reads it."""
@@ -153,7 +154,7 @@ def _measure(
                 peak_bytes_per_parameter=None if peak is None else peak / count,
                 state_bytes_per_parameter=_state_bytes(optimizer) / count,
                 rounds=rounds,
-                device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+                device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
                 threads=threads,
                 parameters=count,
             )

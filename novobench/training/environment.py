@@ -52,7 +52,7 @@ def hardware() -> str:
         count = torch.cuda.device_count()
         return f"{count} × {torch.cuda.get_device_name(0)}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores"
+    return f"{processor()}, {cores} cores"
 
 
 def code_version() -> tuple[str, bool]:
@@ -88,7 +88,8 @@ def _version(package: str) -> str | None:
 
 
 @lru_cache
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name, as far as the system tells."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
