@@ -215,6 +215,16 @@ def test_a_nonfinite_gradient_leaves_its_own_tensor_alone(path, bad, first):
         torch.testing.assert_close(optimizer.state[mine], other.state[theirs], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["loop", "foreach", "fused"])
+@pytest.mark.parametrize("shape", [(3, 2), (600, 500)])
+def test_a_norm_too_large_for_its_square_counts_as_not_finite(kind, shape):
+    parameter = torch.ones(shape, dtype=torch.float64, requires_grad=True)
+    parameter.grad = torch.full_like(parameter, 1e200)
+    optimizer = NovoGrad([parameter], 0.1, **PATHS[kind])
+    optimizer.step()
+    assert torch.equal(parameter.detach(), torch.ones(shape, dtype=torch.float64))
+
+
 @path
 def test_a_nonfinite_gradient_can_stop_the_whole_step(path):
     parameters, clean = weights(), weights()
