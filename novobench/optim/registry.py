@@ -262,14 +262,25 @@ def _import(path: str) -> Any:
 def build(
     name: str, params: Any, *, lr: float, weight_decay: float, options: Mapping[str, Any] | None = None
 ) -> Optimizer:
-    """Build an optimizer over `params` (parameters, or groups of `param_groups`)."""
-    entry = get(name)
+    """Build an optimizer over `params` (parameters, or groups of `param_groups`).
+
+    On a CPU, `implementation: auto` means fused for torch's own too, where torch would take a slow loop. Elsewhere it
+    is torch's choice: fused on CUDA, it would refuse clipping under mixed precision.
+    """
+    entry, params = get(name), list(params)
     arguments = {**dataclasses.asdict(entry.options()), **(options or {})}
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    implementation = arguments.pop("implementation", "auto")
-    if implementation != "auto":
+    implementation = arguments.pop("implementation", None)
+    if implementation == "auto" and entry.factory.startswith("torch.optim:") and _on_cpu(params):
+        implementation = "fused"
+    if implementation not in (None, "auto"):
         arguments |= {"foreach": implementation == "foreach", "fused": implementation == "fused"}
     return _import(entry.factory)(params, lr=lr, weight_decay=weight_decay, **arguments)
+
+
+def _on_cpu(params: list[Any]) -> bool:
+    tensors = (tensor for item in params for tensor in (item["params"] if isinstance(item, dict) else [item]))
+    return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 def validate(entry: OptimizerEntry, options: Any) -> None:

@@ -86,6 +86,31 @@ def test_every_optimizer_leaves_parameters_without_gradient_alone(name):
     assert not torch.equal(parameters[0].detach(), torch.ones(3))
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_torchs_own_run_fused_on_a_cpu_and_compute_what_their_loop_does(name):
+    def run(**options):
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(shape)) for shape in ((40, 30), (30,), ())]
+        groups = [{"params": parameters[:1], "weight_decay": 0.1}, {"params": parameters[1:]}]
+        optimizer = registry.build(name, groups, lr=0.01, weight_decay=0.0, options=options)
+        for _ in range(20):
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        return optimizer.param_groups[0]["fused"], parameters
+
+    fused, parameters = run()
+    looped, reference = run(implementation="loop")
+    assert (fused, looped) == (True, False)
+    for parameter, expected in zip(parameters, reference, strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_off_the_cpu_torch_chooses():
+    optimizer = registry.build("adam", [nn.Parameter(torch.ones(2, device="meta"))], lr=0.1, weight_decay=0.0)
+    assert optimizer.param_groups[0]["fused"] is None
+
+
 # ------------------------------------------------------------------------------------ the registry
 
 

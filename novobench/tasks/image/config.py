@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from novobench.tasks.sampling import updates_per_epoch
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 _PRACTICAL: dict[str, Any] = {"scientific": False}
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from novobench.config import CellConfig
 from novobench.errors import ConfigError
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 _PRACTICAL: dict[str, Any] = {"scientific": False}
 

@@ -9,7 +9,7 @@ from novobench.config import CellConfig
 from novobench.errors import ConfigError
 from novobench.tasks.sampling import updates_per_epoch
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 _PRACTICAL: dict[str, Any] = {"scientific": False}
 
