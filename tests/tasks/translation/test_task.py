@@ -22,7 +22,9 @@ LEARNER = {
     "model__feed_forward": 128,
     "model__heads": 4,
     "model__dropout": 0.0,
+    "model__label_smoothing": 0.0,  # with it a beam likes to end early: every further piece costs probability
     "data__train_size": 32,
+    "data__extra_output": 20,
     "batch": {"size": 2048, "micro": 2048},
     "optimizer__name": "adam",
     "optimizer__lr": 0.005,
@@ -110,7 +112,7 @@ def test_32_pairs_are_learnt_by_heart(learnt, beams):
     with torch.no_grad():
         found = module.translate(padded([x for x, _ in known]), beams).tolist()
     outputs, references = [data.text(row) for row in found], [data.text(y) for _, y in known]
-    assert sacrebleu(outputs, references) > 95
+    assert sacrebleu(outputs, references) > 99
 
 
 def new_sentences(config, data, count=60):
