@@ -11,11 +11,12 @@ from novobench.config import ROOT
 
 PACKAGE = ROOT / "novobench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"config", "console", "errors", "files", "processes"}
+GROUND = {"config", "console", "errors", "files", "hardware", "processes"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "console": set(),
+    "hardware": set(),
     "processes": set(),
     "config": {"errors"},
     "optim": set(),

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from novobench import hardware
 from novobench.bench.contenders import BASELINE, Contender, contenders, novograd
 from novobench.optim import GradScaler, NovoGrad
 from novobench.tasks.catalog import task_config
-from novobench.training.environment import processor
 
 _LIMIT = 1e9
 """Of the global norm: never reached, but every clipping reads it."""
@@ -154,7 +154,7 @@ def _measure(
                 peak_bytes_per_parameter=None if peak is None else peak / count,
                 state_bytes_per_parameter=_state_bytes(optimizer) / count,
                 rounds=rounds,
-                device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+                device=torch.cuda.get_device_name(device) if device.type == "cuda" else hardware.processor(),
                 threads=threads,
                 parameters=count,
             )

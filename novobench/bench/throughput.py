@@ -16,11 +16,11 @@ import torch
 from pytorch_lightning.utilities import move_data_to_device
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from novobench import hardware
 from novobench.config import ROOT, CellConfig, load_tree, override, parse_overrides
 from novobench.errors import ConfigError
 from novobench.tasks import base
 from novobench.tasks.catalog import resolve, task_names
-from novobench.training.environment import processor
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def measure(config: CellConfig, updates: int, warm_up: int = 5, attention: str =
         milliseconds_high=1e3 * high,
         peak_gib=torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0,
         updates=updates,
-        hardware=torch.cuda.get_device_name() if cuda else f"{processor()}, {torch.get_num_threads()} threads",
+        hardware=torch.cuda.get_device_name() if cuda else f"{hardware.processor()}, {torch.get_num_threads()} threads",
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from novobench import hardware
 from novobench.config import ROOT
 from novobench.console import console
 from novobench.suite.executors import visible_gpus
@@ -52,12 +53,9 @@ def _checks() -> Iterator[tuple[str, str]]:
     )
     for name in _NEEDED + _OPTIONAL:
         yield _package(name, optional=name in _OPTIONAL)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = visible_gpus()
-    yield (
-        "ok",
-        f"{cores} CPU cores; " + (f"{len(gpus)} GPU(s)" if gpus else "no GPU: laptop scale alone makes sense here"),
-    )
+    for_gpus = f"{len(gpus)} GPU(s)" if gpus else "no GPU: laptop scale alone makes sense here"
+    yield "ok", f"{hardware.cores()} CPU cores; {for_gpus}"
     for folder in (ROOT / "runs", ROOT / "results"):
         yield _writable(folder)
     free = shutil.disk_usage(ROOT).free / 1e9

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from novobench import hardware
 from novobench.config import to_yaml
 from novobench.errors import ConfigError
 from novobench.files import write_text
@@ -161,5 +162,4 @@ def default_jobs(threads: int, devices: int) -> int:
     gpus = len(visible_gpus())
     if gpus:
         return max(1, gpus // devices)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // (threads * devices))
+    return max(1, hardware.cores() // (threads * devices))

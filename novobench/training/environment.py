@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
-from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from novobench import hardware
 from novobench.config import ROOT
 
 _PACKAGES = (
@@ -38,21 +36,10 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
-        "hardware": hardware(),
+        "hardware": hardware.describe(),
         "code": code,
         "dirty": dirty,
     }
-
-
-def hardware() -> str:
-    """One phrase for the machine: its GPUs, else its processor and the cores this process may use."""
-    import torch
-
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        return f"{count} × {torch.cuda.get_device_name(0)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{processor()}, {cores} cores"
 
 
 def code_version() -> tuple[str, bool]:
@@ -85,15 +72,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-@lru_cache
-def processor() -> str:
-    """The CPU's name, as far as the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -4,9 +4,9 @@ import math
 
 import torch
 
+from novobench import hardware
 from novobench.bench import optimizer_step
 from novobench.files import read_csv
-from novobench.training.environment import processor
 
 
 def test_shape_lists_have_the_models_sizes():
@@ -25,7 +25,7 @@ def test_rows_hold_ratios_and_state(monkeypatch):
     assert rows["NovoGrad"].state_bytes_per_parameter == (4 * 1056 + 8) / 1056
     assert rows["AdamW(fused)"].state_bytes_per_parameter == (8 * 1056 + 8) / 1056
     assert all(row.ratio_low <= row.ratio <= row.ratio_high for row in rows.values())
-    assert {row.device for row in rows.values()} == {processor()}
+    assert {row.device for row in rows.values()} == {hardware.processor()}
 
 
 def test_unscaling_and_clipping_leave_the_gradients_to_the_next_contender(monkeypatch):
