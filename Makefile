@@ -46,7 +46,7 @@ format: $(READY) ## let ruff format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tables: $(READY) ## all tables and figures at SCALE (laptop: 6 minutes on 2 cores)
+tables: $(READY) ## all tables and figures at SCALE (laptop: 7 minutes on 2 cores)
 	$(RUN) table1 table2 table3 table4 table5 table6 table7 figure1 figure2
 
 table1 table2 table3 table4 table5 table6 table7 figure1 figure2: $(READY)
