@@ -25,10 +25,7 @@ FUSED_SGD = getattr(torch, "_fused_sgd_", None)
 _LARGEST_DIVISOR = 1e8
 """The kernel is given 1 - 1/D, which loses 1/D to rounding for larger D."""
 _LARGEST_DOT = 1 << 18
-"""Elements of which a dot product in fp32 still gives ‖g‖² to a millionth; of millions it is 1e-4 off, as is torch's
-norm of one tensor."""
-_ROW = 1 << 14
-"""Elements of a row of larger tensors; the norms of the rows are put together in double."""
+"""Elements of which a dot product in fp32, the fastest way, gives ‖g‖² to a millionth; of millions it is 1e-4 off."""
 
 
 def takes(parameter: Tensor) -> bool:
@@ -80,7 +77,7 @@ class CpuStep:
             if gradient.dtype is parameter.dtype and paths.dense(gradient):
                 self._squares[i] = _square(gradient)
             else:
-                self._squares[i] = _square_in_double(gradient)
+                self._squares[i] = _square_of(paths.norm_on_cpu(gradient))
 
     def total_square(self) -> Tensor:
         """The square of the norm of all gradients, float64."""
@@ -175,17 +172,14 @@ class CpuStep:
 
 
 def _square(gradient: Tensor) -> float:
-    """‖g‖² of a dense gradient, by kernels that use every thread and let each read what it will read in the update."""
+    """‖g‖² of a dense gradient."""
     count = gradient.numel()
-    flat = gradient if gradient.dim() == 1 else gradient.as_strided((count,), (1,))  # in the order of memory
-    if count <= _LARGEST_DOT:
-        return flat.dot(flat).item()
-    whole = count - count % _ROW
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1)
-    rest = flat[whole:]
-    return _square_in_double(rows) + rest.dot(rest).item()
+    if count > _LARGEST_DOT:
+        return _square_of(paths.norm_on_cpu(gradient))
+    flat = gradient if gradient.dim() == 1 else gradient.as_strided((count,), (1,))
+    return torch.dot(flat, flat).item()
 
 
-def _square_in_double(tensor: Tensor) -> float:
-    norm: float = torch.linalg.vector_norm(tensor, dtype=torch.float64).item()
-    return norm * norm  # inf if that is too large, where ** raises
+def _square_of(norm: Tensor) -> float:
+    size: float = norm.item()
+    return size * size  # inf if that is too large, where ** raises
