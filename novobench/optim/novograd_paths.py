@@ -114,14 +114,15 @@ def norm_on_cpu(x: Tensor) -> Tensor:
     over 10⁸ elements, in double it is ten times slower. Norms of rows, put together in double, are neither.
     """
     count = x.numel()
-    whole = count - count % _ROW
-    if not whole or torch.compiler.is_compiling() or not dense(x):
+    rest = count % _ROW
+    if count == rest or torch.compiler.is_compiling() or not dense(x):
         return torch.linalg.vector_norm(x, dtype=torch.float64)
-    flat = x.as_strided((count,), (1,))  # in the order of memory, whatever the layout
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=torch.promote_types(x.dtype, torch.float))
-    size = torch.linalg.vector_norm(rows, dtype=torch.float64)
-    if whole < count:
-        size = torch.hypot(size, torch.linalg.vector_norm(flat[whole:], dtype=torch.float64))
+    rows = x.as_strided((count // _ROW, _ROW), (_ROW, 1))  # in the order of memory, whatever the layout
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
+    size = torch.linalg.vector_norm(norms, dtype=torch.float64)
+    if rest:
+        last = x.as_strided((rest,), (1,), x.storage_offset() + count - rest)
+        size = torch.hypot(size, torch.linalg.vector_norm(last, dtype=torch.float64))
     return size
 
 
