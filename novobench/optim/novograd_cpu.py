@@ -172,7 +172,7 @@ class CpuStep:
 
 
 def _square(gradient: Tensor) -> float:
-    """‖g‖² of a dense gradient."""
+    """‖g‖² of a dense gradient, its elements taken in the order of memory, whatever its layout."""
     count = gradient.numel()
     if count > _LARGEST_DOT:
         return _square_of(paths.norm_on_cpu(gradient))
@@ -181,5 +181,6 @@ def _square(gradient: Tensor) -> float:
 
 
 def _square_of(norm: Tensor) -> float:
+    """The square of a norm that is a tensor still."""
     size: float = norm.item()
     return size * size  # inf if that is too large, where ** raises

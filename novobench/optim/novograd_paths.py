@@ -111,7 +111,8 @@ def norm_on_cpu(x: Tensor) -> Tensor:
     """‖x‖, 0-d, float64, to seven digits.
 
     A GPU adds in a tree, but torch's norm of a tensor on a CPU adds one square after another: in fp32 that loses 1 %
-    over 10⁸ elements, in double it is ten times slower. Norms of rows, put together in double, are neither.
+    over 10⁸ elements, in double it is ten times slower. Norms of rows, put together in double, are neither. Small
+    tensors and those with holes are summed in double; so is everything under torch.compile, whose loops are its own.
     """
     count = x.numel()
     rest = count % _ROW

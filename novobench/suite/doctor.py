@@ -54,8 +54,8 @@ def _checks() -> Iterator[tuple[str, str]]:
     for name in _NEEDED + _OPTIONAL:
         yield _package(name, optional=name in _OPTIONAL)
     gpus = visible_gpus()
-    for_gpus = f"{len(gpus)} GPU(s)" if gpus else "no GPU: laptop scale alone makes sense here"
-    yield "ok", f"{hardware.cores()} CPU cores; {for_gpus}"
+    accelerators = f"{len(gpus)} GPU(s)" if gpus else "no GPU: laptop scale alone makes sense here"
+    yield "ok", f"{hardware.cores()} CPU cores; {accelerators}"
     for folder in (ROOT / "runs", ROOT / "results"):
         yield _writable(folder)
     free = shutil.disk_usage(ROOT).free / 1e9
