@@ -177,13 +177,14 @@ class NovoGrad(Optimizer):
         every = paths.with_norms([tensors for _, members in work for tensors in members])
         rest = iter(every)
         decided = None
-        scale, go = paths.unscaled(grad_scale, found_inf)
+        in_kernels = not every and (len(ready) == 1 or not decides)  # which read what a GradScaler set by themselves
+        scale, go = (None, None) if in_kernels else paths.unscaled(grad_scale, found_inf)
         at_once = [step for step in ready if step.at_once and not decides]
         for step in ready:
             if step not in at_once:
                 step.norms()
         if decides and (ready or every):
-            if len(ready) == 1 and not every:
+            if in_kernels:
                 decided = ready[0].decide(self.max_grad_norm, grad_scale, found_inf)
             else:
                 squares = [paths.norm(t).double().square() for t in every] + [step.total_square() for step in ready]

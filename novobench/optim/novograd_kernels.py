@@ -2,17 +2,44 @@
 
 A launch covers all tensors of one (weight, gradient, moment) dtype triple, however many, of whatever size, group,
 alignment or strides. Each program takes one chunk of one tensor, looks its tensor up in tables of addresses and
-layouts, and works on it in tiles of BLOCK elements. All sums are taken in a fixed order without atomics, so two
-runs give the same bits.
+layouts, and works on it in tiles of BLOCK elements.
 
-  norms    one fp32 partial of ‖g‖² a chunk, into a slot of its own; v is copied to where `update` reads it
-  whole    only for clipping and skipping of whole steps: one program adds up all partials
-  update   each program adds up its tensor's partials, works out v, and moves its chunk of m and w
+  norms    one fp32 partial of ‖g‖² per chunk; the program that finishes a tensor's last chunk adds the tensor's
+           partials up; v is copied to where `update` reads it
+  decide   only for clipping and skipping of whole steps: one program adds up ‖g‖² of all tensors
+  update   each program works out v from its tensor's ‖g‖² and moves its chunk of m and w
   norms_and_update   the first and the last in one launch, so that `update` finds g in the cache
 
+Which program is the last one of a tensor is left to chance, what it adds up and in which order is not: two runs give
+the same bits.
+
 The 16-byte accesses that memory bandwidth needs come out of Triton only if the address and the tile's start are
-both declared multiples and the access has no mask: hence the three loops, of which tails and odd layouts take the
-slower two.
+both declared multiples and the access has no mask. Hence three loops: whole tiles of aligned tensors; what is left
+of them and other dense tensors, masked; any other layout, in small tiles, because an index costs many registers,
+and what one loop needs the whole kernel reserves.
+
+Arguments, with C chunks, T tensors, G parameter groups and P parameters of the device (T ≤ P):
+
+  chunks                 int64 [C, 2]        tensor and first element of each chunk
+  layout                 int64 [T, COLUMNS]  sizes, strides and places of each tensor, see the columns below
+  w_address, g_address, m_address  int64 [T] where weight, gradient and moment (exp_avg) begin
+  lr_address             int64 [G]           where each group's learning rate lies, one fp32
+  numbers                fp32 [G, NUMBERS]   the groups' other options, see the columns below
+  partials               fp32 [C]            Σ g² of each chunk
+  finished               int64 [T]           chunks of each tensor whose norm is done, counted on over all steps
+  squares                fp32 [T]            ‖g‖² of each tensor; `decide` may get those of several launches in a row
+  v, v_old               fp32 [P]            v (exp_avg_sq), -1 before a parameter's first step, and its copy
+  largest, largest_old   fp32 [P]            with AMSGRAD the largest v and its copy, else v and v_old again
+  grad_scale, found_inf  fp32 []             what a GradScaler set, read with SCALED and with FOUND
+  limit                  fp32 []             what the global norm is clipped to, read with CLIP
+  decided                fp32 [3]            see `decide`; read by `update` with DECIDED
+  tasks                  int64 [2 C]         what `norms_and_update` does, in this order
+  taken, summed          int64 [1], [T]      its counters
+
+Flags, known when a kernel is compiled: W, G, M dtypes of weight, gradient and moment; BLOCK elements of a tile;
+REVERSE the update takes the last chunk first, whose gradient was read last and may still be in the cache; EVICT tell
+the cache that the update's data are not needed again, and `norms_and_update`'s gradients are; OVERLAP let the update's
+programs look up their tables while the last norms are still being taken (compute capability 9.0 and newer).
 """
 
 from __future__ import annotations
@@ -21,6 +48,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 # Columns of a tensor's row in the layout table.
 NUMEL = tl.constexpr(0)
@@ -29,6 +57,7 @@ CHUNK = tl.constexpr(1)
 FIRST = tl.constexpr(2)
 """Number of its first chunk, which is also its first partial's slot."""
 CHUNKS = tl.constexpr(3)
+"""How many it has."""
 GROUP = tl.constexpr(4)
 SLOT = tl.constexpr(5)
 """Its place in v."""
@@ -42,6 +71,8 @@ SIZES = tl.constexpr(9)
 """Five sizes, fastest first, then five strides each of weight, gradient and moment."""
 DIMENSIONS = tl.constexpr(5)
 COLUMNS = tl.constexpr(29)
+STRIDED_BLOCK = tl.constexpr(256)
+"""Elements of a tile of a tensor that is not dense: one or two per thread, so that their 64-bit indices fit."""
 
 # Columns of a group's row of numbers.
 BETA1 = tl.constexpr(0)
@@ -73,39 +104,61 @@ def _strided(row, element, which: tl.constexpr):
 
 
 @triton.jit
-def _norm_of_chunk(chunk, g_address, layout, chunks, partials, v, v_old, largest, largest_old, G, BLOCK, AMSGRAD, KEEP):
-    """partials[chunk] = Σ g² over the chunk; v_old, largest_old = v, largest."""
+def _norm_of_chunk(
+    chunk, g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old,
+    G, AMSGRAD, BLOCK, KEEP,
+):  # fmt: skip
+    """partials[chunk] = Σ g² over the chunk; v_old, largest_old = v, largest. Returns the chunk's tensor t, and whether
+    this was the last of its chunks: squares[t] = ‖g‖² then."""
     t = tl.load(chunks + 2 * chunk)
     start = tl.load(chunks + 2 * chunk + 1)
     row = layout + t * COLUMNS
     stop = tl.minimum(start + tl.load(row + CHUNK), tl.load(row + NUMEL))
     g = tl.load(g_address + t).to(tl.pointer_type(G))
     lane = tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float32)
-    e = start
-    if tl.load(row + ALIGNED) == 1:
-        aligned = tl.multiple_of(g, 16)
-        while e + BLOCK <= stop:
-            x = tl.load(aligned + tl.multiple_of(e, BLOCK) + lane, eviction_policy=KEEP).to(tl.float32)
-            total += x * x
-            e += BLOCK
     if tl.load(row + DENSE_GRADIENT) == 1:
+        total = tl.zeros((BLOCK,), tl.float32)
+        e = start
+        if tl.load(row + ALIGNED) == 1:
+            aligned = tl.multiple_of(g, 16)
+            while e + BLOCK <= stop:
+                x = tl.load(aligned + tl.multiple_of(e, BLOCK) + lane, eviction_policy=KEEP).to(tl.float32)
+                total += x * x
+                e += BLOCK
         while e < stop:
             x = tl.load(g + e + lane, mask=e + lane < stop, other=0.0).to(tl.float32)
             total += x * x
             e += BLOCK
+        partial = tl.sum(total, axis=0)
     else:
+        few = tl.arange(0, STRIDED_BLOCK)
+        strided_total = tl.zeros((STRIDED_BLOCK,), tl.float32)
+        e = start
         while e < stop:
-            x = tl.load(g + _strided(row, e + lane, 1), mask=e + lane < stop, other=0.0).to(tl.float32)
-            total += x * x
-            e += BLOCK
-    tl.store(partials + chunk, tl.sum(total, axis=0))
+            x = tl.load(g + _strided(row, e + few, 1), mask=e + few < stop, other=0.0).to(tl.float32)
+            strided_total += x * x
+            e += STRIDED_BLOCK
+        partial = tl.sum(strided_total, axis=0)
+    tl.store(partials + chunk, partial)
     if start == 0:
         slot = tl.load(row + SLOT)
         tl.store(v_old + slot, tl.load(v + slot))
         if AMSGRAD:
             tl.store(largest_old + slot, tl.load(largest + slot))
-    return t
+
+    count = tl.load(row + CHUNKS)
+    tl.debug_barrier()  # every thread has stored before one thread says so
+    last = (tl.atomic_add(finished + t, 1, sem="acq_rel") + 1) % count == 0
+    if last:
+        terms = partials + tl.load(row + FIRST)
+        part = tl.arange(0, STRIDED_BLOCK)
+        sums = tl.zeros((STRIDED_BLOCK,), tl.float32)
+        p = count * 0
+        while p < count:
+            sums += tl.load(terms + p + part, mask=p + part < count, other=0.0)
+            p += STRIDED_BLOCK
+        tl.store(squares + t, tl.sum(sums, axis=0))
+    return t, last
 
 
 @triton.jit
@@ -114,56 +167,48 @@ def norms(
     layout,
     chunks,
     partials,
+    finished,
+    squares,
     v,
     v_old,
     largest,
     largest_old,
     G: tl.constexpr,
-    BLOCK: tl.constexpr,
     AMSGRAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
-    """The part of ‖g‖² of one chunk."""
+    """The part of ‖g‖² of one chunk. Grid: C programs."""
+    if OVERLAP:
+        gdc_launch_dependents()
     _norm_of_chunk(
-        tl.program_id(0), g_address, layout, chunks, partials, v, v_old, largest, largest_old, G, BLOCK, AMSGRAD, ""
-    )
-
-
-@triton.jit
-def squares(layout, partials, squared, PARTS: tl.constexpr):
-    """squared[t] = ‖g‖² of this process's share of tensor t; only for sharded tensors, before they are summed."""
-    t = tl.program_id(0)
-    tl.store(squared + t, _square(layout + t * COLUMNS, partials, PARTS))
-
-
-@triton.jit
-def _square(row, partials, PARTS: tl.constexpr):
-    part = tl.arange(0, PARTS)
-    found = tl.load(partials + tl.load(row + FIRST) + part, mask=part < tl.load(row + CHUNKS), other=0.0)
-    return tl.sum(found, axis=0)
+        tl.program_id(0), g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old,
+        G, AMSGRAD, BLOCK, "",
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["count"])
-def whole(
-    terms,
+def decide(
+    squares,
     count,
     grad_scale,
     found_inf,
-    result,
     limit,
+    decided,
     SCALED: tl.constexpr,
     FOUND: tl.constexpr,
     CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """result = (what gradients are multiplied by, 1 to take the step or 0 to leave everything as it is, the opposite).
+    """decided = (what gradients are multiplied by, 1 to take the step or 0 to leave everything as it is, the opposite).
 
-    `terms` are `count` parts of the square of the global norm. One program, float64.
+    `squares` are `count` terms of the square of the global norm. Grid: one program. float64.
     """
     lane = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
     e = 0
     while e < count:
-        total += tl.load(terms + e + lane, mask=e + lane < count, other=0.0).to(tl.float64)
+        total += tl.load(squares + e + lane, mask=e + lane < count, other=0.0).to(tl.float64)
         e += BLOCK
     norm = tl.sqrt(tl.sum(total, axis=0))
     scale = tl.full((), 1.0, tl.float64)
@@ -174,9 +219,9 @@ def whole(
         go = go & (tl.load(found_inf) == 0.0)
     if CLIP:
         scale = scale * tl.minimum(tl.load(limit).to(tl.float64) / (norm * scale + 1e-6), 1.0)
-    tl.store(result, tl.where(go, scale, 1.0).to(tl.float32))
-    tl.store(result + 1, go.to(tl.float32))
-    tl.store(result + 2, 1.0 - go.to(tl.float32))
+    tl.store(decided, tl.where(go, scale, 1.0).to(tl.float32))
+    tl.store(decided + 1, go.to(tl.float32))
+    tl.store(decided + 2, 1.0 - go.to(tl.float32))
 
 
 @triton.jit
@@ -188,17 +233,24 @@ def _moved(w, g, m, factor, beta1, decay, average, shrink, lr):
 
 @triton.jit
 def _update_of_chunk(
-    chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, terms, v, v_old, largest, largest_old,
-    grad_scale, found_inf, decided, W, G, M, SUMMED, SCALED, FOUND, DECIDED, AMSGRAD, PARTS, BLOCK, DROP,
+    chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest,
+    largest_old, grad_scale, found_inf, decided, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD, BLOCK, OVERLAP, DROP,
 ):  # fmt: skip
     t = tl.load(chunks + 2 * chunk)
     start = tl.load(chunks + 2 * chunk + 1)
     row = layout + t * COLUMNS
     stop = tl.minimum(start + tl.load(row + CHUNK), tl.load(row + NUMEL))
-    number = numbers + tl.load(row + GROUP) * NUMBERS
+    group = tl.load(row + GROUP)
+    number = numbers + group * NUMBERS
     slot = tl.load(row + SLOT)
+    w_start = tl.load(w_address + t).to(tl.pointer_type(W))
+    g_start = tl.load(g_address + t).to(tl.pointer_type(G))
+    m_start = tl.load(m_address + t).to(tl.pointer_type(M))
+    lr = tl.load(tl.load(lr_address + group).to(tl.pointer_type(tl.float32)))
+    if OVERLAP:
+        gdc_wait()  # everything above was written before the norms' launch, everything below may come from it
 
-    square = tl.load(terms + t) if SUMMED else _square(row, terms, PARTS)
+    square = tl.load(squares + t)
     scale = tl.full((), 1.0, tl.float32)
     go = square < float("inf")
     if DECIDED:
@@ -232,49 +284,53 @@ def _update_of_chunk(
         average = tl.where(first, 1.0, tl.load(number + AVERAGE))
         beta1 = tl.load(number + BETA1)
         decay = tl.load(number + DECAY_IN_MOMENT)
-        lr = tl.load(tl.load(lr_address + tl.load(row + GROUP)).to(tl.pointer_type(tl.float32)))
         shrink = 1.0 - lr * tl.load(number + DECAY_IN_WEIGHT)
         if start == 0:
             tl.store(v + slot, second)
             if AMSGRAD:
                 tl.store(largest + slot, peak)
 
-        w_start = tl.load(w_address + t).to(tl.pointer_type(W))
-        g_start = tl.load(g_address + t).to(tl.pointer_type(G))
-        m_start = tl.load(m_address + t).to(tl.pointer_type(M))
-        lane = tl.arange(0, BLOCK)
-        e = start
-        if tl.load(row + ALIGNED) == 1:
-            w_at = tl.multiple_of(w_start, 16)
-            g_at = tl.multiple_of(g_start, 16)
-            m_at = tl.multiple_of(m_start, 16)
-            while e + BLOCK <= stop:
-                at = tl.multiple_of(e, BLOCK) + lane
-                g = tl.load(g_at + at, eviction_policy=DROP).to(tl.float32)
-                w = tl.load(w_at + at, eviction_policy=DROP).to(tl.float32)
-                m = tl.load(m_at + at, eviction_policy=DROP).to(tl.float32)
+        if tl.load(row + FLAT) == 1:
+            lane = tl.arange(0, BLOCK)
+            e = start
+            if tl.load(row + ALIGNED) == 1:
+                w_at = tl.multiple_of(w_start, 16)
+                g_at = tl.multiple_of(g_start, 16)
+                m_at = tl.multiple_of(m_start, 16)
+                while e + BLOCK <= stop:
+                    at = tl.multiple_of(e, BLOCK) + lane
+                    g = tl.load(g_at + at, eviction_policy=DROP).to(tl.float32)
+                    w = tl.load(w_at + at, eviction_policy=DROP).to(tl.float32)
+                    m = tl.load(m_at + at, eviction_policy=DROP).to(tl.float32)
+                    m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
+                    tl.store(m_at + at, m.to(M), eviction_policy=DROP)
+                    tl.store(w_at + at, w.to(W), eviction_policy=DROP)
+                    e += BLOCK
+            while e < stop:
+                at = e + lane
+                mask = at < stop
+                g = tl.load(g_start + at, mask=mask, other=0.0).to(tl.float32)
+                w = tl.load(w_start + at, mask=mask, other=0.0).to(tl.float32)
+                m = tl.load(m_start + at, mask=mask, other=0.0).to(tl.float32)
                 m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
-                tl.store(m_at + at, m.to(M))
-                tl.store(w_at + at, w.to(W))
+                tl.store(m_start + at, m.to(M), mask=mask)
+                tl.store(w_start + at, w.to(W), mask=mask)
                 e += BLOCK
-        flat = tl.load(row + FLAT) == 1
-        while e < stop:
-            element = e + lane
-            mask = element < stop
-            w_at = element
-            g_at = element
-            m_at = element
-            if not flat:
-                w_at = _strided(row, element, 0)
-                g_at = _strided(row, element, 1)
-                m_at = _strided(row, element, 2)
-            g = tl.load(g_start + g_at, mask=mask, other=0.0).to(tl.float32)
-            w = tl.load(w_start + w_at, mask=mask, other=0.0).to(tl.float32)
-            m = tl.load(m_start + m_at, mask=mask, other=0.0).to(tl.float32)
-            m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
-            tl.store(m_start + m_at, m.to(M), mask=mask)
-            tl.store(w_start + w_at, w.to(W), mask=mask)
-            e += BLOCK
+        else:
+            few = tl.arange(0, STRIDED_BLOCK)
+            e = start
+            while e < stop:
+                element = e + few
+                mask = element < stop
+                w_at = w_start + _strided(row, element, 0)
+                m_at = m_start + _strided(row, element, 2)
+                g = tl.load(g_start + _strided(row, element, 1), mask=mask, other=0.0).to(tl.float32)
+                w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
+                m = tl.load(m_at, mask=mask, other=0.0).to(tl.float32)
+                m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
+                tl.store(m_at, m.to(M), mask=mask)
+                tl.store(w_at, w.to(W), mask=mask)
+                e += STRIDED_BLOCK
 
 
 @triton.jit
@@ -286,7 +342,7 @@ def update(
     chunks,
     lr_address,
     numbers,
-    terms,
+    squares,
     v,
     v_old,
     largest,
@@ -297,26 +353,31 @@ def update(
     W: tl.constexpr,
     G: tl.constexpr,
     M: tl.constexpr,
-    SUMMED: tl.constexpr,
     SCALED: tl.constexpr,
     FOUND: tl.constexpr,
     DECIDED: tl.constexpr,
     AMSGRAD: tl.constexpr,
-    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
+    REVERSE: tl.constexpr,
+    EVICT: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
-    """The step of one chunk. `terms` are partials, or with SUMMED ‖g‖² of each tensor; see `whole` for `decided`."""
+    """The step of one chunk. Grid: C programs."""
+    chunk = tl.program_id(0)
+    if REVERSE:
+        chunk = tl.num_programs(0) - 1 - chunk
     _update_of_chunk(
-        tl.program_id(0), w_address, g_address, m_address, layout, chunks, lr_address, numbers, terms, v, v_old,
-        largest, largest_old, grad_scale, found_inf, decided, W, G, M, SUMMED, SCALED, FOUND, DECIDED, AMSGRAD, PARTS,
-        BLOCK, "",
+        chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest,
+        largest_old, grad_scale, found_inf, decided, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD, BLOCK, OVERLAP,
+        "evict_first" if EVICT else "",
     )  # fmt: skip
 
 
 @triton.jit
 def norms_and_update(
     tasks,
-    done,
+    taken,
+    summed,
     w_address,
     g_address,
     m_address,
@@ -325,6 +386,8 @@ def norms_and_update(
     lr_address,
     numbers,
     partials,
+    finished,
+    squares,
     v,
     v_old,
     largest,
@@ -337,33 +400,37 @@ def norms_and_update(
     SCALED: tl.constexpr,
     FOUND: tl.constexpr,
     AMSGRAD: tl.constexpr,
-    PARTS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EVICT: tl.constexpr,
 ):
     """Both in one launch: a program takes the next of `tasks`, which is chunk c's norm (c) or its update (-1 - c).
+    Grid: 2 C programs.
 
-    An update waits until all norms of its tensor are done. They come earlier among the tasks, so whoever does them has
-    begun, and nobody waits for ever. `done` counts on over all steps: tasks taken, then finished norms of each tensor.
+    An update waits until its tensor's ‖g‖² is there. The norms come earlier among the tasks, so whoever does them has
+    begun, and nobody waits for ever. `taken` and `summed` count tasks and sums over all such launches.
     """
     count = tl.num_programs(0)
-    ticket = tl.atomic_add(done, 1, sem="relaxed")
+    ticket = tl.atomic_add(taken, 1, sem="relaxed")
     task = tl.load(tasks + ticket % count)
     if task >= 0:
-        t = _norm_of_chunk(
-            task, g_address, layout, chunks, partials, v, v_old, largest, largest_old, G, BLOCK, AMSGRAD, "evict_last"
-        )
-        tl.debug_barrier()  # every thread has stored before one thread says so
-        tl.atomic_add(done + 1 + t, 1, sem="release")
+        t, last = _norm_of_chunk(
+            task, g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old,
+            G, AMSGRAD, BLOCK, "evict_last" if EVICT else "",
+        )  # fmt: skip
+        if last:
+            tl.debug_barrier()  # the sum is stored before anyone hears of it
+            tl.atomic_add(summed + t, 1, sem="release")
     else:
-        t = tl.load(chunks + 2 * (-1 - task))
-        wanted = (ticket // count + 1) * tl.load(layout + t * COLUMNS + CHUNKS)
-        seen = tl.atomic_add(done + 1 + t, 0, sem="acquire")
-        while seen < wanted:
-            seen = tl.atomic_add(done + 1 + t, 0, sem="acquire")
+        chunk = -1 - task
+        t = tl.load(chunks + 2 * chunk)
+        launch = ticket // count + 1
+        seen = tl.atomic_add(summed + t, 0, sem="acquire")
+        while seen < launch:
+            seen = tl.atomic_add(summed + t, 0, sem="acquire")
         _update_of_chunk(
-            -1 - task, w_address, g_address, m_address, layout, chunks, lr_address, numbers, partials, v, v_old,
-            largest, largest_old, grad_scale, found_inf, partials, W, G, M, False, SCALED, FOUND, False, AMSGRAD,
-            PARTS, BLOCK, "evict_first",
+            chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest,
+            largest_old, grad_scale, found_inf, squares, W, G, M, SCALED, FOUND, False, AMSGRAD, BLOCK, False,
+            "evict_first" if EVICT else "",
         )  # fmt: skip
 
 

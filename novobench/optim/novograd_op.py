@@ -41,7 +41,7 @@ def novograd_step(
 ) -> Tensor:
     """One step over tensors of one device; `groups` has each one's group, `numbers` and `rates` what groups set.
 
-    `seconds` and `largest` (empty without amsgrad) are v and the largest v. Returns what the kernel `whole` found, if
+    `seconds` and `largest` (empty without amsgrad) are v and the largest v. Returns what the kernel `decide` found, if
     the whole step is to be decided about.
     """
     tensors = (*parameters, *gradients, *moments)

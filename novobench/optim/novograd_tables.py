@@ -10,7 +10,10 @@ replay reads. Rates that shall change between replays are tensors.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -23,15 +26,33 @@ from novobench.optim import novograd_paths as paths
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 """Weights, gradients and moments may have any of these; arithmetic is fp32."""
 
-BLOCK = 2048
-"""Elements of a tile: 8 warps × 32 threads × 8, so that 2-byte types too get 16-byte accesses."""
-CHUNK = 16384
-"""Elements of a program's share, so that some thousand programs share a model; more for tensors above 16M."""
-PARTS = 1024
-"""Most chunks of a tensor: every program of a tensor adds up all its partials."""
-WARPS = 8
-AHEAD = 20 << 20
-"""Bytes of gradients whose norms a single launch takes before it updates them: what surely stays in a 50 MB cache."""
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the kernels divide their work; `novobench bench optimizer --sweep` measures other ways."""
+
+    block: int
+    """Elements of a tile. With 8 or more per thread, 2-byte types too get 16-byte accesses."""
+    warps: int
+    """Warps of 32 threads per program."""
+    chunk: int
+    """Elements of a program's share, a multiple of `block`."""
+    ahead: int = 0
+    """A single launch takes the norms of this many bytes of gradients before it updates what came before them: few
+    enough to stay in the cache, and more than all programs that run at once read, so that none has to wait."""
+    reverse: bool = True
+    """The update takes the last chunk first; see `novograd_kernels`, also for the next two."""
+    evict: bool = True
+    overlap: bool = False
+
+    def __post_init__(self) -> None:
+        if self.chunk % self.block:
+            raise ValueError(f"chunk {self.chunk} is no multiple of block {self.block}")
+
+
+TWO_LAUNCHES = Tuning(block=2048, warps=8, chunk=16384)
+SINGLE_LAUNCH = Tuning(block=2048, warps=8, chunk=4096, ahead=8 << 20)
+
 DIMENSIONS: int = kernels.DIMENSIONS.value
 """Most dimensions of a tensor that does not lie dense."""
 
@@ -45,6 +66,11 @@ class Member(NamedTuple):
     moment: Tensor
 
 
+def guard(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes `device` the current one, which is where Triton launches; may be entered again and again, not nested."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 class Plan:
     """One set of tensors with gradients, on one device, sorted into dtype triples. Immutable but for addresses.
 
@@ -55,78 +81,70 @@ class Plan:
         self, members: Sequence[Member], slots: Sequence[int], staging: Staging | None = None, *, at_once: bool = False
     ) -> None:
         """`at_once` prepares `norms_and_update` too."""
-        self.count, self.slots = len(members), slots
-        self.device = members[0].parameter.device
+        self.slots = slots
+        self.guard = guard(members[0].parameter.device)
+        self.tuning = SINGLE_LAUNCH if at_once else TWO_LAUNCHES
+        device = members[0].parameter.device
         by_dtypes: dict[tuple[torch.dtype, ...], list[int]] = {}
         for i, member in enumerate(members):
             key = (member.parameter.dtype, member.gradient.dtype, member.moment.dtype)
             by_dtypes.setdefault(key, []).append(i)
+        self.squares = torch.zeros(len(members), dtype=torch.float32, device=device)
+        """‖g‖² of each member, in the order of `order_of_squares`."""
+        counts = [len(picked) for picked in by_dtypes.values()]
         self.buckets = [
-            _Bucket(dtypes, picked, members, slots, staging, at_once) for dtypes, picked in by_dtypes.items()
+            _Bucket(dtypes, picked, members, slots, squares, staging, self.tuning)
+            for (dtypes, picked), squares in zip(by_dtypes.items(), self.squares.split(counts), strict=True)
         ]
         self.table_bytes = sum(bucket.table_bytes for bucket in self.buckets)
-        room = [-(-bucket.chunk_count // 32) * 32 for bucket in self.buckets]
-        self.partials = torch.zeros(sum(room), dtype=torch.float32, device=self.device)  # unused slots stay 0
-        for bucket, own in zip(self.buckets, self.partials.split(room), strict=True):
-            bucket.partials = bucket.terms = own
-        self.squares: Tensor | None = None
-        """‖g‖² by member, where tensors are sharded; see `sum_squares`."""
-        self.decided = torch.zeros(3, dtype=torch.float32, device=self.device)
-        """What the kernel `whole` found."""
-        self.limit = torch.zeros((), dtype=torch.float32, device=self.device)
+        self.decided = torch.zeros(3, dtype=torch.float32, device=device)
+        """What the kernel `decide` found."""
+        self.limit = torch.zeros((), dtype=torch.float32, device=device)
         self.limit_value = 0.0
 
-    def norms(self, seconds: Seconds) -> None:
-        """First launch: partial sums of ‖g‖², and copies of v."""
-        for bucket in self.buckets:
-            kernels.norms[(bucket.chunk_count,)](
-                bucket.g_address,
-                bucket.layout,
-                bucket.chunks,
-                bucket.partials,
-                *seconds,
-                G=DTYPES[bucket.dtypes[1]],
-                BLOCK=BLOCK,
-                AMSGRAD=seconds.amsgrad,
-                num_warps=WARPS,
-            )
-
-    def sum_squares(self) -> Tensor:
-        """‖g‖² of each member from the partials, in the members' order; `update` then reads this vector."""
-        if self.squares is None:
-            self.squares = torch.zeros(self.count, dtype=torch.float32, device=self.device)
-            counts = [len(bucket.picked) for bucket in self.buckets]
-            for bucket, own in zip(self.buckets, self.squares.split(counts), strict=True):
-                bucket.terms = own
-        for bucket in self.buckets:
-            kernels.squares[(len(bucket.picked),)](
-                bucket.layout, bucket.partials, bucket.terms, PARTS=PARTS, num_warps=4
-            )
-        return self.squares
-
     def order_of_squares(self) -> list[int]:
-        """The member that each entry of `sum_squares` belongs to."""
+        """The member that each of `squares` belongs to."""
         return [i for bucket in self.buckets for i in bucket.picked]
+
+    def norms(self, seconds: Seconds) -> None:
+        """First launch: ‖g‖² of each member, and copies of v."""
+        tuning = self.tuning
+        with self.guard:
+            for bucket in self.buckets:
+                kernels.norms[(bucket.chunk_count,)](
+                    bucket.g_address,
+                    bucket.layout,
+                    bucket.chunks,
+                    bucket.partials,
+                    bucket.finished,
+                    bucket.squares,
+                    *seconds,
+                    G=DTYPES[bucket.dtypes[1]],
+                    AMSGRAD=seconds.amsgrad,
+                    BLOCK=tuning.block,
+                    OVERLAP=tuning.overlap,
+                    num_warps=tuning.warps,
+                )
 
     def decide(self, limit: float | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Launch for the whole step: clip factor, and whether every gradient is finite, without asking the device."""
         if limit is not None and limit != self.limit_value:
             self.limit.fill_(limit)
             self.limit_value = limit
-        terms = self.partials if self.squares is None else self.squares
-        kernels.whole[(1,)](
-            terms,
-            terms.numel(),
-            self.decided if grad_scale is None else grad_scale,
-            self.decided if found_inf is None else found_inf,
-            self.decided,
-            self.limit,
-            SCALED=grad_scale is not None,
-            FOUND=found_inf is not None,
-            CLIP=limit is not None,
-            BLOCK=1024,
-            num_warps=4,
-        )
+        with self.guard:
+            kernels.decide[(1,)](
+                self.squares,
+                self.squares.numel(),
+                self.decided if grad_scale is None else grad_scale,
+                self.decided if found_inf is None else found_inf,
+                self.limit,
+                self.decided,
+                SCALED=grad_scale is not None,
+                FOUND=found_inf is not None,
+                CLIP=limit is not None,
+                BLOCK=1024,
+                num_warps=4,
+            )
 
     def update(
         self,
@@ -137,58 +155,68 @@ class Plan:
         decided: Tensor | None,
     ) -> None:
         """Last launch: v, m and the weights."""
-        for bucket in self.buckets:
-            kernels.update[(bucket.chunk_count,)](
-                bucket.w_address,
-                bucket.g_address,
-                bucket.m_address,
-                bucket.layout,
-                bucket.chunks,
-                rates.lr_address,
-                rates.numbers,
-                bucket.terms,
-                *seconds,
-                self.decided if grad_scale is None else grad_scale,
-                self.decided if found_inf is None else found_inf,
-                self.decided if decided is None else decided,
-                **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
-                SUMMED=self.squares is not None,
-                SCALED=grad_scale is not None,
-                FOUND=found_inf is not None,
-                DECIDED=decided is not None,
-                AMSGRAD=seconds.amsgrad,
-                PARTS=PARTS,
-                BLOCK=BLOCK,
-                num_warps=WARPS,
-            )
+        tuning = self.tuning
+        overlap = {"launch_pdl": True} if tuning.overlap else {}
+        with self.guard:
+            for bucket in self.buckets:
+                kernels.update[(bucket.chunk_count,)](
+                    bucket.w_address,
+                    bucket.g_address,
+                    bucket.m_address,
+                    bucket.layout,
+                    bucket.chunks,
+                    rates.lr_address,
+                    rates.numbers,
+                    bucket.squares,
+                    *seconds,
+                    self.decided if grad_scale is None else grad_scale,
+                    self.decided if found_inf is None else found_inf,
+                    self.decided if decided is None else decided,
+                    **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
+                    SCALED=grad_scale is not None,
+                    FOUND=found_inf is not None,
+                    DECIDED=decided is not None,
+                    AMSGRAD=seconds.amsgrad,
+                    BLOCK=tuning.block,
+                    REVERSE=tuning.reverse,
+                    EVICT=tuning.evict,
+                    OVERLAP=tuning.overlap,
+                    num_warps=tuning.warps,
+                    **overlap,
+                )
 
     def norms_and_update(
         self, seconds: Seconds, rates: Rates, grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> None:
         """The only launch, where nothing concerns the whole step."""
-        for bucket in self.buckets:
-            kernels.norms_and_update[(2 * bucket.chunk_count,)](
-                bucket.tasks,
-                bucket.done,
-                bucket.w_address,
-                bucket.g_address,
-                bucket.m_address,
-                bucket.layout,
-                bucket.chunks,
-                rates.lr_address,
-                rates.numbers,
-                bucket.partials,
-                *seconds,
-                self.decided if grad_scale is None else grad_scale,
-                self.decided if found_inf is None else found_inf,
-                **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
-                SCALED=grad_scale is not None,
-                FOUND=found_inf is not None,
-                AMSGRAD=seconds.amsgrad,
-                PARTS=PARTS,
-                BLOCK=BLOCK,
-                num_warps=WARPS,
-            )
+        tuning = self.tuning
+        with self.guard:
+            for bucket in self.buckets:
+                kernels.norms_and_update[(2 * bucket.chunk_count,)](
+                    bucket.tasks,
+                    bucket.taken,
+                    bucket.summed,
+                    bucket.w_address,
+                    bucket.g_address,
+                    bucket.m_address,
+                    bucket.layout,
+                    bucket.chunks,
+                    rates.lr_address,
+                    rates.numbers,
+                    bucket.partials,
+                    bucket.finished,
+                    bucket.squares,
+                    *seconds,
+                    self.decided if grad_scale is None else grad_scale,
+                    self.decided if found_inf is None else found_inf,
+                    **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
+                    SCALED=grad_scale is not None,
+                    FOUND=found_inf is not None,
+                    AMSGRAD=seconds.amsgrad,
+                    BLOCK=tuning.block,
+                    EVICT=tuning.evict,
+                    num_warps=tuning.warps,
+                )
 
     def set_gradients(self, addresses: list[int]) -> None:
         """Send new addresses of gradients, in the members' order; everything else about them is as it was."""
@@ -197,7 +225,7 @@ class Plan:
 
 
 class _Bucket:
-    """The tables of one dtype triple, its `partials` of ‖g‖², and the `terms` that its update adds up to ‖g‖²."""
+    """The tables of one dtype triple, with what its kernels keep between launches; see `novograd_kernels`."""
 
     def __init__(
         self,
@@ -205,45 +233,55 @@ class _Bucket:
         picked: list[int],
         members: Sequence[Member],
         slots: Sequence[int],
+        squares: Tensor,
         staging: Staging | None,
-        at_once: bool,
+        tuning: Tuning,
     ) -> None:
-        self.dtypes, self.picked = dtypes, picked
-        self.partials = self.terms = torch.empty(0)  # the plan shares them out
+        self.dtypes, self.picked, self.squares = dtypes, picked, squares
         rows: list[int] = []
-        tasks: list[int] = []
-        updates: list[int] = []
-        ahead = 0
         chunks: list[int] = []
         for t, i in enumerate(picked):
             member = members[i]
             numel = member.parameter.numel()
-            chunk = max(CHUNK, -(-numel // (PARTS * BLOCK)) * BLOCK)
-            starts = range(0, max(numel, 1), chunk)  # an empty tensor has one chunk too: its v must move on
-            first = len(chunks) // 2
-            rows += [numel, chunk, first, len(starts), member.group, slots[i], *_layout(*member[1:])]
+            starts = range(0, max(numel, 1), tuning.chunk)  # an empty tensor has one chunk too: its v must move on
+            rows += [numel, tuning.chunk, len(chunks) // 2, len(starts), member.group, slots[i], *_layout(*member[1:])]
             for start in starts:
                 chunks += [t, start]
-            if at_once:
-                if updates and ahead + numel * dtypes[1].itemsize > AHEAD:
-                    waiting, updates, ahead = updates, [], 0
-                else:
-                    waiting = []
-                tasks += range(first, first + len(starts))
-                tasks += waiting
-                updates += (-1 - chunk_number for chunk_number in range(first, first + len(starts)))
-                ahead += numel * dtypes[1].itemsize
         self.chunk_count = len(chunks) // 2
-        device = members[picked[0]].parameter.device
+        tasks = _tasks(chunks[::2], tuning.ahead // (tuning.chunk * dtypes[1].itemsize)) if tuning.ahead else []
+        device = squares.device
         mine = [members[i] for i in picked]
         addresses = [[x.data_ptr() for x in part] for part in zip(*(m[1:] for m in mine), strict=True)]
         self.tasks, self.layout, self.chunks, self.w_address, self.g_address, self.m_address = (
             send(values, torch.empty(len(values), dtype=torch.int64, device=device), staging)
-            for values in (tasks + updates, rows, chunks, *addresses)
+            for values in (tasks, rows, chunks, *addresses)
         )
-        self.done = torch.zeros(1 + len(picked), dtype=torch.int64, device=device)
-        numbers = len(tasks) + len(updates) + len(rows) + len(chunks) + 3 * len(picked)
+        numbers = len(tasks) + len(rows) + len(chunks) + 3 * len(picked)
         self.table_bytes = 8 * numbers + 16 * 6  # each begins at a multiple of 16
+        self.partials = torch.zeros(self.chunk_count, dtype=torch.float32, device=device)
+        self.taken, self.finished, self.summed = torch.zeros(
+            1 + 2 * len(picked), dtype=torch.int64, device=device
+        ).split([1, len(picked), len(picked)])
+
+
+def _tasks(tensor_of: list[int], ahead: int) -> list[int]:
+    """The order of work of a single launch: chunk c's norm as c, its update as -1 - c.
+
+    A tensor's chunks are updated last to first, when the norms of `ahead` more chunks have been taken after its own.
+    """
+    tasks: list[int] = []
+    waiting: deque[tuple[int, range]] = deque()  # the chunks to be normed before, and those to be updated
+    first = 0
+    for chunk, t in enumerate(tensor_of):
+        while waiting and chunk >= waiting[0][0]:
+            tasks += (-1 - c for c in waiting.popleft()[1])
+        tasks.append(chunk)
+        if chunk + 1 == len(tensor_of) or tensor_of[chunk + 1] != t:
+            waiting.append((chunk + 1 + ahead, range(chunk, first - 1, -1)))
+            first = chunk + 1
+    for _, updates in waiting:
+        tasks += (-1 - c for c in updates)
+    return tasks
 
 
 class Seconds(NamedTuple):

@@ -48,6 +48,7 @@ class FusedStep:
         self.sharded = any(map(sharding.is_sharded, self.parameters))
         self.at_once = at_once and not self.sharded
         self.device = sharding.local(self.parameters[0]).device
+        self.guard = tables.guard(self.device)
         self.seconds = self._gather_seconds()
         self._first_moment = self._moment_of_first()
         self._captured: list[Any] = []
@@ -93,7 +94,7 @@ class FusedStep:
             addresses = list(map(_ADDRESS, gradients))
         strides = None if all(map(_CONTIGUOUS, gradients)) else list(map(_STRIDE, gradients))
         known = (slots, list(map(_ADDRESS, parameters)), strides, [g.dtype for g in gradients])
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if self._is_captured():
             self._begin_capture(slots)
         elif self._in_capture:
             self._start_over()
@@ -116,15 +117,13 @@ class FusedStep:
         assert self.plan is not None
         self.plan.norms(self.seconds)
         if self.sharded:
-            squares = self.plan.sum_squares()
             order = [self.parameters[self.plan.slots[i]] for i in self.plan.order_of_squares()]
-            sharding.sum_over_shards(squares, order)
+            sharding.sum_over_shards(self.plan.squares, order)
 
     def total_square(self) -> Tensor:
         """The square of the norm of all gradients of this device, float64."""
         assert self.plan is not None
-        terms = self.plan.partials if self.plan.squares is None else self.plan.squares
-        return terms.double().sum()
+        return self.plan.squares.double().sum()
 
     def decide(self, limit: float | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
         """What gradients are multiplied by, whether to take the step, and the opposite; worked out on the device."""
@@ -174,6 +173,11 @@ class FusedStep:
             members.append(tables.Member(group, parameter, gradient, sharding.local(own["exp_avg"])))
         self._first_moment = self._moment_of_first()
         return members
+
+    def _is_captured(self) -> bool:
+        """Whether the stream that the kernels go to is being captured in a CUDA graph."""
+        with self.guard:
+            return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def _begin_capture(self, slots: Sequence[int]) -> None:
         """Tables of this capture's own. State must exist: creating it inside would reset it at every replay."""

@@ -1,13 +1,14 @@
 """NovoGrad on CUDA: every path against the paper's algorithm, graphs, mixed precision, launches, and no waiting."""
 
 import copy
+import dataclasses
 import gc
 
 import numpy as np
 import pytest
 import torch
 
-from novobench.optim import GradScaler, NovoGrad, novograd_kernels
+from novobench.optim import GradScaler, NovoGrad, novograd_kernels, novograd_tables
 from tests.optim.reference import PaperNovoGrad
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -77,6 +78,32 @@ def test_twenty_steps_equal_the_papers_algorithm(path, options):
             reference.step(parameter.grad.cpu(), lr=lr)
     assert_near(parameters, [r.w for r in references], 1e-5)
     assert_near([optimizer.state[p]["exp_avg_sq"] for p in parameters], [r.v for r in references], 1e-5)
+
+
+@pytest.mark.parametrize("single_launch", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [{"overlap": True}, {"reverse": False}, {"evict": False}, {"block": 1024, "warps": 4}, {"block": 4096}],
+    ids=str,
+)
+def test_other_tunings_give_the_same_bits_but_for_the_sums(settings, single_launch, monkeypatch):
+    """Large enough that programs of both launches run at once, and that chunks of a tensor finish in any order."""
+    results = []
+    for changes in ({}, settings):
+        for name in ("TWO_LAUNCHES", "SINGLE_LAUNCH"):
+            tuning = dataclasses.replace(getattr(novograd_tables, name), **{"chunk": 4096, **changes})
+            monkeypatch.setattr(novograd_tables, name, tuning)
+        parameters = [normal(size, i).requires_grad_() for i, size in enumerate([3_000_001, 5, 1_000_000, 70_000])]
+        optimizer = NovoGrad(parameters, 0.05, (0.9, 0.5), weight_decay=0.01, single_launch=single_launch)
+        for step in range(10):
+            give(parameters, step)
+            optimizer.step()
+        results.append([*parameters, *(optimizer.state[p]["exp_avg_sq"] for p in parameters)])
+    for one, other in zip(*results, strict=True):
+        if "block" in settings:  # which changes the order in which a chunk's squares are added up
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(one, other)
 
 
 @path

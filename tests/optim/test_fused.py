@@ -1,14 +1,17 @@
 """The Triton path, in Triton's interpreter: sizes and layouts that its tables must get right, and what it launches."""
 
+import dataclasses
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from novobench.config import ROOT
 from novobench.optim import NovoGrad, novograd_kernels, novograd_tables, novograd_triton
@@ -45,7 +48,7 @@ def normal(shape, seed, dtype=torch.float32):
 def launches(monkeypatch):
     """Counts launches by kernel."""
     counts = Counter()
-    for name in ("norms", "squares", "whole", "update", "norms_and_update"):
+    for name in ("norms", "decide", "update", "norms_and_update"):
         kernel = getattr(novograd_kernels, name)
 
         class Counted:
@@ -65,16 +68,47 @@ def test_sizes_around_tiles_and_chunks(numel):
     step_both([normal(numel, 0).requires_grad_()], lambda step: [normal(numel, 1 + step)])
 
 
-def test_a_tensor_of_more_chunks_than_partials_takes_longer_chunks(monkeypatch):
-    monkeypatch.setattr(novograd_tables, "PARTS", 4)
-    monkeypatch.setattr(novograd_tables, "CHUNK", 2048)
-    optimizer = step_both([normal(30_000, 0).requires_grad_()], lambda step: [normal(30_000, 1 + step)])
+@pytest.fixture
+def tuned(monkeypatch):
+    """Change how the kernels divide their work: `tuned(chunk=64, block=64)`."""
+
+    def change(**settings):
+        for name in ("TWO_LAUNCHES", "SINGLE_LAUNCH"):
+            changed = dataclasses.replace(getattr(novograd_tables, name), **settings)
+            monkeypatch.setattr(novograd_tables, name, changed)
+
+    return change
+
+
+@pytest.mark.parametrize("single_launch", [False, True])
+def test_the_last_chunk_adds_up_more_partials_than_a_tile_holds(single_launch, tuned):
+    tuned(block=32, chunk=32)
+    optimizer = step_both(
+        [normal(17_000, 0).requires_grad_()], lambda step: [normal(17_000, 1 + step)], single_launch=single_launch
+    )
     [fused], _ = optimizer._shared_out()
-    assert fused.plan.buckets[0].chunk_count == 4
+    assert fused.plan.buckets[0].chunk_count == 532
 
 
-def test_one_launch_takes_norms_ahead_of_updates(monkeypatch, launches):
-    monkeypatch.setattr(novograd_tables, "AHEAD", 100_000)
+@pytest.mark.parametrize("single_launch", [False, True])
+@pytest.mark.parametrize("settings", [{"reverse": False}, {"evict": False}, {"block": 1024, "chunk": 4096}], ids=str)
+def test_other_tunings_take_the_same_steps(settings, single_launch, tuned):
+    tuned(**settings)
+    sizes = [3, 20_000, 0, 9000]
+    step_both(
+        [normal(size, i).requires_grad_() for i, size in enumerate(sizes)],
+        lambda step: [normal(size, 10 * step + i) for i, size in enumerate(sizes)],
+        single_launch=single_launch,
+    )
+
+
+def test_a_chunk_must_be_whole_tiles():
+    with pytest.raises(ValueError, match="chunk 3000 is no multiple of block 2048"):
+        dataclasses.replace(novograd_tables.TWO_LAUNCHES, chunk=3000)
+
+
+def test_one_launch_takes_norms_ahead_of_updates(tuned, launches):
+    tuned(ahead=4 * 4096 * 4)
     sizes = [3, 20_000, 0, 30_000, 5000, 40_000, 1]
     parameters = [normal(size, i).requires_grad_() for i, size in enumerate(sizes)]
     optimizer = step_both(
@@ -85,11 +119,84 @@ def test_one_launch_takes_norms_ahead_of_updates(monkeypatch, launches):
     [bucket] = fused.plan.buckets
     tasks, tensor_of = bucket.tasks.tolist(), bucket.chunks.tolist()[::2]
     assert sorted(tasks) == list(range(-bucket.chunk_count, bucket.chunk_count))
+    last_norm = {tensor_of[task]: place for place, task in enumerate(tasks) if task >= 0}
+    final = max(last_norm.values())
     for place, task in enumerate(tasks):
-        if task < 0:  # an update: no norm of its tensor comes later
-            assert all(tensor_of[later] != tensor_of[-1 - task] for later in tasks[place:] if later >= 0)
-    first_update = next(place for place, task in enumerate(tasks) if task < 0)
-    assert any(task >= 0 for task in tasks[first_update:])
+        if task < 0:
+            own = last_norm[tensor_of[-1 - task]]
+            between = sum(other >= 0 for other in tasks[own + 1 : place])
+            assert place > own
+            assert between >= 4 or place > final  # the norms of four more chunks, while there are any
+    updates = [-1 - task for task in tasks if task < 0]
+    assert all(a == b + 1 for a, b in itertools.pairwise(updates) if tensor_of[a] == tensor_of[b])
+    assert any(task >= 0 for task in tasks[tasks.index(-1) :])  # the first update does not wait for all norms
+
+
+def test_a_single_launch_after_steps_in_two_waits_for_its_own_norms(launches):
+    """Counters of a single launch count single launches alone."""
+    parameter, other = normal(9000, 0).requires_grad_(), normal(9000, 0).requires_grad_()
+    optimizer = NovoGrad([parameter], 0.1, fused=True, single_launch=True)
+    plain = NovoGrad([other], 0.1, foreach=False, fused=False)
+    for step in range(6):
+        parameter.grad, other.grad = normal(9000, step), normal(9000, step)
+        optimizer.skip_nonfinite = "step" if step % 2 else "tensor"
+        optimizer.step()
+        plain.step()
+    assert launches == {"norms_and_update": 3, "norms": 3, "decide": 3, "update": 3}
+    [fused], _ = optimizer._shared_out()
+    [bucket] = fused.plan.buckets
+    assert (bucket.summed.tolist(), bucket.taken.tolist()) == ([3], [3 * 2 * bucket.chunk_count])
+    torch.testing.assert_close(parameter, other, rtol=1e-5, atol=1e-6)
+
+
+def test_every_launch_is_made_on_the_tensors_device(monkeypatch):
+    """With tensors on cuda:1 and cuda:0 the current device, Triton would launch on cuda:0."""
+    inside = []
+
+    class Guard:
+        def __enter__(self):
+            inside.append(True)
+
+        def __exit__(self, *_):
+            inside.pop()
+
+    class Launched:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, grid):
+            return lambda *_, **__: seen.append((self.name, bool(inside)))
+
+    seen = []
+    monkeypatch.setattr(novograd_tables, "guard", lambda device: Guard())
+    for name in ("norms", "decide", "update", "norms_and_update"):
+        monkeypatch.setattr(novograd_kernels, name, Launched(name))
+    parameter = normal(9, 0).requires_grad_()
+    parameter.grad = normal(9, 1)
+    NovoGrad([parameter], 0.1, fused=True, max_grad_norm=1.0).step()
+    NovoGrad([parameter], 0.1, fused=True, single_launch=True).step()
+    assert seen == [("norms", True), ("decide", True), ("update", True), ("norms_and_update", True)]
+
+
+def test_a_grad_scaler_adds_no_work_for_the_device(monkeypatch):
+    """The kernels read scale and found_inf themselves."""
+    parameter = normal(9, 0).requires_grad_()
+    optimizer = NovoGrad([parameter], 0.1, fused=True, unscale_in_step=True)
+    parameter.grad = normal(9, 1)
+    optimizer.step()
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(0.0)
+    for name in ("norms", "update"):
+        monkeypatch.setattr(novograd_kernels, name, defaultdict(lambda: lambda *_, **__: None))
+
+    class Computed(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            computed.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    computed = []
+    with Computed():
+        optimizer.step()
+    assert [name for name in computed if not name.startswith("profiler::")] == []
 
 
 def test_what_concerns_the_whole_step_takes_the_usual_launches(launches):
@@ -97,7 +204,7 @@ def test_what_concerns_the_whole_step_takes_the_usual_launches(launches):
     parameter.grad = normal(3000, 1)
     for options in ({"max_grad_norm": 1.0}, {"skip_nonfinite": "step"}):
         NovoGrad([parameter], 0.1, fused=True, single_launch=True, **options).step()
-    assert launches == {"norms": 2, "whole": 2, "update": 2}
+    assert launches == {"norms": 2, "decide": 2, "update": 2}
 
 
 def test_unaligned_tensors():
@@ -149,7 +256,7 @@ def test_one_more_launch_for_clipping_and_two_more_for_a_second_dtype(launches):
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
-    assert launches == {"norms": 2, "update": 2, "whole": 1}
+    assert launches == {"norms": 2, "update": 2, "decide": 1}
 
 
 def test_nothing_is_sent_to_the_device_when_nothing_changed(monkeypatch):
@@ -248,34 +355,80 @@ def test_the_tests_interpret_the_kernels_unless_told_to_compile_them(setting, ex
     assert done.stdout.strip() == expected, done.stderr
 
 
-@pytest.fixture(scope="module")
-def instructions(tmp_path_factory):
-    """Memory instructions of the kernels as compiled for sm_80 and sm_90."""
+def compiled(tmp_path_factory, *words):
+    """What Triton and its ptxas make of the kernels, by kernel, dtypes and capability, a list of variants each."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.optim.ptx"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "tests.optim.compiled", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(("dtype", "tiles"), [("fp32", 2), ("bf16", 1), ("fp16", 1)])
-def test_whole_tiles_are_read_and_written_16_bytes_at_a_time(instructions, capability, dtype, tiles):
-    """8 elements a thread: two 16-byte accesses in fp32, one in 2-byte types, for each of g; g, w and m; w and m."""
-    norms, update, both = (
-        instructions[f"{kernel} sm_{capability} {dtype}"] for kernel in ("norms", "update", "norms_and_update")
-    )
-    assert {name: n for name, n in both.items() if ".v4" in name} == {
-        "ld.global.L1::evict_last.L2::cache_hint.v4.b32": tiles,
-        "ld.global.L1::evict_first.L2::cache_hint.v4.b32": 3 * tiles,
-        "st.global.v4.b32": 2 * tiles,
+@pytest.fixture(scope="module")
+def plain_variants(tmp_path_factory):
+    return compiled(tmp_path_factory, "--plain")
+
+
+def assert_fills_the_chip(rows):
+    """64 registers let four programs of eight warps share a multiprocessor; what does not fit would be spilled."""
+    assert [row for row in rows if row["registers"] > 64 or row["stack"] > 0] == []
+
+
+def assert_wide(row):
+    """8 elements per thread: two 16-byte accesses in fp32, one in 2-byte types, for each of g; g, w and m; w and m."""
+    tiles = {name: 2 if name == "fp32" else 1 for name in ("fp32", "bf16", "fp16")}
+    weight, gradient, moment = (tiles[name] for name in row["element_types"])
+    loads = {"norms": gradient, "update": weight + gradient + moment}
+    loads["norms_and_update"] = loads["norms"] + loads["update"]
+    stores = {"norms": 0, "update": weight + moment, "norms_and_update": weight + moment}
+    wide = Counter()
+    for name, count in row["instructions"].items():
+        if ".v4" in name:
+            wide[name[:2]] += count
+    assert (wide["ld"], wide["st"]) == (loads[row["kernel"]], stores[row["kernel"]]), row
+
+
+def assert_rounded_to_nearest(row):
+    roundings = [name for name in row["instructions"] if name.startswith("cvt") and name.endswith(".f32")]
+    assert all(name.startswith("cvt.rn.") for name in roundings)
+    weight, _, moment = row["element_types"]
+    assert bool(roundings) == (row["kernel"] != "norms" and (weight, moment) != ("fp32", "fp32"))
+
+
+def test_plain_variants_are_compiled_to_fill_the_chip(plain_variants):
+    assert {(row["kernel"], row["capability"]) for row in plain_variants} == {
+        (kernel, capability) for kernel in ("norms", "decide", "update", "norms_and_update") for capability in (80, 90)
     }
-    assert {"atom.global.gpu.release.add.u64", "ld.global.gpu.acquire.b64"} <= set(both)
-    assert norms["ld.global.v4.b32"] == tiles
-    assert update["ld.global.v4.b32"] == 3 * tiles
-    assert update["st.global.v4.b32"] == 2 * tiles
-    roundings = [name for name in update if name.startswith("cvt") and name.endswith(".f32")]
-    assert bool(roundings) == (dtype != "fp32")
-    assert all(name.startswith("cvt.rn.") for name in roundings)  # to nearest
+    assert_fills_the_chip(plain_variants)
+    for row in plain_variants:
+        if row["kernel"] != "decide":
+            assert_wide(row)
+            assert_rounded_to_nearest(row)
+
+
+def test_a_single_launch_says_and_hears_with_the_right_fences(plain_variants):
+    for row in plain_variants:
+        if row["kernel"] == "norms_and_update":
+            assert {
+                "atom.global.gpu.acq_rel.add.u64", "atom.global.gpu.release.add.u64", "ld.global.gpu.acquire.b64"
+            } <= set(row["instructions"])  # fmt: skip
+        if row["kernel"] == "norms":
+            assert row["instructions"]["atom.global.gpu.acq_rel.add.u64"] == 1
+
+
+@pytest.mark.slow
+def test_every_variant_is_compiled_to_fill_the_chip(tmp_path_factory):
+    rows = compiled(tmp_path_factory)
+    assert len(rows) > 300
+    assert_fills_the_chip(rows)
+    for row in rows:
+        if row["kernel"] != "decide":
+            assert_wide(row)
+            assert_rounded_to_nearest(row)
+        assert row["waits_for_grid"] == ("OVERLAP" in row["flags"] and row["kernel"] == "update")
