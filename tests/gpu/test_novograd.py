@@ -200,6 +200,38 @@ def test_twenty_replays_equal_twenty_eager_steps(options):
     assert all(torch.equal(one, other) for one, other in zip(captured, eager, strict=True))
 
 
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "amsgrad": True}], ids=str)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_compiled_step_equals_an_eager_one(options):
+    torch._dynamo.reset()
+    compiled, eager = weights(), weights()
+    lr = torch.tensor(0.1, device=DEVICE)
+    optimizer, other = (NovoGrad(p, lr, (0.9, 0.9), weight_decay=0.01, **options) for p in (compiled, eager))
+    step = torch.compile(optimizer.step, fullgraph=True)
+    for i in range(4):
+        give(compiled, i)
+        give(eager, i)
+        step()
+        other.step()
+        lr.mul_(0.9)
+    for one, two in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_tensors_of_a_device_that_is_not_the_current_one():
+    parameters = [p.detach().to("cuda:1").requires_grad_() for p in weights()]
+    references = [PaperNovoGrad(p.detach().cpu(), 0.1, (0.95, 0.25)) for p in parameters]
+    optimizer = NovoGrad(parameters, 0.1)
+    for step in range(3):
+        for i, (parameter, reference) in enumerate(zip(parameters, references, strict=True)):
+            parameter.grad = normal(parameter.shape, 100 * step + i).to("cuda:1")
+            reference.step(parameter.grad.cpu())
+        optimizer.step()
+    assert torch.cuda.current_device() == 0
+    assert_near(parameters, [r.w for r in references], 1e-5)
+
+
 def test_a_first_step_may_not_be_captured():
     parameters = weights()
     optimizer = NovoGrad(parameters, 0.1)
