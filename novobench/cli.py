@@ -89,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument(
         "--unscale-and-clip", action="store_true", help="with a GradScaler and clipping of the global norm in each step"
     )
-    kind.add_argument("--output", type=Path, help="also write the table to this CSV file, and as a plot beside it")
+    text = "instead time launch settings of NovoGrad's CUDA kernels, one by one"
+    kind.add_argument("--sweep", action="store_true", help=text)
+    kind.add_argument("--output", type=Path, help="also write each row to this CSV file, and a plot beside it")
     kind.set_defaults(what="optimizer")
     text = "Training speed of the tasks' models on random data: samples a second and peak memory."
     kind = kinds.add_parser("throughput", help=text, description=text)
@@ -174,7 +176,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         from novobench.bench import optimizer_step
 
         words = arguments.models, arguments.only, arguments.rounds, arguments.threads, arguments.device
-        return optimizer_step.main(*words, arguments.unscale_and_clip, arguments.output)
+        return optimizer_step.main(*words, arguments.unscale_and_clip, arguments.output, arguments.sweep)
     from novobench.bench import throughput
 
     words = arguments.tasks, arguments.scale, arguments.set, arguments.updates, arguments.attention

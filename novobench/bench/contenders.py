@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +24,25 @@ class Contender:
     """From parameters; NovoGrad's also takes options."""
     bytes_per_parameter: int | None = None
     """Memory traffic of a step that reads and writes each fp32 number as often as the algorithm must; None: unknown."""
+    settings: str = ""
+    """What of its launches differs from the default, in words."""
+    under: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Within this it is made and takes its steps."""
 
 
 def novograd(**implementation: Any) -> Callable[..., Optimizer]:
     """Makes a NovoGrad with weight decay, as the paper's recipes have it."""
     return lambda parameters, **options: NovoGrad(parameters, 1e-3, weight_decay=1e-3, **implementation, **options)
+
+
+_SETTINGS: dict[str, Any] = {"lr": 1e-3, "betas": (0.95, 0.25), "weight_decay": 1e-3}
+_PEERS = {
+    "timm NvNovoGrad": ("timm.optim.nvnovograd", "NvNovoGrad"),
+    "pytorch_optimizer NovoGrad": ("pytorch_optimizer", "NovoGrad"),
+    "MONAI Novograd": ("monai.optimizers", "Novograd"),
+    "NeMo Novograd": ("nemo.core.optim.novograd", "Novograd"),
+}
+_APEX = "apex FusedNovoGrad (paper mode)"
 
 
 def contenders(device: torch.device) -> dict[str, Contender]:
@@ -41,39 +57,31 @@ def contenders(device: torch.device) -> dict[str, Contender]:
         "AdamW(foreach)": Contender(lambda p: torch.optim.AdamW(p, 1e-3, foreach=True)),
         "Adafactor": Contender(lambda p: torch.optim.Adafactor(p, 1e-3)),
     }
-    settings: dict[str, Any] = {"lr": 1e-3, "betas": (0.95, 0.25), "weight_decay": 1e-3}
-    try:
-        from timm.optim.nvnovograd import NvNovoGrad
-
-        found["timm NvNovoGrad"] = Contender(lambda p: NvNovoGrad(p, **settings))
-    except ImportError:
-        pass
-    try:
-        from pytorch_optimizer import NovoGrad as KozistrNovoGrad
-
-        found["pytorch_optimizer NovoGrad"] = Contender(lambda p: KozistrNovoGrad(p, **settings))
-    except ImportError:
-        pass
-    try:
-        from monai.optimizers import Novograd as MonaiNovograd
-
-        found["MONAI Novograd"] = Contender(lambda p: MonaiNovograd(p, **settings))
-    except ImportError:
-        pass
-    try:
-        from nemo.core.optim.novograd import Novograd as NemoNovograd
-
-        found["NeMo Novograd"] = Contender(lambda p: NemoNovograd(p, **settings))
-    except ImportError:
-        pass
+    for name, (module, kind) in _PEERS.items():
+        make = _installed(module, kind)
+        if make is not None:
+            found[name] = Contender(make)
     if device.type == "cuda":
         found["NovoGrad(single launch)"] = Contender(novograd(single_launch=True), 20)
-        try:
-            import amp_C  # noqa: F401  # apex without its CUDA extension can be imported, but makes no FusedNovoGrad
-            from apex.optimizers import FusedNovoGrad
-
-            paper: dict[str, Any] = {"bias_correction": False, "reg_inside_moment": True, "grad_averaging": False}
-            found["apex FusedNovoGrad (paper mode)"] = Contender(lambda p: FusedNovoGrad(p, **settings, **paper), 24)
-        except (ImportError, RuntimeError):
-            pass
+        # apex without its CUDA extension can be imported, but makes no FusedNovoGrad.
+        paper: dict[str, Any] = {"bias_correction": False, "reg_inside_moment": True, "grad_averaging": False}
+        make = _installed("apex.optimizers", "FusedNovoGrad", **paper) if _installed("amp_C", "__name__") else None
+        if make is not None:
+            found[_APEX] = Contender(make, 24)
     return found
+
+
+def _installed(module: str, kind: str, **options: Any) -> Callable[..., Optimizer] | None:
+    """Makes a peer's optimizer; None if it is not installed. What else its import raises, the making raises."""
+    try:
+        made = getattr(importlib.import_module(module), kind)
+    except ImportError:
+        return None
+    except Exception as error:
+        problem = error
+
+        def fails(parameters: Any) -> Optimizer:
+            raise problem
+
+        return fails
+    return lambda parameters: made(parameters, **_SETTINGS, **options)

@@ -1,35 +1,44 @@
 """Step time of optimizers as ratios to AdamW(fused=True), on the parameter shapes of the paper's models.
 
 Every round times each optimizer once, one after another, so that whatever else the machine does falls on all of
-them; what counts is the median over rounds of the ratio within a round. All optimizers share one set of weights and
-gradients, whose values do not matter here.
+them. A time is the median over rounds, a ratio that of two such medians; the quartiles of the ratios within a round
+tell how far to trust it. All optimizers share one set of weights and gradients, whose values do not matter here.
+
+On CUDA times and ratios are the device's (see `timing`), and so is the bandwidth, which is held against that of a copy
+of 1 GiB, timed in the same rounds. On a CPU a copy is no ceiling and is left out: its writes fetch each line of the
+target first, traffic that nobody counts, while a step has read the lines that it writes; small models stay in the
+cache besides.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
-import os
-import time
+import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from novobench import hardware
-from novobench.bench.contenders import BASELINE, Contender, contenders, novograd
+from novobench.bench import host, sweep
+from novobench.bench.contenders import BASELINE, Contender, contenders
+from novobench.bench.results import Column, Rows, number, one_line
+from novobench.bench.timing import Pace, Step, Timer, Times
+from novobench.errors import ConfigError, suggestion
 from novobench.optim import GradScaler, NovoGrad
 from novobench.tasks.catalog import task_config
 
 _LIMIT = 1e9
 """Of the global norm: never reached, but every clipping reads it."""
-HOST = "600 tensors (host)"
-"""Not a model: the host's part of a step alone, nothing changed since the last one, launches left out."""
+_COPIED = 1 << 30
+"""Bytes of the copy whose bandwidth a step's is held against."""
+_SWEEP_ROUNDS = 3
 
 Shapes = list[tuple[int, ...]]
 
@@ -52,31 +61,103 @@ MODELS: dict[str, Callable[[], Shapes]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One optimizer on one model; ratios are to the baseline of the same round."""
+    """One optimizer on one model. What could not be measured is None; `error` then tells why."""
 
     model: str
     optimizer: str
-    clipped: int
+    settings: str = ""
+    """What of its launches differs from the default; see `--sweep`."""
+    clipped: int = 0
     """1: with unscaling of a GradScaler's gradients and clipping of their global norm, in the step where it can."""
-    milliseconds: float
-    host_milliseconds: float
+    milliseconds: float | None = None
+    """Median time of a step: on CUDA the device's part (None: `host_bound`), on a CPU all of it."""
+    wall_milliseconds: float | None = None
+    """From the call until the device is done."""
+    host_milliseconds: float | None = None
     """Until the call returns, while the device may still be at work."""
-    ratio: float
-    ratio_low: float
-    """First quartile over rounds."""
-    ratio_high: float
+    baseline_milliseconds: float | None = None
+    """The baseline's `milliseconds` in the same rounds."""
+    ratio: float | None = None
+    """`milliseconds` / `baseline_milliseconds`."""
+    ratio_low: float | None = None
+    """First quartile of the ratios within a round."""
+    ratio_high: float | None = None
     """Third quartile."""
-    of_copy_bandwidth: float | None
-    """Bytes that the step must move over its time, as a share of what a copy reaches on this device."""
-    launches: int | None
+    wall_ratio: float | None = None
+    """`wall_milliseconds` over the baseline's."""
+    terabytes_per_second: float | None = None
+    """Bytes that the step must move over `milliseconds`."""
+    of_copy_bandwidth: float | None = None
+    """The same as a share of what a copy reaches in these rounds; None on a CPU."""
+    launches: int | None = None
     """Kernels of a step, counted by the profiler; None on a CPU."""
-    peak_bytes_per_parameter: float | None
+    memory_operations: int | None = None
+    """Copies and fills of memory in a step, which are no kernels."""
+    waits: int | None = None
+    """How often a step makes the host wait for the device; None on a CPU."""
+    host_bound: int = 0
+    """1: the host did not get ahead of the device, by waiting for it or by sheer number of launches."""
+    peak_bytes_per_parameter: float | None = None
     """Device memory that a step takes for a while, beside weights, gradients and state; None on a CPU."""
-    state_bytes_per_parameter: float
-    rounds: int
-    device: str
-    threads: int
-    parameters: int
+    state_bytes_per_parameter: float | None = None
+    rounds: int = 0
+    repeats: int = 0
+    """Steps of a round whose mean is one device time."""
+    device: str = ""
+    threads: int = 0
+    parameters: int = 0
+    error: str = ""
+
+
+class _Entry:
+    """A contender at work on one model. A failure is kept in `error`, and ends its part."""
+
+    def __init__(self, name: str, contender: Contender) -> None:
+        self.name, self.contender, self.error = name, contender, ""
+        self.optimizer: Optimizer | None = None
+        self.step: Step | None = None
+        self.pace = Pace(0)
+        self.times: list[Times | None] = []
+        self.waits: int | None = None
+        self.peak: int | None = None
+
+    def prepare(self, parameters: list[Tensor], timer: Timer, clipped: bool) -> _Entry:
+        """Make the optimizer, and let it take its first steps: state, first touch of memory, compilation."""
+        try:
+            with self.contender.under():
+                in_step = clipped and self.name.startswith("NovoGrad")
+                options = {"unscale_in_step": True, "max_grad_norm": _LIMIT} if in_step else {}
+                self.optimizer = self.contender.make(parameters, **options)
+                self.step = _with_scaler(self.optimizer, parameters, timer.device) if clipped else self.optimizer.step
+                for _ in range(2):
+                    self.step()
+                self.waits = timer.waits(self.step)
+                self.peak = timer.peak_bytes(self.step)
+                self.pace = Pace(0) if self.waits else timer.pace(self.step)
+        except Exception as error:
+            self.fail(error)
+        return self
+
+    def time(self, timer: Timer) -> None:
+        """One round's times; None once it has failed."""
+        found = None
+        if self.step is not None:
+            try:
+                with self.contender.under():
+                    found = timer.times(self.step, self.pace)
+            except Exception as error:
+                self.fail(error)
+        self.times.append(found)
+
+    def fail(self, error: Exception) -> None:
+        self.error = one_line(error)
+        self.optimizer = self.step = None  # and its memory is free for the others
+
+    def median(self, kind: str) -> float | None:
+        """Of the rounds' `device`, `wall` or `host` times; None unless most rounds have one."""
+        found = [getattr(times, kind) for times in self.times if times is not None]
+        found = [value for value in found if value is not None]
+        return statistics.median(found) if 2 * len(found) > len(self.times) and not self.error else None
 
 
 def run(
@@ -87,89 +168,168 @@ def run(
     only: Sequence[str] = (),
     *,
     clipped: bool = False,
-) -> list[Row]:
-    """Measure the contenders (`only` names some; the baseline always takes part) on the named models."""
+    swept: bool = False,
+) -> Iterator[Row]:
+    """Measure the contenders (`only` names some; the baseline always takes part) on the named models.
+
+    With `swept`, NovoGrad's launch settings instead, in a few rounds each; `rounds` and `only` then do not count. Each
+    row comes when it is measured.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return [
-            row for model in models for row in _measure(model, rounds, threads, torch.device(device), only, clipped)
-        ]
+        timer = Timer(torch.device(device))
+        for model in models:
+            bench = _Bench(model, timer, clipped, threads)
+            yield from bench.sweep() if swept else bench.compare(rounds, only)
+            del bench
+            _free(timer)
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(
-    model: str, rounds: int, threads: int, device: torch.device, only: Sequence[str], clipped: bool
-) -> list[Row]:
-    parameters = _parameters([(4,)] * 600 if model == HOST else MODELS[model](), device)
-    chosen = {
-        name: contender for name, contender in contenders(device).items() if not only or name in (BASELINE, *only)
-    }
-    with _launches_left_out() if model == HOST else _as_it_is():
-        if model == HOST:
-            chosen = {BASELINE: chosen[BASELINE], "NovoGrad": Contender(novograd(fused=True))}
-        optimizers, steps = {}, {}
-        for name, contender in chosen.items():
-            in_step = clipped and name.startswith("NovoGrad")
-            options = {"unscale_in_step": True, "max_grad_norm": _LIMIT} if in_step else {}
-            optimizers[name] = contender.make(parameters, **options)
-            steps[name] = _with_scaler(optimizers[name], parameters, device) if clipped else optimizers[name].step
-            for _ in range(2):
-                steps[name]()  # state, first touch of memory, compilation
-        times: dict[str, list[float]] = {name: [] for name in optimizers}
-        host: dict[str, list[float]] = {name: [] for name in optimizers}
+class _Bench:
+    """The measurements on one model's shapes."""
+
+    def __init__(self, model: str, timer: Timer, clipped: bool, threads: int) -> None:
+        self.model, self.timer, self.clipped = model, timer, clipped
+        cuda = timer.cuda
+        self.blank = Row(
+            model,
+            BASELINE,
+            clipped=int(clipped),
+            device=torch.cuda.get_device_name(timer.device) if cuda else hardware.processor(),
+            threads=threads,
+        )
+        self.shapes = host.SHAPES if model == host.NAME else MODELS[model]()
+        self.count = sum(map(math.prod, self.shapes))
+        self.blank = replace(self.blank, parameters=self.count)
+
+    def compare(self, rounds: int, only: Sequence[str]) -> Iterator[Row]:
+        """All contenders together, one after another in each round."""
+        device = self.timer.device
+        chosen = {n: c for n, c in contenders(device).items() if not only or n in (BASELINE, *only)}
+        on_host = self.model == host.NAME
+        if on_host:
+            chosen = {BASELINE: chosen[BASELINE], "NovoGrad": host.CONTENDER}
+        parameters = self._parameters()
+        if parameters is None:
+            yield self._too_large
+            return
+        with host.launches_left_out() if on_host else nullcontext():
+            entries = [self._prepared(name, contender, parameters) for name, contender in chosen.items()]
+            copy = self._copy()
+            self._rounds([*entries, copy], rounds)
+            for entry in entries:
+                yield self._row(entry, entries[0], copy, rounds)
+
+    def sweep(self) -> Iterator[Row]:
+        """NovoGrad's launch settings, each in rounds of its own with the baseline."""
+        parameters = self._parameters()
+        if parameters is None:
+            yield self._too_large
+            return
+        base, copy = self._prepared(BASELINE, contenders(self.timer.device)[BASELINE], parameters), self._copy()
+        self._rounds([base, copy], _SWEEP_ROUNDS)
+        yield self._row(base, base, copy, _SWEEP_ROUNDS)
+        for name, contender in sweep.settings(self.timer.device):
+            entry = self._prepared(name, contender, parameters)
+            self._rounds([base, entry], _SWEEP_ROUNDS)
+            yield self._row(entry, base, copy, _SWEEP_ROUNDS, profiled=False)
+            del entry
+
+    def _parameters(self) -> list[Tensor] | None:
+        try:
+            return _parameters(self.shapes, self.timer.device)
+        except RuntimeError as error:  # out of memory
+            self._too_large = replace(self.blank, error=one_line(error))
+            return None
+
+    def _prepared(self, name: str, contender: Contender, parameters: list[Tensor]) -> _Entry:
+        return _Entry(name, contender).prepare(parameters, self.timer, self.clipped)
+
+    def _copy(self) -> _Entry:
+        """Copies 1 GiB on CUDA, and does nothing elsewhere."""
+        entry = _Entry("copy", Contender(lambda _: None))  # type: ignore[arg-type, return-value]
+        if self.timer.cuda:
+            try:
+                source = torch.ones(_COPIED // 4, device=self.timer.device)
+                target = torch.empty_like(source)
+                entry.step = lambda: target.copy_(source)
+                entry.pace = self.timer.pace(entry.step)
+            except RuntimeError as error:  # out of memory
+                entry.fail(error)
+        return entry
+
+    def _rounds(self, entries: Sequence[_Entry], rounds: int) -> None:
+        for entry in entries:
+            entry.times = []
         gc.collect()
         gc.disable()
         try:
             for _ in range(rounds):
-                for name, step in steps.items():
-                    returned, done = _time(step, device)
-                    times[name].append(done)
-                    host[name].append(returned)
+                for entry in entries:
+                    entry.time(self.timer)
         finally:
             gc.enable()
-    copy_bandwidth = None if model == HOST else _copy_bandwidth(device)
-    count = sum(p.numel() for p in parameters)
-    rows = []
-    for name, optimizer in optimizers.items():
-        ratios = torch.tensor([mine / base for mine, base in zip(times[name], times[BASELINE], strict=True)])
-        low, middle, high = torch.quantile(ratios, torch.tensor([0.25, 0.5, 0.75])).tolist()
-        seconds = torch.tensor(times[name]).median().item()
-        must = None if clipped else chosen[name].bytes_per_parameter
-        reached = None if must is None or copy_bandwidth is None else must * count / seconds / copy_bandwidth
-        launches, peak = _on_device(steps[name], device)
-        rows.append(
-            Row(
-                model=model,
-                optimizer=name,
-                clipped=int(clipped),
-                milliseconds=1e3 * seconds,
-                host_milliseconds=1e3 * torch.tensor(host[name]).median().item(),
-                ratio=middle,
-                ratio_low=low,
-                ratio_high=high,
-                of_copy_bandwidth=reached,
-                launches=launches,
-                peak_bytes_per_parameter=None if peak is None else peak / count,
-                state_bytes_per_parameter=_state_bytes(optimizer) / count,
-                rounds=rounds,
-                device=torch.cuda.get_device_name(device) if device.type == "cuda" else hardware.processor(),
-                threads=threads,
-                parameters=count,
-            )
+
+    def _row(self, entry: _Entry, base: _Entry, copy: _Entry, rounds: int, *, profiled: bool = True) -> Row:
+        row = replace(self.blank, optimizer=entry.name, settings=entry.contender.settings, rounds=rounds)
+        if entry.error or entry.optimizer is None or entry.step is None:
+            return replace(row, error=entry.error)
+        mine, wall = entry.median("device"), entry.median("wall")
+        theirs, their_wall, copied = base.median("device"), base.median("wall"), copy.median("device")
+        low, high = _quartiles(entry, base)
+        must = None if self.clipped or self.model == host.NAME else entry.contender.bytes_per_parameter
+        rate = None if must is None or mine is None else must * self.count / mine / 1e9
+        launches, moves = self.timer.launches(entry.step) if profiled else (None, None)
+        return replace(
+            row,
+            milliseconds=mine,
+            wall_milliseconds=wall,
+            host_milliseconds=entry.median("host"),
+            baseline_milliseconds=theirs,
+            ratio=_ratio(mine, theirs),
+            ratio_low=low,
+            ratio_high=high,
+            wall_ratio=_ratio(wall, their_wall),
+            terabytes_per_second=rate,
+            of_copy_bandwidth=None if rate is None or copied is None else rate / (2 * _COPIED / copied / 1e9),
+            launches=launches,
+            memory_operations=moves,
+            waits=entry.waits,
+            host_bound=int(mine is None),
+            peak_bytes_per_parameter=None if entry.peak is None else entry.peak / self.count,
+            state_bytes_per_parameter=_state_bytes(entry.optimizer) / self.count,
+            repeats=entry.pace.repeats,
         )
-    return rows
 
 
-def _with_scaler(optimizer: Optimizer, parameters: list[Tensor], device: torch.device) -> Callable[[], None]:
-    """What a loop with mixed precision and clipping does in each update.
+def _ratio(mine: float | None, theirs: float | None) -> float | None:
+    return None if mine is None or theirs is None else mine / theirs
 
+
+def _quartiles(entry: _Entry, base: _Entry) -> tuple[float | None, float | None]:
+    """Of the ratios of device times within a round."""
+    pairs = [(a.device, b.device) for a, b in zip(entry.times, base.times, strict=True) if a and b]
+    ratios = [mine / theirs for mine, theirs in pairs if mine is not None and theirs is not None]
+    if not ratios:
+        return None, None
+    low, high = torch.quantile(torch.tensor(ratios, dtype=torch.float64), torch.tensor([0.25, 0.75]).double()).tolist()
+    return low, high
+
+
+def _with_scaler(optimizer: Optimizer, parameters: list[Tensor], device: torch.device) -> Step:
+    """What a loop with mixed precision and clipping does in each update, by each optimizer's best means.
+
+    NovoGrad with `novobench.optim.GradScaler` does all of it in its step. The others have torch's own scaler and
+    clipping, both of which take all gradients together on CUDA, and a fused step that needs no look at `found_inf`.
     Scale and limit leave the gradients as they are, but each pass over them is made.
     """
-    scaler = GradScaler(device.type, init_scale=1.0, growth_interval=1 << 30)
-    scaler.scale(torch.zeros((), device=device))
     in_step = isinstance(optimizer, NovoGrad)
+    kind = GradScaler if in_step else torch.amp.GradScaler
+    scaler = kind(device.type, init_scale=1.0, growth_interval=1 << 30)
+    scaler.scale(torch.zeros((), device=device))
 
     def step() -> None:
         if not in_step:
@@ -181,61 +341,10 @@ def _with_scaler(optimizer: Optimizer, parameters: list[Tensor], device: torch.d
     return step
 
 
-def _time(step: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds of one step, until the call returns and to its end on the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    step()
-    returned = time.perf_counter() - start
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return returned, time.perf_counter() - start
-
-
-def _copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second, read and written, of copying 256 MB: the median of nine."""
-    source, target = torch.ones(1 << 26, device=device), torch.empty(1 << 26, device=device)
-    times = [_time(lambda: target.copy_(source), device)[1] for _ in range(10)][1:]
-    return 8 * source.numel() / torch.tensor(times).median().item()
-
-
-def _on_device(step: Callable[[], object], device: torch.device) -> tuple[int | None, int | None]:
-    """Kernels of a step, and the memory it takes for a while."""
-    if device.type != "cuda":
-        return None, None
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        step()
-        torch.cuda.synchronize(device)
-    on_device = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    launches = sum("memcpy" not in e.name.lower() for e in on_device)
-    return launches, torch.cuda.max_memory_allocated(device) - before
-
-
-@contextmanager
-def _launches_left_out() -> Iterator[None]:
-    """NovoGrad(fused=True) does on CPU tensors all that its host does for CUDA ones, and launches nothing."""
-    from novobench.optim import novograd_tables, novograd_triton
-
-    class Nothing:
-        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-            return lambda *_, **__: None
-
-    kernels = novograd_tables.kernels
-    with (
-        patch.dict(os.environ, {"TRITON_INTERPRET": "1"}),
-        patch.object(novograd_triton, "runs_on", lambda device: True),
-        patch.object(kernels, "norms", Nothing()),
-        patch.object(kernels, "update", Nothing()),
-    ):
-        yield
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
+def _free(timer: Timer) -> None:
+    gc.collect()
+    if timer.cuda:
+        torch.cuda.empty_cache()
 
 
 def _parameters(shapes: Shapes, device: torch.device) -> list[Tensor]:
@@ -253,6 +362,31 @@ def _state_bytes(optimizer: Optimizer) -> int:
     return sum(value.numel() * value.element_size() for value in values if torch.is_tensor(value))
 
 
+def _columns(device: str, swept: bool) -> list[Column]:
+    """What is printed; times and ratios in digits enough to agree."""
+    cuda = device == "cuda"
+    columns = [
+        Column("model", 18, lambda row: row.model),
+        Column("optimizer", 30, lambda row: row.optimizer),
+        Column("settings", 71, lambda row: row.settings),
+        Column("device ms" if cuda else "ms", 9, lambda row: number(row.milliseconds, ".4g")),
+        Column("wall ms", 8, lambda row: number(row.wall_milliseconds, ".4g")),
+        Column("host ms", 8, lambda row: number(row.host_milliseconds, ".4g")),
+        Column(f"/ {BASELINE}", 14, lambda row: number(row.ratio, ".3f")),
+        Column("quartiles", 13, lambda row: "" if row.ratio is None else f"{row.ratio_low:.3f}-{row.ratio_high:.3f}"),
+        Column("wall ratio", 10, lambda row: number(row.wall_ratio, ".3f")),
+        Column("TB/s", 6, lambda row: number(row.terabytes_per_second)),
+        Column("of copy", 7, lambda row: number(row.of_copy_bandwidth, ".0%")),
+        Column("launches", 8, lambda row: number(row.launches, "d")),
+        Column("waits", 5, lambda row: number(row.waits, "d")),
+        Column("state B/param", 13, lambda row: number(row.state_bytes_per_parameter, ".2f")),
+        Column("", 10, lambda row: "host-bound" if row.host_bound else ""),
+    ]
+    only_cuda = {"wall ms", "wall ratio", "TB/s", "of copy", "launches", "waits"}
+    only_swept = {"settings"}
+    return [c for c in columns if (cuda or c.heading not in only_cuda) and (swept or c.heading not in only_swept)]
+
+
 def main(
     models: Sequence[str],
     only: Sequence[str],
@@ -261,55 +395,38 @@ def main(
     device: str,
     clipped: bool = False,
     output: Path | None = None,
+    swept: bool = False,
 ) -> int:
-    """Measure, print a table, and write it as CSV if asked to."""
-    from rich.table import Table
+    """Measure, print each row as it comes, and write all as CSV and as a plot if asked to.
 
-    from novobench.console import console
-    from novobench.errors import ConfigError, suggestion
-    from novobench.files import write_csv
-
+    Returns 1 if the baseline failed, or one of ours with its own settings. A peer, or a setting, that does not work
+    here is only named.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this machine has no CUDA device that torch can use.")
-    known = [*MODELS, *([HOST] if device == "cpu" and not clipped else [])]
+    if swept:
+        sweep.check(device, only)
+    known = [*MODELS, *([host.NAME] if device == "cpu" and not clipped and not swept else [])]
     everyone = list(contenders(torch.device(device)))
     for words, there, what in ((models, known, "model"), (only, everyone, "optimizer")):
         for name in words:
             if name not in there:
                 raise ConfigError(f"There is no {what} '{name}'.{suggestion(name, there)} Known: {', '.join(there)}.")
-    rows = run(
-        models or [name for name in known if not (clipped and name == HOST)],
-        rounds,
-        threads,
-        device,
-        only,
-        clipped=clipped,
-    )
-    table = Table(box=None, pad_edge=False)
-    for heading in (
-        "model", "optimizer", "ms", "host ms", f"/ {BASELINE}", "quartiles", "of copy", "launches", "state B/param"
-    ):  # fmt: skip
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(
-            row.model,
-            row.optimizer,
-            f"{row.milliseconds:.3g}",
-            f"{row.host_milliseconds:.3g}",
-            f"{row.ratio:.2f}",
-            f"{row.ratio_low:.2f}-{row.ratio_high:.2f}",
-            "" if row.of_copy_bandwidth is None else f"{row.of_copy_bandwidth:.0%}",
-            "" if row.launches is None else str(row.launches),
-            f"{row.state_bytes_per_parameter:.2f}",
-        )
-    out = console()
-    out.print(table)
+    report = Rows(Row, _columns(device, swept), output)
+    for row in run(models or known, rounds, threads, device, only, clipped=clipped, swept=swept):
+        report.add(row)
+        if row.error and row.optimizer == BASELINE:
+            report.say(f"The baseline {BASELINE} failed on {row.model}: no ratios there.")
     doing = ", each step with unscaling and clipping" if clipped else ""
-    out.print(f"{rounds} interleaved rounds on {rows[0].device}, {threads} CPU thread(s){doing}.")
-    if output is not None:
+    done = report.rows[0]
+    report.say(f"{done.rounds} interleaved rounds on {done.device}, {threads} CPU thread(s){doing}.")
+    if swept:
+        sweep.say_best(report)
+    elif output is not None:
         from novobench.bench.plot import draw
 
-        write_csv(output, list(asdict(rows[0])), map(asdict, rows))
-        draw(rows, output.with_suffix(".svg"))
-        out.print(f"Written: {output} and {output.with_suffix('.svg')}")
-    return 0
+        draw(report.rows, output.with_suffix(".svg"))
+    if output is not None:
+        report.say(f"Written: {output}" + ("" if swept else f" and {output.with_suffix('.svg')}"))
+    ours = (BASELINE,) if swept else (BASELINE, "NovoGrad")
+    return int(any(row.error and row.optimizer.startswith(ours) for row in report.rows))

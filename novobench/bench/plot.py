@@ -15,24 +15,33 @@ if TYPE_CHECKING:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Write an SVG with bars of the ratios to the baseline, the fastest on top, whiskers from first to third quartile.
 
-    NovoGrad stands out by its hatching, so the picture reads in grey too.
+    NovoGrad stands out by its hatching, so the picture reads in grey too. Rows without a ratio are left out; without
+    any ratio nothing is written.
     """
-    models = list(dict.fromkeys(row.model for row in rows))
-    most = max(sum(row.model == model for row in rows) for model in models)
+    drawable = [row for row in rows if row.ratio is not None]
+    if not drawable:
+        return
+    models = list(dict.fromkeys(row.model for row in drawable))
+    most = max(sum(row.model == model for row in drawable) for model in models)
     figure = Figure(figsize=(9, 1.2 + 0.28 * most * len(models)), layout="constrained")
     panels = figure.subplots(len(models), 1, squeeze=False)[:, 0]
     for panel, model in zip(panels, models, strict=True):
-        bars = sorted((row for row in rows if row.model == model), key=lambda row: -row.ratio)
-        whiskers = [
-            [row.ratio - row.ratio_low for row in bars],
-            [row.ratio_high - row.ratio for row in bars],
+        bars = sorted(
+            (-(row.ratio or 0), row.ratio_low or 0, row.ratio_high or 0, row.optimizer)
+            for row in drawable
+            if row.model == model
+        )
+        ratios, names = [-minus for minus, *_ in bars], [name for *_, name in bars]
+        whiskers = [  # cut at the ratio, which is of medians and may lie outside
+            [max(0.0, ratio - low) for ratio, (_, low, _, _) in zip(ratios, bars, strict=True)],
+            [max(0.0, high - ratio) for ratio, (_, _, high, _) in zip(ratios, bars, strict=True)],
         ]
-        drawn = panel.barh([row.optimizer for row in bars], [row.ratio for row in bars], xerr=whiskers, color="0.75")
-        for bar, row in zip(drawn, bars, strict=True):
-            if row.optimizer == "NovoGrad":
+        drawn = panel.barh(names, ratios, xerr=whiskers, color="0.75")
+        for bar, name, ratio, end in zip(drawn, names, ratios, whiskers[1], strict=True):
+            if name == "NovoGrad":
                 bar.set(hatch="//", edgecolor="black")
             panel.annotate(
-                f"{row.ratio:.2f}", (row.ratio_high, bar.get_y() + bar.get_height() / 2), (4, 0),
+                f"{ratio:.2f}", (ratio + end, bar.get_y() + bar.get_height() / 2), (4, 0),
                 textcoords="offset points", va="center", fontsize=8,
             )  # fmt: skip
         panel.axvline(1.0, color="black", linewidth=0.8, linestyle=":")

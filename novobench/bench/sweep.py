@@ -1,0 +1,82 @@
+"""Launch settings of NovoGrad's CUDA kernels, to be timed one by one: which of them suit this card."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+
+from novobench.bench.contenders import Contender, novograd
+from novobench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from novobench.bench.results import Rows
+
+_TILES = ((1024, 4), (2048, 4), (2048, 8), (4096, 8), (4096, 16))
+"""Elements of a tile, and the warps that share it."""
+_CHUNKS = (8192, 16384, 32768, 65536)
+"""Elements of one program's share."""
+_SMALL_CHUNKS = (4096, 8192, 16384)
+"""The same for a single launch, whose norms and updates alternate."""
+_AHEAD_MIB = (4, 8, 16, 24)
+"""Gradients that a single launch has read before it updates their weights; a cache of 50 MB must hold them."""
+
+
+def check(device: str, only: Sequence[str]) -> None:
+    """Raises ConfigError where there is nothing to sweep over."""
+    if only:
+        raise ConfigError("--sweep is about NovoGrad's launches alone: leave --only out.")
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError(
+            "--sweep needs --device cuda; to rehearse it on a CPU, where it is slow and tells nothing, set "
+            "TRITON_INTERPRET=1."
+        )
+
+
+def settings(device: torch.device) -> Iterator[tuple[str, Contender]]:
+    """The name and each setting of either implementation, its default first."""
+    from novobench.optim import novograd_tables as tables
+
+    fused = {"fused": True} if device.type == "cpu" else {}
+    alone = {"single_launch": True}
+    two, single = tables.TWO_LAUNCHES, tables.SINGLE_LAUNCH
+    shares = [{"block": b, "warps": w, "chunk": c} for b, w in _TILES for c in _CHUNKS if c % b == 0]
+    small = [{"chunk": c, "ahead": a << 20} for c in _SMALL_CHUNKS for a in _AHEAD_MIB if c % single.block == 0]
+    ours: list[tuple[str, str, Any, list[dict[str, Any]], dict[str, bool], int]] = [
+        ("NovoGrad", "TWO_LAUNCHES", two, [*shares, *_opposites(two, "reverse", "evict", "overlap")], {}, 24),
+        ("NovoGrad(single launch)", "SINGLE_LAUNCH", single, [*small, *_opposites(single, "evict")], alone, 20),
+    ]
+    for name, attribute, default, changes, options, must in ours:
+        for tuning in dict.fromkeys([default, *(replace(default, **change) for change in changes)]):
+            under = partial(patch.object, tables, attribute, tuning)
+            yield name, Contender(novograd(**fused, **options), must, _in_words(tuning), under)
+
+
+def _opposites(tuning: Any, *names: str) -> list[dict[str, bool]]:
+    """The changes that turn each of these on or off."""
+    return [{name: not getattr(tuning, name)} for name in names]
+
+
+def _in_words(tuning: Any) -> str:
+    """`block=2048 warps=8 …`, with `ahead`, of a single launch alone, in MiB."""
+    values = {field.name: int(getattr(tuning, field.name)) for field in fields(tuning)}
+    ahead = values.pop("ahead")
+    return " ".join(
+        [*(f"{name}={value}" for name, value in values.items()), *([f"ahead={ahead >> 20}MiB"] * (ahead > 0))]
+    )
+
+
+def say_best(report: Rows) -> None:
+    """Name the fastest setting of each implementation on each model."""
+    best: dict[tuple[str, str], Any] = {}
+    for row in report.rows:
+        key = row.model, row.optimizer
+        if row.settings and row.ratio is not None and (key not in best or row.ratio < best[key].ratio):
+            best[key] = row
+    for (model, optimizer), row in best.items():
+        report.say(f"Best on {model}: {optimizer} {row.settings}, {row.ratio:.3f} of the baseline.")
