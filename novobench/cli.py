@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--sweep", action="store_true", help=text)
     kind.add_argument("--output", type=Path, help="also write each row to this CSV file, and a plot beside it")
     kind.set_defaults(what="optimizer")
-    text = "Training speed of the tasks' models on random data: samples a second and peak memory."
+    text = "Training speed of the tasks' models on random data, beside the card's peak and published figures."
     kind = kinds.add_parser("throughput", help=text, description=text)
     kind.add_argument("tasks", nargs="*", metavar="TASK", help="e.g. image (default: all)")
     kind.add_argument("--scale", default="paper", help="laptop, gpu or paper (default: paper)")
@@ -101,7 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override the task's config")
     text = "kernels of attention: fused (default), or math, PyTorch's plain ones"
     kind.add_argument("--attention", choices=["fused", "math"], default="fused", help=text)
-    kind.add_argument("--output", type=Path, help="also write the table to this CSV file")
+    text = "with the settings of the published figures; --set can change them"
+    kind.add_argument("--published", action="store_true", help=text)
+    text = "then save a whole update, load it into a new model, and compare the next update of both"
+    kind.add_argument("--checkpoint", action="store_true", help=text)
+    kind.add_argument("--output", type=Path, help="also write each row to this CSV file")
     kind.set_defaults(what="throughput")
     return parser
 
@@ -180,7 +184,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     from novobench.bench import throughput
 
     words = arguments.tasks, arguments.scale, arguments.set, arguments.updates, arguments.attention
-    return throughput.main(*words, arguments.output)
+    return throughput.main(*words, arguments.output, arguments.published, arguments.checkpoint)
 
 
 def _planned(arguments: argparse.Namespace) -> tuple[list[Experiment], list[PlannedCell]]:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "optim": set(),
     "tasks": GROUND | {"optim"},
     "training": GROUND | {"optim", "tasks"},
-    "bench": GROUND | {"optim", "tasks"},
+    "bench": GROUND | {"optim", "tasks", "training"},
     "suite": GROUND | {"optim", "tasks", "training"},
     "cli": GROUND | {"suite", "bench"},
     "__main__": {"cli"},

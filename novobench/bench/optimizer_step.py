@@ -13,10 +13,9 @@ cache besides.
 from __future__ import annotations
 
 import gc
-import importlib
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,35 +27,17 @@ from torch.optim import Optimizer
 from novobench import hardware
 from novobench.bench import host, sweep
 from novobench.bench.contenders import BASELINE, Contender, contenders
+from novobench.bench.models import MODELS, random_parameters
 from novobench.bench.results import Column, Rows, number, one_line
 from novobench.bench.timing import Pace, Step, Timer, Times
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import GradScaler, NovoGrad
-from novobench.tasks.catalog import task_config
 
 _LIMIT = 1e9
 """Of the global norm: never reached, but every clipping reads it."""
 _COPIED = 1 << 30
 """Bytes of the copy whose bandwidth a step's is held against."""
 _SWEEP_ROUNDS = 3
-
-Shapes = list[tuple[int, ...]]
-
-
-def _shapes_of(task: str) -> Shapes:
-    """Those of the task's model at the paper's size."""
-    model = importlib.import_module(f"novobench.tasks.{task}.model")
-    with torch.device("meta"):
-        parameters = model.build(task_config(task).MODEL()).parameters()
-    return [tuple(p.shape) for p in parameters if p.requires_grad]
-
-
-MODELS: dict[str, Callable[[], Shapes]] = {
-    "ResNet-50v2": lambda: _shapes_of("image"),
-    "Jasper DR 10x5": lambda: _shapes_of("speech"),
-    "Transformer-big": lambda: _shapes_of("translation"),
-    "Transformer-XL": lambda: _shapes_of("language"),
-}
 
 
 @dataclass(frozen=True)
@@ -183,7 +164,9 @@ def run(
             bench = _Bench(model, timer, clipped, threads)
             yield from bench.sweep() if swept else bench.compare(rounds, only)
             del bench
-            _free(timer)
+            gc.collect()
+            if timer.cuda:
+                torch.cuda.empty_cache()
     finally:
         torch.set_num_threads(before)
 
@@ -193,17 +176,16 @@ class _Bench:
 
     def __init__(self, model: str, timer: Timer, clipped: bool, threads: int) -> None:
         self.model, self.timer, self.clipped = model, timer, clipped
-        cuda = timer.cuda
+        self.shapes = host.SHAPES if model == host.NAME else MODELS[model]()
+        self.count = sum(map(math.prod, self.shapes))
         self.blank = Row(
             model,
             BASELINE,
             clipped=int(clipped),
-            device=torch.cuda.get_device_name(timer.device) if cuda else hardware.processor(),
+            device=torch.cuda.get_device_name(timer.device) if timer.cuda else hardware.processor(),
             threads=threads,
+            parameters=self.count,
         )
-        self.shapes = host.SHAPES if model == host.NAME else MODELS[model]()
-        self.count = sum(map(math.prod, self.shapes))
-        self.blank = replace(self.blank, parameters=self.count)
 
     def compare(self, rounds: int, only: Sequence[str]) -> Iterator[Row]:
         """All contenders together, one after another in each round."""
@@ -240,7 +222,7 @@ class _Bench:
 
     def _parameters(self) -> list[Tensor] | None:
         try:
-            return _parameters(self.shapes, self.timer.device)
+            return random_parameters(self.shapes, self.timer.device)
         except RuntimeError as error:  # out of memory
             self._too_large = replace(self.blank, error=one_line(error))
             return None
@@ -339,22 +321,6 @@ def _with_scaler(optimizer: Optimizer, parameters: list[Tensor], device: torch.d
         scaler.update()
 
     return step
-
-
-def _free(timer: Timer) -> None:
-    gc.collect()
-    if timer.cuda:
-        torch.cuda.empty_cache()
-
-
-def _parameters(shapes: Shapes, device: torch.device) -> list[Tensor]:
-    generator = torch.Generator(device).manual_seed(0)
-    parameters = []
-    for shape in shapes:
-        parameter = torch.randn(shape, generator=generator, device=device).requires_grad_()
-        parameter.grad = torch.randn(shape, generator=generator, device=device)
-        parameters.append(parameter)
-    return parameters
 
 
 def _state_bytes(optimizer: Optimizer) -> int:

@@ -76,6 +76,10 @@ class TaskModule(pl.LightningModule):
     def random_batch(self, size: int) -> Any:
         """A micro-batch of `size` random samples in the shape of real ones, on the CPU, to measure speed with."""
 
+    @abstractmethod
+    def counted(self, batch: Any) -> tuple[int, str]:
+        """How many of what a `random_batch` holds, in the unit in which speeds of such models are published."""
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The config's optimizer over its weight-decay groups. Rates of each update are set by `training.loop`."""
         wanted = self.config.optimizer

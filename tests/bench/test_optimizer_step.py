@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from novobench import hardware
-from novobench.bench import optimizer_step, sweep
+from novobench.bench import models, optimizer_step, sweep
 from novobench.bench.contenders import Contender, contenders
 from novobench.files import read_csv
 
@@ -47,7 +47,7 @@ def raises(at, error):
 
 
 def test_shape_lists_have_the_models_sizes():
-    sizes = {name: [math.prod(shape) for shape in optimizer_step._shapes_of(name)] for name in _TASKS}
+    sizes = {name: [math.prod(shape) for shape in models.shapes_of(name)] for name in _TASKS}
     assert sum(sizes["image"]) == 25_549_352
     assert len(sizes["image"]) == 153
     assert sum(sizes["translation"]) == 184_750_080
@@ -73,8 +73,8 @@ def test_rows_hold_ratios_and_state():
 
 def test_unscaling_and_clipping_leave_the_gradients_to_the_next_contender(monkeypatch):
     made = []
-    original = optimizer_step._parameters
-    monkeypatch.setattr(optimizer_step, "_parameters", lambda *a: made.append(original(*a)) or made[0])
+    original = optimizer_step.random_parameters
+    monkeypatch.setattr(optimizer_step, "random_parameters", lambda *a: made.append(original(*a)) or made[0])
     rows = list(optimizer_step.run(["toy"], rounds=3, threads=1, only=["NovoGrad", "SGD(fused)"], clipped=True))
     assert [row.optimizer for row in rows] == ["AdamW(fused)", "NovoGrad", "SGD(fused)"]
     for parameter, fresh in zip(made[0], original([(32, 32), (32,)], torch.device("cpu")), strict=True):

@@ -1,8 +1,9 @@
-"""Throughput is measured on the right model and adds up; no test asserts a time."""
+"""Throughput is measured on the right model, counts the right things and adds up; no test asserts a time."""
 
 import pytest
+import torch
 
-from novobench.bench import throughput
+from novobench.bench import peak, published, resume, throughput
 from novobench.errors import ConfigError
 from novobench.files import read_csv
 
@@ -17,15 +18,19 @@ def test_one_row_adds_up(tmp_path, novobench):
     assert "126,458" in out
     [row] = read_csv(output)
     assert row["optimizer"] == "sgd"
+    assert row["unit"] == "images"
     assert int(row["parameters"]) == 126_458
     expected = 32 / (float(row["milliseconds"]) / 1e3)
     assert float(row["per_second"]) == pytest.approx(expected, rel=1e-6)
     assert float(row["milliseconds_low"]) <= float(row["milliseconds"]) <= float(row["milliseconds_high"])
+    rate = float(row["flop_per_unit"]) * float(row["per_second"]) / 1e12
+    assert float(row["teraflops_per_second"]) == pytest.approx(rate, rel=1e-6)
+    assert (row["like_for_like"], row["resumed"]) == ("0", "")
 
 
 def test_the_paper_scale_cell_is_the_papers_model_with_one_micro_batch():
-    config = throughput.cell_of("image", "paper", [])
-    assert (config.batch.size, config.batch.micro, config.optimizer.name) == (128, 128, "novograd")
+    config, passes = throughput.cell_of("image", "paper", [])
+    assert (config.batch.size, config.batch.micro, passes, config.optimizer.name) == (128, 128, 8, "novograd")
     assert config.model.widths == [64, 128, 256, 512]
 
 
@@ -48,3 +53,121 @@ def test_tokens_are_counted_where_the_task_counts_them(tmp_path, novobench, atte
     [row] = read_csv(output)
     assert (row["unit"], row["attention"], int(row["parameters"])) == ("tokens", attention, 658_504)
     assert float(row["per_second"]) == pytest.approx(8 * 32 / (float(row["milliseconds"]) / 1e3), rel=1e-6)
+
+
+def test_of_sentence_pairs_the_predicted_pieces_are_counted():
+    config, _ = throughput.cell_of("translation", "laptop", ["batch.micro=1280"])
+    training = throughput.Training(config)
+    assert training.module.counted(training.random_batch()) == (20 * 31, "target tokens")  # 20 pairs of 32 pieces
+
+
+def test_operations_are_those_of_the_published_network():
+    """ResNet-50 v1.5 has 4.1 G multiply-adds at 224 × 224, v2 the same convolutions. Backward costs twice the forward,
+    but that nobody asks for the gradient of the image: 0.12 G less."""
+    config, _ = throughput.cell_of("image", "paper", ["batch.micro=2", "runtime.precision=32-true"])
+    training = throughput.Training(config)
+    assert training.flop(training.random_batch()) / 2 / 2e9 == pytest.approx(3 * 4.1 - 0.12, rel=0.01)
+
+
+def test_operations_of_attention_do_not_depend_on_its_kernels():
+    changes = [
+        "model.layers=1",
+        "model.cutoffs=[]",
+        "data.segment_length=16",
+        "model.memory_length=16",
+        "batch.micro=2",
+    ]
+    config, _ = throughput.cell_of("language", "laptop", small)
+    found = set()
+    for attention in ("fused", "math"):
+        training = throughput.Training(config, attention)
+        found.add(training.flop(training.random_batch()))
+    model = config.model
+    width, inner, feed = model.width, model.heads * model.head_width, model.inner_width
+    new, seen = 2 * 16, 2 * 32  # positions of two streams, without and with memory
+    products = {
+        "qkv": seen * width * 3 * inner,
+        "distances": 32 * width * inner,
+        "by distance": new * 32 * inner,
+        "scores and values": 2 * new * 32 * inner,
+        "output": new * inner * width,
+        "feed-forward": 2 * new * width * feed,
+        "softmax": new * width * model.vocabulary_size,
+    }
+    no_gradient_of_positions = products["distances"]  # sinusoids are not learnt
+    assert found == {2 * (3 * sum(products.values()) - no_gradient_of_positions)}
+
+
+def test_peaks_are_found_by_the_cards_name():
+    assert peak.teraflops("NVIDIA H100 80GB HBM3", "16-bit") == 989.5
+    assert peak.teraflops("NVIDIA H100 PCIe", "16-bit") == 756.5
+    assert peak.teraflops("NVIDIA H200", "tf32") == 494.5
+    assert peak.teraflops("NVIDIA A100-SXM4-80GB", "fp32") == 19.5
+    assert peak.teraflops("NVIDIA GH200 480GB", "16-bit") is None
+    assert peak.teraflops("NVIDIA H100 80GB HBM3", "") is None
+
+
+@pytest.mark.parametrize("task", ["image", "speech", "translation", "language"])
+def test_the_settings_of_published_figures_are_valid_and_noticed(task):
+    config, passes = throughput.cell_of(task, "paper", published.SETTINGS[task])
+    assert published.like_for_like(config)
+    assert passes >= 4
+    assert not published.like_for_like(throughput.cell_of(task, "paper", [])[0])
+
+
+@pytest.mark.parametrize(
+    ("task", "micro"), [("image", 8), ("speech", 2), ("translation", 256), ("language", 4)], ids=str
+)
+def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path, novobench, task, micro):
+    output = tmp_path / "throughput.csv"
+    code, out, _ = novobench(
+        "bench", "throughput", task, "--scale", "laptop", "--updates", "1", "--checkpoint", "--output", str(output),
+        "--set", f"batch.size={2 * micro}", f"batch.micro={micro}",
+    )  # fmt: skip
+    assert code == 0
+    [row] = read_csv(output)
+    assert row["resumed"] == "same bits"
+    assert float(row["checkpoint_gib"]) * 2**30 > 8 * int(row["parameters"])  # weights and the first moment
+    assert "resumed: same bits" in out
+
+
+def test_a_lost_optimizer_state_is_noticed(monkeypatch):
+    config, _ = throughput.cell_of("image", "laptop", ["batch.micro=4"])
+    training = throughput.Training(config)
+    loads = throughput.Training.load
+
+    def forgetful(self, state):
+        loads(self, state)
+        self.optimizer.state.clear()
+
+    monkeypatch.setattr(throughput.Training, "load", forgetful)
+    verdict = resume.try_resuming(training, training.random_batch(), 2, lambda: throughput.Training(config)).verdict
+    assert " differs by " in verdict
+
+
+def test_differences_are_relative_to_the_tensor():
+    kept = {"a": torch.tensor([1.0, -4.0]), "b": torch.ones(3)}
+    assert resume.compared(kept, {name: value.clone() for name, value in kept.items()}) == "same bits"
+    changed = kept | {"a": torch.tensor([1.5, -4.0])}
+    assert resume.compared(kept, changed) == "a differs by 1.2e-01"
+    assert resume.compared(kept, changed | {"b": torch.tensor([1.0, torch.nan, 1.0])}) == "b differs by nan"
+
+
+def test_a_task_that_fails_costs_its_own_row(tmp_path, novobench, monkeypatch):
+    flop = throughput.Training.flop
+
+    def out_of_memory(self, batch):
+        if self.config.task == "image":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore words")
+        return flop(self, batch)
+
+    monkeypatch.setattr(throughput.Training, "flop", out_of_memory)
+    output = tmp_path / "throughput.csv"
+    code, out, _ = novobench(
+        "bench", "throughput", "image", "language", "--scale", "laptop", "--updates", "1", "--output", str(output)
+    )
+    assert code == 1
+    assert "failed: OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB." in out
+    image, language = read_csv(output)
+    assert (image["error"].startswith("OutOfMemoryError"), image["per_second"]) == (True, "")
+    assert (language["error"], float(language["per_second"]) > 0) == ("", True)

@@ -44,6 +44,9 @@ class ImageTask(TaskModule):
         images = torch.randn(size, model.in_channels, pixels, pixels)
         return images, torch.randint(model.classes, (size,))
 
+    def counted(self, batch: tuple[Tensor, Tensor]) -> tuple[int, str]:
+        return len(batch[1]), "images"
+
     def evaluation_start(self) -> None:
         self._top1 = self._top5 = self._loss = 0.0
         self._seen = self._left_out = 0

@@ -85,6 +85,9 @@ class SpeechTask(TaskModule):
             "left_out": 0,
         }
 
+    def counted(self, batch: dict[str, Any]) -> tuple[int, str]:
+        return len(batch["letters"]), "utterances"
+
     # ------------------------------------------------------------------------------------ evaluation
 
     def evaluation_start(self) -> None:

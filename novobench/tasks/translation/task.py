@@ -65,6 +65,9 @@ class TranslationTask(TaskModule):
         shape = (size // (2 * _TIMED_LENGTH), _TIMED_LENGTH)
         return {side: torch.randint(END + 1, self.config.model.vocabulary, shape) for side in ("source", "target")}
 
+    def counted(self, batch: dict[str, Tensor]) -> tuple[int, str]:
+        return batch["target"][:, 1:].numel(), "target tokens"  # those that are predicted
+
     # ------------------------------------------------------------------------------------ decoding
 
     def translate(self, source: Tensor, beams: int) -> Tensor:

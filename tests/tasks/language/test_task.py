@@ -12,6 +12,7 @@ from novobench.errors import ConfigError
 from novobench.tasks import base
 from novobench.tasks.language.config import EvaluationProtocol
 from novobench.tasks.language.data import EvaluationText, Segment
+from novobench.tasks.language.task import word_frequencies
 from tests.cells import small_config
 
 
@@ -228,3 +229,24 @@ def test_budgets_in_tokens():
     assert total_updates(found) == math.ceil(1e6 / (4096 * 8)) == 31
     assert epochs(found) == pytest.approx(31 / 7)
     assert dataclasses.asdict(found)["data"]["segment_length"] == 8
+
+
+def test_random_words_are_as_frequent_as_those_of_text():
+    """Counts that the data sets publish, and shares measured on WikiText-2's training text."""
+    frequencies = word_frequencies(267_735)
+    assert float(frequencies[-1] * 103_227_021) == pytest.approx(3, rel=0.1)  # WikiText-103 keeps what occurs 3 times
+    drawn = frequencies * 2_088_628
+    three_times = 1 - torch.exp(-drawn) * (1 + drawn + drawn**2 / 2)
+    assert float(three_times.sum()) == pytest.approx(33_278, rel=0.05)  # word types of WikiText-2, which does so too
+    for first, share in ((100, 0.514), (1000, 0.703), (5000, 0.868), (10_000, 0.929)):
+        assert float(frequencies[:first].sum()) == pytest.approx(share, abs=0.03)
+
+
+def test_a_random_batch_gives_each_cluster_of_the_softmax_its_share():
+    small = {"model.width": 2, "model.layers": 1, "data.segment_length": 500, "batch.size": 2, "batch.micro": 2}
+    module, _ = base.build(config(**{"model.vocabulary_size": 267_735}, **small))
+    torch.manual_seed(0)
+    targets = module.random_batch(200).targets.flatten()
+    clusters = torch.bucketize(targets, torch.tensor([20_000, 40_000, 200_000]), right=True)
+    shares = clusters.bincount(minlength=4) / len(targets)
+    torch.testing.assert_close(shares, torch.tensor([0.941, 0.026, 0.030, 0.003]), atol=0.003, rtol=0)
