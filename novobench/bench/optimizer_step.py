@@ -16,7 +16,7 @@ import gc
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from novobench import hardware
-from novobench.bench import host, sweep
+from novobench.bench import host_overhead, sweep
 from novobench.bench.contenders import BASELINE, Contender, contenders
 from novobench.bench.models import MODELS, random_parameters
 from novobench.bench.results import Column, Rows, number, one_line
@@ -166,7 +166,8 @@ def run(
             del bench
             gc.collect()
             if timer.cuda:
-                torch.cuda.empty_cache()
+                with suppress(RuntimeError):  # after a kernel that broke the CUDA context; the rows tell
+                    torch.cuda.empty_cache()
     finally:
         torch.set_num_threads(before)
 
@@ -176,7 +177,7 @@ class _Bench:
 
     def __init__(self, model: str, timer: Timer, clipped: bool, threads: int) -> None:
         self.model, self.timer, self.clipped = model, timer, clipped
-        self.shapes = host.SHAPES if model == host.NAME else MODELS[model]()
+        self.shapes = host_overhead.SHAPES if model == host_overhead.NAME else MODELS[model]()
         self.count = sum(map(math.prod, self.shapes))
         self.blank = Row(
             model,
@@ -191,14 +192,14 @@ class _Bench:
         """All contenders together, one after another in each round."""
         device = self.timer.device
         chosen = {n: c for n, c in contenders(device).items() if not only or n in (BASELINE, *only)}
-        on_host = self.model == host.NAME
+        on_host = self.model == host_overhead.NAME
         if on_host:
-            chosen = {BASELINE: chosen[BASELINE], "NovoGrad": host.CONTENDER}
+            chosen = {BASELINE: chosen[BASELINE], "NovoGrad": host_overhead.CONTENDER}
         parameters = self._parameters()
         if parameters is None:
             yield self._too_large
             return
-        with host.launches_left_out() if on_host else nullcontext():
+        with host_overhead.launches_left_out() if on_host else nullcontext():
             entries = [self._prepared(name, contender, parameters) for name, contender in chosen.items()]
             copy = self._copy()
             self._rounds([*entries, copy], rounds)
@@ -262,7 +263,7 @@ class _Bench:
         mine, wall = entry.median("device"), entry.median("wall")
         theirs, their_wall, copied = base.median("device"), base.median("wall"), copy.median("device")
         low, high = _quartiles(entry, base)
-        must = None if self.clipped or self.model == host.NAME else entry.contender.bytes_per_parameter
+        must = None if self.clipped or self.model == host_overhead.NAME else entry.contender.bytes_per_parameter
         rate = None if must is None or mine is None else must * self.count / mine / 1e9
         launches, moves = self.timer.launches(entry.step) if profiled else (None, None)
         return replace(
@@ -372,7 +373,7 @@ def main(
         raise ConfigError("--device cuda: this machine has no CUDA device that torch can use.")
     if swept:
         sweep.check(device, only)
-    known = [*MODELS, *([host.NAME] if device == "cpu" and not clipped and not swept else [])]
+    known = [*MODELS, *([host_overhead.NAME] if device == "cpu" and not clipped and not swept else [])]
     everyone = list(contenders(torch.device(device)))
     for words, there, what in ((models, known, "model"), (only, everyone, "optimizer")):
         for name in words:

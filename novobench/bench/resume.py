@@ -43,10 +43,24 @@ class Resumed:
 def try_resuming(training: Training, batch: Any, passes: int, again: Callable[[], Training]) -> Resumed:
     """One whole update of `passes` micro-batches, a checkpoint, and another update by both.
 
-    Deterministic kernels are asked for where there are any, as in a training. `training` is spent afterwards, so that
-    the device need not hold both: `again` makes the new one.
+    With deterministic kernels, as a training has them: all, if the task can do with those (`determinism_on_cuda`), else
+    where there are any. `training` is spent afterwards, so that the device need not hold both: `again` makes the new
+    one.
     """
-    with tempfile.TemporaryDirectory() as name, _deterministic():
+    if getattr(training.module, "determinism_on_cuda", "") == "strict":
+        try:
+            return _try_resuming(training, batch, passes, again, strict=True)
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+            training.optimizer.zero_grad()
+    return _try_resuming(training, batch, passes, again, strict=False)
+
+
+def _try_resuming(
+    training: Training, batch: Any, passes: int, again: Callable[[], Training], *, strict: bool
+) -> Resumed:
+    with tempfile.TemporaryDirectory() as name, _deterministic(strict=strict):
         folder = Path(name)
         _update(training, batch, passes, 0)
         start = time.perf_counter()
@@ -93,13 +107,13 @@ def _weights(training: Training) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
-    """As `training.cell` trains: deterministic kernels where there are any, and none chosen by trying."""
+def _deterministic(*, strict: bool) -> Iterator[None]:
+    """Deterministic kernels, and none chosen by trying; `strict` refuses what has none, the other way only warns."""
     kept = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         with warnings.catch_warnings():

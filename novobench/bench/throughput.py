@@ -7,6 +7,7 @@ figures (`published`), against the card's peak (`peak`) and against what a real 
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,6 +35,11 @@ _SCALE = 2.0**10
 """Of fp16 losses: low enough that no update is skipped, which would be timed as a fast one."""
 _ALGORITHMS = 4
 """Convolution algorithms that cuDNN tries for each shape; the ten of its default take long, and the best come first."""
+_ATTENTION = {
+    "fused": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+    "math": [SDPBackend.MATH],
+}
+"""Without cuDNN's kernels, as in a training, whose many shapes would each cost it a graph."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +109,9 @@ class Training:
         torch.manual_seed(self.config.seed)
         return move_data_to_device(self.module.random_batch(self.config.batch.micro), self.device)
 
-    def backward(self, batch: Any, passes: int = 1) -> None:
+    def backward(self, batch: Any, passes: int = 1, attention: str = "") -> None:
         """Forward and backward of one of `passes` micro-batches of an update."""
-        math = self.attention == "math"
-        with sdpa_kernel(SDPBackend.MATH) if math else nullcontext():
+        with sdpa_kernel(_ATTENTION[attention or self.attention]):
             with torch.autocast(self.device.type, self.precision) if self.precision else nullcontext():
                 loss = self.module.training_step(batch, 0)
             assert isinstance(loss, torch.Tensor)
@@ -129,10 +134,9 @@ class Training:
 
     def flop(self, batch: Any) -> int:
         """Floating-point operations of the matrix products and convolutions of one micro-batch, which is an update."""
-        # The counter knows the fused attention of GPUs, but not that of CPUs.
-        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
-        with plain, FlopCounterMode(display=False) as counter:
-            self.backward(batch)
+        known = "math" if self.device.type == "cpu" else ""  # the counter lacks the fused attention of CPUs
+        with FlopCounterMode(display=False) as counter:
+            self.backward(batch, attention=known)
         self.step()
         return counter.get_total_flops()
 
@@ -319,6 +323,8 @@ def main(
         cell_of(task, scale, [*(published.SETTINGS.get(task, ()) if like else ()), *changes])
         for task in tasks or task_names()
     ]
+    if checkpoint:  # cuBLAS reads it when it first runs; Lightning sets it for every deterministic training
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     report = Rows(Throughput, _COLUMNS, output)
     for config, passes in cells:
         try:

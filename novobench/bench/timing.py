@@ -21,7 +21,7 @@ _BATCH_MS = 20.0
 """Steps behind one spin take about this long, at most `_MOST_REPEATS` of them."""
 _MOST_REPEATS = 20
 _LONGEST_SPIN_MS = 1000.0
-_TRIES = 4
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Timer:
     def launches(self, step: Step) -> tuple[int | None, int | None]:
         """Kernels, and copies and fills of memory, of one step by the profiler; None on a CPU or where it fails.
 
-        To be called when all times are taken: launches cost the host more once the profiler has run.
+        To be called when a model's times are taken: launches may cost the host more once the profiler has run.
         """
         if not self.cuda:
             return None, None

@@ -70,7 +70,7 @@ def test_operations_are_those_of_the_published_network():
 
 
 def test_operations_of_attention_do_not_depend_on_its_kernels():
-    changes = [
+    small = [
         "model.layers=1",
         "model.cutoffs=[]",
         "data.segment_length=16",
