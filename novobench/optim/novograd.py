@@ -213,8 +213,8 @@ class NovoGrad(Optimizer):
         )
 
     def _operator_step(self, grad_scale: Tensor | None, found_inf: Tensor | None, decides: bool) -> Tensor | None:
+        from novobench.optim.novograd_layout import group_numbers
         from novobench.optim.novograd_op import novograd_step
-        from novobench.optim.novograd_tables import group_numbers
 
         members = [(i, t) for i, group in enumerate(self.param_groups) for t in self._tensors(group, group["params"])]
         if not members:

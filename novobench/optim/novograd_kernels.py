@@ -50,57 +50,11 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-# Columns of a tensor's row in the layout table.
-NUMEL = tl.constexpr(0)
-CHUNK = tl.constexpr(1)
-"""Elements of a chunk."""
-FIRST = tl.constexpr(2)
-"""Number of its first chunk, which is also its first partial's slot."""
-CHUNKS = tl.constexpr(3)
-"""How many it has."""
-GROUP = tl.constexpr(4)
-SLOT = tl.constexpr(5)
-"""Its place in v."""
-FLAT = tl.constexpr(6)
-"""1: weight, gradient and moment lie dense in one and the same order, so elements are visited in memory order."""
-ALIGNED = tl.constexpr(7)
-"""1: flat, and all three start at a multiple of 16 bytes."""
-DENSE_GRADIENT = tl.constexpr(8)
-"""1: the gradient alone is dense, so that its norm may visit it in memory order."""
-SIZES = tl.constexpr(9)
-"""Five sizes, fastest first, then five strides each of weight, gradient and moment."""
-DIMENSIONS = tl.constexpr(5)
-COLUMNS = tl.constexpr(29)
+from novobench.optim import novograd_layout as column
+from novobench.optim.novograd_layout import strided
+
 STRIDED_BLOCK = tl.constexpr(256)
 """Elements of a tile of a tensor that is not dense: one or two per thread, so that their 64-bit indices fit."""
-
-# Columns of a group's row of numbers.
-BETA1 = tl.constexpr(0)
-BETA2 = tl.constexpr(1)
-ONE_MINUS_BETA2 = tl.constexpr(2)
-EPS = tl.constexpr(3)
-DECAY_IN_MOMENT = tl.constexpr(4)
-DECAY_IN_WEIGHT = tl.constexpr(5)
-AVERAGE = tl.constexpr(6)
-"""What the new term of m is multiplied by after the first step."""
-EPS_INSIDE = tl.constexpr(7)
-AMSGRAD_ON = tl.constexpr(8)
-SIGN = tl.constexpr(9)
-"""-1 to maximize."""
-NUMBERS = tl.constexpr(10)
-
-
-@triton.jit
-def _strided(row, element, which: tl.constexpr):
-    """Memory offsets of elements that are counted in the order of the layout row's sizes."""
-    offset = element * 0
-    rest = element
-    for d in tl.static_range(DIMENSIONS):
-        size = tl.load(row + SIZES + d)
-        stride = tl.load(row + SIZES + (1 + which) * DIMENSIONS + d)
-        offset += (rest % size) * stride
-        rest = rest // size
-    return offset
 
 
 @triton.jit
@@ -112,14 +66,14 @@ def _norm_of_chunk(
     this was the last of its chunks: squares[t] = ‖g‖² then."""
     t = tl.load(chunks + 2 * chunk)
     start = tl.load(chunks + 2 * chunk + 1)
-    row = layout + t * COLUMNS
-    stop = tl.minimum(start + tl.load(row + CHUNK), tl.load(row + NUMEL))
+    row = layout + t * column.COLUMNS
+    stop = tl.minimum(start + tl.load(row + column.CHUNK), tl.load(row + column.NUMEL))
     g = tl.load(g_address + t).to(tl.pointer_type(G))
     lane = tl.arange(0, BLOCK)
-    if tl.load(row + DENSE_GRADIENT) == 1:
+    if tl.load(row + column.DENSE_GRADIENT) == 1:
         total = tl.zeros((BLOCK,), tl.float32)
         e = start
-        if tl.load(row + ALIGNED) == 1:
+        if tl.load(row + column.ALIGNED) == 1:
             aligned = tl.multiple_of(g, 16)
             while e + BLOCK <= stop:
                 x = tl.load(aligned + tl.multiple_of(e, BLOCK) + lane, eviction_policy=KEEP).to(tl.float32)
@@ -135,22 +89,22 @@ def _norm_of_chunk(
         strided_total = tl.zeros((STRIDED_BLOCK,), tl.float32)
         e = start
         while e < stop:
-            x = tl.load(g + _strided(row, e + few, 1), mask=e + few < stop, other=0.0).to(tl.float32)
+            x = tl.load(g + strided(row, e + few, 1), mask=e + few < stop, other=0.0).to(tl.float32)
             strided_total += x * x
             e += STRIDED_BLOCK
         partial = tl.sum(strided_total, axis=0)
     tl.store(partials + chunk, partial)
     if start == 0:
-        slot = tl.load(row + SLOT)
+        slot = tl.load(row + column.SLOT)
         tl.store(v_old + slot, tl.load(v + slot))
         if AMSGRAD:
             tl.store(largest_old + slot, tl.load(largest + slot))
 
-    count = tl.load(row + CHUNKS)
+    count = tl.load(row + column.CHUNKS)
     tl.debug_barrier()  # every thread has stored before one thread says so
     last = (tl.atomic_add(finished + t, 1, sem="acq_rel") + 1) % count == 0
     if last:
-        terms = partials + tl.load(row + FIRST)
+        terms = partials + tl.load(row + column.FIRST)
         part = tl.arange(0, STRIDED_BLOCK)
         sums = tl.zeros((STRIDED_BLOCK,), tl.float32)
         p = count * 0
@@ -238,11 +192,11 @@ def _update_of_chunk(
 ):  # fmt: skip
     t = tl.load(chunks + 2 * chunk)
     start = tl.load(chunks + 2 * chunk + 1)
-    row = layout + t * COLUMNS
-    stop = tl.minimum(start + tl.load(row + CHUNK), tl.load(row + NUMEL))
-    group = tl.load(row + GROUP)
-    number = numbers + group * NUMBERS
-    slot = tl.load(row + SLOT)
+    row = layout + t * column.COLUMNS
+    stop = tl.minimum(start + tl.load(row + column.CHUNK), tl.load(row + column.NUMEL))
+    group = tl.load(row + column.GROUP)
+    number = numbers + group * column.NUMBERS
+    slot = tl.load(row + column.SLOT)
     w_start = tl.load(w_address + t).to(tl.pointer_type(W))
     g_start = tl.load(g_address + t).to(tl.pointer_type(G))
     m_start = tl.load(m_address + t).to(tl.pointer_type(M))
@@ -268,32 +222,34 @@ def _update_of_chunk(
     if go:
         old = tl.load(v_old + slot)
         first = old < 0.0
-        second = tl.load(number + BETA2) * old + tl.load(number + ONE_MINUS_BETA2) * square
+        second = tl.load(number + column.BETA2) * old + tl.load(number + column.ONE_MINUS_BETA2) * square
         second = tl.where(first, square, second)
         peak = second
         if AMSGRAD:
             peak = tl.maximum(second, tl.load(largest_old + slot))
         under = second
         if AMSGRAD:
-            under = tl.where(tl.load(number + AMSGRAD_ON) != 0.0, peak, second)
-        eps = tl.load(number + EPS)
-        inside = tl.load(number + EPS_INSIDE) != 0.0
+            under = tl.where(tl.load(number + column.AMSGRAD_ON) != 0.0, peak, second)
+        eps = tl.load(number + column.EPS)
+        inside = tl.load(number + column.EPS_INSIDE) != 0.0
         divisor = tl.where(inside, tl.sqrt_rn(under + eps), tl.sqrt_rn(under) + eps)
         # ε = 0 and a zero gradient: 0/0 is taken as 0
-        factor = tl.where(divisor > 0.0, tl.load(number + SIGN) * scale / tl.where(divisor > 0.0, divisor, 1.0), 0.0)
-        average = tl.where(first, 1.0, tl.load(number + AVERAGE))
-        beta1 = tl.load(number + BETA1)
-        decay = tl.load(number + DECAY_IN_MOMENT)
-        shrink = 1.0 - lr * tl.load(number + DECAY_IN_WEIGHT)
+        factor = tl.where(
+            divisor > 0.0, tl.load(number + column.SIGN) * scale / tl.where(divisor > 0.0, divisor, 1.0), 0.0
+        )
+        average = tl.where(first, 1.0, tl.load(number + column.AVERAGE))
+        beta1 = tl.load(number + column.BETA1)
+        decay = tl.load(number + column.DECAY_IN_MOMENT)
+        shrink = 1.0 - lr * tl.load(number + column.DECAY_IN_WEIGHT)
         if start == 0:
             tl.store(v + slot, second)
             if AMSGRAD:
                 tl.store(largest + slot, peak)
 
-        if tl.load(row + FLAT) == 1:
+        if tl.load(row + column.FLAT) == 1:
             lane = tl.arange(0, BLOCK)
             e = start
-            if tl.load(row + ALIGNED) == 1:
+            if tl.load(row + column.ALIGNED) == 1:
                 w_at = tl.multiple_of(w_start, 16)
                 g_at = tl.multiple_of(g_start, 16)
                 m_at = tl.multiple_of(m_start, 16)
@@ -322,9 +278,9 @@ def _update_of_chunk(
             while e < stop:
                 element = e + few
                 mask = element < stop
-                w_at = w_start + _strided(row, element, 0)
-                m_at = m_start + _strided(row, element, 2)
-                g = tl.load(g_start + _strided(row, element, 1), mask=mask, other=0.0).to(tl.float32)
+                w_at = w_start + strided(row, element, 0)
+                m_at = m_start + strided(row, element, 2)
+                g = tl.load(g_start + strided(row, element, 1), mask=mask, other=0.0).to(tl.float32)
                 w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
                 m = tl.load(m_at, mask=mask, other=0.0).to(tl.float32)
                 m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from novobench.optim import novograd_kernels as kernels
-from novobench.optim import novograd_paths as paths
+from novobench.optim.novograd_layout import NUMBERS, group_numbers, layout_columns
 
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 """Weights, gradients and moments may have any of these; arithmetic is fp32."""
@@ -52,9 +52,6 @@ class Tuning:
 
 TWO_LAUNCHES = Tuning(block=2048, warps=8, chunk=16384)
 SINGLE_LAUNCH = Tuning(block=2048, warps=8, chunk=4096, ahead=8 << 20)
-
-DIMENSIONS: int = kernels.DIMENSIONS.value
-"""Most dimensions of a tensor that does not lie dense."""
 
 
 class Member(NamedTuple):
@@ -244,7 +241,15 @@ class _Bucket:
             member = members[i]
             numel = member.parameter.numel()
             starts = range(0, max(numel, 1), tuning.chunk)  # an empty tensor has one chunk too: its v must move on
-            rows += [numel, tuning.chunk, len(chunks) // 2, len(starts), member.group, slots[i], *_layout(*member[1:])]
+            rows += [
+                numel,
+                tuning.chunk,
+                len(chunks) // 2,
+                len(starts),
+                member.group,
+                slots[i],
+                *layout_columns(*member[1:]),
+            ]
             for start in starts:
                 chunks += [t, start]
         self.chunk_count = len(chunks) // 2
@@ -302,7 +307,7 @@ class Rates:
 
     def __init__(self, groups: int, device: torch.device, staging: Staging | None = None) -> None:
         self.staging = staging
-        self.numbers = torch.zeros(groups * kernels.NUMBERS.value, dtype=torch.float32, device=device)
+        self.numbers = torch.zeros(groups * NUMBERS.value, dtype=torch.float32, device=device)
         self.lr = torch.zeros(groups, dtype=torch.float32, device=device)
         self.lr_address = torch.zeros(groups, dtype=torch.int64, device=device)
         self.table_bytes = 4 * self.numbers.numel() + 12 * groups + 16 * 3
@@ -326,23 +331,6 @@ class Rates:
         for i, lr in enumerate(rates):
             if isinstance(lr, Tensor) and addresses[i] == self.lr.data_ptr() + 4 * i:
                 self.lr[i].copy_(lr.reshape(()), non_blocking=True)
-
-
-def group_numbers(group: dict[str, Any]) -> tuple[float, ...]:
-    """A group's options as the kernels' row of numbers."""
-    (beta1, beta2), decay, decoupled = group["betas"], group["weight_decay"], group["decoupled_weight_decay"]
-    return (
-        beta1,
-        beta2,
-        1 - beta2,
-        group["eps"],
-        0.0 if decoupled else decay,
-        decay if decoupled else 0.0,
-        1 - beta1 if group["grad_averaging"] else 1.0,
-        float(group["eps_inside_sqrt"]),
-        float(group["amsgrad"]),
-        -1.0 if group["maximize"] else 1.0,
-    )
 
 
 class Staging:
@@ -370,20 +358,3 @@ def send(values: list[Any], to: Tensor, staging: Staging | None = None) -> Tenso
     if staging is not None:
         host = staging.take(len(values), to.dtype).copy_(host)
     return to.copy_(host, non_blocking=True)
-
-
-# ---------------------------------------------------------------------------------------------- layouts
-
-
-def _layout(weight: Tensor, gradient: Tensor, moment: Tensor) -> list[int]:
-    """The columns of a layout row from FLAT on."""
-    flat = paths.same_order(weight, gradient, moment)
-    aligned = flat and all(x.data_ptr() % 16 == 0 for x in (weight, gradient, moment))
-    sizes, strides = [1] * DIMENSIONS, [[0] * DIMENSIONS for _ in range(3)]
-    if not flat:
-        fastest_first = sorted(range(weight.dim()), key=lambda d: weight.stride(d))
-        for place, d in enumerate(fastest_first):
-            sizes[place] = weight.size(d)
-            for of_tensor, tensor in zip(strides, (weight, gradient, moment), strict=True):
-                of_tensor[place] = tensor.stride(d)
-    return [int(flat), int(aligned), int(paths.dense(gradient)), *sizes, *(s for of in strides for s in of)]

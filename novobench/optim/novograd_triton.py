@@ -17,6 +17,7 @@ from novobench.optim import novograd_kernels as kernels
 from novobench.optim import novograd_paths as paths
 from novobench.optim import novograd_tables as tables
 from novobench.optim import sharding
+from novobench.optim.novograd_layout import DIMENSIONS
 
 _ADDRESS, _STRIDE, _CONTIGUOUS = Tensor.data_ptr, Tensor.stride, Tensor.is_contiguous
 
@@ -28,7 +29,7 @@ def runs_on(device: torch.device) -> bool:
 
 def takes(parameter: Tensor) -> bool:
     """Whether the kernels know this parameter's dtype and can index it."""
-    return parameter.dtype in tables.DTYPES and parameter.dim() <= tables.DIMENSIONS
+    return parameter.dtype in tables.DTYPES and parameter.dim() <= DIMENSIONS.value
 
 
 class FusedStep:
