@@ -171,3 +171,15 @@ def test_a_task_that_fails_costs_its_own_row(tmp_path, novobench, monkeypatch):
     image, language = read_csv(output)
     assert (image["error"].startswith("OutOfMemoryError"), image["per_second"]) == (True, "")
     assert (language["error"], float(language["per_second"]) > 0) == ("", True)
+
+
+def test_published_figures_stand_beside_a_row_of_the_papers_size(capsys):
+    row = throughput.Throughput("language", "paper", "novograd", per_second=119_922.0, unit="tokens", like_for_like=1)
+    report = throughput.Rows(throughput.Throughput, (), None)
+    throughput._say_more(report, row)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert "2.00 × the published 59,961 tokens/s on one A100" in first
+    assert first.endswith("like for like with the first")
+    assert sum("on one H100" in line for line in others) == 1
+    throughput._say_more(report, throughput.replace(row, scale="laptop"))
+    assert capsys.readouterr().out == ""
