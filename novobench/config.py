@@ -84,7 +84,7 @@ class RuntimeConfig:
     nodes: int = field(default=1, metadata=_PRACTICAL)
     cells_per_gpu: int = field(default=1, metadata=_PRACTICAL)
     """Trainings that share one GPU, where there are two CPU cores for each and `--jobs` says nothing else; for nets
-    too small to fill it."""
+    too small to fill it. A trained cell's config says how many did."""
     workers: int = field(default=0, metadata=_PRACTICAL)
     """Data-loader worker processes; 0 loads in the training process."""
     deterministic: bool = field(default=True, metadata=_PRACTICAL)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
     """
     waiting = list(cells)
     failed: dict[str, str] = {}
-    slots = _device_slots(cells, jobs)
+    slots = _device_slots(cells, min(jobs, len(cells)))
     running: dict[int, _Running] = {}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["novobench.training.worker"])
@@ -50,7 +50,7 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
         while waiting or running:
             for slot, devices in enumerate(slots):
                 if slot not in running and waiting:
-                    running[slot] = _start(context, waiting.pop(0), devices)
+                    running[slot] = _start(context, waiting.pop(0), devices, _most_on_one(slots))
                     tell(Event("started", running[slot].cell))
             for slot, job in list(running.items()):
                 if job.process.exitcode is None and not job.stalled():
@@ -120,9 +120,11 @@ class _Running:
             return ""
 
 
-def _start(context: Any, cell: PlannedCell, devices: str | None) -> _Running:
-    folder = cell.folder
-    write_text(folder.config, to_yaml(cell.config))
+def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -> _Running:
+    folder, config = cell.folder, cell.config
+    if devices is not None:  # what its speed is worth depends on it
+        config = replace(config, runtime=replace(config.runtime, cells_per_gpu=sharing))
+    write_text(folder.config, to_yaml(config))
     folder.failure.unlink(missing_ok=True)
     from novobench.training import entry
 
@@ -156,6 +158,11 @@ def _device_slots(cells: Sequence[PlannedCell], jobs: int) -> list[str | None]:
     return [",".join(groups[slot % len(groups)]) for slot in range(jobs)]
 
 
+def _most_on_one(slots: Sequence[str | None]) -> int:
+    """Cells that share a group of GPUs."""
+    return -(-len(slots) // len(set(slots)))
+
+
 def visible_gpus() -> list[str]:
     """The NVIDIA GPUs that this process may use, without starting CUDA."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
@@ -180,10 +187,10 @@ def default_jobs(cells: Sequence[PlannedCell]) -> int:
 def sharing(cells: Sequence[PlannedCell], jobs: int) -> str:
     """How cells get along on a GPU, in a sentence; empty where none has to share one."""
     slots = _device_slots(cells, min(jobs, len(cells)))
-    groups = len(set(slots))
-    if slots[0] is None or len(slots) == groups:
+    most = _most_on_one(slots)
+    if slots[0] is None or most == 1:
         return ""
-    told = f"Up to {-(-len(slots) // groups)} cells share a GPU"
+    told = f"Up to {most} cells share a GPU"
     daemon = hardware.mps_daemon()
     if daemon:
         return f"{told} at once, through the MPS daemon at {daemon}."

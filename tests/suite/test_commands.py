@@ -108,6 +108,18 @@ def test_an_overridden_recipe_stays_out_of_the_table(tuned, novobench):
     assert not list((tuned / "results").rglob("*.*"))
 
 
+def test_cells_share_a_gpu_and_it_is_said(tuned, novobench, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # there may be none: `auto` then takes the CPU
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tuned))
+    settings = ("runtime.accelerator=auto", "budget=1steps", "purpose=search")
+    code, out, err = novobench("run", "small", "--jobs", "2", "--set", *settings)
+    assert (code, err) == (0, "")
+    assert "Up to 2 cells share a GPU and take turns on it." in out
+    assert "[2/2]" in out
+    configs = [yaml.safe_load(path.read_text()) for path in tuned.glob("runs/laptop/*/config.yaml")]
+    assert [config["runtime"]["cells_per_gpu"] for config in configs] == [2, 2]
+
+
 def test_any_class_is_an_optimizer(tuned, novobench):
     code, out, err = novobench(
         "run", "small", "--set", "optimizer.name=torch.optim:RMSprop", "optimizer.lr=0.002", "optimizer.options={}"
