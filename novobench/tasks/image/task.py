@@ -29,7 +29,6 @@ class ImageTask(TaskModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of images [B, C, H, W]."""
-        images = images.to(self.dtype)  # the accelerator's are float32 whatever the precision
         if self.config.runtime.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.network(images)
