@@ -125,7 +125,11 @@ def _add_experiments(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_running(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--jobs", type=_positive, help="cells at a time (default: one a GPU, else one a core)")
+    sub.add_argument(
+        "--jobs",
+        type=_positive,
+        help="cells at a time, sharing GPUs if need be (default: runtime.cells_per_gpu a GPU, else one a core)",
+    )
     sub.add_argument("--executor", choices=["local"], default="local", help="where cells run (default: local)")
 
 

@@ -82,6 +82,9 @@ class RuntimeConfig:
     devices: int = field(default=1, metadata=_PRACTICAL)
     """Processes of one training, one a device; more than one means DDP through torchrun."""
     nodes: int = field(default=1, metadata=_PRACTICAL)
+    cells_per_gpu: int = field(default=1, metadata=_PRACTICAL)
+    """Trainings that share one GPU, where there are two CPU cores for each and `--jobs` says nothing else; for nets
+    too small to fill it. A trained cell's config says how many did."""
     workers: int = field(default=0, metadata=_PRACTICAL)
     """Data-loader worker processes; 0 loads in the training process."""
     deterministic: bool = field(default=True, metadata=_PRACTICAL)
@@ -105,7 +108,7 @@ class ForecastConfig:
     """Speed before anything has run, so that `plan` can tell the time."""
 
     samples_per_second: float | None = None
-    """Per device."""
+    """Per device, of one training; with `runtime.cells_per_gpu`, of one among so many."""
     source: str = ""
 
 

@@ -23,6 +23,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def mps_daemon() -> Path | None:
+    """The pipe folder of NVIDIA's Multi-Process Service, where its daemon has one: CUDA then joins it by itself, and
+    processes on one GPU compute at once instead of taking turns."""
+    folder = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
+    return folder if (folder / "control").exists() else None
+
+
 @lru_cache
 def processor() -> str:
     """The CPU's name, as far as the system tells."""

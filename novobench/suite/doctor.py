@@ -56,6 +56,14 @@ def _checks() -> Iterator[tuple[str, str]]:
     gpus = visible_gpus()
     accelerators = f"{len(gpus)} GPU(s)" if gpus else "no GPU: laptop scale alone makes sense here"
     yield "ok", f"{hardware.cores()} CPU cores; {accelerators}"
+    if gpus:
+        daemon = hardware.mps_daemon()
+        yield (
+            "ok" if daemon else "note",
+            f"MPS daemon at {daemon}: cells on one GPU compute at once"
+            if daemon
+            else "no MPS daemon: cells on one GPU take turns. Start one with: nvidia-cuda-mps-control -d",
+        )
     for folder in (ROOT / "runs", ROOT / "results"):
         yield _writable(folder)
     free = shutil.disk_usage(ROOT).free / 1e9

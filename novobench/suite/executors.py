@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
     """
     waiting = list(cells)
     failed: dict[str, str] = {}
-    slots = _device_slots(cells, jobs)
+    slots = _device_slots(cells, min(jobs, len(cells)))
     running: dict[int, _Running] = {}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["novobench.training.worker"])
@@ -50,7 +50,7 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
         while waiting or running:
             for slot, devices in enumerate(slots):
                 if slot not in running and waiting:
-                    running[slot] = _start(context, waiting.pop(0), devices)
+                    running[slot] = _start(context, waiting.pop(0), devices, _most_on_one(slots))
                     tell(Event("started", running[slot].cell))
             for slot, job in list(running.items()):
                 if job.process.exitcode is None and not job.stalled():
@@ -120,9 +120,11 @@ class _Running:
             return ""
 
 
-def _start(context: Any, cell: PlannedCell, devices: str | None) -> _Running:
-    folder = cell.folder
-    write_text(folder.config, to_yaml(cell.config))
+def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -> _Running:
+    folder, config = cell.folder, cell.config
+    if devices is not None:  # what its speed is worth depends on it
+        config = replace(config, runtime=replace(config.runtime, cells_per_gpu=sharing))
+    write_text(folder.config, to_yaml(config))
     folder.failure.unlink(missing_ok=True)
     from novobench.training import entry
 
@@ -135,11 +137,17 @@ def _start(context: Any, cell: PlannedCell, devices: str | None) -> _Running:
     return _Running(process, cell, folder, time.monotonic(), told, last_change=time.monotonic())
 
 
+def _gpus(cells: Sequence[PlannedCell]) -> list[str]:
+    """The GPUs that the cells may train on; none where one of them is to train on the CPU."""
+    return [] if any(cell.config.runtime.accelerator == "cpu" for cell in cells) else visible_gpus()
+
+
 def _device_slots(cells: Sequence[PlannedCell], jobs: int) -> list[str | None]:
-    """One entry a concurrent cell: the GPUs it may see, or None where there is none to assign."""
-    gpus = visible_gpus()
+    """One entry a concurrent cell: the GPUs it may see, or None where there is none to assign. Where more cells run at
+    a time than there are groups of GPUs, they share them."""
+    gpus = _gpus(cells)
     needed = max((cell.config.runtime.devices for cell in cells), default=1)
-    if not gpus or any(cell.config.runtime.accelerator == "cpu" for cell in cells):
+    if not gpus:
         return [None] * jobs
     if needed > len(gpus):
         raise ConfigError(
@@ -150,16 +158,40 @@ def _device_slots(cells: Sequence[PlannedCell], jobs: int) -> list[str | None]:
     return [",".join(groups[slot % len(groups)]) for slot in range(jobs)]
 
 
+def _most_on_one(slots: Sequence[str | None]) -> int:
+    """Cells that share a group of GPUs."""
+    return -(-len(slots) // len(set(slots)))
+
+
 def visible_gpus() -> list[str]:
     """The NVIDIA GPUs that this process may use, without starting CUDA."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu.strip()]
+        named = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        return [gpu for gpu in named if gpu.strip() not in ("", "-1")]
     return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
 
 
-def default_jobs(threads: int, devices: int) -> int:
-    """As many cells at once as there are GPU groups, else cores for their threads."""
-    gpus = len(visible_gpus())
-    if gpus:
-        return max(1, gpus // devices)
-    return max(1, hardware.cores() // (threads * devices))
+def default_jobs(cells: Sequence[PlannedCell]) -> int:
+    """Cells at a time: as many as may share the GPUs (`runtime.cells_per_gpu`) and have two cores each, but one a group
+    of GPUs at least; without GPUs, as many as there are cores for their threads."""
+    runtimes = [cell.config.runtime for cell in cells]
+    devices = max(runtime.devices for runtime in runtimes)
+    gpus = len(_gpus(cells))
+    if not gpus:
+        return max(1, hardware.cores() // (devices * max(runtime.threads for runtime in runtimes)))
+    groups = gpus // devices
+    sharing = groups * min(runtime.cells_per_gpu for runtime in runtimes)
+    return max(1, groups, min(sharing, hardware.cores() // 2))
+
+
+def sharing(cells: Sequence[PlannedCell], jobs: int) -> str:
+    """How cells get along on a GPU, in a sentence; empty where none has to share one."""
+    slots = _device_slots(cells, min(jobs, len(cells)))
+    most = _most_on_one(slots)
+    if slots[0] is None or most == 1:
+        return ""
+    told = f"Up to {most} cells share a GPU"
+    daemon = hardware.mps_daemon()
+    if daemon:
+        return f"{told} at once, through the MPS daemon at {daemon}."
+    return f"{told} and take turns on it. With an MPS daemon (nvidia-cuda-mps-control -d) they would use it at once."

@@ -78,7 +78,8 @@ class Row:
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted overrides of the task's config at every scale."""
     paper: Any = None
-    """Overrides at one scale. The word `tuned` names a set of rates that `novobench search` found."""
+    """Overrides at one scale. The word `tuned` names a set of rates that `novobench search` found; until it has, a rate
+    given beside it holds."""
     gpu: Any = None
     laptop: Any = None
 
@@ -174,7 +175,8 @@ def row_config(
     tree = load_tree(CONFIGS / experiment.task / f"{scale}.yaml")
     tree = override(tree, changes, where)
     if key is not None:
-        tree = override(tree, rates or tuned_rates(experiment.task, scale, key, where), where)
+        own = "optimizer.lr" in changes
+        tree = override(tree, rates or tuned_rates(experiment.task, scale, key, where, own=own), where)
     tree = override(tree, {"task": experiment.task, "scale": scale, "seed": seed, **(extra or {})}, where)
     return resolve(tree, where)
 
@@ -189,10 +191,23 @@ def tuned_file(task: str, scale: str) -> Path:
     return CONFIGS / task / f"tuned-{scale}.yaml"
 
 
-def tuned_rates(task: str, scale: str, key: str, where: str) -> dict[str, Any]:
-    """What `search` found under `key`; nothing yet before the first search."""
+def searched(experiment: Experiment, row: Row, scale: str) -> bool:
+    """Whether the row's rates at a scale were found there by `search`."""
+    key = tuned_key(experiment, row, scale)
+    return key is not None and key in _tuned(experiment.task, scale)
+
+
+def _tuned(task: str, scale: str) -> dict[str, Any]:
     path = tuned_file(task, scale)
-    tuned = read_yaml(path) if path.exists() else {}
+    return read_yaml(path) if path.exists() else {}
+
+
+def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = False) -> dict[str, Any]:
+    """What `search` found under `key`. Before it has found any, nothing for a row with rates of its `own`; another row
+    cannot do without."""
+    path, tuned = tuned_file(task, scale), _tuned(task, scale)
+    if key not in tuned and own:
+        return {}
     if key not in tuned:
         raise ConfigError(
             f"{where}: no tuned rates '{key}' in {shown(path)}.{suggestion(key, list(tuned))} "

@@ -74,13 +74,13 @@ class Forecast:
 def forecast(cell: PlannedCell, past: Mapping[str, float]) -> Forecast:
     """Expected training time: from finished cells of the same task (`past`, see `records.speeds`), else declared.
 
-    Both count samples: updates × effective batch, shared by the devices.
+    Both count samples: updates × effective batch, shared by the devices. `runtime.cells_per_gpu` cells share a device.
     """
     config = cell.config
     samples = total_updates(config) * config.batch.size
     devices = config.runtime.devices * config.runtime.nodes
     if config.task in past:
-        return Forecast(samples / (past[config.task] * devices), "finished cells")
+        return Forecast(samples * config.runtime.cells_per_gpu / (past[config.task] * devices), "finished cells")
     declared = config.forecast.samples_per_second
     if declared:
         return Forecast(samples / (declared * devices), config.forecast.source)

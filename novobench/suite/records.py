@@ -127,7 +127,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def speeds(scale: str) -> dict[str, float]:
-    """Samples per second and device of each task's finished cells, total over total."""
+    """Samples per second and device of each task's finished cells, total over total; those that shared a GPU had a part
+    of its time each."""
     cells = read_json(results_folder(scale) / "cells.json")
     seconds = {
         line["cell"]: float(line["value"])
@@ -139,7 +140,8 @@ def speeds(scale: str) -> dict[str, float]:
     updates = {line["cell"]: int(line["update"]) for line in read_csv(results_folder(scale) / "records.csv")}
     for cell, spent in seconds.items():
         config = cells[cell]["config"]
-        devices = config["runtime"]["devices"] * config["runtime"]["nodes"]
+        runtime = config["runtime"]
+        devices = runtime["devices"] * runtime["nodes"] / runtime.get("cells_per_gpu", 1)
         samples[config["task"]] = samples.get(config["task"], 0.0) + updates[cell] * config["batch"]["size"]
         time[config["task"]] = time.get(config["task"], 0.0) + spent * devices
     return {task: samples[task] / time[task] for task in samples if time[task] > 0}

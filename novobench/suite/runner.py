@@ -15,7 +15,7 @@ from novobench.console import console, duration
 from novobench.errors import NovobenchError
 from novobench.files import told_plainly, write_json
 from novobench.suite import records
-from novobench.suite.executors import Event, default_jobs, run_local
+from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment, tuned_file
 from novobench.suite.plan import PlannedCell, forecast, plan, runs_folder
 from novobench.suite.tables import write_table
@@ -81,8 +81,9 @@ def train(cells: Sequence[PlannedCell], scale: str, jobs: int | None, out: Conso
     out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} finished before, {len(to_do)} to train.")
     if not to_do:
         return {}
-    runtime = to_do[0].config.runtime
-    jobs = jobs or default_jobs(runtime.threads, runtime.devices)
+    jobs = jobs or default_jobs(to_do)
+    if told := sharing(to_do, jobs):
+        out.print(told)
     with _Display(len(to_do), out) as display:
         return run_local(to_do, jobs, display.tell)
 

@@ -59,13 +59,14 @@ def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale:
         "state",
     ):
         table.add_column(heading, justify="left" if heading in ("cell", "rows", "batch", "state") else "right")
-    open_seconds, unknown, sources = 0.0, 0, set()
+    open_seconds, unknown, sources, sharing = 0.0, 0, set(), set()
     for cell in cells:
         config = cell.config
         expected = forecast(cell, past)
         finished = cell.folder.finished
         if not finished and expected.seconds is not None:
-            open_seconds += expected.seconds
+            open_seconds += expected.seconds / config.runtime.cells_per_gpu
+            sharing.add(config.runtime.cells_per_gpu)
             sources.add(expected.source)
         unknown += not finished and expected.seconds is None
         table.add_row(
@@ -87,9 +88,9 @@ def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale:
     to_do = sum(not cell.folder.finished for cell in cells)
     rest = f", and {unknown} of unknown speed" if unknown else ""
     basis = f" (speed: {'; '.join(sorted(sources))})" if sources else ""
-    out.print(
-        f"{len(cells)} cells, {to_do} to do: {duration(open_seconds)} of training one after another{rest}{basis}."
-    )
+    most = max(sharing, default=1)
+    order = f"{most} at a time on one GPU" if most > 1 else "one after another"
+    out.print(f"{len(cells)} cells, {to_do} to do: {duration(open_seconds)} of training {order}{rest}{basis}.")
 
 
 def batch_arithmetic(config: CellConfig) -> str:

@@ -13,7 +13,7 @@ from novobench.config import CellConfig, cell_id, to_yaml
 from novobench.files import read_csv, write_csv, write_text
 from novobench.suite import records
 from novobench.suite.curves import at_equal, read_curves
-from novobench.suite.experiment import Column, Experiment, Row, row_config
+from novobench.suite.experiment import Column, Experiment, Row, row_config, searched
 from novobench.suite.statistics import Estimate, estimate
 
 Values = dict[tuple[str, str], float]
@@ -159,9 +159,20 @@ def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
     lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
     lines += [f"[{i}] {note}  " for i, note in enumerate(notes, 1)]
     lines += ["" if notes else None, *(f"- {note}" for note in experiment.notes)]  # type: ignore[list-item]
+    lines += [f"- {note}" for note in _rates_notes(experiment, rows, scale)]
     lines += [f"- {note}" for note in _beside_notes(experiment, rows, scale)]
     lines += [f"- {_seeds_note(rows)}", f"- {_code_note(rows, scale)}"]
     return "\n".join(line for line in lines if line is not None) + "\n"
+
+
+def _rates_notes(experiment: Experiment, rows: list[TableRow], scale: str) -> list[str]:
+    """Which rows train at rates that no search has found for this scale's data. At paper scale, rates are recipe."""
+    trained = [entry.row for entry in rows if entry.config is not None]
+    taken = [row.label for row in trained if not searched(experiment, row, scale)]
+    if scale == "paper" or not taken:
+        return []
+    which = "any row" if len(taken) == len(trained) else ", ".join(dict.fromkeys(taken))
+    return [f"No search has been made at {scale} scale for the rates of {which}: they were made for other data."]
 
 
 def _beside_notes(experiment: Experiment, rows: list[TableRow], scale: str) -> list[str]:

@@ -108,6 +108,18 @@ def test_an_overridden_recipe_stays_out_of_the_table(tuned, novobench):
     assert not list((tuned / "results").rglob("*.*"))
 
 
+def test_cells_share_a_gpu_and_it_is_said(tuned, novobench, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # there may be none: `auto` then takes the CPU
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tuned))
+    settings = ("runtime.accelerator=auto", "budget=1steps", "purpose=search")
+    code, out, err = novobench("run", "small", "--jobs", "2", "--set", *settings)
+    assert (code, err) == (0, "")
+    assert "Up to 2 cells share a GPU and take turns on it." in out
+    assert "[2/2]" in out
+    configs = [yaml.safe_load(path.read_text()) for path in tuned.glob("runs/laptop/*/config.yaml")]
+    assert [config["runtime"]["cells_per_gpu"] for config in configs] == [2, 2]
+
+
 def test_any_class_is_an_optimizer(tuned, novobench):
     code, out, err = novobench(
         "run", "small", "--set", "optimizer.name=torch.optim:RMSprop", "optimizer.lr=0.002", "optimizer.options={}"
@@ -152,6 +164,16 @@ def test_a_search_writes_the_best_rates_and_every_trial(workspace, novobench):
     for record in (workspace / "runs" / "laptop").glob("*/record.json"):
         assert set(json.loads(record.read_text())["metrics"]) == {"search"}
     assert novobench("run", "small")[0] == 0
+
+
+def test_doctor_tells_whether_an_mps_daemon_runs(workspace, novobench, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(workspace))
+    assert "note  no MPS daemon: cells on one GPU take turns." in novobench("doctor")[1]
+    (workspace / "control").touch()
+    assert f"ok    MPS daemon at {workspace}: cells on one GPU compute at once" in novobench("doctor")[1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "MPS" not in novobench("doctor")[1]
 
 
 def test_doctor_is_content_here(workspace, novobench, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 import yaml
 
 from novobench.config import ROOT, SCALES, to_yaml
+from novobench.errors import ConfigError
 from novobench.files import write_text
-from novobench.suite.experiment import experiment_names, load_experiment, row_config, tuned_key
-from novobench.suite.plan import plan
+from novobench.suite.experiment import experiment_names, load_experiment, row_config, searched, tuned_key
+from novobench.suite.plan import forecast, plan
 from novobench.tasks.catalog import epoch_updates, epochs, total_updates
 from novobench.training.run_folder import RunFolder
 from tests.cells import train_apart
@@ -189,6 +191,31 @@ def test_every_tuned_key_of_an_experiment_is_there():
         keys = {tuned_key(experiment, row, "laptop") for row in experiment.rows} - {None}
         tuned = yaml.safe_load((ROOT / "configs" / experiment.task / "tuned-laptop.yaml").read_text())
         assert keys <= tuned.keys()
+
+
+def test_gpu_scale_has_the_papers_rows_and_fits_into_three_quarters_of_an_hour():
+    experiments = [load_experiment(name) for name in experiment_names()]
+    for experiment in experiments:
+        (paper, gpu) = ({row.id for row in experiment.rows if row.at(scale) is not None} for scale in ("paper", "gpu"))
+        assert paper - gpu <= {"t7_novograd_20b", "t7_novograd_t128"}, experiment.name
+        assert gpu <= paper, experiment.name
+    cells = plan(experiments, "gpu", [0])
+    seconds = [forecast(cell, past={}).seconds / cell.config.runtime.cells_per_gpu for cell in cells]
+    assert sum(seconds) < 45 * 60
+
+
+def test_a_searched_rate_wins_over_the_rows_own(workspace):
+    shutil.copy(ROOT / "experiments" / "table4.yaml", workspace / "experiments" / "table4.yaml")
+    experiment = load_experiment("table4")
+    row = experiment.row("t4_adam")
+    assert row_config(experiment, row, "gpu", 0).optimizer.lr == 3.0e-4
+    assert not searched(experiment, row, "gpu")
+    (workspace / "configs" / "speech" / "tuned-gpu.yaml").write_text("adam: {optimizer.lr: 0.005}")
+    assert row_config(experiment, row, "gpu", 0).optimizer.lr == 0.005
+    assert searched(experiment, row, "gpu")
+    (workspace / "configs" / "speech" / "tuned-laptop.yaml").unlink()
+    with pytest.raises(ConfigError, match="row 't4_adam' at laptop scale: no tuned rates 'adam'"):
+        row_config(experiment, row, "laptop", 0)
 
 
 @pytest.mark.slow

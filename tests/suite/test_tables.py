@@ -26,9 +26,26 @@ def recorded(workspace):
             lines.append({**line, "metric": "wer", "value": wer})
             lines.append({**line, "metric": "collapsed", "value": float(wer == 99)})
     write_csv(workspace / "results" / "gpu" / "records.csv", RECORD_FIELDS, lines)
+    return written(experiment)
+
+
+def written(experiment):
     csv_path, markdown = write_table(experiment, "gpu")
     with csv_path.open(newline="") as file:
         return {line["row"]: line for line in csv.DictReader(file)}, markdown.read_text()
+
+
+def test_rates_that_no_search_has_found_are_told(recorded, workspace):
+    _, markdown = recorded
+    assert "- No search has been made at gpu scale for the rates of any row: they were made for other data." in markdown
+    rates = workspace / "configs" / "speech" / "tuned-gpu.yaml"
+    rates.write_text("{adam: {optimizer.lr: 0.001}, sgd: {optimizer.lr: 0.02}}")
+    assert (
+        "- No search has been made at gpu scale for the rates of NovoGrad: they"
+        in written(load_experiment("table4"))[1]
+    )
+    rates.write_text("{adam: {optimizer.lr: 0.001}, sgd: {optimizer.lr: 0.02}, novograd: {optimizer.lr: 0.02}}")
+    assert "No search" not in written(load_experiment("table4"))[1]
 
 
 def test_a_collapsed_run_is_flagged(recorded):

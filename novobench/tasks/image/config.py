@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from novobench.config import CellConfig
+from novobench.errors import ConfigError
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 2
@@ -86,6 +88,9 @@ class ImageDataConfig:
     """An image that cannot be decoded ends the run, or is left out: of the loss, of the accuracy, and counted."""
     tail: Literal["drop", "wrap"] = "drop"
     """What becomes of images that do not fill an optimizer batch: floor, as OpenSeq2Seq."""
+    images_on: Literal["loader", "accelerator"] = field(default="loader", metadata=_PRACTICAL)
+    """Who makes batches: data-loader workers, a picture at a time, or the training's device, where all decoded pictures
+    then lie (pictures of `resize_size` squared, cropped by `pad_shift` or `none`). The same bits either way."""
     evaluation_batch: int = 256
 
     def updates_per_epoch(self, batch: int) -> int:
@@ -94,3 +99,18 @@ class ImageDataConfig:
 
 MODEL = ImageModelConfig
 DATA = ImageDataConfig
+
+
+def validate(config: CellConfig) -> None:
+    """Raise ConfigError where the accelerator cannot make the batches that the loader would."""
+    data = config.data
+    if data.images_on == "loader":
+        return
+    if data.source == "digits" or data.crop == "random_resized":
+        what = "data.source digits" if data.source == "digits" else "data.crop random_resized"
+        raise ConfigError(f"'data.images_on' accelerator cannot do {what}. Set data.images_on=loader.")
+    if data.image_size > data.resize_size + 2 * data.crop_padding:
+        raise ConfigError(
+            f"'data.image_size' {data.image_size} is more than the padded pictures have: data.resize_size "
+            f"{data.resize_size} and twice data.crop_padding {data.crop_padding}."
+        )

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,8 +30,11 @@ from novobench.tasks.sampling import SampleKey, derive_seed, uniforms
 
 log = logging.getLogger(__name__)
 
+UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError)
+"""What Pillow raises for a file that holds no whole picture."""
 LEFT_OUT = -1
-"""Label of an image that cannot be decoded, where `data.on_bad_image` is `skip`; its pixels are grey."""
+"""Label of an image that cannot be decoded, where `data.on_bad_image` is `skip`; its pixels are `GREY`."""
+GREY = 127
 _CROP_ATTEMPTS = 10
 
 
@@ -52,6 +55,8 @@ class Images(Protocol):
     labels: np.ndarray
     classes: list[str]
     fingerprint: str
+    cache_key: str
+    """Another one when a picture may have changed: decoded pictures are kept under it."""
 
     def read(self, index: int) -> Image.Image: ...
 
@@ -77,9 +82,15 @@ def open_images(config: ImageDataConfig, data_root: Path, seed: int) -> ImageSpl
         _check_classes(config, pool)
         order = np.argsort(uniforms(0, "search-split", [SampleKey(0, i) for i in range(len(pool.labels))], 1)[:, 0])
         held, kept = np.sort(order[: config.search_size]), np.sort(order[config.search_size :])
-        train = TrainingImages(pool, kept, config, seed)
-        search = EvaluationImages(pool, held, config)
-        test = EvaluationImages(held_out, np.arange(len(held_out.labels)), config)
+        training: Any = TrainingImages
+        evaluation: Any = EvaluationImages
+        if config.images_on == "accelerator":
+            from novobench.tasks.image.resident import ResidentEvaluation, ResidentTraining
+
+            training, evaluation = ResidentTraining, ResidentEvaluation
+        train = training(pool, kept, config, seed)
+        search = evaluation(pool, held, config)
+        test = evaluation(held_out, np.arange(len(held_out.labels)), config)
         fingerprint = f"{config.name}:{pool.fingerprint}:{held_out.fingerprint}"
     counts = {"train": len(train), "search": len(search), "test": len(test)}  # type: ignore[arg-type]
     expected = {"train": config.train_size, "search": config.search_size, "test": config.test_size}
@@ -127,22 +138,24 @@ class FolderImages:
             raise DataError(f"{folder} holds no class folders; an ImageFolder tree is <split>/<class>/<image>.")
         self.files: list[str] = []
         labels: list[int] = []
-        digest = hashlib.sha256()
+        digest, times = hashlib.sha256(), hashlib.sha256(str(folder).encode())
         for label, name in enumerate(self.classes):
             found = sorted(
-                (entry.name, entry.stat().st_size)
+                (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
                 for entry in os.scandir(folder / name)
                 if entry.name.lower().endswith(self._ENDINGS)
             )
             if not found:
                 raise DataError(f"{folder / name} is an empty class: no image in it. Remove the folder or fill it.")
-            for file, size in found:
+            for file, size, changed in found:
                 digest.update(f"{name}/{file} {size}\n".encode())
+                times.update(f"{changed}\n".encode())
                 self.files.append(f"{name}/{file}")
                 labels.append(label)
         self.folder = folder
         self.labels = np.array(labels)
         self.fingerprint = digest.hexdigest()[:16]
+        self.cache_key = f"{self.fingerprint}-{times.hexdigest()[:16]}"
 
     def read(self, index: int) -> Image.Image:
         return Image.open(self.folder / self.files[index])
@@ -167,6 +180,8 @@ class HubImages:
         names = getattr(feature, "names", None)
         self.classes = list(names) if names else [str(label) for label in sorted(set(self.labels.tolist()))]
         self.fingerprint = hashlib.sha256(f"{len(self.labels)}".encode() + self.labels.tobytes()).hexdigest()[:16]
+        tables = [(name, os.stat(name).st_mtime_ns) for name in (each["filename"] for each in found.cache_files)]
+        self.cache_key = hashlib.sha256(f"{tables} {split} {self.fingerprint}".encode()).hexdigest()[:16]
 
     def read(self, index: int) -> Image.Image:
         return Image.open(io.BytesIO(self.table[int(index)][self.column]["bytes"]))
@@ -192,22 +207,32 @@ class _Prepared(Dataset):
         index = int(self.chosen[sample])
         try:
             return TF.pil_to_tensor(self.images.read(index).convert("RGB")), int(self.images.labels[index])
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            if self.config.on_bad_image == "error":
-                raise DataError(
-                    f"{self.images.name(index)} cannot be decoded: {error}. Replace the file, or set "
-                    "data.on_bad_image=skip to go on without it."
-                ) from None
-            log.warning("Skipped %s, which cannot be decoded: %s", self.images.name(index), error)
+        except UNREADABLE as error:
+            tell_bad(self.images, index, str(error), self.config)
             size = self.config.resize_size
-            return torch.full((3, size, size), 127, dtype=torch.uint8), LEFT_OUT
+            return torch.full((3, size, size), GREY, dtype=torch.uint8), LEFT_OUT
 
     def normalised(self, picture: Tensor) -> Tensor:
-        return (picture.float() - self.mean) / self.std
+        return normalised(picture, self.mean, self.std)
 
     def resized(self, picture: Tensor, size: list[int]) -> Tensor:
         """Bilinear, in float, so that no rounding to 8 bits comes between resize and normalisation."""
         return TF.resize(picture.float(), size, antialias=self.config.antialias)
+
+
+def tell_bad(images: Images, index: int, reason: str, config: ImageDataConfig) -> None:
+    """Raise DataError for a picture that cannot be decoded, or warn of it where `on_bad_image` is `skip`."""
+    if config.on_bad_image == "error":
+        raise DataError(
+            f"{images.name(index)} cannot be decoded: {reason}. Replace the file, or set "
+            "data.on_bad_image=skip to go on without it."
+        )
+    log.warning("Skipped %s, which cannot be decoded: %s", images.name(index), reason)
+
+
+def normalised(pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """float32 pictures of uint8 ones [..., 3, H, W]; `mean` and `std` are [3, 1, 1], float32."""
+    return (pictures.float() - mean) / std
 
 
 class TrainingImages(_Prepared):
@@ -220,7 +245,7 @@ class TrainingImages(_Prepared):
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
         config, size = self.config, self.config.image_size
         picture, label = self.pixels(key.sample)
-        draws = uniforms(self.seed, "crop", [key], 2 * _CROP_ATTEMPTS + 3)[0]
+        draws = crop_draws(self.seed, [key])[0]
         if config.crop == "random_resized":
             top, left, height, width = crop_box(
                 picture.shape[1], picture.shape[2], draws, config.crop_scale, config.crop_ratio
@@ -245,6 +270,11 @@ class EvaluationImages(_Prepared):
         if min(picture.shape[1:]) != self.config.resize_size:
             picture = self.resized(picture, [self.config.resize_size])
         return self.normalised(TF.center_crop(picture, [self.config.image_size])), label
+
+
+def crop_draws(seed: int, keys: Sequence[SampleKey]) -> np.ndarray:
+    """The uniform numbers that crop and flip each of the pictures, [len(keys), 23]; the last decides the flip."""
+    return uniforms(seed, "crop", keys, 2 * _CROP_ATTEMPTS + 3)
 
 
 def crop_box(

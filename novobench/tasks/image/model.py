@@ -59,7 +59,7 @@ class ResNetV2(nn.Module):
                 nn.init.zeros_(module.norm3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
+        x = self.stem(x.to(self.stem.weight.dtype))  # images that the accelerator made are float32 at any precision
         if self.config.stem_pool:
             x = self._pool(x)
         x = F.relu(self.norm(self.blocks(x)))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from novobench.config import CellConfig, data_root
 from novobench.errors import DataError
@@ -84,15 +85,27 @@ class ImageTask(TaskModule):
 
 
 class ImageData(TaskData):
-    """The three sources behind one door; see `data.open_images`."""
+    """The three sources behind one door, see `data.open_images`; batches are made by the loader or by the training's
+    device, see `resident`."""
 
     def setup(self, stage: str) -> None:
         splits = open_images(self.config.data, data_root=data_root(self.config), seed=self.config.seed)
         self.train = splits.train
-        self.evaluation_sets = [EvaluationSet("test", "test", _Indexed(splits.test))]
-        if splits.counts["search"]:
-            self.evaluation_sets.insert(0, EvaluationSet("search", "search", _Indexed(splits.search)))
+        judged = {"search": splits.search, "test": splits.test}
+        if self.config.data.images_on == "loader":
+            judged = {name: _Indexed(images) for name, images in judged.items()}
+        self.evaluation_sets = [
+            EvaluationSet(name, name, images)  # type: ignore[arg-type]
+            for name, images in judged.items()
+            if splits.counts[name] or name == "test"
+        ]
         self.fingerprint, self.counts = splits.fingerprint, splits.counts
+
+    def _loader(self, dataset: Any, batches: Any) -> DataLoader:
+        if self.config.data.images_on == "loader":
+            return super()._loader(dataset, batches)
+        # A batch is a row of numbers a picture: workers would take longer to send it than it takes to make.
+        return DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=torch.cuda.is_available())
 
 
 class _Indexed(torch.utils.data.Dataset):

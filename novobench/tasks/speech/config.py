@@ -148,7 +148,8 @@ class SpeechDataConfig:
     """Micro-batches over which utterances are sorted by length before they are cut into micro-batches; 0: as they come
     (OpenSeq2Seq)."""
     keep_features: bool = field(default=False, metadata=_PRACTICAL)
-    """Compute the features of each utterance and speed once a machine and keep them in the cache. For small data."""
+    """Compute the features of each utterance and speed once a machine and keep them in the cache. For small data; with
+    `features_on: accelerator` there is nothing to keep."""
     features_on: Literal["cpu", "accelerator"] = "cpu"
     """Where features are computed: by the data loader, or by the training's device."""
     tail: Literal["drop", "wrap"] = "wrap"

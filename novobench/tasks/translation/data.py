@@ -11,9 +11,12 @@ B pairs, S source pieces, T target pieces, with both sentence marks; M micro-bat
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +28,18 @@ from torch.utils.data import Dataset
 
 from novobench.config import CellConfig, parse_budget
 from novobench.errors import DataError
+from novobench.files import derived_folder, write_json
 from novobench.tasks.base import Metric
 from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order
 from novobench.tasks.translation.model import PAD
 from novobench.tasks.translation.pieces import Sequences, encode, prepare
 from novobench.tasks.translation.scoring import nearest_neighbours, sacrebleu
-from novobench.tasks.translation.text import Pairs, open_split, read_evaluation
+from novobench.tasks.translation.text import Pairs, Split, open_split, read_evaluation
 
 log = logging.getLogger(__name__)
+
+_NEIGHBOURS_VERSION = 1
+"""Raised when `scoring.py` finds other neighbours or scores them otherwise, so that kept scores are made anew."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +81,30 @@ def open_pairs(config: CellConfig, data_root: Path) -> TranslationSplits:
         for name, text in texts.items()
     }
     fingerprint = ":".join([data.name, prepared.fingerprint, *(split.fingerprint() for split in splits.values())])
-    baselines = _baselines(source.read(), texts) if data.neighbours else {}
+    baselines = _baselines(source, splits, texts) if data.neighbours else {}
     return TranslationSplits(train, sets.pop("search"), sets, prepared.model, fingerprint, counts, baselines)
 
 
-def _baselines(known: Pairs, texts: dict[str, Pairs]) -> dict[str, dict[str, Metric]]:
-    """What memory alone reaches: for each sentence the translation of its nearest training sentence."""
+def _baselines(source: Split, splits: dict[str, Split], texts: dict[str, Pairs]) -> dict[str, dict[str, Metric]]:
+    """What memory alone reaches: for each sentence the translation of its nearest training sentence. Looked for once a
+    machine and kept: it takes seconds."""
+    about = {name: split.fingerprint() for name, split in splits.items()}
+    identity = json.dumps([_NEIGHBOURS_VERSION, version("sacrebleu"), source.fingerprint(), about])
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+    def build(folder: Path) -> None:
+        known = source.read()
+        found = {
+            name: sacrebleu(outputs, text.targets)
+            for name, text in texts.items()
+            if (outputs := nearest_neighbours(text.sources, known))
+        }
+        write_json(folder / "sacrebleu.json", found)
+
+    folder = derived_folder(f"translation/neighbours-{key}", build)
+    found = json.loads((folder / "sacrebleu.json").read_text(encoding="utf-8"))
     return {
-        name: {"neighbour_sacrebleu": Metric(sacrebleu(outputs, text.targets), len(text.targets), "BLEU")}
-        for name, text in texts.items()
-        if (outputs := nearest_neighbours(text.sources, known))
+        name: {"neighbour_sacrebleu": Metric(score, len(texts[name].targets), "BLEU")} for name, score in found.items()
     }
 
 

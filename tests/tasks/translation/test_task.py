@@ -265,12 +265,19 @@ def test_evaluation_counts_each_sentence_once_and_scores_the_corpus(tmp_path):
     assert test["loss"]["n"] == pieces
 
 
-def test_the_nearest_neighbour_is_recorded_as_a_baseline(tmp_path):
+def test_the_nearest_neighbour_is_looked_for_once_and_recorded_as_a_baseline(tmp_path, monkeypatch):
     folder = small_cell(tmp_path, budget="1steps", data__neighbours=True)
     cell.run(folder.path)
     found = folder.read_record()["baselines"]["test"]["neighbour_sacrebleu"]
     assert 5 < found["value"] < 60
     assert found["n"] == 12
+
+    def looked_again(*_):
+        raise AssertionError("looked for again")
+
+    monkeypatch.setattr("novobench.tasks.translation.data.nearest_neighbours", looked_again)
+    _, data = opened(small_config(data__neighbours=True))
+    assert data.baselines["test"]["neighbour_sacrebleu"]._asdict() == found
 
 
 # ------------------------------------------------------------------------------------ same bits, any processes

@@ -1,0 +1,96 @@
+"""Which cells run together, and on which GPUs: decided without any, from what the environment shows."""
+
+import pytest
+
+from novobench import hardware
+from novobench.errors import ConfigError
+from novobench.files import write_csv, write_json
+from novobench.suite import executors, records
+from novobench.suite.plan import PlannedCell, forecast
+from tests.cells import small_config
+
+
+def cells(count=8, **runtime):
+    changes = {f"runtime__{key}": value for key, value in {"accelerator": "auto", **runtime}.items()}
+    return [PlannedCell(small_config(seed=seed, batch={"size": 32, "micro": 8}, **changes)) for seed in range(count)]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend to be a machine with these GPUs and cores, and without an MPS daemon."""
+
+    def pretend(gpus, cores=16):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/nowhere")
+        monkeypatch.setattr(hardware, "cores", lambda: cores)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("gpus", "devices", "jobs", "expected"),
+    [
+        ("0", 1, 3, ["0", "0", "0"]),
+        ("2,5", 1, 4, ["2", "5", "2", "5"]),
+        ("0,1,2,3", 2, 3, ["0,1", "2,3", "0,1"]),
+        ("0,1,2", 2, 2, ["0,1", "0,1"]),
+        ("", 1, 2, [None, None]),
+        ("-1", 1, 2, [None, None]),
+    ],
+)
+def test_more_cells_than_gpus_share_them_evenly(machine, gpus, devices, jobs, expected):
+    machine(gpus)
+    assert executors._device_slots(cells(devices=devices), jobs) == expected
+
+
+def test_too_few_gpus_for_one_cell_are_told(machine):
+    machine("0,1")
+    with pytest.raises(ConfigError, match=r"runtime.devices is 4, but this machine has 2 GPU\(s\)"):
+        executors._device_slots(cells(devices=4), 1)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "runtime", "expected"),
+    [
+        ("0", 16, {}, 1),
+        ("0", 16, {"cells_per_gpu": 8}, 8),
+        ("0", 6, {"cells_per_gpu": 8}, 3),
+        ("0", 1, {"cells_per_gpu": 8}, 1),
+        ("0,1,2,3", 64, {"cells_per_gpu": 8}, 32),
+        ("0,1,2,3", 64, {"devices": 4, "cells_per_gpu": 8}, 8),
+        ("0,1,2,3", 2, {}, 4),
+        ("", 16, {"cells_per_gpu": 8}, 16),
+        ("", 16, {"threads": 4}, 4),
+        ("0", 16, {"accelerator": "cpu", "cells_per_gpu": 8}, 16),
+    ],
+)
+def test_cells_at_a_time(machine, gpus, cores, runtime, expected):
+    machine(gpus, cores)
+    assert executors.default_jobs(cells(**runtime)) == expected
+
+
+def test_it_is_told_how_cells_share_a_gpu(machine, monkeypatch, tmp_path):
+    machine("0")
+    assert executors.sharing(cells(8), 1) == ""
+    assert executors.sharing(cells(1), 8) == ""
+    assert executors.sharing(cells(8), 5).startswith("Up to 5 cells share a GPU and take turns")
+    (tmp_path / "control").touch()
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert executors.sharing(cells(8), 8) == f"Up to 8 cells share a GPU at once, through the MPS daemon at {tmp_path}."
+    machine("0,1")
+    assert executors.sharing(cells(8), 3).startswith("Up to 2 cells share a GPU")
+    machine("")
+    assert executors.sharing(cells(8), 8) == ""
+
+
+def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
+    """1,000 updates of 32 in 100 s, four at a time: the GPU did 1,280 samples a second, 160 for each of eight."""
+    runtime = {"devices": 1, "nodes": 1, "cells_per_gpu": 4}
+    config = {"task": "image", "batch": {"size": 32}, "runtime": runtime}
+    write_json(workspace / "results" / "gpu" / "cells.json", {"a": {"config": config}})
+    lines = [{"cell": "a", "metric": "train_seconds", "value": 100.0, "update": 1000}]
+    write_csv(workspace / "results" / "gpu" / "records.csv", records.RECORD_FIELDS, lines)
+    past = records.speeds("gpu")
+    assert past == {"image": 1280.0}
+    (cell,) = cells(1, cells_per_gpu=8)
+    assert forecast(cell, past).seconds == 8 * 32 / 160  # eight updates of 32

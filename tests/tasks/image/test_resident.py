@@ -1,0 +1,152 @@
+"""Pictures on the training's device: the bits of the loader's batches, decoded once."""
+
+import dataclasses
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from novobench.errors import ConfigError, DataError
+from novobench.tasks.image.config import ImageDataConfig
+from novobench.tasks.image.data import LEFT_OUT, FolderImages, open_images
+from novobench.tasks.sampling import SampleKey
+from novobench.training import cell
+from tests.cells import result, small_cell, small_config, train_apart
+
+SIDE = 20
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """An ImageFolder tree of square pictures: 2 classes × 20 for training and 7 for testing."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 7)):
+        for name in ("ant", "bee"):
+            (root / "square" / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture = rng.integers(0, 256, size=(SIDE, SIDE, 3), dtype=np.uint8)
+                Image.fromarray(picture).save(root / "square" / split / name / f"{i:02}.png")
+    return root
+
+
+def square(images_on, **changes):
+    settings = {"name": "square", "train_size": 32, "search_size": 8, "test_size": 14, "resize_size": SIDE}
+    return ImageDataConfig(**{**settings, "crop": "pad_shift", "images_on": images_on, **changes})
+
+
+def both(tree, seed=0, **changes):
+    """The splits with batches made by the loader, and by the accelerator."""
+    return [open_images(square(where, **changes), tree, seed=seed) for where in ("loader", "accelerator")]
+
+
+@pytest.mark.parametrize(
+    ("size", "padding", "crop", "flip"),
+    [
+        *itertools.product([SIDE, SIDE - 5], [0, 1, 4], ["pad_shift"], [False, True]),
+        *itertools.product([SIDE], [4], ["none"], [False, True]),
+    ],
+)
+def test_training_batches_have_the_bits_of_the_loaders(tree, size, padding, crop, flip):
+    loader, resident = both(tree, seed=3, image_size=size, crop_padding=padding, crop=crop, flip=flip)
+    keys = [SampleKey(epoch, sample) for epoch in (0, 7) for sample in range(32)]
+    images, labels = resident.train[keys].to(torch.device("cpu"))
+    expected = [loader.train[key] for key in keys]
+    assert torch.equal(images, torch.stack([image for image, _ in expected]))
+    assert images.is_contiguous()  # another layout means other convolutions, and other bits
+    assert labels.tolist() == [label for _, label in expected]
+    assert (resident.fingerprint, resident.counts) == (loader.fingerprint, loader.counts)
+
+
+@pytest.mark.parametrize("size", [SIDE, SIDE - 3, SIDE - 6])
+@pytest.mark.parametrize("split", ["search", "test"])
+def test_evaluation_batches_have_the_bits_of_the_loaders(tree, size, split):
+    loader, resident = (getattr(splits, split) for splits in both(tree, image_size=size))
+    chosen = [5, 0, 3]
+    images, labels, places = resident[chosen].to(torch.device("cpu"))
+    expected = [loader[index] for index in chosen]
+    assert torch.equal(images, torch.stack([image for image, _ in expected]))
+    assert labels.tolist() == [label for _, label in expected]
+    assert places.tolist() == chosen
+    assert len(resident) == len(loader)
+
+
+def test_a_training_is_the_same_killed_or_not_and_its_id_too(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("NOVOBENCH_DATA", str(tree))
+    changes = {
+        "model__in_channels": 3,
+        "model__classes": 2,
+        **{f"data__{key}": value for key, value in dataclasses.asdict(square("loader")).items()},
+        "data__image_size": SIDE - 2,
+        "data__crop_padding": 2,
+        "data__evaluation_batch": 5,
+        "batch__size": 16,
+        "batch__micro": 8,
+        "runtime__precision": "64-true",
+    }
+    folders = [small_cell(tmp_path / "loader", "image", **changes)]
+    for name in ("whole", "killed"):
+        folders.append(small_cell(tmp_path / name, "image", **changes | {"data__images_on": "accelerator"}))
+    assert train_apart(folders[2], kill_at="between two checkpoints") != 0
+    for folder in folders:
+        cell.run(folder.path)
+    loader, whole, killed = map(result, folders)
+    assert whole == loader
+    assert killed == loader
+
+
+def test_pictures_are_decoded_once(tree, monkeypatch):
+    config = square("accelerator", image_size=SIDE)
+    first = open_images(config, tree, seed=0)
+
+    def unread(self, index):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(FolderImages, "read", unread)
+    second = open_images(config, tree, seed=1)
+    assert torch.equal(first.test.pixels, second.test.pixels)
+
+
+def test_a_changed_picture_is_decoded_anew(tree):
+    config = square("accelerator", image_size=SIDE)
+    before = open_images(config, tree, seed=0).test.pixels
+    Image.new("RGB", (SIDE, SIDE), (1, 2, 3)).save(tree / "square" / "val" / "bee" / "06.png")
+    after = open_images(config, tree, seed=0).test.pixels
+    assert torch.equal(after[:-1], before[:-1])
+    assert after[-1, :, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_a_corrupt_picture_is_named_or_left_out_as_by_the_loader(tmp_path, caplog):
+    for split in ("train", "val"):
+        (tmp_path / "bad" / split / "a").mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (SIDE, SIDE), (i, i, i)).save(tmp_path / "bad" / split / "a" / f"{i}.jpg")
+    broken = tmp_path / "bad" / "train" / "a" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:100])
+    changes = {"name": "bad", "train_size": 3, "search_size": 0, "test_size": 3, "image_size": SIDE}
+    for _ in range(2):  # decoded now, and kept
+        with pytest.raises(DataError, match=r"bad/train/a/1.jpg cannot be decoded.*on_bad_image=skip"):
+            open_images(square("accelerator", **changes), tmp_path, seed=0)
+    with caplog.at_level(logging.WARNING):
+        loader, resident = both(tmp_path, on_bad_image="skip", **changes)
+    assert "1.jpg" in caplog.text
+    keys = [SampleKey(1, i) for i in range(3)]
+    images, labels = resident.train[keys].to(torch.device("cpu"))
+    assert labels.tolist() == [loader.train[key][1] for key in keys] == [0, LEFT_OUT, 0]
+    assert torch.equal(images, torch.stack([loader.train[key][0] for key in keys]))
+
+
+def test_what_the_accelerator_cannot_do_is_told(tree):
+    with pytest.raises(DataError, match=f"00.png has {SIDE} × {SIDE} pixels.*all pictures 32 × 32 .*images_on=loader"):
+        open_images(square("accelerator", resize_size=32, image_size=32), tree, seed=0)
+    with pytest.raises(ConfigError, match="'data.images_on' accelerator cannot do data.source digits"):
+        small_config("image", data__images_on="accelerator")
+    folder = {"data__source": "folder", "data__images_on": "accelerator"}
+    with pytest.raises(ConfigError, match="cannot do data.crop random_resized"):
+        small_config("image", data__crop="random_resized", **folder)
+    sizes = {"data__image_size": 41, "data__resize_size": 32, "data__crop_padding": 4}
+    with pytest.raises(ConfigError, match="image_size' 41 is more.*resize_size 32.*crop_padding 4"):
+        small_config("image", data__crop="pad_shift", **sizes, **folder)
