@@ -53,7 +53,10 @@ class TaskModule(pl.LightningModule):
 
     scoring: Mapping[str, str] = {}
     """Metric -> how it is computed, where that needs saying: sacreBLEU's signature. Goes into the record."""
-    skipped_samples = 0
+    determinism_on_cuda: Literal["strict", "to rounding"] = "strict"
+    """Whether all that a training uses has deterministic CUDA kernels: the same config then gives the same bits on one
+    GPU type, also after a kill. `to rounding` where an operation has none: results differ as sums in another order."""
+    skipped_samples: int | Tensor = 0
     """Training samples of this process that could not be used, since `training.loop` last asked (and set it to 0)."""
 
     def __init__(self, config: CellConfig) -> None:

@@ -85,9 +85,12 @@ def test_clipping_bounds_the_gradient_norm(tmp_path):
     seen = []
 
     def spy(self, trainer, module, optimizer, original=UpdateLoop.on_before_optimizer_step):
+        before = norm(module)
         original(self, trainer, module, optimizer)
-        squares = [p.grad.pow(2).sum() for p in module.parameters()]
-        seen.append((self._norm, float(torch.stack(squares).sum().sqrt())))
+        seen.append((before, norm(module)))
+
+    def norm(module):
+        return float(torch.stack([p.grad.pow(2).sum() for p in module.parameters()]).sum().sqrt())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UpdateLoop, "on_before_optimizer_step", spy)

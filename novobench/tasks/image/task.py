@@ -35,7 +35,7 @@ class ImageTask(TaskModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         if self.config.data.on_bad_image == "skip":
-            self.skipped_samples += int((labels == LEFT_OUT).sum())
+            self.skipped_samples = self.skipped_samples + (labels == LEFT_OUT).sum()
         return F.cross_entropy(self(images).float(), labels, ignore_index=LEFT_OUT)
 
     def random_batch(self, size: int) -> tuple[Tensor, Tensor]:
