@@ -37,9 +37,6 @@ log = logging.getLogger(__name__)
 
 RECORD_SCHEMA = 1
 
-_NO_KERNEL = "does not have a deterministic implementation"
-"""Of torch's message when an operation has no deterministic kernel."""
-
 
 def run(path: Path) -> None:
     """Train the cell whose `config.yaml` lies in `path`, unless its record is there. Holds the cell's lock.
@@ -82,9 +79,12 @@ def train(config: CellConfig, folder: RunFolder) -> None:
     try:
         _train(config, folder)
     except RuntimeError as error:
-        if _NO_KERNEL not in str(error):
+        strict = (
+            torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+        )
+        if not (strict and "deterministic" in str(error)):
             raise
-        log.warning("%s Going on with results to rounding.", str(error).partition(",")[0] + " on this device.")
+        log.warning("Training again, with results to rounding: %s", str(error).partition("\n")[0])
         _train(config, folder, to_rounding=True)
 
 

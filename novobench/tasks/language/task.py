@@ -46,7 +46,7 @@ class LanguageTask(TaskModule):
             self._memory[batch.slot] = loaded.to(self.device)
         memory = None if batch.first else self._memory[batch.slot]
         hidden, self._memory[batch.slot] = self.network(batch.inputs, memory)
-        return self.network.loss(hidden.flatten(0, 1), batch.targets.flatten()).mean()
+        return self.network.loss(hidden.flatten(0, 1), batch.targets.flatten(), batch.counts).mean()
 
     def random_batch(self, size: int) -> Segment:
         """Segments of streams that have run for a while: memory of full length stands behind them."""
@@ -119,6 +119,7 @@ class LanguageData(TaskData):
             length=config.segment_length,
             seed=self.config.seed,
             rotate=config.rotate,
+            cutoffs=self.config.model.cutoffs,
         )
         self.collate = self.train.collate
 
