@@ -298,7 +298,10 @@ def _device_types(params: list[Any]) -> set[str]:
 def guards_on_device(name: str, optimizer: Optimizer) -> bool:
     """Whether `optimizer`, as it was built, takes `found_inf`: of torch's own and NovoGrad only fused ones do so
     without waiting for the device."""
-    return get(name).guards_on_device and all(group.get("fused") is not False for group in optimizer.param_groups)
+    entry = get(name)
+    unset = not entry.factory.startswith("torch.optim:")  # NovoGrad chooses the fused kernels by itself
+    fused = [group.get("fused") for group in optimizer.param_groups]
+    return entry.guards_on_device and all(unset if chosen is None else chosen for chosen in fused)
 
 
 def validate(entry: OptimizerEntry, options: Any) -> None:

@@ -79,6 +79,11 @@ class TaskModule(pl.LightningModule):
     def random_batch(self, size: int) -> Any:
         """A micro-batch of `size` random samples in the shape of real ones, on the CPU, to measure speed with."""
 
+    def graphable(self, batch: Any) -> tuple[torch.nn.Module, tuple[Tensor, ...]]:
+        """For `runtime.cuda_graphs`: a module that `training_step` calls with tensors of the same shapes each time, and
+        such inputs, which belong to the graph from then on. Tasks whose shapes differ have none."""
+        raise NotImplementedError
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The config's optimizer over its weight-decay groups. Rates of each update are set by `training.loop`."""
         wanted = self.config.optimizer

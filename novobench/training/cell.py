@@ -27,7 +27,7 @@ from novobench.files import told_plainly, write_json, write_text
 from novobench.processes import end_with_parent
 from novobench.tasks import base
 from novobench.tasks.catalog import epochs, resolve, total_updates
-from novobench.training import checkpoints, environment
+from novobench.training import checkpoints, environment, graphs
 from novobench.training.guard import GradScaler
 from novobench.training.loop import UpdateLoop
 from novobench.training.metrics_log import MetricsLog
@@ -119,6 +119,8 @@ def _train(config: CellConfig, folder: RunFolder, *, to_rounding: bool = False) 
         }
     trainer = _trainer(config, loop)
     determinism = _determinism(config, module, trainer) if not to_rounding else "to rounding"
+    if config.runtime.cuda_graphs:
+        graphs.check(config, module, trainer)
     rank, world = trainer.global_rank, trainer.world_size
     trainer.fit(module, train_dataloaders=data.train_batches(loop.update, loop.total, rank, world))
     if trainer.interrupted:

@@ -21,7 +21,7 @@ from novobench.optim.lars import larc_
 from novobench.tasks.base import Metric, TaskData, TaskModule
 from novobench.tasks.catalog import epoch_updates, total_updates
 from novobench.tasks.sampling import derive_seed
-from novobench.training import checkpoints
+from novobench.training import checkpoints, graphs
 from novobench.training.evaluation import average_batch_norm, evaluate
 from novobench.training.guard import Guard
 from novobench.training.metrics_log import MetricsLog
@@ -66,6 +66,7 @@ class UpdateLoop(pl.Callback):
         self._losses = 0
         self._last_beat = 0.0
         self._entered = 0.0
+        self._to_capture = runtime.cuda_graphs
 
     # ------------------------------------------------------------------------------------ start
 
@@ -85,6 +86,9 @@ class UpdateLoop(pl.Callback):
     # ------------------------------------------------------------------------------------ one micro-batch
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._to_capture:
+            graphs.capture(module, batch, trainer)  # type: ignore[arg-type]
+            self._to_capture = False
         position = batch_idx % self.config.accumulation
         k = position * trainer.world_size + trainer.global_rank
         # The default generators alone, not torch.manual_seed, which costs a hundred times as much.
@@ -125,6 +129,8 @@ class UpdateLoop(pl.Callback):
     ) -> None:
         self._loss_sum = self._loss_sum + outputs["loss"].detach()  # already divided by the accumulation
         if (batch_idx + 1) % self.config.accumulation:
+            if self.config.runtime.cuda_graphs and batch_idx % self.config.accumulation == 0:
+                graphs.own_gradients(module)  # type: ignore[arg-type]
             return
         self.update += 1
         self._losses += 1

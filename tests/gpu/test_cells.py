@@ -70,6 +70,19 @@ def test_a_killed_training_ends_with_the_same_bits(task, precision, tmp_path):
     assert trained(folder) == expected
 
 
+@pytest.mark.parametrize(
+    ("task", "precision", "workers"),
+    [("image", "bf16-mixed", 2), ("image", "32-true", 0), ("language", "bf16-mixed", 0)],
+)
+def test_a_graph_changes_no_bit(task, precision, workers, tmp_path):
+    both = [
+        make(tmp_path / str(on), task, runtime__precision=precision, runtime__workers=workers, runtime__cuda_graphs=on)
+        for on in (False, True)
+    ]
+    plain, graphed = map(trained, both)
+    assert graphed == plain
+
+
 def test_speech_comes_out_the_same_to_rounding(tmp_path):
     first, second = (trained(make(tmp_path / name, "speech")) for name in ("first", "second"))
     assert first["record"]["determinism"] == "to rounding"

@@ -81,14 +81,15 @@ class TransformerXL(nn.Module):
         """Nats of each target, [N], for hidden states [N, D] and word ids [N]; `counts`: see `AdaptiveSoftmax`."""
         return self.softmax(hidden, targets, self.embedding.weight, counts)
 
+    def memory_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Of the memory of hidden states in `dtype`: under autocast the lower one, in which layers read them anyway."""
+        device = self.embedding.weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+
     @torch.no_grad()
     def _next_memory(self, memory: Tensor | None, inputs: list[Tensor], reach: int) -> Tensor:
-        """The last `reach` inputs of each layer, without gradient.
-
-        Under autocast they are kept in the lower precision, in which every layer would read them anyway.
-        """
-        device = inputs[0].device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
+        """The last `reach` inputs of each layer, without gradient."""
+        dtype = self.memory_dtype(inputs[0].dtype)
         new = torch.stack([x[:, max(0, x.shape[1] - reach) :].to(dtype) for x in inputs])
         missing = reach - new.shape[2]
         if memory is None or missing == 0:
