@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -83,10 +83,22 @@ def larc_(param_groups: Iterable[dict[str, Any]], trust: float, mode: Literal["c
     NovoGrad with β₂ = 0 it changes nothing, because the factor cancels in g/‖g‖.
     """
     for group in param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is None or float(group["lr"]) == 0.0:
-                continue
-            weight_norm = torch.linalg.vector_norm(parameter)
-            gradient_norm = torch.linalg.vector_norm(parameter.grad)
-            factor = (trust * weight_norm / (group["lr"] * (gradient_norm + 1e-7))).clamp_min(1e-7)
-            parameter.grad.mul_(factor.clamp_max(1.0) if mode == "clip" else factor)
+        if float(group["lr"]) == 0.0:
+            continue
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        for weights, gradients in _by_device_and_dtype(parameters):
+            weight_norms = torch.stack(torch._foreach_norm(weights))
+            gradient_norms = torch.stack(torch._foreach_norm(gradients))
+            factors = (trust * weight_norms / (group["lr"] * (gradient_norms + 1e-7))).clamp_min(1e-7)
+            torch._foreach_mul_(gradients, list(factors.clamp_max(1.0) if mode == "clip" else factors))
+
+
+def _by_device_and_dtype(parameters: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Parameters and their gradients, those of one device and dtype together."""
+    alike: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    for parameter in parameters:
+        assert parameter.grad is not None
+        weights, gradients = alike.setdefault((parameter.device, parameter.dtype), ([], []))
+        weights.append(parameter)
+        gradients.append(parameter.grad)
+    yield from alike.values()

@@ -53,6 +53,10 @@ class OptimizerEntry:
     )
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Named sets of options."""
+    guards_on_device: bool = False
+    """Its step reads the attribute `found_inf` that torch's GradScaler sets, a 0-d fp32 tensor, and leaves weights and
+    state as they are if that is not 0. A training then never waits for the device to learn whether an update is
+    finite; with any other optimizer it waits once per update."""
 
 
 Implementation = Literal["auto", "loop", "foreach", "fused"]
@@ -133,6 +137,7 @@ _BUILT_IN = (
             "os2s": {"betas": [0.95, 0.0], "eps_inside_sqrt": True},
             "dle": {"betas": [0.95, 0.0]},
         },
+        guards_on_device=True,
     ),
     OptimizerEntry(
         name="sgd",
@@ -142,6 +147,7 @@ _BUILT_IN = (
         reference="Sutskever et al., 2013",
         state_bytes_per_parameter=4,
         tunable={"lr": Range(1e-3, 1.0), "weight_decay": Range(1e-6, 1e-2)},
+        guards_on_device=True,
     ),
     OptimizerEntry(
         name="adam",
@@ -151,6 +157,7 @@ _BUILT_IN = (
         reference="Kingma & Ba, 2015, arXiv:1412.6980",
         state_bytes_per_parameter=8,
         tunable={"lr": Range(1e-4, 3e-2), "weight_decay": Range(1e-6, 1e-2)},
+        guards_on_device=True,
     ),
     OptimizerEntry(
         name="adamw",
@@ -160,6 +167,7 @@ _BUILT_IN = (
         reference="Loshchilov & Hutter, 2019, arXiv:1711.05101",
         state_bytes_per_parameter=8,
         tunable={"lr": Range(1e-4, 3e-2), "weight_decay": Range(1e-3, 1.0)},
+        guards_on_device=True,
     ),
     OptimizerEntry(
         name="lars",
@@ -264,23 +272,36 @@ def build(
 ) -> Optimizer:
     """Build an optimizer over `params` (parameters, or groups of `param_groups`).
 
-    On a CPU, `implementation: auto` means fused for torch's own too, where torch would take a slow loop. Elsewhere it
-    is torch's choice: fused on CUDA, it would refuse clipping under mixed precision.
+    For torch's own, `implementation: auto` means fused on a CPU, where torch would take a slow loop, and on CUDA, where
+    only fused takes `found_inf`; foreach elsewhere.
     """
     entry, params = get(name), list(params)
     arguments = {**dataclasses.asdict(entry.options()), **(options or {})}
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     implementation = arguments.pop("implementation", None)
-    if implementation == "auto" and entry.factory.startswith("torch.optim:") and _on_cpu(params):
-        implementation = "fused"
+    if implementation == "auto" and entry.factory.startswith("torch.optim:"):
+        implementation = "fused" if _device_types(params) <= {"cpu", "cuda"} else "foreach"
     if implementation not in (None, "auto"):
         arguments |= {"foreach": implementation == "foreach", "fused": implementation == "fused"}
-    return _import(entry.factory)(params, lr=lr, weight_decay=weight_decay, **arguments)
+    optimizer = _import(entry.factory)(params, lr=lr, weight_decay=weight_decay, **arguments)
+    if entry.factory.startswith("torch.optim:"):
+        # A fused one asks a GradScaler to leave the gradients scaled, and then nobody may clip them before its step.
+        optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
-def _on_cpu(params: list[Any]) -> bool:
+def _device_types(params: list[Any]) -> set[str]:
     tensors = (tensor for item in params for tensor in (item["params"] if isinstance(item, dict) else [item]))
-    return all(tensor.device.type == "cpu" for tensor in tensors)
+    return {tensor.device.type for tensor in tensors}
+
+
+def guards_on_device(name: str, optimizer: Optimizer) -> bool:
+    """Whether `optimizer`, as it was built, takes `found_inf`: of torch's own and NovoGrad only fused ones do so
+    without waiting for the device."""
+    entry = get(name)
+    unset = not entry.factory.startswith("torch.optim:")  # NovoGrad chooses the fused kernels by itself
+    fused = [group.get("fused") for group in optimizer.param_groups]
+    return entry.guards_on_device and all(unset if chosen is None else chosen for chosen in fused)
 
 
 def validate(entry: OptimizerEntry, options: Any) -> None:

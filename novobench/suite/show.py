@@ -28,11 +28,13 @@ def listing(what: str) -> None:
     elif what == "optimizers":
         from novobench.optim import registry
 
-        for heading in ("optimizer", "state B/param", "presets", "what", "reference"):
+        for heading in ("optimizer", "state B/param", "waits", "presets", "what", "reference"):
             table.add_column(heading)
+        # "waits": how often a training on a GPU waits to learn whether gradients are finite.
         for entry in registry.entries():
             state = f"{entry.state_bytes_per_parameter:g}"
-            table.add_row(entry.name, state, ", ".join(entry.presets), entry.description, entry.reference)
+            waits = "never" if entry.guards_on_device else "per update"
+            table.add_row(entry.name, state, waits, ", ".join(entry.presets), entry.description, entry.reference)
     else:
         table.add_column("task")
         for name in task_names():

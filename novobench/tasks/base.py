@@ -53,7 +53,10 @@ class TaskModule(pl.LightningModule):
 
     scoring: Mapping[str, str] = {}
     """Metric -> how it is computed, where that needs saying: sacreBLEU's signature. Goes into the record."""
-    skipped_samples = 0
+    determinism_on_cuda: Literal["strict", "to rounding"] = "strict"
+    """Whether all that a training uses has deterministic CUDA kernels: the same config then gives the same bits on one
+    GPU type, also after a kill. `to rounding` where an operation has none: results differ as sums in another order."""
+    skipped_samples: int | Tensor = 0
     """Training samples of this process that could not be used, since `training.loop` last asked (and set it to 0)."""
 
     def __init__(self, config: CellConfig) -> None:
@@ -79,6 +82,11 @@ class TaskModule(pl.LightningModule):
     @abstractmethod
     def counted(self, batch: Any) -> tuple[int, str]:
         """How many of what a `random_batch` holds, in the unit in which speeds of such models are published."""
+
+    def graphable(self, batch: Any) -> tuple[torch.nn.Module, tuple[Tensor, ...]]:
+        """For `runtime.cuda_graphs`: a module that `training_step` calls with tensors of the same shapes each time, and
+        such inputs, which belong to the graph from then on. Tasks whose shapes differ have none."""
+        raise NotImplementedError
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The config's optimizer over its weight-decay groups. Rates of each update are set by `training.loop`."""

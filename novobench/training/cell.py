@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import multiprocessing
 import os
 import sys
 import time
@@ -26,7 +27,8 @@ from novobench.files import told_plainly, write_json, write_text
 from novobench.processes import end_with_parent
 from novobench.tasks import base
 from novobench.tasks.catalog import epochs, resolve, total_updates
-from novobench.training import checkpoints, environment
+from novobench.training import checkpoints, environment, graphs
+from novobench.training.guard import GradScaler
 from novobench.training.loop import UpdateLoop
 from novobench.training.metrics_log import MetricsLog
 from novobench.training.run_folder import RunFolder
@@ -72,8 +74,32 @@ def _without_traceback(message: str) -> str:
 
 def train(config: CellConfig, folder: RunFolder) -> None:
     """Train and evaluate in this process (one of several under torchrun) and write the record."""
-    torch.set_num_threads(config.runtime.threads)
+    _set_up_torch(config)
     _quiet_lightning()
+    try:
+        _train(config, folder)
+    except RuntimeError as error:
+        strict = (
+            torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+        )
+        if not (strict and "deterministic" in str(error)):
+            raise
+        log.warning("Training again, with results to rounding: %s", str(error).partition("\n")[0])
+        _train(config, folder, to_rounding=True)
+
+
+def _set_up_torch(config: CellConfig) -> None:
+    torch.set_num_threads(config.runtime.threads)
+    # With deterministic kernels torch would also write NaN into every new tensor first: a kernel for each.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # It builds a graph for every new shape, some 30 ms each, and translation has a hundred.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    # Loader workers come from a forkserver of this process; without this each would import torch anew, for seconds.
+    multiprocessing.set_forkserver_preload(["novobench.training.worker"])
+
+
+def _train(config: CellConfig, folder: RunFolder, *, to_rounding: bool = False) -> None:
+    """`to_rounding`: do without the deterministic kernels that a task's operations turned out not to have."""
     first = int(os.environ.get("RANK", "0")) == 0
     module, data = base.build(config)
     data.setup("fit")
@@ -92,12 +118,15 @@ def train(config: CellConfig, folder: RunFolder) -> None:
             for split, found in state["search"].items()
         }
     trainer = _trainer(config, loop)
+    determinism = _determinism(config, module, trainer) if not to_rounding else "to rounding"
+    if config.runtime.cuda_graphs:
+        graphs.check(config, module, trainer)
     rank, world = trainer.global_rank, trainer.world_size
     trainer.fit(module, train_dataloaders=data.train_batches(loop.update, loop.total, rank, world))
     if trainer.interrupted:
         raise KeyboardInterrupt
     if first:
-        _write_record(config, folder, module, data, loop)
+        _write_record(config, folder, module, data, loop, determinism)
     if world > 1:  # leave together: gloo aborts a process that ends while its connections are open
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
@@ -106,7 +135,7 @@ def train(config: CellConfig, folder: RunFolder) -> None:
 def _trainer(config: CellConfig, loop: UpdateLoop) -> pl.Trainer:
     runtime = config.runtime
     parallel = runtime.devices * runtime.nodes > 1
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=runtime.accelerator,
         devices=runtime.devices,
         num_nodes=runtime.nodes,
@@ -125,6 +154,21 @@ def _trainer(config: CellConfig, loop: UpdateLoop) -> pl.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    plugin = trainer.precision_plugin
+    if getattr(plugin, "scaler", None) is not None:
+        plugin.scaler = GradScaler(plugin.device)  # type: ignore[attr-defined]
+    return trainer
+
+
+def _determinism(config: CellConfig, module: base.TaskModule, trainer: pl.Trainer) -> str:
+    """`strict`: the same bits every time; `to rounding`; or `off`. Makes torch refuse what breaks strictness."""
+    if not config.runtime.deterministic:
+        return "off"
+    if trainer.strategy.root_device.type != "cuda":
+        return "strict"
+    if module.determinism_on_cuda == "strict":
+        torch.use_deterministic_algorithms(True)  # the trainer's "warn" lets attention take atomic additions
+    return module.determinism_on_cuda
 
 
 def _checkpoint_state(config: CellConfig, folder: RunFolder, data: base.TaskData) -> dict[str, Any] | None:
@@ -138,7 +182,12 @@ def _checkpoint_state(config: CellConfig, folder: RunFolder, data: base.TaskData
 
 
 def _write_record(
-    config: CellConfig, folder: RunFolder, module: base.TaskModule, data: base.TaskData, loop: UpdateLoop
+    config: CellConfig,
+    folder: RunFolder,
+    module: base.TaskModule,
+    data: base.TaskData,
+    loop: UpdateLoop,
+    determinism: str,
 ) -> None:
     described = environment.describe()
     record = {
@@ -162,6 +211,7 @@ def _write_record(
         "scoring": dict(module.scoring),
         "search_split": next((split.name for split in data.evaluation_sets if split.role == "search"), None),
         **loop.counters,
+        "determinism": determinism,
         "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "weights_sha256": weights_digest(module),
         "fingerprint": data.fingerprint,

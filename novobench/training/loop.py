@@ -16,14 +16,14 @@ import torch
 from torch.optim import Optimizer
 
 from novobench.config import CellConfig
-from novobench.errors import TrainingError
 from novobench.optim import schedules
 from novobench.optim.lars import larc_
 from novobench.tasks.base import Metric, TaskData, TaskModule
 from novobench.tasks.catalog import epoch_updates, total_updates
 from novobench.tasks.sampling import derive_seed
-from novobench.training import checkpoints
+from novobench.training import checkpoints, graphs
 from novobench.training.evaluation import average_batch_norm, evaluate
+from novobench.training.guard import Guard
 from novobench.training.metrics_log import MetricsLog
 from novobench.training.run_folder import RunFolder
 
@@ -52,16 +52,21 @@ class UpdateLoop(pl.Callback):
             dict(state["counters"]) if state else {"skipped_updates": 0, "skipped_samples": 0, "train_seconds": 0.0}
         )
         self.results: dict[str, dict[str, Metric]] = {}
-        self.nonfinite_in_a_row = state["nonfinite_in_a_row"] if state else 0
+        self.guard = Guard(
+            config,
+            self.total,
+            skipped=int(self.counters["skipped_updates"]),
+            in_a_row=state["nonfinite_in_a_row"] if state else 0,
+        )
         runtime = config.runtime
         self.log_every = runtime.log_every or max(1, self.total // 100)
         points = min(runtime.curve_points, self.total)
         self.curve_updates = {round(self.total * (i + 1) / points) for i in range(points)} | {self.total}
         self._loss_sum: torch.Tensor | float = 0.0
         self._losses = 0
-        self._norm = math.nan
         self._last_beat = 0.0
         self._entered = 0.0
+        self._to_capture = runtime.cuda_graphs
 
     # ------------------------------------------------------------------------------------ start
 
@@ -71,6 +76,7 @@ class UpdateLoop(pl.Callback):
             trainer.optimizers[0].load_state_dict(self.state["optimizer"])
             trainer.precision_plugin.load_state_dict(self.state["precision"])
         self.state = None
+        self.guard.start(module, trainer.optimizers[0])
         self._entered = time.perf_counter()
         if trainer.is_global_zero:
             self.folder.beat(self.update, self.total)
@@ -80,6 +86,9 @@ class UpdateLoop(pl.Callback):
     # ------------------------------------------------------------------------------------ one micro-batch
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._to_capture:
+            graphs.capture(module, batch, trainer)  # type: ignore[arg-type]
+            self._to_capture = False
         position = batch_idx % self.config.accumulation
         k = position * trainer.world_size + trainer.global_rank
         # The default generators alone, not torch.manual_seed, which costs a hundred times as much.
@@ -89,6 +98,7 @@ class UpdateLoop(pl.Callback):
             torch.cuda.default_generators[module.device.index or 0].manual_seed(seed)
         if position == 0:
             self._set_rates(trainer.optimizers[0])
+            self.guard.begin_update()
 
     def _set_rates(self, optimizer: Optimizer) -> None:
         config = self.config
@@ -102,36 +112,15 @@ class UpdateLoop(pl.Callback):
     # ------------------------------------------------------------------------------------ before the step
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
-        """Guard, clip and LARC, alike for every optimizer; gradients are unscaled and reduced by now.
-
-        An update whose global norm is not finite takes its gradients away, so that every optimizer leaves
-        weights and state as they are. Data and schedule go on for all alike.
-        """
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        self._norm = float(norm)
-        if not math.isfinite(self._norm):
-            for parameter in parameters:
-                parameter.grad = None
-            self._count_nonfinite()
+        """Guard, clip and LARC, alike for every optimizer; gradients are unscaled and reduced by now."""
+        guarded = self.guard.before_step(optimizer)
+        if guarded is None:
             return
-        self.nonfinite_in_a_row = 0
+        parameters, norm = guarded
         if self.config.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.clip_norm, norm)
         if self.config.optimizer.larc_trust is not None:
             larc_(optimizer.param_groups, self.config.optimizer.larc_trust, mode=self.config.optimizer.larc_mode)
-
-    def _count_nonfinite(self) -> None:
-        self.counters["skipped_updates"] += 1
-        self.nonfinite_in_a_row += 1
-        limit = self.config.runtime.max_nonfinite
-        if self.nonfinite_in_a_row >= limit:
-            raise TrainingError(
-                f"Gradients were not finite in {limit} updates in a row, up to update {self.update + 1} of "
-                f"{self.total} (optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}): the training "
-                "has diverged. "
-                "Lower optimizer.lr, clip gradients with optimizer.clip_norm, or raise runtime.max_nonfinite."
-            )
 
     # ------------------------------------------------------------------------------------ after the step
 
@@ -140,14 +129,22 @@ class UpdateLoop(pl.Callback):
     ) -> None:
         self._loss_sum = self._loss_sum + outputs["loss"].detach()  # already divided by the accumulation
         if (batch_idx + 1) % self.config.accumulation:
+            if self.config.runtime.cuda_graphs and batch_idx % self.config.accumulation == 0:
+                graphs.own_gradients(module)  # type: ignore[arg-type]
             return
         self.update += 1
         self._losses += 1
-        if self.update % self.log_every == 0 or self.update == self.total:
+        logs = self.update % self.log_every == 0 or self.update == self.total
+        evaluates = self.update in self.curve_updates
+        saves = self.update % self.config.runtime.checkpoint_every == 0 or self.update == self.total
+        if logs or evaluates or saves:
+            self.guard.read(self.update)
+            self.counters["skipped_updates"] = self.guard.skipped
+        if logs:
             self._log_training(trainer)
-        if self.update in self.curve_updates:
+        if evaluates:
             self._evaluate_curves(trainer, module)  # type: ignore[arg-type]
-        if self.update % self.config.runtime.checkpoint_every == 0 or self.update == self.total:
+        if saves:
             self._checkpoint(trainer, module)  # type: ignore[arg-type]
         if trainer.is_global_zero and time.monotonic() - self._last_beat > _BEAT_SECONDS:
             self._last_beat = time.monotonic()
@@ -164,7 +161,7 @@ class UpdateLoop(pl.Callback):
             values = {
                 "loss": float(loss),
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
-                "gradient_norm": self._norm,
+                "gradient_norm": self.guard.norm,
                 "epoch": self.update / epoch_updates(self.config),
                 "seconds": self.counters["train_seconds"],
             }
@@ -198,7 +195,7 @@ class UpdateLoop(pl.Callback):
 
     def _checkpoint(self, trainer: pl.Trainer, module: TaskModule) -> None:
         self._stop_clock()
-        skipped = torch.tensor(module.skipped_samples, dtype=torch.float64)
+        skipped = torch.as_tensor(module.skipped_samples, dtype=torch.float64)
         self.counters["skipped_samples"] += int(module.sum_over_processes(skipped))
         module.skipped_samples = 0
         average_batch_norm(module, trainer.world_size)
@@ -216,7 +213,7 @@ class UpdateLoop(pl.Callback):
                 "streams": {key: value for share in streams for key, value in share.items()},
                 "fingerprint": self.data.fingerprint,
                 "counters": dict(self.counters),
-                "nonfinite_in_a_row": self.nonfinite_in_a_row,
+                "nonfinite_in_a_row": self.guard.in_a_row,
                 "search": {
                     split: {name: tuple(m) for name, m in found.items()} for split, found in self.results.items()
                 },

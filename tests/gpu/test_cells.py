@@ -1,54 +1,151 @@
-"""Whole cells on CUDA: the same promises as on the CPU, and a net that learns."""
+"""Whole cells on CUDA: the same promises as on the CPU, updates that never wait, and a net that learns.
+
+Each test stands alone and starts a few processes of its own, one after another, so that `-n 6` runs six at a time.
+"""
+
+import importlib.util
+import os
 
 import pytest
 import torch
 
+from novobench.training import cell
+from novobench.training.loop import UpdateLoop
 from tests.cells import result, small_cell, train_apart
+from tests.tasks.translation.small import small_cell as small_translation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-ON_CUDA = {"runtime__accelerator": "cuda", "runtime__channels_last": True}
+# Read when CUDA starts, in this process and in those that its forkserver makes. Ten bits of mantissa in convolutions
+# would hide what else differs from the CPU; and a process that multiplied without the second never is deterministic.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+ON_CUDA = {"runtime__accelerator": "cuda"}
+WIDTHS = {
+    "image": {"runtime__channels_last": True},
+    "language": {"model__head_width": 8},  # attention's fast kernels want multiples of 8
+    "translation": {},
+    "speech": {"data__features_on": "accelerator"},
+}
+WITHOUT_DROPOUT = {
+    "image": {},
+    "language": {"model__dropout": 0.0},
+    "translation": {"model__dropout": 0.0},
+    "speech": {"model__blocks": [{"channels": 8, "kernel": 5, "stride": 2, "dropout": 0.0}]},
+}
 
 
-@pytest.fixture(scope="module", params=["32-true", "bf16-mixed", "16-mixed"])
-def uninterrupted(request, tmp_path_factory):
-    folder = small_cell(tmp_path_factory.mktemp("cell"), runtime__precision=request.param, **ON_CUDA)
+def make(path, task, **changes):
+    """A small cell of any task, on CUDA unless `changes` say otherwise."""
+    if task == "speech" and not importlib.util.find_spec("espeakng_loader"):
+        pytest.skip("the built-in speech needs the extra espeak")
+    changes = {**ON_CUDA, **WIDTHS[task], **changes}
+    return small_translation(path, **changes) if task == "translation" else small_cell(path, task, **changes)
+
+
+def trained(folder):
     assert train_apart(folder) == 0, folder.failure.read_text()
-    return request.param, result(folder)
+    return result(folder)
 
 
-@pytest.mark.parametrize("moment", [None, "a checkpoint written", "between two checkpoints", "before the record"])
-def test_twice_and_killed(moment, uninterrupted, tmp_path):
-    precision, expected = uninterrupted
-    folder = small_cell(tmp_path, runtime__precision=precision, **ON_CUDA)
-    if moment is not None:
-        assert train_apart(folder, kill_at=moment) == -9
-    assert train_apart(folder) == 0, folder.failure.read_text()
-    assert result(folder) == expected
+@pytest.mark.parametrize(
+    ("task", "precision"),
+    [
+        ("image", "32-true"),
+        ("image", "bf16-mixed"),
+        ("image", "16-mixed"),
+        ("language", "32-true"),
+        ("language", "bf16-mixed"),
+        ("translation", "32-true"),
+        ("translation", "bf16-mixed"),
+    ],
+)
+def test_a_killed_training_ends_with_the_same_bits(task, precision, tmp_path):
+    expected = trained(make(tmp_path / "whole", task, runtime__precision=precision))
+    assert expected["record"]["determinism"] == "strict"
+    folder = make(tmp_path / "killed", task, runtime__precision=precision)
+    for moment in ("before the first checkpoint", "between two checkpoints", "before the record"):
+        assert train_apart(folder, kill_at=moment) == -9, moment
+    assert trained(folder) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "precision", "workers"),
+    [("image", "bf16-mixed", 2), ("image", "32-true", 0), ("language", "bf16-mixed", 0)],
+)
+def test_a_graph_changes_no_bit(task, precision, workers, tmp_path):
+    both = [
+        make(tmp_path / str(on), task, runtime__precision=precision, runtime__workers=workers, runtime__cuda_graphs=on)
+        for on in (False, True)
+    ]
+    plain, graphed = map(trained, both)
+    assert graphed == plain
+
+
+def test_speech_comes_out_the_same_to_rounding(tmp_path):
+    first, second = (trained(make(tmp_path / name, "speech")) for name in ("first", "second"))
+    assert first["record"]["determinism"] == "to rounding"
+    losses = [[line["loss"] for line in found["metrics"]] for found in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_laptop_recipe_learns_on_a_gpu(precision, tmp_path):
     widths = {"model__stem_width": 16, "model__widths": [16, 32, 64], "model__depths": [1, 1, 1]}
-    folder = small_cell(
-        tmp_path, budget="8ep", batch={"size": 32, "micro": 32}, runtime__precision=precision, **widths, **ON_CUDA
-    )
-    assert train_apart(folder) == 0, folder.failure.read_text()
-    assert folder.read_record()["metrics"]["test"]["top1"]["value"] > 88
+    batch = {"size": 32, "micro": 32}
+    folder = make(tmp_path, "image", budget="8ep", batch=batch, runtime__precision=precision, **widths)
+    assert trained(folder)["record"]["metrics"]["test"]["top1"]["value"] > 88
 
 
-@pytest.mark.parametrize(
-    ("task", "changes"),
-    [("image", {"runtime__channels_last": True}), ("speech", {"data__features_on": "accelerator"})],
-)
-def test_cpu_and_cuda_agree_on_the_first_updates(task, changes, tmp_path):
+@pytest.mark.parametrize("task", WIDTHS)
+def test_cpu_and_cuda_agree_on_the_first_updates(task, tmp_path):
     """Float32 on both: the losses of eight updates differ by rounding alone. Dropout draws others on a GPU."""
-    if task == "speech":
-        pytest.importorskip("espeakng_loader", reason="the built-in speech needs the extra espeak")
-        changes = {**changes, "model__blocks": [{"channels": 8, "kernel": 5, "stride": 2, "dropout": 0.0}]}
     losses = {}
     for name in ("cpu", "cuda"):
-        folder = small_cell(tmp_path / name, task, runtime__accelerator=name, **changes)
-        assert train_apart(folder) == 0, folder.failure.read_text()
-        losses[name] = [line["loss"] for line in result(folder)["metrics"] if line["split"] == "train"]
+        folder = make(tmp_path / name, task, runtime__accelerator=name, **WITHOUT_DROPOUT[task])
+        losses[name] = [line["loss"] for line in trained(folder)["metrics"] if line["split"] == "train"]
+    assert len(losses["cuda"]) == 8
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """From the first step on, what waits for the device is an error, but where something is logged; gives the updates
+    that passed so."""
+    passed = []
+    start, end = UpdateLoop.on_train_batch_start, UpdateLoop.on_train_batch_end
+
+    def on_train_batch_start(loop, *args):
+        start(loop, *args)
+        if loop.guard._settled:  # the first step waits, see `Guard.before_step`
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(loop, trainer, module, outputs, batch, batch_idx):
+        before, watched = loop.update, torch.cuda.get_sync_debug_mode() == 2
+        ends = (batch_idx + 1) % loop.config.accumulation == 0
+        if ends and (loop.update + 1) % loop.log_every == 0:
+            torch.cuda.set_sync_debug_mode("default")
+        end(loop, trainer, module, outputs, batch, batch_idx)
+        if watched and loop.update > before:
+            passed.append(loop.update)
+        if loop.guard._settled and loop.update < loop.total:  # the next batch's way to the device, too
+            torch.cuda.set_sync_debug_mode("error")
+
+    monkeypatch.setattr(UpdateLoop, "on_train_batch_start", on_train_batch_start)
+    monkeypatch.setattr(UpdateLoop, "on_train_batch_end", on_train_batch_end)
+    yield passed
+    torch.cuda.set_sync_debug_mode("default")
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("task", ["image", "language", "translation"])  # torch's CTC itself waits
+@pytest.mark.parametrize(
+    ("optimizer", "precision"), [("novograd", "bf16-mixed"), ("adamw", "32-true"), ("sgd", "16-mixed")]
+)
+def test_an_update_never_waits_for_the_device(task, optimizer, precision, no_waiting, tmp_path):
+    rarely = {"runtime__log_every": 8, "runtime__checkpoint_every": 8, "runtime__curve_points": 2}
+    changes = {"budget": "16steps", "optimizer__clip_norm": 0.5, "optimizer__name": optimizer}
+    cell.run(make(tmp_path, task, runtime__precision=precision, **rarely, **changes).path)
+    assert len(no_waiting) >= 7
+    assert no_waiting[-1] == 16

@@ -1,5 +1,6 @@
 """LARS, LARC, normalised SGD, the registry, schedules and weight-decay groups."""
 
+import copy
 import dataclasses
 import math
 import os
@@ -106,9 +107,40 @@ def test_torchs_own_run_fused_on_a_cpu_and_compute_what_their_loop_does(name):
         torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_off_the_cpu_torch_chooses():
+def test_where_there_is_no_fused_kernel_torchs_own_run_foreach():
     optimizer = registry.build("adam", [nn.Parameter(torch.ones(2, device="meta"))], lr=0.1, weight_decay=0.0)
-    assert optimizer.param_groups[0]["fused"] is None
+    assert optimizer.param_groups[0]["foreach"] is True
+    assert not registry.guards_on_device("adam", optimizer)
+
+
+GUARDED = [entry.name for entry in registry.entries() if entry.guards_on_device]
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_found_inf_leaves_weights_and_state_as_they_are(name):
+    """What an entry promises by `guards_on_device`."""
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in ((40, 30), (30,), ())]
+    optimizer = registry.build(name, parameters, lr=0.01, weight_decay=0.1)
+    assert registry.guards_on_device(name, optimizer)
+    for step in range(3):
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.found_inf = torch.tensor(float(step == 1))
+        before = copy.deepcopy((parameters, optimizer.state_dict()["state"]))
+        optimizer.step()
+        after = (parameters, optimizer.state_dict()["state"])
+        if step == 1:
+            torch.testing.assert_close(after, before, rtol=0, atol=0)
+        else:
+            assert not torch.equal(after[0][0], before[0][0])
+
+
+def test_without_the_fused_kernel_torchs_own_wait():
+    parameter = nn.Parameter(torch.ones(2))
+    for implementation in ("loop", "foreach"):
+        options = {"implementation": implementation}
+        optimizer = registry.build("adam", [parameter], lr=0.1, weight_decay=0.0, options=options)
+        assert not registry.guards_on_device("adam", optimizer)
 
 
 # ------------------------------------------------------------------------------------ the registry
@@ -216,6 +248,21 @@ def test_larc_on_a_small_gradient(mode, factor):
     weight.grad = torch.full((4,), 0.005)  # norm 0.01
     larc_([{"params": [weight], "lr": 0.02}], trust=0.001, mode=mode)  # 0.001 · 10 / (0.02 · 0.01) = 50
     torch.testing.assert_close(weight.grad, torch.full((4,), 0.005 * factor), rtol=1e-4, atol=0)
+
+
+def test_larc_of_many_tensors_is_larc_of_each():
+    torch.manual_seed(0)
+    shapes = [(40, 30), (30,), (), (5, 4, 3)]
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in shapes] + [nn.Parameter(torch.randn(7).double())]
+    gradients = [10 * torch.randn_like(parameter) for parameter in parameters]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    without = nn.Parameter(torch.ones(2))
+    larc_([{"params": [*parameters, without], "lr": 0.02}], trust=0.001)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        factor = 0.001 * parameter.detach().norm() / (0.02 * (gradient.norm() + 1e-7))
+        torch.testing.assert_close(parameter.grad, gradient * factor.clamp(1e-7, 1.0), rtol=1e-6, atol=0)
+    assert without.grad is None
 
 
 def test_larc_shrinks_a_large_gradient():

@@ -85,9 +85,12 @@ def test_clipping_bounds_the_gradient_norm(tmp_path):
     seen = []
 
     def spy(self, trainer, module, optimizer, original=UpdateLoop.on_before_optimizer_step):
+        before = norm(module)
         original(self, trainer, module, optimizer)
-        squares = [p.grad.pow(2).sum() for p in module.parameters()]
-        seen.append((self._norm, float(torch.stack(squares).sum().sqrt())))
+        seen.append((before, norm(module)))
+
+    def norm(module):
+        return float(torch.stack([p.grad.pow(2).sum() for p in module.parameters()]).sum().sqrt())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UpdateLoop, "on_before_optimizer_step", spy)
@@ -202,6 +205,44 @@ def test_metrics_are_cut_back_to_a_line(tmp_path):
     again.cut_back(2)
     assert [line["update"] for line in read(again.path)] == [1, 2]
     assert again.lines == 2
+
+
+# ------------------------------------------------------------------------------------ determinism
+
+
+def test_an_operation_without_a_deterministic_kernel_makes_results_to_rounding(tmp_path, monkeypatch, caplog):
+    """As on a GPU whose torch lacks one: the training begins again without, and the record says so."""
+    step = ImageTask.training_step
+
+    def training_step(self, batch, batch_idx):
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set …")
+        return step(self, batch, batch_idx)
+
+    def strict(*_):
+        torch.use_deterministic_algorithms(True)
+        return "strict"
+
+    whole = small_cell(tmp_path / "whole")
+    cell.run(whole.path)
+    monkeypatch.setattr(ImageTask, "training_step", training_step)
+    monkeypatch.setattr(cell, "_determinism", strict)
+    folder = small_cell(tmp_path / "other")
+    with caplog.at_level(logging.WARNING):
+        cell.run(folder.path)
+    assert "cumsum_cuda_kernel does not have a deterministic implementation" in caplog.text
+    found, expected = folder.read_record(), whole.read_record()
+    assert (expected["determinism"], found["determinism"]) == ("strict", "to rounding")
+    assert found["weights_sha256"] == expected["weights_sha256"]
+
+
+def test_other_errors_of_a_strict_training_are_errors(tmp_path, monkeypatch):
+    def training_step(self, batch, batch_idx):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(ImageTask, "training_step", training_step)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cell.run(small_cell(tmp_path).path)
 
 
 # ------------------------------------------------------------------------------------ what is recorded

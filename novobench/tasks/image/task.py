@@ -29,14 +29,19 @@ class ImageTask(TaskModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of images [B, C, H, W]."""
-        if self.config.runtime.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.network(images)
+        return self.network(self._laid_out(images))
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        images = images.to(self.dtype)  # the accelerator's are float32 whatever the precision
+        return images.contiguous(memory_format=torch.channels_last) if self.config.runtime.channels_last else images
+
+    def graphable(self, batch: tuple[Tensor, Tensor]) -> tuple[torch.nn.Module, tuple[Tensor, ...]]:
+        return self.network, (self._laid_out(batch[0]).clone(),)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         if self.config.data.on_bad_image == "skip":
-            self.skipped_samples += int((labels == LEFT_OUT).sum())
+            self.skipped_samples = self.skipped_samples + (labels == LEFT_OUT).sum()
         return F.cross_entropy(self(images).float(), labels, ignore_index=LEFT_OUT)
 
     def random_batch(self, size: int) -> tuple[Tensor, Tensor]:

@@ -36,16 +36,26 @@ class Segment(NamedTuple):
     """k: whose memory goes on here."""
     first: bool
     """The streams begin here, so there is no memory yet."""
+    counts: list[int] | None = None
+    """How many targets the softmax's head covers and how many each later cluster, which a GPU would be asked for."""
 
 
 class TrainingStreams(Dataset):
     """Segments by `SampleKey`; sample number = segment × B + stream, see `StreamOrder`."""
 
     def __init__(
-        self, tokens: np.ndarray, *, streams: int, micro: int, length: int, seed: int, rotate: bool = False
+        self,
+        tokens: np.ndarray,
+        *,
+        streams: int,
+        micro: int,
+        length: int,
+        seed: int,
+        rotate: bool = False,
+        cutoffs: Sequence[int] = (),
     ) -> None:
         self.tokens, self.streams, self.micro, self.length = tokens, streams, micro, length
-        self.seed, self.rotate = seed, rotate
+        self.seed, self.rotate, self.cutoffs = seed, rotate, cutoffs
         self.stream_length = len(tokens) // streams
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> list[tuple[SampleKey, np.ndarray]]:
@@ -63,7 +73,10 @@ class TrainingStreams(Dataset):
         """One micro-batch of `__getitems__`."""
         tokens = torch.from_numpy(np.stack([found for _, found in items]).astype(np.int64))
         segment, stream = divmod(items[0][0].sample, self.streams)
-        return Segment(tokens[:, :-1], tokens[:, 1:], stream // self.micro, segment == 0)
+        targets = tokens[:, 1:]
+        clusters = np.searchsorted(self.cutoffs, targets.flatten().numpy(), side="right")
+        counts = np.bincount(clusters, minlength=len(self.cutoffs) + 1).tolist()
+        return Segment(tokens[:, :-1], targets, stream // self.micro, segment == 0, counts)
 
 
 class StreamOrder:

@@ -77,18 +77,19 @@ class TransformerXL(nn.Module):
             x = layer(x, before, positions, hidden, self.content_bias, self.position_bias)
         return self.dropout(x), self._next_memory(memory, inputs, reach)
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Nats of each target, [N], for hidden states [N, D] and word ids [N]."""
-        return self.softmax(hidden, targets, self.embedding.weight)
+    def loss(self, hidden: Tensor, targets: Tensor, counts: list[int] | None = None) -> Tensor:
+        """Nats of each target, [N], for hidden states [N, D] and word ids [N]; `counts`: see `AdaptiveSoftmax`."""
+        return self.softmax(hidden, targets, self.embedding.weight, counts)
+
+    def memory_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Of the memory of hidden states in `dtype`: under autocast the lower one, in which layers read them anyway."""
+        device = self.embedding.weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
 
     @torch.no_grad()
     def _next_memory(self, memory: Tensor | None, inputs: list[Tensor], reach: int) -> Tensor:
-        """The last `reach` inputs of each layer, without gradient.
-
-        Under autocast they are kept in the lower precision, in which every layer would read them anyway.
-        """
-        device = inputs[0].device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs[0].dtype
+        """The last `reach` inputs of each layer, without gradient."""
+        dtype = self.memory_dtype(inputs[0].dtype)
         new = torch.stack([x[:, max(0, x.shape[1] - reach) :].to(dtype) for x in inputs])
         missing = reach - new.shape[2]
         if memory is None or missing == 0:
@@ -200,21 +201,30 @@ class AdaptiveSoftmax(nn.Module):
         self.cluster_weight = nn.Parameter(torch.empty(clusters, width)) if clusters else None
         self.cluster_bias = nn.Parameter(torch.empty(clusters)) if clusters else None
 
-    def forward(self, hidden: Tensor, targets: Tensor, words: Tensor) -> Tensor:
-        """Nats [N] of `targets` [N] after `hidden` [N, D]; `words` [V, D]."""
+    def forward(self, hidden: Tensor, targets: Tensor, words: Tensor, counts: list[int] | None = None) -> Tensor:
+        """Nats [N] of `targets` [N] after `hidden` [N, D]; `words` [V, D].
+
+        `counts` has the number of targets that the head covers and of those in each later cluster, in order. If None,
+        they are counted here, and a GPU is waited for.
+        """
         # Split once: the gradient of many slices would be as many zero-filled copies of the whole table.
         sizes = [stop - start for start, stop in pairwise(self.bounds)]
         weights, biases = list(words.split(sizes)), list(self.bias.split(sizes))
         if self.cluster_weight is not None and self.cluster_bias is not None:
             weights[0] = torch.cat([weights[0], self.cluster_weight])
             biases[0] = torch.cat([biases[0], self.cluster_bias])
-        in_head, rare = targets, []
-        for cluster, (start, stop) in enumerate(pairwise(self.bounds[1:]), 1):
-            inside = (targets >= start) & (targets < stop)
-            in_head = in_head.masked_fill(inside, sizes[0] + cluster - 1)
-            places = inside.nonzero().squeeze(1)
-            if len(places):
-                rare.append((places, _nats(hidden[places], targets[places] - start, weights[cluster], biases[cluster])))
+        cluster = torch.zeros_like(targets)
+        for cutoff in self.bounds[1:-1]:
+            cluster += targets >= cutoff
+        if counts is None:
+            counts = torch.bincount(cluster, minlength=len(sizes)).tolist()
+        in_head = torch.where(cluster > 0, sizes[0] - 1 + cluster, targets)
+        _, *later = cluster.argsort(stable=True).split(counts)
+        rare = [
+            (places, _nats(hidden[places], targets[places] - start, weight, bias))
+            for places, start, weight, bias in zip(later, self.bounds[1:], weights[1:], biases[1:], strict=False)
+            if len(places)
+        ]
         total = _nats(hidden, in_head, weights[0], biases[0])
         for places, nats in rare:
             total = total.index_add(0, places, nats)

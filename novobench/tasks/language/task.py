@@ -56,14 +56,29 @@ class LanguageTask(TaskModule):
         self._scored_memory: Tensor | None = None
         self._nats = 0.0
         self._tokens = 0
+        self._graphed: list[_Running] = []  # a list hides it from the module: its parameters are the network's
 
     def training_step(self, batch: Segment, batch_idx: int) -> Tensor:
         loaded = self._loaded.pop(batch.slot, None)
         if loaded is not None:
             self._memory[batch.slot] = loaded.to(self.device)
         memory = None if batch.first else self._memory[batch.slot]
-        hidden, self._memory[batch.slot] = self.network(batch.inputs, memory)
-        return self.network.loss(hidden.flatten(0, 1), batch.targets.flatten()).mean()
+        if self._graphed and memory is not None and memory.shape[2] == self.config.model.memory_length:
+            hidden, memory = self._graphed[0](batch.inputs, memory)
+            self._memory[batch.slot] = memory.detach().clone()  # the next replay writes where it lies
+        else:
+            hidden, self._memory[batch.slot] = self.network(batch.inputs, memory)
+        return self.network.loss(hidden.flatten(0, 1), batch.targets.flatten(), batch.counts).mean()
+
+    def graphable(self, batch: Segment) -> tuple[torch.nn.Module, tuple[Tensor, ...]]:
+        """The network once memory has its full length: a stream's first segments run without a graph."""
+        model = self.config.model
+        shape = (model.layers, len(batch.inputs), model.memory_length, model.width)
+        memory = torch.zeros(
+            shape, dtype=self.network.memory_dtype(self.network.embedding.weight.dtype), device=self.device
+        )
+        self._graphed = [_Running(self.network)]
+        return self._graphed[0], (batch.inputs.clone(), memory)
 
     def random_batch(self, size: int) -> Segment:
         """Segments of streams that have run for a while: memory of full length stands behind them."""
@@ -117,6 +132,18 @@ class LanguageTask(TaskModule):
         return {"ppl": Metric(perplexity, n, ""), "loss": Metric(nats / tokens, n, "nats")}
 
 
+class _Running(torch.nn.Module):
+    """The network in the middle of a stream, as a module of its own so that its graph does not stand in the way of the
+    first segment."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network(tokens, memory)
+
+
 class LanguageData(TaskData):
     """The three sources behind one door, see `corpus.open_corpus`. Evaluation sets: the training probe, `valid`,
     `test`, and `test` again under each further protocol."""
@@ -140,6 +167,7 @@ class LanguageData(TaskData):
             length=config.segment_length,
             seed=self.config.seed,
             rotate=config.rotate,
+            cutoffs=self.config.model.cutoffs,
         )
         self.collate = self.train.collate
 

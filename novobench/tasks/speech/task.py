@@ -30,6 +30,8 @@ class SpeechTask(TaskModule):
     """CTC summed over each utterance, averaged over the micro-batch (not divided by the transcript's length), in
     float32 at least; an utterance that cannot be aligned counts as 0 (OpenSeq2Seq ctc_loss.py)."""
 
+    determinism_on_cuda = "to rounding"  # torch's CTC adds up its gradient atomically
+
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
         self.network = build_model(config.model)

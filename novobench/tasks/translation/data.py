@@ -144,11 +144,14 @@ class PackedPairs(Dataset):
     def __len__(self) -> int:
         return len(self.cuts) - 1
 
-    def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
+        """`source` [B, S], `target` [B, T], and whether any source is `padded`, which a GPU would be asked for."""
         chosen = self.pairs(key)
+        sources = [self.source[i] for i in chosen]
         return {
-            "source": padded([self.source[i] for i in chosen]),
+            "source": padded(sources),
             "target": padded([self.target[i] for i in chosen]),
+            "padded": len(set(map(len, sources))) > 1,
         }
 
     def pairs(self, key: SampleKey) -> list[int]:

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MarianConfig, MarianMTModel
+from transformers import AttentionInterface, AttentionMaskInterface, MarianConfig, MarianMTModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.models.marian.modeling_marian import (
     MarianDecoder,
     MarianEncoder,
@@ -29,6 +31,25 @@ from novobench.tasks.translation.config import TranslationModelConfig
 
 PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
 """Ids of the special pieces, as NeMo's."""
+
+
+def _mask(*, attention_mask: Tensor | None, allow_is_causal_skip: bool, **rest: Any) -> Tensor | None:
+    """transformers' mask for SDPA, [B, 1, queries, keys], or None where SDPA needs none.
+
+    transformers reads each mask to find out whether it hides anything, and so waits for the device three times in a
+    forward pass. That is done in decoding alone: in training, no mask is given where nothing is padded, and a target's
+    padding comes after all that its pieces may look at.
+    """
+    if torch.is_grad_enabled():
+        if allow_is_causal_skip or attention_mask is None:
+            return None
+        rest["allow_is_bidirectional_skip"] = False
+    return sdpa_mask(attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip, **rest)
+
+
+_ATTENTION = "novobench_sdpa"
+AttentionInterface.register(_ATTENTION, sdpa_attention_forward)
+AttentionMaskInterface.register(_ATTENTION, _mask)
 
 
 class _NoPositions(nn.Module):
@@ -103,6 +124,7 @@ class Transformer(MarianMTModel):
                 eos_token_id=END,
                 decoder_start_token_id=BEGIN,
                 forced_eos_token_id=None,
+                attn_implementation=_ATTENTION,  # type: ignore[call-arg]  # goes through its `kwargs`
             )
         )
         if config.embedding_norm:

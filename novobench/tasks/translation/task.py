@@ -44,21 +44,20 @@ class TranslationTask(TaskModule):
         self.scoring = scoring.signatures()
         self.evaluation_start()
 
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """Logits [B, T, V] of the piece after each of `target` [B, T], given `source` [B, S]."""
-        return self.network(
-            input_ids=source, attention_mask=source != PAD, decoder_input_ids=target, use_cache=False
-        ).logits
+    def forward(self, source: Tensor, target: Tensor, padded: bool = True) -> Tensor:
+        """Logits [B, T, V] of the piece after each of `target` [B, T], given `source` [B, S], `padded` or not."""
+        mask = source != PAD if padded else None
+        return self.network(input_ids=source, attention_mask=mask, decoder_input_ids=target, use_cache=False).logits
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         logits, labels = self._logits_and_labels(batch)
         # NeMo takes the smoothing from the true piece alone; torch gives the true piece its share of it back.
         share = self.config.model.label_smoothing * logits.shape[-1] / (logits.shape[-1] - 1)
         return F.cross_entropy(logits, labels, ignore_index=PAD, label_smoothing=share)
 
-    def _logits_and_labels(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Of all pieces but the first of each target: [B·(T - 1), V] in at least float32, and [B·(T - 1)]."""
-        logits = self(batch["source"], batch["target"][:, :-1]).flatten(0, 1)
+        logits = self(batch["source"], batch["target"][:, :-1], batch.get("padded", True)).flatten(0, 1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)), batch["target"][:, 1:].flatten()
 
     def random_batch(self, size: int) -> dict[str, Tensor]:

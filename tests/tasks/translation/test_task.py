@@ -79,7 +79,9 @@ def test_padding_changes_no_logit():
     module, data = opened(small_config())
     module.double()
     batch = data.train[SampleKey(0, 1)]
-    wide = {side: padded([*batch[side].numpy(), [END] * (batch[side].shape[1] + 7)])[:-1] for side in batch}
+    wide = {
+        side: padded([*batch[side].numpy(), [END] * (batch[side].shape[1] + 7)])[:-1] for side in ("source", "target")
+    }
     narrow = module(batch["source"], batch["target"])
     torch.testing.assert_close(module(wide["source"], wide["target"])[:, : narrow.shape[1]], narrow)
 

@@ -1,0 +1,125 @@
+"""The guard against gradients that are not finite: it skips such an update, alike for every optimizer.
+
+An optimizer that takes a GradScaler's `found_inf` is told on the device, and the host learns of skipped updates when
+somebody reads; any other has its gradients taken away, for which the host waits once per update.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+
+from novobench.config import CellConfig
+from novobench.errors import TrainingError
+from novobench.optim import registry
+
+
+class Guard:
+    """Looks at the global gradient norm of each update. A skipped update leaves weights, optimizer state and
+    batch-norm statistics as they were; data and schedule move on.
+
+    `skipped` counts such updates, `in_a_row` those since the last finite one, and `norm` is the newest global norm,
+    unclipped: all as of the last `read`.
+    """
+
+    def __init__(self, config: CellConfig, total: int, *, skipped: int = 0, in_a_row: int = 0) -> None:
+        """`total`, `skipped` and `in_a_row` are numbers of updates."""
+        self.config, self.total = config, total
+        self.skipped, self.in_a_row, self.norm = skipped, in_a_row, math.nan
+        self._unread: list[Tensor] = []
+        """Global norms since the last `read`, on the device."""
+        self._on_device = False
+        self._settled = 0
+        """Parameters that the optimizer has state for, as far as this process has seen."""
+
+    def start(self, module: nn.Module, optimizer: Optimizer) -> None:
+        """Before the first update of this process; the module lies on its device."""
+        self._on_device = registry.guards_on_device(self.config.optimizer.name, optimizer)
+        self._statistics = _RunningStatistics(module)
+
+    def begin_update(self) -> None:
+        """Before the first forward pass of an update."""
+        self._statistics.save()
+
+    def before_step(self, optimizer: Optimizer) -> tuple[list[nn.Parameter], Tensor] | None:
+        """Between backward and step, gradients unscaled and reduced: the parameters with gradients and their norm.
+
+        None if the host knows already that the update is skipped.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        self._unread.append(norm)
+        not_finite = norm * 0 != 0
+        self._statistics.restore(not_finite)
+        # An optimizer's very first step waits too: torch's SGD makes its momentum of memory nobody has written to,
+        # which a skipped step would leave as it is.
+        if self._on_device and len(parameters) <= self._settled:
+            optimizer.found_inf = not_finite.float()  # type: ignore[attr-defined]
+            return parameters, norm
+        optimizer.__dict__.pop("found_inf", None)
+        if not_finite:
+            for parameter in parameters:
+                parameter.grad = None
+            return None
+        self._settled = len(parameters)
+        return parameters, norm
+
+    def read(self, update: int) -> None:
+        """Learn of the updates since the last `read`, up to number `update`; waits for the device.
+
+        Raises `TrainingError` if `runtime.max_nonfinite` of them in a row were skipped.
+        """
+        norms = torch.stack(self._unread).tolist() if self._unread else []
+        self._unread = []
+        limit = self.config.runtime.max_nonfinite
+        for number, norm in enumerate(norms, update - len(norms) + 1):
+            self.norm = norm
+            if math.isfinite(norm):
+                self.in_a_row = 0
+                continue
+            self.skipped += 1
+            self.in_a_row += 1
+            if self.in_a_row >= limit:
+                raise TrainingError(
+                    f"Gradients were not finite in {limit} updates in a row, up to update {number} of {self.total} "
+                    f"(optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}): the training has "
+                    "diverged. "
+                    "Lower optimizer.lr, clip gradients with optimizer.clip_norm, or raise runtime.max_nonfinite."
+                )
+
+
+class _RunningStatistics:
+    """Running means and variances of all normalisation layers, kept and put back in a few kernels for all together."""
+
+    def __init__(self, module: nn.Module) -> None:
+        layers = [layer for layer in module.modules() if isinstance(layer, _NormBase)]
+        both = [statistic for layer in layers for statistic in (layer.running_mean, layer.running_var)]
+        self.tensors = [statistic for statistic in both if statistic is not None]
+        if self.tensors:
+            self.saved = torch.cat(self.tensors)
+            self.now, self.kept = torch.empty_like(self.saved), torch.empty_like(self.saved)
+            self.parts = self.kept.split([len(statistic) for statistic in self.tensors])
+
+    def save(self) -> None:
+        if self.tensors:
+            torch.cat(self.tensors, out=self.saved)
+
+    @torch.no_grad()
+    def restore(self, wanted: Tensor) -> None:
+        """Put back what was saved if `wanted`, a bool on the device, is true."""
+        if self.tensors:
+            torch.cat(self.tensors, out=self.now)
+            torch.where(wanted, self.saved, self.now, out=self.kept)
+            torch._foreach_copy_(self.tensors, self.parts)
+
+
+class GradScaler(torch.amp.GradScaler):
+    """torch's GradScaler where `Guard` has looked for infs and told the optimizer: a step never waits to look again."""
+
+    def _maybe_opt_step(self, optimizer: Optimizer, optimizer_state: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return optimizer.step(*args, **kwargs)

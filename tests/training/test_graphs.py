@@ -1,0 +1,106 @@
+"""`runtime.cuda_graphs` with a stand-in for torch's graphs that shares their traps; tests/gpu has real ones."""
+
+import pytest
+import torch
+
+from novobench.errors import ConfigError
+from novobench.training import cell, graphs
+from tests.cells import result, small_cell
+from tests.tasks.translation.small import small_cell as small_translation
+
+
+def graphed(part, inputs, *, allow_unused_input):
+    """As `torch.cuda.make_graphed_callables`: warms up, and from then on inputs, outputs and gradients lie in the same
+    memory at every call, where the next call overwrites them."""
+    original, parameters = part.forward, tuple(part.parameters())
+    live: list[tuple[torch.Tensor, ...]] = []
+
+    def forward():
+        with torch.enable_grad():
+            outputs = original(*inputs)
+        live[:] = [outputs if isinstance(outputs, tuple) else (outputs,)]
+        return live[0]
+
+    def backward(gradients):
+        outputs = [output for output in live[0] if output.requires_grad]
+        given = [gradient for gradient, output in zip(gradients, live[0], strict=True) if output.requires_grad]
+        return torch.autograd.grad(outputs, parameters, given, allow_unused=allow_unused_input)
+
+    for _ in range(3):
+        static_outputs = [output.detach().clone() for output in forward()]
+        found = backward([torch.empty_like(output) for output in static_outputs])
+    static_gradients = [None if gradient is None else torch.empty_like(gradient) for gradient in found]
+
+    class Graphed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *given):
+            for mine, new in zip(inputs, given, strict=False):
+                mine.copy_(new)
+            for mine, new in zip(static_outputs, forward(), strict=True):
+                mine.copy_(new.detach())
+            return tuple(output.detach() for output in static_outputs)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, *gradients):
+            for mine, new in zip(static_gradients, backward(gradients), strict=True):
+                if mine is not None:
+                    mine.copy_(new)
+            none = (None,) * len(inputs)
+            return (*none, *(None if mine is None else mine.detach() for mine in static_gradients))
+
+    def replaced(*given):
+        if not part.training:
+            return original(*given)
+        outputs = Graphed.apply(*given, *parameters)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    part.forward = replaced
+    made.append(part)
+
+
+made: list[torch.nn.Module] = []
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    made.clear()
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    monkeypatch.setattr(graphs, "check", lambda *_: None)
+
+
+@pytest.mark.parametrize("task", ["image", "language"])
+def test_a_graph_changes_no_bit(task, stand_in, tmp_path):
+    """With two micro-batches an update, batch norm, and memory that goes from one segment to the next."""
+    plain, graphed_one = (small_cell(tmp_path / str(on), task, runtime__cuda_graphs=on) for on in (False, True))
+    cell.run(plain.path)
+    assert not made
+    cell.run(graphed_one.path)
+    assert len(made) == 1
+    assert result(graphed_one) == result(plain)
+
+
+def test_a_resumed_training_makes_its_graph_anew(stand_in, tmp_path):
+    folder = small_cell(tmp_path, "language", runtime__cuda_graphs=True)
+    cell.run(folder.path)
+    expected = result(folder)
+    folder.record.unlink()
+    for path in sorted(folder.checkpoints.iterdir())[1:]:
+        path.unlink()
+    cell.run(folder.path)
+    assert len(made) == 2
+    assert result(folder) == expected
+
+
+def test_a_cpu_has_no_cuda_graphs(tmp_path):
+    with pytest.raises(ConfigError, match="runtime.cuda_graphs is true, but this training runs on cpu"):
+        cell.run(small_cell(tmp_path, runtime__cuda_graphs=True).path)
+
+
+def test_a_task_whose_shapes_differ_has_no_graph(tmp_path, monkeypatch):
+    class Cuda:
+        type = "cuda"
+
+    monkeypatch.setattr("pytorch_lightning.strategies.SingleDeviceStrategy.root_device", Cuda())
+    with pytest.raises(ConfigError, match="shapes of the task 'translation' differ"):
+        cell.run(small_translation(tmp_path, runtime__cuda_graphs=True, runtime__deterministic=False).path)
