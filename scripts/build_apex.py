@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import torch
-from torch.utils.cpp_extension import load
 
 BINDING = """
 #include <torch/extension.h>
@@ -38,6 +37,10 @@ def main(source: Path, target: Path) -> None:
         binding.write_text(BINDING)
     if "TORCH_CUDA_ARCH_LIST" not in os.environ:  # torch's own choice adds PTX for later GPUs
         os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())
+    if home := cuda_home():
+        os.environ["CUDA_HOME"] = str(home)
+    from torch.utils.cpp_extension import load  # reads CUDA_HOME when it is imported
+
     made = load(
         "amp_C",
         [str(binding), *(str(kernels / f"multi_tensor_{name}.cu") for name in ("novograd", "l2norm_kernel"))],
@@ -49,6 +52,14 @@ def main(source: Path, target: Path) -> None:
     )
     shutil.copy(made.__file__, target)
     shutil.copytree(source / "apex", target / "apex", dirs_exist_ok=True, ignore=shutil.ignore_patterns("contrib"))
+
+
+def cuda_home() -> Path | None:
+    """The folder of a whole CUDA toolkit. torch takes the one above nvcc, which misleads where that is a wrapper."""
+    found = shutil.which("nvcc")
+    given = [os.environ.get("CUDA_HOME"), found and Path(found).resolve().parents[1], "/usr/local/cuda"]
+    places = [*map(Path, filter(None, given)), *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
+    return next((p for p in places if (p / "bin/nvcc").exists() and (p / "include/cuda_runtime.h").exists()), None)
 
 
 def pip_headers() -> list[str]:

@@ -316,6 +316,9 @@ proof.run()
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "long: started" in process.stdout.readline()
+    while not (tmp_path / "tree" / "runs" / "gpu_proof" / "long.log").exists():
+        time.sleep(0.05)
+    time.sleep(0.2)
     process.terminate()
     out, err = process.communicate(timeout=20)
     assert "KeyboardInterrupt" in err
