@@ -93,7 +93,7 @@ def test_an_interrupt_leaves_what_is_finished_in_the_table(tuned, novobench, mon
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "_Display", Interrupted)
-    code, out, err = novobench("run", "small", "--jobs", "1")
+    code, _, err = novobench("run", "small", "--jobs", "1")
     assert code == 130
     assert "Run the same command again" in err
     results = tuned / "results" / "laptop"
