@@ -3,7 +3,8 @@
     scripts/gpu_proof.sh [--minutes 9] [--resume TAR] [FOLDER]
 
 The steps stand in order of worth. A step starts if its forecast fits into what is left of the minutes, and is ended at
-its limit; a failure stops no other step. What does not fit is named and left for the next time.
+its limit; a failure stops no other step. Time that is left after all these goes to a table that must then be cut off: its
+finished cells count. What does not fit is named and left for the next time.
 
 Results go where novobench's commands put them: results/gpu and runs/gpu. After each step FOLDER (default: results/gpu)
 receives gpu_proof.tar, at most 16 MiB: both folders without checkpoints, the logs cut short, and which steps are done.
@@ -260,35 +261,43 @@ class Proof:
         return self.end_at - time.monotonic() - GRACE - RESERVE
 
     def pending(self) -> list[Step]:
-        """Steps that are not done, or that were asked for by name."""
-        done = {name for name, found in self.state["steps"].items() if found["state"] == "done"}
-        return [s for s in self.steps if not s.serves and (s.name in self.only if self.only else s.name not in done)]
+        """Steps that are not done, or that were asked for by name; last those that once took longer than their limit."""
+        states = {name: found["state"] for name, found in self.state["steps"].items()}
+        todo = [step for step in self.steps if not step.serves]
+        todo = [s for s in todo if (s.name in self.only if self.only else states.get(s.name) != "done")]
+        return sorted(todo, key=lambda step: states.get(step.name) == "ended")
 
     def preparations(self, names: Sequence[str]) -> list[Step]:
         """Those that serve one of the named steps and were not yet started."""
         return [s for s in self.steps if set(s.serves) & set(names) and s.name not in self.prepared and not s.missing]
 
-    def fits(self, step: Step, left: float) -> str:
-        """Why the step cannot start with so many seconds left; empty if it can."""
+    def against(self, step: Step, *, whole: bool) -> str:
+        """Why the step cannot start now, to be done as a `whole` or for its `least`; empty if it can."""
         if step.missing:
             return step.missing
         tests = self.state["steps"].get("tests_novograd", {})
         if step.trains and tests.get("state") == "failed" and step.name not in self.only:
             return "tests_novograd failed"
-        needed = (step.least or step.forecast) + sum(p.forecast for p in self.preparations([step.name]))
+        needed = step.forecast if whole else step.least or step.forecast
+        needed += sum(preparation.forecast for preparation in self.preparations([step.name]))
+        left = self.left()
         return "" if needed <= left else f"needs {needed} s, {max(0, int(left))} s are left"
 
     def run(self) -> None:
         """Take the steps in order, as far as time reaches."""
         pending = self.pending()
         try:
-            for i, step in enumerate(pending):
-                if reason := self.fits(step, self.left()):
-                    self.left_out[step.name] = reason
-                    self.say(f"{step.name}: left out, {reason}")
-                    continue
-                self.prepare(step, [s.name for s in pending[i:] if not s.missing])
-                self.take(step)
+            for whole in (True, False):
+                for step in list(pending):
+                    if reason := self.against(step, whole=whole):
+                        self.left_out[step.name] = reason
+                        continue
+                    self.left_out.pop(step.name, None)
+                    self.prepare(step, [s.name for s in pending if not s.missing])
+                    pending.remove(step)
+                    self.take(step)
+            for name, reason in self.left_out.items():
+                self.say(f"{name}: left out, {reason}")
         finally:
             for job in self.jobs.values():
                 job.end()
@@ -311,9 +320,12 @@ class Proof:
     def take(self, step: Step) -> None:
         """Run a step and note what became of it."""
         self.say(f"{step.name}: started, forecast {step.forecast} s")
-        job, state, reason = Job(step, self.environment), "ended", "interrupted"
+        left = self.left()
+        job, state, reason = Job(step, self.environment), "cut", "interrupted"
         try:
-            state, reason = job.wait(job.started + min(step.limit, self.left()))
+            state, reason = job.wait(job.started + min(step.limit, left))
+            if state == "ended" and left < step.limit:
+                state = "cut"
         finally:
             job.end()
             found = {"state": state, "seconds": round(job.seconds, 1), "reason": reason}
@@ -350,7 +362,7 @@ class Proof:
                 again = f"; again: {self.left_out[step.name]}" if step.name in self.left_out else ""
                 text = f"{found['state']:8} {found['seconds']:7.0f} {found['machine']:7}  {found['reason']}{again}"
             else:
-                text = f"{'left out':8} {'':7} {'':7}  {self.left_out.get(step.name, 'not asked for')}"
+                text = f"{'left out':8} {'':7} {'':7}  {self.left_out.get(step.name, 'to do')}"
             lines.append(f"{step.name:24} {text}".rstrip())
         for name in self.bad:
             lines += ["", f"{name} failed:", failures(LOGS / f"{name}.log")]

@@ -107,6 +107,18 @@ def test_what_does_not_fit_is_named_and_left_for_the_next_time(script):
     assert (script.ROOT / "ran").read_text() == "ran\nran\n"
 
 
+def test_what_fits_whole_goes_before_what_can_be_cut(script):
+    script.ROOT.mkdir()
+    table = shell(script, "table", "echo table >>order; sleep 60", forecast=100, limit=200, least=1)
+    slow = shell(script, "slow", "echo slow >>order; sleep 60", limit=1)
+    small = shell(script, "small", "echo small >>order")
+    proof = prove(script, table, slow, small, minutes=6 / 60)
+    assert (script.ROOT / "order").read_text().split() == ["slow", "small", "table"]
+    assert states(proof) == {"slow": "ended", "small": "done", "table": "cut"}
+    assert proof.bad == ["slow"]
+    assert [step.name for step in proof.pending()] == ["table", "slow"]  # which will hardly be done the next time
+
+
 def test_a_failure_stops_nothing_but_training_on_kernels_that_are_wrong(script):
     script.ROOT.mkdir()
     steps = (
@@ -146,7 +158,7 @@ def test_a_step_that_is_interrupted_keeps_what_it_has(script):
     text = "trap 'echo kept >kept; exit 1' INT; while :; do sleep 0.1; done"
     step = shell(script, "table", text, forecast=100, limit=200, least=2)
     proof = prove(script, step, minutes=4 / 60)
-    assert states(proof) == {"table": "ended"}
+    assert states(proof) == {"table": "cut"}
     assert proof.bad == []
     assert (script.ROOT / "kept").read_text() == "kept\n"
     assert [step.name for step in proof.pending()] == ["table"]
@@ -324,7 +336,7 @@ proof.run()
     process.terminate()
     out, err = process.communicate(timeout=20)
     assert "KeyboardInterrupt" in err
-    assert "long: ended" in out
+    assert "long: cut" in out
     state = json.loads((tmp_path / "tree" / "results" / "gpu" / "gpu_proof.json").read_text())
     assert state["steps"]["long"]["reason"] == "interrupted"
     assert (tmp_path / "tree" / "out" / "gpu_proof.tar").exists()
