@@ -57,8 +57,8 @@ def main(source: Path, target: Path) -> None:
 def cuda_home() -> Path | None:
     """The folder of a whole CUDA toolkit. torch takes the one above nvcc, which misleads where that is a wrapper."""
     found = shutil.which("nvcc")
-    given = [os.environ.get("CUDA_HOME"), found and Path(found).resolve().parents[1], "/usr/local/cuda"]
-    places = [*map(Path, filter(None, given)), *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
+    named = [os.environ.get("CUDA_HOME"), found and str(Path(found).resolve().parents[1]), "/usr/local/cuda"]
+    places = [*(Path(name) for name in named if name), *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
     return next((p for p in places if (p / "bin/nvcc").exists() and (p / "include/cuda_runtime.h").exists()), None)
 
 
