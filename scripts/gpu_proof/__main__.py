@@ -60,19 +60,28 @@ def install(wheels: Path) -> None:
         raise places.CannotRun(f"--wheels {wheels}: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
 
 
+def gathered(given: Path, data: Mapping[str, Path | None]) -> Path:
+    """The folder where steps find all data sets: if some have to be unpacked, one that belongs to this machine."""
+    if not any(data.values()):
+        return given
+    place = places.BUILD / "data"
+    place.mkdir(parents=True, exist_ok=True)
+    for name in (name for name, packed in data.items() if packed is None):
+        with suppress(FileExistsError):
+            (place / name).symlink_to(given / name)
+    return place
+
+
 def machine_facts(environment: Mapping[str, str], rehearsal: bool) -> dict[str, Any]:
     """Hardware, versions and code, as records of cells have them, and the driver's word on the GPU."""
-    done = subprocess.run(
-        [sys.executable, "-c", MACHINE], capture_output=True, text=True, cwd=places.ROOT, env=environment
-    )
+    words = [sys.executable, "-c", MACHINE]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=places.ROOT, env=environment)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise places.CannotRun(f"novobench does not start here: {reason}")
     facts = json.loads(done.stdout.splitlines()[-1])
     if facts["cuda"] is None and not rehearsal:
-        raise places.CannotRun(
-            "This machine has no CUDA device that torch can use, and nothing can be shown without one."
-        )
+        raise places.CannotRun("torch sees no CUDA device here, and nothing can be shown without one.")
     asked = "driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.mem,temperature.gpu"
     with suppress(OSError, subprocess.TimeoutExpired):
         words = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
@@ -90,13 +99,11 @@ def show(todo: Sequence[Step]) -> None:
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/gpu_proof.sh", description=(gpu_proof.__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "folder", nargs="?", type=Path, metavar="FOLDER", help=f"receives {places.TAR} (default: results/gpu)"
-    )
+    text = f"receives {places.TAR} (default: results/gpu)"
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help=text)
     parser.add_argument("--minutes", type=float, default=9.0, help="what the whole call may take (default: 9)")
-    parser.add_argument(
-        "--resume", type=Path, metavar="places.TAR", help=f"start from this {places.TAR} of an earlier call"
-    )
+    text = f"start from the {places.TAR} of an earlier call"
+    parser.add_argument("--resume", type=Path, metavar="TAR", help=text)
     parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="these steps, also if they are done")
     parser.add_argument("--list", action="store_true", help="name the steps with their forecasts; run none")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that are missing here")
@@ -117,7 +124,6 @@ def main(words: Sequence[str] | None = None) -> int:
         raise places.CannotRun("--rehearse overwrites results/laptop: run it in a copy of the tree, without its .git.")
     given = (arguments.data or Path(os.environ.get("NOVOBENCH_DATA", places.ROOT / "data"))).resolve()
     data = data_at_hand(given)
-    unpacked = {name for name, archive in data.items() if archive is None}
     apex = arguments.apex.resolve() if arguments.apex and arguments.apex.is_dir() else None
     todo = steps(scale, data, apex, rehearsal=arguments.rehearse)
     if unknown := set(arguments.only) - {step.name for step in todo if not step.serves}:
@@ -129,14 +135,7 @@ def main(words: Sequence[str] | None = None) -> int:
         archive.unpack(arguments.resume, scale)
     if arguments.wheels:
         install(arguments.wheels)
-    place = given
-    if any(data.values()):  # archives: everything in one folder of our own
-        place = places.BUILD / "data"
-        place.mkdir(parents=True, exist_ok=True)
-        for name in unpacked:
-            with suppress(FileExistsError):
-                (place / name).symlink_to(given / name)
-    environment = environment_for(place, arguments.rehearse)
+    environment = environment_for(gathered(given, data), arguments.rehearse)
     facts = machine_facts(environment, arguments.rehearse)
     folder = (arguments.folder or places.ROOT / "results" / scale).resolve()
     proof = Proof(todo, scale, folder, started, arguments.minutes)

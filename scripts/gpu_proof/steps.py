@@ -118,8 +118,11 @@ def data_at_hand(folder: Path) -> dict[str, Path | None]:
     found: dict[str, Path | None] = {}
     for path in sorted(folder.glob("*")):
         if path.name.endswith(".tar.gz"):
-            with tarfile.open(path) as archive:
-                first = archive.next()
+            try:
+                with tarfile.open(path) as archive:
+                    first = archive.next()
+            except tarfile.TarError as error:
+                raise places.CannotRun(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
             if first is not None:
                 found.setdefault(PurePosixPath(first.name).parts[0], path)
         elif path.is_dir():
