@@ -55,7 +55,7 @@ def figures(results: Path) -> list[str]:
             rows = [row for row in rows if row["optimizer"] in CONTENDERS or row.get("error")]
         lines += ["", f"`{path.name}`", "", "```", *aligned(best(rows)), "```"]
     for path in sorted(results.glob("table*.md")):
-        lines += ["", *path.read_text(encoding="utf-8").splitlines()[:14]]
+        lines += ["", *(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(("#", "|")))]
     return lines
 
 
