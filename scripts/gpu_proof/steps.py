@@ -72,6 +72,7 @@ def steps(scale: str, data: Mapping[str, Path | None], apex: Path | None, *, reh
 
     kernel_tests: tuple[str, ...] = ("tests/gpu/test_novograd.py", "-m", "gpu", "-n", "8")
     memory_tests: tuple[str, ...] = ("tests/gpu/test_novograd.py", "-m", "gpu", "-k", "odd_layouts")
+    other_tests = ("tests/gpu", "--ignore", "tests/gpu/test_novograd.py", "-m", "gpu", "-n", "6")
     timed: tuple[str, ...] = ()
     clipped: tuple[str, ...] = ("NovoGrad", "SGD(fused)", "Adam(fused)")
     swept: tuple[str, ...] = ("--models", "Transformer-big", "ResNet-50v2")
@@ -102,7 +103,7 @@ def steps(scale: str, data: Mapping[str, Path | None], apex: Path | None, *, reh
         table("cifar10", "table1", 300, "t1_sgd_100"),
         table("cifar10", "table3", 150, "t3_novograd_32k"),
         table("cifar10", "table2", 240, "t2_novograd_32k"),
-        Step("tests_cells", (*pytest, "tests/gpu/test_cells.py", "-m", "gpu", "-n", "6"), 100, 200, trains=True),
+        Step("tests_others", (*pytest, *other_tests), 100, 200, trains=True),
     ]  # fmt: skip
     build = (sys.executable, "scripts/build_apex.py", str(apex), str(places.BUILD / "apex"))
     missing = "" if apex else "--apex names no checkout of github.com/NVIDIA/apex"
