@@ -37,9 +37,10 @@ def kept(scale: str, logs: bool) -> Iterator[Path]:
     """The files that belong into the tar. A cell without a record starts anew elsewhere: only its log goes along."""
     results, runs = places.ROOT / "results" / scale, places.ROOT / "runs" / scale
     yield from sorted(path for path in results.rglob("*") if path.is_file() and path.name != places.TAR)
+    idle = ("lock", "heartbeat.json")  # of a process at work
     for cell in sorted(path for path in runs.glob("*") if path.is_dir()):
         finished = (cell / "record.json").exists()
-        for path in sorted(path for path in cell.iterdir() if path.is_file() and path.name != "lock"):
+        for path in sorted(path for path in cell.iterdir() if path.is_file() and path.name not in idle):
             if (finished or path.name in ("log.txt", "failure.json")) and (logs or path.name != "log.txt"):
                 yield path
     if logs:
