@@ -10,10 +10,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 RUN := $(BIN)/novobench run --scale $(SCALE) --seeds $(SEEDS) --executor $(EXECUTOR) $(if $(JOBS),--jobs $(JOBS))
 SEARCH := $(BIN)/novobench search --scale $(SCALE) --budget $(BUDGET) --seeds 2 $(if $(JOBS),--jobs $(JOBS))
-FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not long and not gpu"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-gpu lint format tables table1 table2 table3 table4 table5 table6 table7 \
+.PHONY: help setup test test-all test-long test-gpu lint format tables table1 table2 table3 table4 table5 table6 table7 \
 	figure1 figure2 search doctor clean
 
 help: ## show this list
@@ -31,8 +31,11 @@ $(READY): pyproject.toml constraints.txt
 test: lint ## lint and the fast tests (6 minutes on 2 cores)
 	$(FAST_TESTS)
 
-test-all: lint ## all tests that need no GPU (7 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+test-all: lint ## all tests of minutes that need no GPU (7 minutes on 2 cores)
+	$(BIN)/python -m pytest -n 2 -m "not long and not gpu"
+
+test-long: $(READY) ## the rehearsal of scripts/gpu_proof.sh (15 minutes on 2 cores)
+	$(BIN)/python -m pytest -m long
 
 test-gpu: $(READY) ## the tests that need a CUDA device
 	TRITON_INTERPRET=0 $(BIN)/python -m pytest -m gpu

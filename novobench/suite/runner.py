@@ -26,15 +26,29 @@ def run(
 ) -> int:
     """Train the missing cells, collect the finished ones and write the tables. Exit code 1 if a cell failed.
 
-    Cells of an overridden recipe are trained but not collected: tables hold the experiment's own recipe.
+    An interrupt ends the training; what is finished by then is collected all the same. Cells of an overridden recipe
+    are trained but not collected: tables hold the experiment's own recipe.
     """
     out = console()
     if not cells:
         raise NovobenchError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
     _check_writable(scale)
-    failed = train(cells, scale, jobs, out)
     own = {cell.id for cell in plan(experiments, scale, range(seeds))}
     ours = [cell for cell in cells if cell.id in own]
+    try:
+        failed = train(cells, scale, jobs, out)
+    except KeyboardInterrupt:
+        _collect(experiments, ours, scale, out)
+        raise
+    _collect(experiments, ours, scale, out)
+    for cell in cells:
+        if cell.id not in own and cell.folder.finished:
+            _print_metrics(cell, out)
+    return _summary(failed, cells)
+
+
+def _collect(experiments: Sequence[Experiment], ours: Sequence[PlannedCell], scale: str, out: Console) -> None:
+    """Put the finished cells into `results/<scale>/`, and write what follows from them."""
     with FileLock(runs_folder(scale) / "collect.lock"):
         records.collect((cell.folder for cell in ours), scale)
         for experiment in experiments if ours else ():
@@ -45,11 +59,6 @@ def run(
                 from novobench.suite.plots import write_figure
 
                 out.print(f"Written: {shown(write_figure(experiment, scale))}")
-    foreign = [cell for cell in cells if cell.id not in own]
-    for cell in foreign:
-        if cell.folder.finished:
-            _print_metrics(cell, out)
-    return _summary(failed, cells)
 
 
 def search(experiment: Experiment, scale: str, budget: int, seeds: int, jobs: int | None, keys: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -43,9 +44,15 @@ def describe() -> dict[str, Any]:
 
 
 def code_version() -> tuple[str, bool]:
-    """The commit, and whether anything that decides results differs from it."""
+    """The commit, and whether anything that decides results differs from it.
+
+    Where a copy of the code came without its `.git`, $NOVOBENCH_CODE says so instead, in the words of
+    `git describe --always --dirty --abbrev=12 --exclude '*'`.
+    """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
+        if stated := os.environ.get("NOVOBENCH_CODE"):
+            return stated.removesuffix("-dirty"), stated.endswith("-dirty")
         return f"novobench {_version('novobench') or 'unknown'}", False
     return commit[:12], bool(_git("status", "--porcelain", "--", *_RESULT_PATHS))
 

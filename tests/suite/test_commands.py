@@ -83,6 +83,24 @@ def test_run_trains_records_and_writes_a_table(tuned, novobench):
     assert {path.name: path.read_bytes() for path in results.iterdir()} == before
 
 
+def test_an_interrupt_leaves_what_is_finished_in_the_table(tuned, novobench, monkeypatch):
+    from novobench.suite import runner
+
+    class Interrupted(runner._Display):
+        def tell(self, event):
+            super().tell(event)
+            if event.kind == "finished":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_Display", Interrupted)
+    code, _, err = novobench("run", "small", "--jobs", "1")
+    assert code == 130
+    assert "Run the same command again" in err
+    results = tuned / "results" / "laptop"
+    assert len({line["cell"] for line in lines(results / "records.csv")}) == 1
+    assert sum(line["top1"] != "" for line in lines(results / "small.csv")) >= 1
+
+
 def test_results_need_nothing_of_runs_and_other_cells_stay(tuned, novobench):
     import shutil
 
