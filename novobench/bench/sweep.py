@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 _TILES = ((1024, 4), (2048, 4), (2048, 8), (4096, 8), (4096, 16))
 """Elements of a tile, and the warps that share it."""
-_CHUNKS = (8192, 16384, 32768, 65536)
+_CHUNKS = (8192, 16384, 32768)
 """Elements of one program's share."""
-_SMALL_CHUNKS = (4096, 8192, 16384)
+_SMALL_TILES = ((2048, 8), (4096, 16))
+_SMALL_CHUNKS = (4096, 8192)
 """The same for a single launch, whose norms and updates alternate."""
-_AHEAD_MIB = (4, 8, 16, 24)
+_AHEAD_MIB = (4, 8, 12)
 """Gradients that a single launch has read before it updates their weights; a cache of 50 MB must hold them."""
 
 
@@ -46,7 +47,13 @@ def settings(device: torch.device) -> Iterator[tuple[str, Contender]]:
     alone = {"single_launch": True}
     two, single = tables.TWO_LAUNCHES, tables.SINGLE_LAUNCH
     shares = [{"block": b, "warps": w, "chunk": c} for b, w in _TILES for c in _CHUNKS if c % b == 0]
-    small = [{"chunk": c, "ahead": a << 20} for c in _SMALL_CHUNKS for a in _AHEAD_MIB if c % single.block == 0]
+    small = [
+        {"block": b, "warps": w, "chunk": c, "ahead": a << 20}
+        for b, w in _SMALL_TILES
+        for c in _SMALL_CHUNKS
+        for a in _AHEAD_MIB
+        if c % b == 0
+    ]
     ours: list[tuple[str, str, Any, list[dict[str, Any]], dict[str, bool], int]] = [
         ("NovoGrad", "TWO_LAUNCHES", two, [*shares, *_opposites(two, "reverse", "evict", "overlap")], {}, 24),
         ("NovoGrad(single launch)", "SINGLE_LAUNCH", single, [*small, *_opposites(single, "evict")], alone, 20),

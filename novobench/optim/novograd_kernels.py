@@ -11,7 +11,8 @@ layouts, and works on it in tiles of BLOCK elements.
   norms_and_update   the first and the last in one launch, so that `update` finds g in the cache
 
 Which program is the last one of a tensor is left to chance, what it adds up and in which order is not: two runs give
-the same bits.
+the same bits. Products and sums are fused where `tl.fma` says so and nowhere else (all launches pass
+enable_fp_fusion=False), so that all loops and all variants of a kernel compute the same.
 
 The 16-byte accesses that memory bandwidth needs come out of Triton only if the address and the tile's start are
 both declared multiples and the access has no mask. Hence three loops: whole tiles of aligned tensors; what is left
@@ -44,8 +45,6 @@ programs look up their tables while the last norms are still being taken (comput
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
@@ -53,8 +52,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from novobench.optim import novograd_layout as column
 from novobench.optim.novograd_layout import strided
 
-STRIDED_BLOCK = tl.constexpr(256)
-"""Elements of a tile of a tensor that is not dense: one or two per thread, so that their 64-bit indices fit."""
+LESS = tl.constexpr(8)
+"""A tile of a tensor that is not dense has BLOCK / LESS elements: one or two per thread, whose 64-bit indices fit."""
 
 
 @triton.jit
@@ -77,21 +76,21 @@ def _norm_of_chunk(
             aligned = tl.multiple_of(g, 16)
             while e + BLOCK <= stop:
                 x = tl.load(aligned + tl.multiple_of(e, BLOCK) + lane, eviction_policy=KEEP).to(tl.float32)
-                total += x * x
+                total = tl.fma(x, x, total)
                 e += BLOCK
         while e < stop:
             x = tl.load(g + e + lane, mask=e + lane < stop, other=0.0).to(tl.float32)
-            total += x * x
+            total = tl.fma(x, x, total)
             e += BLOCK
         partial = tl.sum(total, axis=0)
     else:
-        few = tl.arange(0, STRIDED_BLOCK)
-        strided_total = tl.zeros((STRIDED_BLOCK,), tl.float32)
+        few = tl.arange(0, BLOCK // LESS)
+        strided_total = tl.zeros((BLOCK // LESS,), tl.float32)
         e = start
         while e < stop:
             x = tl.load(g + strided(row, e + few, 1), mask=e + few < stop, other=0.0).to(tl.float32)
-            strided_total += x * x
-            e += STRIDED_BLOCK
+            strided_total = tl.fma(x, x, strided_total)
+            e += BLOCK // LESS
         partial = tl.sum(strided_total, axis=0)
     tl.store(partials + chunk, partial)
     if start == 0:
@@ -105,12 +104,12 @@ def _norm_of_chunk(
     last = (tl.atomic_add(finished + t, 1, sem="acq_rel") + 1) % count == 0
     if last:
         terms = partials + tl.load(row + column.FIRST)
-        part = tl.arange(0, STRIDED_BLOCK)
-        sums = tl.zeros((STRIDED_BLOCK,), tl.float32)
+        part = tl.arange(0, BLOCK // LESS)
+        sums = tl.zeros((BLOCK // LESS,), tl.float32)
         p = count * 0
         while p < count:
             sums += tl.load(terms + p + part, mask=p + part < count, other=0.0)
-            p += STRIDED_BLOCK
+            p += BLOCK // LESS
         tl.store(squares + t, tl.sum(sums, axis=0))
     return t, last
 
@@ -181,8 +180,8 @@ def decide(
 @triton.jit
 def _moved(w, g, m, factor, beta1, decay, average, shrink, lr):
     """m and w after the step, in fp32."""
-    m = beta1 * m + average * (factor * g + decay * w)
-    return m, shrink * w - lr * m
+    m = tl.fma(beta1, m, average * tl.fma(factor, g, decay * w))
+    return m, tl.fma(-lr, m, shrink * w)
 
 
 @triton.jit
@@ -273,7 +272,7 @@ def _update_of_chunk(
                 tl.store(w_start + at, w.to(W), mask=mask)
                 e += BLOCK
         else:
-            few = tl.arange(0, STRIDED_BLOCK)
+            few = tl.arange(0, BLOCK // LESS)
             e = start
             while e < stop:
                 element = e + few
@@ -286,7 +285,7 @@ def _update_of_chunk(
                 m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
                 tl.store(m_at, m.to(M), mask=mask)
                 tl.store(w_at, w.to(W), mask=mask)
-                e += STRIDED_BLOCK
+                e += BLOCK // LESS
 
 
 @triton.jit
@@ -390,7 +389,5 @@ def norms_and_update(
         )  # fmt: skip
 
 
-def interpreted() -> bool:
-    """Whether the kernels run in Triton's interpreter (TRITON_INTERPRET=1 before the import), and so on CPU tensors."""
-    kernel: Any = update
-    return not isinstance(kernel, triton.runtime.JITFunction)
+INTERPRETED = not isinstance(update, triton.runtime.JITFunction)
+"""Whether the kernels run in Triton's interpreter (TRITON_INTERPRET=1 before the import), and so on CPU tensors."""

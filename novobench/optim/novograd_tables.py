@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +51,7 @@ class Tuning:
             raise ValueError(f"chunk {self.chunk} is no multiple of block {self.block}")
 
 
-TWO_LAUNCHES = Tuning(block=2048, warps=8, chunk=16384)
+TWO_LAUNCHES = Tuning(block=2048, warps=8, chunk=8192, evict=False, overlap=True)
 SINGLE_LAUNCH = Tuning(block=2048, warps=8, chunk=4096, ahead=8 << 20)
 
 
@@ -75,13 +76,20 @@ class Plan:
     """
 
     def __init__(
-        self, members: Sequence[Member], slots: Sequence[int], staging: Staging | None = None, *, at_once: bool = False
+        self,
+        members: Sequence[Member],
+        slots: Sequence[int],
+        staging: Staging | None = None,
+        *,
+        at_once: bool = False,
+        sharded: bool = False,
     ) -> None:
-        """`at_once` prepares `norms_and_update` too."""
-        self.slots = slots
-        self.guard = guard(members[0].parameter.device)
-        self.tuning = SINGLE_LAUNCH if at_once else TWO_LAUNCHES
+        """`at_once` prepares `norms_and_update` too; `sharded` says that processes talk between norms and update."""
         device = members[0].parameter.device
+        self.slots, self.guard = slots, guard(device)
+        self.tuning = SINGLE_LAUNCH if at_once else TWO_LAUNCHES
+        if sharded or not _may_overlap(device):
+            self.tuning = replace(self.tuning, overlap=False)
         by_dtypes: dict[tuple[torch.dtype, ...], list[int]] = {}
         for i, member in enumerate(members):
             key = (member.parameter.dtype, member.gradient.dtype, member.moment.dtype)
@@ -121,6 +129,7 @@ class Plan:
                     BLOCK=tuning.block,
                     OVERLAP=tuning.overlap,
                     num_warps=tuning.warps,
+                    enable_fp_fusion=False,
                 )
 
     def decide(self, limit: float | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -141,6 +150,7 @@ class Plan:
                 CLIP=limit is not None,
                 BLOCK=1024,
                 num_warps=4,
+                enable_fp_fusion=False,
             )
 
     def update(
@@ -179,6 +189,7 @@ class Plan:
                     EVICT=tuning.evict,
                     OVERLAP=tuning.overlap,
                     num_warps=tuning.warps,
+                    enable_fp_fusion=False,
                     **overlap,
                 )
 
@@ -213,12 +224,19 @@ class Plan:
                     BLOCK=tuning.block,
                     EVICT=tuning.evict,
                     num_warps=tuning.warps,
+                    enable_fp_fusion=False,
                 )
 
     def set_gradients(self, addresses: list[int]) -> None:
         """Send new addresses of gradients, in the members' order; everything else about them is as it was."""
         for bucket in self.buckets:
             send([addresses[i] for i in bucket.picked], bucket.g_address)
+
+
+@lru_cache
+def _may_overlap(device: torch.device) -> bool:
+    """Whether the GPU has programmatic dependent launch: Hopper and newer."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 class _Bucket:

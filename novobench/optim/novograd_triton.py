@@ -24,7 +24,7 @@ _ADDRESS, _STRIDE, _CONTIGUOUS = Tensor.data_ptr, Tensor.stride, Tensor.is_conti
 
 def runs_on(device: torch.device) -> bool:
     """CUDA; in Triton's interpreter, which tests use, the CPU instead."""
-    return device.type == ("cpu" if kernels.interpreted() else "cuda")
+    return device.type == ("cpu" if kernels.INTERPRETED else "cuda")
 
 
 def takes(parameter: Tensor) -> bool:
@@ -102,7 +102,7 @@ class FusedStep:
         moved = addresses != self._addresses
         if self.plan is None or known != self._known or (moved and _misaligned(addresses, self._addresses)):
             members = self._with_state(slots, parameters, gradients)
-            self.plan = tables.Plan(members, slots, self.rates.staging, at_once=self.at_once)
+            self.plan = tables.Plan(members, slots, self.rates.staging, at_once=self.at_once, sharded=self.sharded)
         elif moved:
             self.plan.set_gradients(addresses)
         self._known, self._addresses, self._in_step = known, addresses, gradients

@@ -55,11 +55,11 @@ def steps(scale: str, data: Mapping[str, Path | None], apex: Path | None, *, reh
         words = (*novobench, "bench", "optimizer", *size, *words, "--output", str(results / f"{name}.csv"))
         return Step(name, words, forecast, least + 30 if least else patience * forecast, least)
 
-    def throughput(task: str) -> Step:
+    def throughput(task: str, forecast: int) -> Step:
         name = f"throughput_{task}"
         size = ("--scale", "laptop", "--updates", "2") if rehearsal else ("--published",)
         words = (*novobench, "bench", "throughput", task, *size, "--checkpoint")
-        return Step(name, (*words, "--output", str(results / f"{name}.csv")), 40, patience * 40)
+        return Step(name, (*words, "--output", str(results / f"{name}.csv")), forecast, patience * forecast)
 
     def table(folder: str, experiments: str, forecast: int, rows: str) -> Step:
         name = experiments.replace(" ", "_")
@@ -83,14 +83,14 @@ def steps(scale: str, data: Mapping[str, Path | None], apex: Path | None, *, reh
         swept, settings = (), 15  # in Triton's interpreter it is ended long before it is done
     memcheck = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9")
     todo = [
-        Step("tests_novograd", (*pytest, *kernel_tests), 80, 140, shares=True),
+        Step("tests_novograd", (*pytest, *kernel_tests), 45, 140, shares=True),
         bench("bench_optimizer", *timed, forecast=75),
         bench("bench_sweep", "--sweep", *swept, forecast=settings, least=settings),
-        bench("bench_clipped", "--unscale-and-clip", "--only", *clipped, forecast=40),
-        throughput("language"),
-        throughput("translation"),
-        throughput("image"),
-        throughput("speech"),
+        bench("bench_clipped", "--unscale-and-clip", "--only", *clipped, forecast=35),
+        throughput("language", 35),
+        throughput("translation", 60),
+        throughput("image", 40),
+        throughput("speech", 80),
         table("AN4", "table4", 75, "t4_adam"),
         table("wikitext-2", "table7 figure2", 240, "t7_adam f2_adam"),
         table("AN4", "table5 figure1", 120, "t5_512"),

@@ -156,7 +156,8 @@ def test_launch_settings_are_swept(tmp_path, novobench, monkeypatch):
     from novobench.optim import novograd_tables as tables
 
     monkeypatch.setattr(sweep, "_TILES", ((1024, 4), (2048, 8)))
-    monkeypatch.setattr(sweep, "_CHUNKS", (8192,))
+    monkeypatch.setattr(sweep, "_CHUNKS", (16384,))
+    monkeypatch.setattr(sweep, "_SMALL_TILES", ((2048, 8),))
     monkeypatch.setattr(sweep, "_SMALL_CHUNKS", (1024, 4096))
     monkeypatch.setattr(sweep, "_AHEAD_MIB", (8,))
     seen = []
@@ -174,15 +175,14 @@ def test_launch_settings_are_swept(tmp_path, novobench, monkeypatch):
     assert (base["optimizer"], base["settings"]) == ("AdamW(fused)", "")
     settings = [row["settings"] for row in rows if row["optimizer"] == "NovoGrad"]
     assert len(set(settings)) == len(settings) == 1 + 2 + 3  # the default, two tiles, three switches
-    assert sum(setting.startswith("block=1024 warps=4 chunk=8192 ") for setting in settings) == 1
-    assert 8192 in seen
+    assert sum(setting.startswith("block=1024 warps=4 chunk=16384 ") for setting in settings) == 1
+    assert 16384 in seen
     single = [row["settings"] for row in rows if row["optimizer"] == "NovoGrad(single launch)"]
     assert single
     assert all(setting.endswith("ahead=8MiB") for setting in single)
     assert not any("chunk=1024 " in setting for setting in single)  # no multiple of the block
     assert "Best on toy: NovoGrad block=" in out
-    for row in rows:  # Triton's interpreter knows no overlapping launches
-        assert row["error"] or float(row["ratio"]) > 0
+    assert all(float(row["ratio"]) > 0 for row in rows)
 
 
 def test_a_sweep_without_a_gpu_says_so(novobench, monkeypatch):

@@ -52,7 +52,7 @@ def assert_near(tensors, arrays, tolerance):
 
 
 def test_the_default_is_the_fused_path():
-    assert not novograd_kernels.interpreted(), "Set TRITON_INTERPRET=0, as `make test-gpu` does."
+    assert not novograd_kernels.INTERPRETED, "Set TRITON_INTERPRET=0, as `make test-gpu` does."
     parameters = weights()
     optimizer = NovoGrad(parameters, 0.1)
     give(parameters, 0)

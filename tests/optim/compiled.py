@@ -62,7 +62,9 @@ def compile_one(name, constants, warps, capability):
     types = {argument: "*i64" if argument in INT64 else "*fp32" for argument in kernel.arg_names} | {"count": "i32"}
     signature = {argument: "constexpr" if argument in constants else types[argument] for argument in kernel.arg_names}
     made = triton.compile(
-        ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32), options={"num_warps": warps}
+        ASTSource(kernel, signature, constants),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": warps, "enable_fp_fusion": False},
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])

@@ -350,7 +350,7 @@ def test_a_tensor_rate_is_read_where_it_lies(launches):
 def test_the_tests_interpret_the_kernels_unless_told_to_compile_them(setting, expected):
     """As `make test-gpu` does: interpreted kernels would leave CUDA tensors to another path."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | setting
-    code = "import tests.conftest; from novobench.optim import novograd_kernels; print(novograd_kernels.interpreted())"
+    code = "import tests.conftest; from novobench.optim import novograd_kernels; print(novograd_kernels.INTERPRETED)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == expected, done.stderr
 

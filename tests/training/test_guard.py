@@ -77,7 +77,7 @@ def reads(folder) -> Counter[int]:
 @pytest.mark.parametrize("name", ["novograd", "sgd", "adam", "adamw"])
 def test_an_update_never_waits_for_the_device(name, tmp_path):
     """But the first of a process, see `Guard.before_step`. NovoGrad's kernels are those of a GPU."""
-    assert novograd_kernels.interpreted()
+    assert novograd_kernels.INTERPRETED
     changes = {**EVERY_FOURTH, "optimizer__name": name, "optimizer__options": {"implementation": "fused"}}
     found = reads(small_cell(tmp_path, **changes))
     assert found == {1: 1}

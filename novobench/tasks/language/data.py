@@ -40,6 +40,12 @@ class Segment(NamedTuple):
     """How many targets the softmax's head covers and how many each later cluster, which a GPU would be asked for."""
 
 
+def targets_per_cluster(targets: Tensor, cutoffs: Sequence[int]) -> list[int]:
+    """`Segment.counts` of targets on the CPU."""
+    clusters = np.searchsorted(cutoffs, targets.flatten().numpy(), side="right")
+    return np.bincount(clusters, minlength=len(cutoffs) + 1).tolist()
+
+
 class TrainingStreams(Dataset):
     """Segments by `SampleKey`; sample number = segment × B + stream, see `StreamOrder`."""
 
@@ -74,8 +80,7 @@ class TrainingStreams(Dataset):
         tokens = torch.from_numpy(np.stack([found for _, found in items]).astype(np.int64))
         segment, stream = divmod(items[0][0].sample, self.streams)
         targets = tokens[:, 1:]
-        clusters = np.searchsorted(self.cutoffs, targets.flatten().numpy(), side="right")
-        counts = np.bincount(clusters, minlength=len(self.cutoffs) + 1).tolist()
+        counts = targets_per_cluster(targets, self.cutoffs)
         return Segment(tokens[:, :-1], targets, stream // self.micro, segment == 0, counts)
 
 

@@ -21,6 +21,7 @@ from novobench.tasks.language.data import (
     StreamOrder,
     TrainingStreams,
     probe,
+    targets_per_cluster,
 )
 from novobench.tasks.language.model import build as build_model
 
@@ -86,7 +87,8 @@ class LanguageTask(TaskModule):
         self._loaded[0] = torch.randn(model.layers, size, model.memory_length, model.width)
         drawn = torch.multinomial(word_frequencies(model.vocabulary_size), 2 * size * length, replacement=True)
         words = drawn.view(2, size, length)
-        return Segment(words[0], words[1], slot=0, first=False)
+        counts = targets_per_cluster(words[1], model.cutoffs)
+        return Segment(words[0], words[1], slot=0, first=False, counts=counts)
 
     def counted(self, batch: Segment) -> tuple[int, str]:
         return batch.targets.numel(), "tokens"

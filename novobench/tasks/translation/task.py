@@ -60,11 +60,12 @@ class TranslationTask(TaskModule):
         logits = self(batch["source"], batch["target"][:, :-1], batch.get("padded", True)).flatten(0, 1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)), batch["target"][:, 1:].flatten()
 
-    def random_batch(self, size: int) -> dict[str, Tensor]:
+    def random_batch(self, size: int) -> dict[str, Any]:
         shape = (size // (2 * _TIMED_LENGTH), _TIMED_LENGTH)
-        return {side: torch.randint(END + 1, self.config.model.vocabulary, shape) for side in ("source", "target")}
+        source, target = (torch.randint(END + 1, self.config.model.vocabulary, shape) for _ in range(2))
+        return {"source": source, "target": target, "padded": False}
 
-    def counted(self, batch: dict[str, Tensor]) -> tuple[int, str]:
+    def counted(self, batch: dict[str, Any]) -> tuple[int, str]:
         return batch["target"][:, 1:].numel(), "target tokens"  # those that are predicted
 
     # ------------------------------------------------------------------------------------ decoding
