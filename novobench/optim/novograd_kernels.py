@@ -52,8 +52,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from novobench.optim import novograd_layout as column
 from novobench.optim.novograd_layout import strided
 
-LESS = tl.constexpr(8)
-"""A tile of a tensor that is not dense has BLOCK / LESS elements: one or two per thread, whose 64-bit indices fit."""
+STRIDED_DIVISOR = tl.constexpr(8)
+"""Tiles of a tensor that is not dense are so many times smaller: one element per thread, whose 64-bit indices fit."""
 
 
 @triton.jit
@@ -84,13 +84,13 @@ def _norm_of_chunk(
             e += BLOCK
         partial = tl.sum(total, axis=0)
     else:
-        few = tl.arange(0, BLOCK // LESS)
-        strided_total = tl.zeros((BLOCK // LESS,), tl.float32)
+        strided_lane = tl.arange(0, BLOCK // STRIDED_DIVISOR)
+        strided_total = tl.zeros((BLOCK // STRIDED_DIVISOR,), tl.float32)
         e = start
         while e < stop:
-            x = tl.load(g + strided(row, e + few, 1), mask=e + few < stop, other=0.0).to(tl.float32)
+            x = tl.load(g + strided(row, e + strided_lane, 1), mask=e + strided_lane < stop, other=0.0).to(tl.float32)
             strided_total = tl.fma(x, x, strided_total)
-            e += BLOCK // LESS
+            e += BLOCK // STRIDED_DIVISOR
         partial = tl.sum(strided_total, axis=0)
     tl.store(partials + chunk, partial)
     if start == 0:
@@ -104,12 +104,12 @@ def _norm_of_chunk(
     last = (tl.atomic_add(finished + t, 1, sem="acq_rel") + 1) % count == 0
     if last:
         terms = partials + tl.load(row + column.FIRST)
-        part = tl.arange(0, BLOCK // LESS)
-        sums = tl.zeros((BLOCK // LESS,), tl.float32)
+        part = tl.arange(0, BLOCK // STRIDED_DIVISOR)
+        sums = tl.zeros((BLOCK // STRIDED_DIVISOR,), tl.float32)
         p = count * 0
         while p < count:
             sums += tl.load(terms + p + part, mask=p + part < count, other=0.0)
-            p += BLOCK // LESS
+            p += BLOCK // STRIDED_DIVISOR
         tl.store(squares + t, tl.sum(sums, axis=0))
     return t, last
 
@@ -272,10 +272,10 @@ def _update_of_chunk(
                 tl.store(w_start + at, w.to(W), mask=mask)
                 e += BLOCK
         else:
-            few = tl.arange(0, BLOCK // LESS)
+            strided_lane = tl.arange(0, BLOCK // STRIDED_DIVISOR)
             e = start
             while e < stop:
-                element = e + few
+                element = e + strided_lane
                 mask = element < stop
                 w_at = w_start + strided(row, element, 0)
                 m_at = m_start + strided(row, element, 2)
@@ -285,7 +285,7 @@ def _update_of_chunk(
                 m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
                 tl.store(m_at, m.to(M), mask=mask)
                 tl.store(w_at, w.to(W), mask=mask)
-                e += BLOCK // LESS
+                e += BLOCK // STRIDED_DIVISOR
 
 
 @triton.jit

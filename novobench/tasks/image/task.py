@@ -32,7 +32,6 @@ class ImageTask(TaskModule):
         return self.network(self._laid_out(images))
 
     def _laid_out(self, images: Tensor) -> Tensor:
-        images = images.to(self.dtype)  # the accelerator's are float32 whatever the precision
         return images.contiguous(memory_format=torch.channels_last) if self.config.runtime.channels_last else images
 
     def graphable(self, batch: tuple[Tensor, Tensor]) -> tuple[torch.nn.Module, tuple[Tensor, ...]]:
