@@ -91,9 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     text = "instead time launch settings of NovoGrad's CUDA kernels, one by one"
     kind.add_argument("--sweep", action="store_true", help=text)
-    kind.add_argument("--output", type=Path, help="also write each row to this CSV file, and a plot beside it")
+    kind.add_argument("--output", type=Path, help="also write each row to this CSV file, and a plot next to it")
     kind.set_defaults(what="optimizer")
-    text = "Training speed of the tasks' models on random data, beside the card's peak and published figures."
+    text = "Training speed of the tasks' models on random data, against the card's peak and published figures."
     kind = kinds.add_parser("throughput", help=text, description=text)
     kind.add_argument("tasks", nargs="*", metavar="TASK", help="e.g. image (default: all)")
     kind.add_argument("--scale", default="paper", help="laptop, gpu or paper (default: paper)")

@@ -47,7 +47,7 @@ _APEX = "apex FusedNovoGrad (paper mode)"
 
 def contenders(device: torch.device) -> dict[str, Contender]:
     """Ours, torch's, and whichever peers are installed, each as its users would make it."""
-    found = {
+    available = {
         BASELINE: Contender(lambda p: torch.optim.AdamW(p, 1e-3, fused=True), 28),
         "NovoGrad": Contender(novograd(), 24),
         "NovoGrad(loop)": Contender(novograd(foreach=False, fused=False)),
@@ -60,15 +60,15 @@ def contenders(device: torch.device) -> dict[str, Contender]:
     for name, (module, kind) in _PEERS.items():
         make = _installed(module, kind)
         if make is not None:
-            found[name] = Contender(make)
+            available[name] = Contender(make)
     if device.type == "cuda":
-        found["NovoGrad(single launch)"] = Contender(novograd(single_launch=True), 20)
+        available["NovoGrad(single launch)"] = Contender(novograd(single_launch=True), 20)
         # apex without its CUDA extension can be imported, but makes no FusedNovoGrad.
         paper: dict[str, Any] = {"bias_correction": False, "reg_inside_moment": True, "grad_averaging": False}
         make = _installed("apex.optimizers", "FusedNovoGrad", **paper) if _installed("amp_C", "__name__") else None
         if make is not None:
-            found[_APEX] = Contender(make, 24)
-    return found
+            available[_APEX] = Contender(make, 24)
+    return available
 
 
 def _installed(module: str, kind: str, **options: Any) -> Callable[..., Optimizer] | None:

@@ -6,7 +6,7 @@ tell how far to trust it. All optimizers share one set of weights and gradients,
 
 On CUDA times and ratios are the device's (see `timing`), and so is the bandwidth, which is held against that of a copy
 of 1 GiB, timed in the same rounds. On a CPU a copy is no ceiling and is left out: its writes fetch each line of the
-target first, traffic that nobody counts, while a step has read the lines that it writes; small models stay in the
+target first, traffic that no count includes, while a step has read the lines that it writes; small models stay in the
 cache besides.
 """
 
@@ -121,14 +121,14 @@ class _Entry:
 
     def time(self, timer: Timer) -> None:
         """One round's times; None once it has failed."""
-        found = None
+        measured = None
         if self.step is not None:
             try:
                 with self.contender.under():
-                    found = timer.times(self.step, self.pace)
+                    measured = timer.times(self.step, self.pace)
             except Exception as error:
                 self.fail(error)
-        self.times.append(found)
+        self.times.append(measured)
 
     def fail(self, error: Exception) -> None:
         self.error = one_line(error)
@@ -136,9 +136,9 @@ class _Entry:
 
     def median(self, kind: str) -> float | None:
         """Of the rounds' `device`, `wall` or `host` times; None unless most rounds have one."""
-        found = [getattr(times, kind) for times in self.times if times is not None]
-        found = [value for value in found if value is not None]
-        return statistics.median(found) if 2 * len(found) > len(self.times) and not self.error else None
+        values = [getattr(times, kind) for times in self.times if times is not None]
+        values = [value for value in values if value is not None]
+        return statistics.median(values) if 2 * len(values) > len(self.times) and not self.error else None
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Whether a training of this size goes on after a kill as if nothing had happened.
+"""Whether a training of this size resumes after a kill as if nothing had happened.
 
 One update after a checkpoint is taken twice, from the same seed and batch: by the training that wrote the checkpoint
 and by a new one that read it.
@@ -29,7 +29,7 @@ _SEED = 20190527
 
 @dataclass(frozen=True)
 class Resumed:
-    """What saving, loading and going on showed."""
+    """The outcome of saving, loading and resuming."""
 
     save_seconds: float
     """With reading back what was written, as a training does."""
@@ -84,14 +84,14 @@ def _try_resuming(
         return Resumed(saved, loaded, gib, compared(expected, _weights(fresh)))
 
 
-def compared(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+def compared(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> str:
     """`same bits`, or the name of the tensor that differs most, with its largest difference over its largest number."""
     worst, where = 0.0, ""
     for name, value in expected.items():
-        if torch.equal(value, found[name]):
+        if torch.equal(value, actual[name]):
             continue
         wide = value.double()
-        difference = float((found[name].double() - wide).abs().max() / wide.abs().max().clamp(min=1e-300))
+        difference = float((actual[name].double() - wide).abs().max() / wide.abs().max().clamp(min=1e-300))
         if not difference <= worst:  # a NaN counts as the most
             worst, where = difference, name
     return f"{where} differs by {worst:.1e}" if where else "same bits"

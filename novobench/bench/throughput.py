@@ -82,7 +82,7 @@ class Throughput:
     load_seconds: float | None = None
     checkpoint_gib: float | None = None
     resumed: str = ""
-    """With `--checkpoint`: what came of one whole update, saved, loaded and gone on from; see `resume`."""
+    """With `--checkpoint`: what came of one whole update, saved, loaded and resumed; see `resume`."""
     hardware: str = ""
     error: str = ""
 
@@ -110,7 +110,7 @@ class Training:
         return move_data_to_device(self.module.random_batch(self.config.batch.micro), self.device)
 
     def backward(self, batch: Any, passes: int = 1, attention: str = "") -> None:
-        """Forward and backward of one of `passes` micro-batches of an update."""
+        """Forward and backward of one of `passes` micro-batches per update."""
         with sdpa_kernel(_ATTENTION[attention or self.attention]):
             with torch.autocast(self.device.type, self.precision) if self.precision else nullcontext():
                 loss = self.module.training_step(batch, 0)
@@ -344,7 +344,7 @@ def main(
 
 
 def _say_more(report: Rows, row: Throughput) -> None:
-    """The published figures beside a row, and what came of its checkpoint."""
+    """The published figures for a row, and what came of its checkpoint."""
     if row.per_second is not None and row.scale == "paper":
         how = "like for like with the first" if row.like_for_like else "with other settings"
         for figure in published.FIGURES.get(row.task, []):

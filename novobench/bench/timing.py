@@ -150,12 +150,12 @@ class Timer:
 
     def _calibrate(self) -> float:
         """Cycles of `torch.cuda._sleep` in a millisecond: the most of three tries, as an idle card's clock is slow."""
-        cycles, found = 20_000_000, 0.0
+        cycles, best = 20_000_000, 0.0
         for _ in range(3):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
             torch.cuda._sleep(cycles)
             end.record()
             torch.cuda.synchronize(self.device)
-            found = max(found, cycles / begin.elapsed_time(end))
-        return found
+            best = max(best, cycles / begin.elapsed_time(end))
+        return best

@@ -361,8 +361,8 @@ def norms_and_update(
     """Both in one launch: a program takes the next of `tasks`, which is chunk c's norm (c) or its update (-1 - c).
     Grid: 2 C programs.
 
-    An update waits until its tensor's ‖g‖² is there. The norms come earlier among the tasks, so whoever does them has
-    begun, and nobody waits for ever. `taken` and `summed` count tasks and sums over all such launches.
+    An update waits until its tensor's ‖g‖² is there. The norms come earlier among the tasks, so some program has
+    begun them, and every wait ends. `taken` and `summed` count tasks and sums over all such launches.
     """
     count = tl.num_programs(0)
     ticket = tl.atomic_add(taken, 1, sem="relaxed")

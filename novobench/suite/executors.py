@@ -190,8 +190,8 @@ def sharing(cells: Sequence[PlannedCell], jobs: int) -> str:
     most = _most_on_one(slots)
     if slots[0] is None or most == 1:
         return ""
-    told = f"Up to {most} cells share a GPU"
+    shared = f"Up to {most} cells share a GPU"
     daemon = hardware.mps_daemon()
     if daemon:
-        return f"{told} at once, through the MPS daemon at {daemon}."
-    return f"{told} and take turns on it. With an MPS daemon (nvidia-cuda-mps-control -d) they would use it at once."
+        return f"{shared} at once, through the MPS daemon at {daemon}."
+    return f"{shared} and take turns on it. With an MPS daemon (nvidia-cuda-mps-control -d) they would use it at once."

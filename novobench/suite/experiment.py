@@ -79,7 +79,7 @@ class Row:
     """Dotted overrides of the task's config at every scale."""
     paper: Any = None
     """Overrides at one scale. The word `tuned` names a set of rates that `novobench search` found; until it has, a rate
-    given beside it holds."""
+    given in the same row holds."""
     gpu: Any = None
     laptop: Any = None
 

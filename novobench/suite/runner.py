@@ -91,8 +91,8 @@ def train(cells: Sequence[PlannedCell], scale: str, jobs: int | None, out: Conso
     if not to_do:
         return {}
     jobs = jobs or default_jobs(to_do)
-    if told := sharing(to_do, jobs):
-        out.print(told)
+    if notice := sharing(to_do, jobs):
+        out.print(notice)
     with _Display(len(to_do), out) as display:
         return run_local(to_do, jobs, display.tell)
 

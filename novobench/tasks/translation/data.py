@@ -94,17 +94,17 @@ def _baselines(source: Split, splits: dict[str, Split], texts: dict[str, Pairs])
 
     def build(folder: Path) -> None:
         known = source.read()
-        found = {
+        scores = {
             name: sacrebleu(outputs, text.targets)
             for name, text in texts.items()
             if (outputs := nearest_neighbours(text.sources, known))
         }
-        write_json(folder / "sacrebleu.json", found)
+        write_json(folder / "sacrebleu.json", scores)
 
     folder = derived_folder(f"translation/neighbours-{key}", build)
-    found = json.loads((folder / "sacrebleu.json").read_text(encoding="utf-8"))
+    scores = json.loads((folder / "sacrebleu.json").read_text(encoding="utf-8"))
     return {
-        name: {"neighbour_sacrebleu": Metric(score, len(texts[name].targets), "BLEU")} for name, score in found.items()
+        name: {"neighbour_sacrebleu": Metric(score, len(texts[name].targets), "BLEU")} for name, score in scores.items()
     }
 
 
