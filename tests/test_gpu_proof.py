@@ -138,6 +138,16 @@ def test_a_failure_stops_nothing_but_training_on_kernels_that_are_wrong(tree):
     assert call.bad == []
 
 
+def test_a_table_that_overruns_its_limit_keeps_its_place(tree):
+    """Its finished cells stay finished, so that it comes further each time; other steps would only overrun again."""
+    table = shell("table", "echo table >>order; sleep 60", limit=1, least=1, trains=True)
+    slow = shell("slow", "echo slow >>order; sleep 60", limit=1)
+    call = prove(tree, slow, table)
+    assert states(call) == {"slow": "ended", "table": "cut"}
+    prove(tree, slow, table)
+    assert (tree / "order").read_text().split() == ["slow", "table", "table", "slow"]
+
+
 def test_a_step_is_ended_at_its_limit_with_its_children(tree):
     deaf = (
         "trap '' INT; (trap '' INT TERM; while :; do date +%s%N >alive; sleep 0.05; done) & while :; do sleep 1; done"

@@ -105,7 +105,7 @@ class Proof:
         job, state, reason = Job(step, self.environment), "cut", "interrupted"
         try:
             state, reason = job.wait(job.started + min(step.limit, left))
-            if state == "ended" and left < step.limit:
+            if state == "ended" and (left < step.limit or (step.trains and step.least)):  # finished cells stay so
                 state = "cut"
         finally:
             job.end()
