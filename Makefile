@@ -31,10 +31,10 @@ $(READY): pyproject.toml constraints.txt
 test: lint ## lint and the fast tests (6 minutes on 2 cores)
 	$(FAST_TESTS)
 
-test-all: lint ## all tests of minutes that need no GPU (7 minutes on 2 cores)
+test-all: lint ## the slower tests that need no GPU, too (10 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not gpu"
 
-test-long: $(READY) ## the rehearsal of scripts/gpu_proof.sh (15 minutes on 2 cores)
+test-long: $(READY) ## the rehearsal of scripts/gpu_proof.sh (8 minutes on 2 cores)
 	$(BIN)/python -m pytest -m long
 
 test-gpu: $(READY) ## the tests that need a CUDA device

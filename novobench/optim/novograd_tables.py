@@ -166,6 +166,7 @@ class Plan:
         """Last launch: v, m and the weights."""
         tuning = self.tuning
         overlap = {"launch_pdl": True} if tuning.overlap else {}
+        scaler = self.decided if grad_scale is None else grad_scale, self.decided if found_inf is None else found_inf
         with self.guard:
             for bucket in self.buckets:
                 kernels.update[(bucket.chunk_count,)](
@@ -178,20 +179,12 @@ class Plan:
                     rates.numbers,
                     bucket.squares,
                     *seconds,
-                    self.decided if grad_scale is None else grad_scale,
-                    self.decided if found_inf is None else found_inf,
+                    *scaler,
                     self.decided if decided is None else decided,
-                    **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
-                    SCALED=grad_scale is not None,
-                    FOUND=found_inf is not None,
                     DECIDED=decided is not None,
-                    AMSGRAD=seconds.amsgrad,
-                    BLOCK=tuning.block,
                     REVERSE=tuning.reverse,
-                    EVICT=tuning.evict,
                     OVERLAP=tuning.overlap,
-                    num_warps=tuning.warps,
-                    enable_fp_fusion=False,
+                    **self._constants(bucket, seconds, grad_scale, found_inf),
                     **overlap,
                 )
 
@@ -199,7 +192,7 @@ class Plan:
         self, seconds: Seconds, rates: Rates, grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> None:
         """The only launch, where nothing concerns the whole step."""
-        tuning = self.tuning
+        scaler = self.decided if grad_scale is None else grad_scale, self.decided if found_inf is None else found_inf
         with self.guard:
             for bucket in self.buckets:
                 kernels.norms_and_update[(2 * bucket.chunk_count,)](
@@ -217,17 +210,24 @@ class Plan:
                     bucket.finished,
                     bucket.squares,
                     *seconds,
-                    self.decided if grad_scale is None else grad_scale,
-                    self.decided if found_inf is None else found_inf,
-                    **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
-                    SCALED=grad_scale is not None,
-                    FOUND=found_inf is not None,
-                    AMSGRAD=seconds.amsgrad,
-                    BLOCK=tuning.block,
-                    EVICT=tuning.evict,
-                    num_warps=tuning.warps,
-                    enable_fp_fusion=False,
+                    *scaler,
+                    **self._constants(bucket, seconds, grad_scale, found_inf),
                 )
+
+    def _constants(
+        self, bucket: _Bucket, seconds: Seconds, grad_scale: Tensor | None, found_inf: Tensor | None
+    ) -> dict[str, Any]:
+        """What both kernels that update are compiled for."""
+        return {
+            **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
+            "SCALED": grad_scale is not None,
+            "FOUND": found_inf is not None,
+            "AMSGRAD": seconds.amsgrad,
+            "BLOCK": self.tuning.block,
+            "EVICT": self.tuning.evict,
+            "num_warps": self.tuning.warps,
+            "enable_fp_fusion": False,
+        }
 
     def set_gradients(self, addresses: list[int]) -> None:
         """Send new addresses of gradients, in the members' order; everything else about them is as it was."""
