@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or paper (default: laptop)")
     sub.add_argument("--budget", type=_positive, default=16, help="trials for each set of rates (default: 16)")
     sub.add_argument("--seeds", type=_positive, default=2, help="seeds of each trial (default: 2)")
-    sub.add_argument("--keys", nargs="+", default=[], metavar="KEY", help="only these sets of rates")
+    _add_list(sub, "--keys", "KEY", "only these sets of rates")
     _add_running(sub)
 
     sub = verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor")
@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "Step time of optimizers, as ratios to AdamW(fused=True) inside one run."
     kind = kinds.add_parser("optimizer", help=text, description=text)
     kind.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds (default: 15)")
-    kind.add_argument("--models", nargs="+", default=[], metavar="NAME", help="only these models' shapes")
-    kind.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these optimizers, and the baseline")
+    _add_list(kind, "--models", "NAME", "only these models' shapes")
+    _add_list(kind, "--only", "NAME", "only these optimizers, and the baseline")
     kind.add_argument("--threads", type=_positive, default=2, help="CPU threads (default: 2)")
     kind.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where tensors lie (default: cpu)")
     kind.add_argument(
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("tasks", nargs="*", metavar="TASK", help="e.g. image (default: all)")
     kind.add_argument("--scale", default="paper", help="laptop, gpu or paper (default: paper)")
     kind.add_argument("--updates", type=_positive, default=30, help="timed updates (default: 30)")
-    kind.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override the task's config")
+    _add_list(kind, "--set", "KEY=VALUE", "override the task's config")
     text = "kernels of attention: fused (default), or math, PyTorch's plain ones"
     kind.add_argument("--attention", choices=["fused", "math"], default="fused", help=text)
     text = "with the settings of the published figures; --set can change them"
@@ -114,14 +114,9 @@ def _add_experiments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="e.g. table1; see `novobench list`")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or paper (default: laptop)")
     sub.add_argument("--seeds", type=_positive, default=1, help="seeds of each row: 0, 1, … (default: 1)")
-    sub.add_argument("--rows", nargs="+", default=[], metavar="ID", help="only these rows (default: all)")
-    sub.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override the config of every row; results of another recipe stay in runs/",
-    )
+    _add_list(sub, "--rows", "ID", "only these rows (default: all)")
+    text = "override the config of every row, {} to empty a mapping; results of another recipe stay in runs/"
+    _add_list(sub, "--set", "KEY=VALUE", text)
 
 
 def _add_running(sub: argparse.ArgumentParser) -> None:
@@ -131,6 +126,11 @@ def _add_running(sub: argparse.ArgumentParser) -> None:
         help="cells at a time, sharing GPUs if need be (default: runtime.cells_per_gpu a GPU, else one a core)",
     )
     sub.add_argument("--executor", choices=["local"], default="local", help="where cells run (default: local)")
+
+
+def _add_list(sub: argparse.ArgumentParser, flag: str, metavar: str, text: str) -> None:
+    """An option of one or more words. Given again, it adds to those before."""
+    sub.add_argument(flag, nargs="+", action="extend", default=[], metavar=metavar, help=text)
 
 
 def _positive(text: str) -> int:

@@ -13,17 +13,19 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from novobench import yaml_text
 from novobench.errors import ConfigError, suggestion
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,7 +163,7 @@ _UNITS = ("ep", "steps", "tokens")
 def parse_budget(text: str) -> tuple[float, str]:
     """`"100ep"` -> `(100.0, "ep")`; units are `ep` (epochs), `steps` (updates) and `tokens`."""
     match = _BUDGET.fullmatch(text.strip())
-    if not match or match["unit"] not in _UNITS:
+    if not match or match["unit"] not in _UNITS or math.isinf(float(match["number"])):
         hint = suggestion(match["unit"], list(_UNITS)) if match else ""
         raise ConfigError(
             f"budget '{text}' is not a number with a unit: write e.g. 100ep, 100000steps or 12e9tokens.{hint}"
@@ -173,34 +175,36 @@ def parse_budget(text: str) -> tuple[float, str]:
 
 
 def load_tree(path: Path) -> DictConfig:
-    """The YAML file with its `base:` files below it (nearest wins), unchecked. `base` is relative to the file."""
+    """The YAML file with its `base:` files below it (nearest wins), unchecked. `base` is relative to the file.
+
+    Mappings are joined key by key; an empty one, `{}`, takes away what the files below have there.
+    """
     return _load_tree(path, ())
 
 
 def _load_tree(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     if path in seen:
         raise ConfigError(f"{shown(path)}: `base:` goes round in a circle through {shown(seen[0])}.")
-    tree = OmegaConf.create(read_yaml(path))
-    base = tree.pop("base", None)
+    content = read_yaml(path)
+    base = content.pop("base", None)
     if base is None:
-        return tree
-    return OmegaConf.merge(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), tree)  # type: ignore[return-value]
+        return OmegaConf.create(content)
+    return laid_over(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), content)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: plain SafeLoader reads `1e-4` as text."""
+def laid_over(below: DictConfig, above: Mapping[str, Any]) -> DictConfig:
+    """`above` on top of `below`, which is changed: mappings are joined, except that `{}` replaces what is below it."""
+    _make_room(below, above)
+    return OmegaConf.merge(below, above)  # type: ignore[return-value]
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\.inf|\.nan)$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """YAML text as plain data, with `1e-4` a number."""
-    return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader: data only
+def _make_room(below: Any, above: Any) -> None:
+    if isinstance(below, DictConfig) and isinstance(above, Mapping):
+        for key, value in above.items():
+            if value == {} and key in below:
+                below[key] = {}
+            else:
+                _make_room(below.get(key), value)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -213,9 +217,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read {shown(path)}: {error}.") from None
     try:
-        content = parse_yaml(text)
+        content = yaml_text.parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{shown(path)} is not valid YAML: {' '.join(str(error).split())}.") from None
+        raise ConfigError(f"{shown(path)} is not valid YAML: {yaml_text.problem(error)}.") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{shown(path)} must hold a mapping, not {type(content).__name__}.")
     if "${" in json.dumps(content, default=str):
@@ -224,29 +228,44 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(tree: DictConfig, changes: Mapping[str, Any], where: str) -> DictConfig:
-    """A copy of `tree` with dotted keys set, e.g. `{"optimizer.lr": 0.1, "model.widths[0]": 16}`."""
+    """A copy of `tree` with dotted keys set in turn, e.g. `{"optimizer.lr": 0.1, "model.widths[0]": 16}`.
+
+    A mapping adds its keys to those that are there, and `{}` takes them all away. One alone is added or changed by its
+    dotted key: `data.set_sizes.dev: 200`.
+    """
     tree = copy.deepcopy(tree)
     for key, value in changes.items():
         try:
-            OmegaConf.update(tree, key, value, merge=True)
+            if key.count(".") > _DEEPEST:
+                raise ValueError("it is nested too deeply")
+            _make_room(OmegaConf.select(tree, key), value)
+            OmegaConf.update(tree, key, value, merge=value != {})
         except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
             raise ConfigError(f"{where}: cannot set '{key}': {_first_line(error)}") from None
     return tree
 
 
+_DEEPEST = 20
+
+
 def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
-    """`["optimizer.lr=0.1"]` from the command line -> `{"optimizer.lr": 0.1}`."""
-    changes = {}
+    """`["optimizer.lr=0.1"]` from the command line -> `{"optimizer.lr": 0.1}`. Of a key given twice the last counts.
+
+    A value is YAML where it begins with a bracket, a brace or a quotation mark, else the words as they stand.
+    """
+    changes: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
+        word = " ".join(word.split())[:200]  # for a message of one line
         if not equals or not key:
             raise ConfigError(f"'{word}' is not an override: write key=value, e.g. optimizer.lr=0.1.")
         if "${" in value:
             raise ConfigError(f"'{word}' uses '${{…}}': configs are pure data; write the value itself.")
+        changes.pop(key, None)  # so that it takes its place behind those that came before
         try:
-            changes[key] = parse_yaml(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"'{word}': the value is not valid YAML.") from None
+            changes[key] = yaml_text.parse_word(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"'{word}': the value is not valid YAML: {yaml_text.problem(error)}.") from None
     return changes
 
 
@@ -266,9 +285,41 @@ def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str)
             holder = OmegaConf.select(structure, parent) if parent else structure
             with read_write(holder):
                 holder[name] = OmegaConf.structured(node)
-        return OmegaConf.to_object(OmegaConf.merge(structure, tree))
+        _fit_mappings(structure, tree, where)
+        merged = OmegaConf.merge(structure, tree)
+        for key, node in nodes.items():
+            _read_free_values(OmegaConf.select(merged, key), OmegaConf.select(structure, key), node, f"{where}: '{key}")
+        return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_explained(error)}") from None
+
+
+def _fit_mappings(structure: DictConfig, tree: DictConfig, where: str, path: str = "") -> None:
+    """Refuse what should be a mapping and is none, and drop the default of a mapping that is given: that is whole."""
+    for key, given in ((str(key), given) for key, given in tree.items()):
+        if key not in structure or not isinstance(structure[key], DictConfig):
+            continue
+        if not isinstance(given, DictConfig):
+            raise ConfigError(f"{where}: '{path}{key}' must be a mapping, not {'null' if given is None else given}.")
+        if dataclasses.is_dataclass(OmegaConf.get_type(structure, key)):
+            _fit_mappings(structure[key], given, where, f"{path}{key}.")
+        else:
+            with read_write(structure):
+                structure[key] = {}
+
+
+def _read_free_values(merged: DictConfig, defaults: DictConfig, node: type, where: str) -> None:
+    """Read the fields that have no type, those of other people's optimizers; a default that is a truth value is one."""
+    if not isinstance(merged, DictConfig):
+        return
+    given = OmegaConf.to_container(merged)
+    for name, kind in get_type_hints(node).items():
+        if Any in (kind, *get_args(kind)):
+            value = yaml_text.free_value(given[name])  # type: ignore[index, call-overload]
+            if isinstance(value, str) and isinstance(defaults[name], bool):
+                raise ConfigError(f"{where}.{name}' must be true or false, not '{value}'.")
+            with read_write(merged):
+                merged[name] = value
 
 
 def _explained(error: OmegaConfBaseException) -> str:

@@ -18,6 +18,13 @@ def describe() -> str:
     return f"{processor()}, {cores()} cores"
 
 
+def accelerator() -> str:
+    """What `runtime.accelerator: auto` means here, as Lightning has it: `mps`, `cuda` or `cpu`."""
+    import torch
+
+    return "mps" if torch.backends.mps.is_available() else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

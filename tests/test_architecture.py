@@ -11,14 +11,16 @@ from novobench.config import ROOT
 
 PACKAGE = ROOT / "novobench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"config", "console", "errors", "files", "hardware", "processes"}
+GROUND = {"checks", "config", "console", "errors", "files", "hardware", "processes"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "console": set(),
     "hardware": set(),
     "processes": set(),
-    "config": {"errors"},
+    "config": {"errors", "yaml_text"},
+    "yaml_text": set(),
+    "checks": {"config", "errors"},
     "optim": set(),
     "tasks": GROUND | {"optim"},
     "training": GROUND | {"optim", "tasks"},

@@ -26,10 +26,10 @@ from novobench import hardware
 from novobench.bench import peak, published
 from novobench.bench.results import Column, Rows, number, one_line
 from novobench.bench.resume import try_resuming
-from novobench.config import ROOT, CellConfig, load_tree, override, parse_overrides
+from novobench.config import ROOT, CellConfig, override, parse_overrides
 from novobench.errors import ConfigError
 from novobench.tasks import base
-from novobench.tasks.catalog import resolve, task_names
+from novobench.tasks.catalog import load_task, resolve, task_names
 
 _SCALE = 2.0**10
 """Of fp16 losses: low enough that no update is skipped, which would be timed as a fast one."""
@@ -283,7 +283,7 @@ def cell_of(task: str, scale: str, changes: Sequence[str]) -> tuple[CellConfig, 
     of its micro-batches a whole update has; in the config itself an update is one."""
     if task not in task_names():
         raise ConfigError(f"There is no task '{task}'. Known: {', '.join(task_names())}.")
-    tree = load_tree(ROOT / "configs" / task / f"{scale}.yaml")
+    tree = load_task(task, ROOT / "configs" / task / f"{scale}.yaml")
     start = {"task": task, "seed": 0, "scale": scale, "optimizer.name": "novograd", "optimizer.lr": 1e-3}
     tree = override(tree, {**start, **parse_overrides(changes)}, "bench")
     passes = max(1, round(tree.batch.size / tree.batch.micro))

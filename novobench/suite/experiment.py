@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from novobench.config import ROOT, SCALES, CellConfig, load_tree, override, read_yaml, shown, typed
 from novobench.errors import ConfigError, suggestion
-from novobench.tasks.catalog import resolve, task_config
+from novobench.tasks.catalog import load_task, resolve, task_config
 
 EXPERIMENTS = ROOT / "experiments"
 CONFIGS = ROOT / "configs"
@@ -77,11 +77,11 @@ class Row:
     """The paper's values by column key."""
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted overrides of the task's config at every scale."""
-    paper: Any = None
+    paper: dict[str, Any] | None = None
     """Overrides at one scale. The word `tuned` names a set of rates that `novobench search` found; until it has, a rate
     given in the same row holds."""
-    gpu: Any = None
-    laptop: Any = None
+    gpu: dict[str, Any] | None = None
+    laptop: dict[str, Any] | None = None
 
     def at(self, scale: str) -> dict[str, Any] | None:
         """The overrides at a scale; None if the row has no cell there."""
@@ -170,21 +170,30 @@ def row_config(
     if at_scale is None or row.quoted:
         return None
     where = f"{shown(experiment.file)} row '{row.id}' at {scale} scale"
-    changes = {**experiment.set, **getattr(experiment, scale), **row.set, **at_scale}
-    key = changes.pop("tuned", None)
-    tree = load_tree(CONFIGS / experiment.task / f"{scale}.yaml")
-    tree = override(tree, changes, where)
-    if key is not None:
-        own = "optimizer.lr" in changes
+    layers = _layers(experiment, row, scale)
+    tree = load_task(experiment.task, CONFIGS / experiment.task / f"{scale}.yaml")
+    for layer in layers:
+        tree = override(tree, {name: value for name, value in layer.items() if name != "tuned"}, where)
+    if (key := tuned_key(experiment, row, scale)) is not None:
+        own = any("optimizer.lr" in layer for layer in layers)
         tree = override(tree, rates or tuned_rates(experiment.task, scale, key, where, own=own), where)
     tree = override(tree, {"task": experiment.task, "scale": scale, "seed": seed, **(extra or {})}, where)
     return resolve(tree, where)
 
 
+def _layers(experiment: Experiment, row: Row, scale: str) -> tuple[Mapping[str, Any], ...]:
+    """What lies on top of the task's config, the lowest first."""
+    return experiment.set, getattr(experiment, scale), row.set, row.at(scale) or {}
+
+
 def tuned_key(experiment: Experiment, row: Row, scale: str) -> str | None:
     """The name under which a row's rates are searched, if they are."""
-    at_scale = row.at(scale)
-    return None if at_scale is None else {**getattr(experiment, scale), **at_scale}.get("tuned")
+    if row.at(scale) is None:
+        return None
+    key = {name: value for layer in _layers(experiment, row, scale) for name, value in layer.items()}.get("tuned")
+    if isinstance(key, list | dict):
+        raise ConfigError(f"{shown(experiment.file)} row '{row.id}': 'tuned' must be a name, not {key}.")
+    return None if key is None else str(key)
 
 
 def tuned_file(task: str, scale: str) -> Path:
@@ -213,6 +222,8 @@ def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = Fals
             f"{where}: no tuned rates '{key}' in {shown(path)}.{suggestion(key, list(tuned))} "
             f"Run: novobench search <experiment> --scale {scale}"
         )
+    if not isinstance(tuned[key], dict):
+        raise ConfigError(f"{shown(path)}: '{key}' must be a mapping of rates, not {tuned[key]}.")
     return tuned[key]
 
 

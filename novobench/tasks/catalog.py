@@ -11,11 +11,12 @@ import importlib
 import math
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from novobench.config import CellConfig, override, parse_budget, typed
+from novobench.checks import check
+from novobench.config import CellConfig, laid_over, load_tree, override, parse_budget, typed
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry, schedules
 
@@ -31,6 +32,22 @@ def task_config(name: str, where: str = "task") -> ModuleType:
         hint = suggestion(str(name), task_names())
         raise ConfigError(f"{where}: there is no task '{name}'.{hint} Known: {', '.join(task_names())}.")
     return importlib.import_module(f"novobench.tasks.{name}.config")
+
+
+def load_task(name: str, path: Path) -> DictConfig:
+    """The config file of a task, on top of the mappings that its fields hold by default: an override of one key of
+    theirs leaves the others. Raises ConfigError if there is no such task or file."""
+    task = task_config(name)
+    defaults = {
+        part: {
+            spec.name: spec.default_factory()
+            for spec in dataclasses.fields(schema)
+            if spec.default_factory is not dataclasses.MISSING and get_origin(hints[spec.name]) is dict
+        }
+        for part, schema in (("model", task.MODEL), ("data", task.DATA))
+        for hints in [get_type_hints(schema)]
+    }
+    return laid_over(OmegaConf.create(defaults), load_tree(path))
 
 
 def resolve(tree: DictConfig, where: str) -> CellConfig:
@@ -54,6 +71,7 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     }
     config: CellConfig = typed(tree, CellConfig, nodes, where)
     try:
+        check(config)
         schedules.validate(config.schedule)
         registry.validate(entry, config.optimizer.options)
         _check_data_name(config, task)
@@ -92,14 +110,14 @@ def _with_preset(tree: DictConfig, entry: registry.OptimizerEntry, where: str) -
     preset = OmegaConf.select(tree, "optimizer.preset")
     if preset is None:
         return tree
-    if preset not in entry.presets:
+    if str(preset) not in entry.presets:
         known = list(entry.presets)
         raise ConfigError(
-            f"{where}: 'optimizer.preset': {entry.name} has no preset '{preset}'.{suggestion(preset, known)} "
+            f"{where}: 'optimizer.preset': {entry.name} has no preset '{preset}'.{suggestion(str(preset), known)} "
             f"Known: {', '.join(known) or 'none'}."
         )
     given = OmegaConf.to_container(OmegaConf.select(tree, "optimizer.options") or OmegaConf.create({}))
-    options = {**entry.presets[preset], **given}  # type: ignore[dict-item]
+    options = {**entry.presets[str(preset)], **given}  # type: ignore[dict-item]
     return override(tree, {"optimizer.options": options}, where)
 
 

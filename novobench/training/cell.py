@@ -21,6 +21,8 @@ import pytorch_lightning as pl
 import torch
 from filelock import FileLock, SoftFileLock, Timeout
 
+from novobench import hardware
+from novobench.checks import check_device
 from novobench.config import CellConfig, cell_id, load_tree
 from novobench.errors import NovobenchError, TrainingError
 from novobench.files import told_plainly, write_json, write_text
@@ -74,6 +76,8 @@ def _without_traceback(message: str) -> str:
 
 def train(config: CellConfig, folder: RunFolder) -> None:
     """Train and evaluate in this process (one of several under torchrun) and write the record."""
+    if config.runtime.accelerator == "auto":
+        check_device(config, hardware.accelerator())
     _set_up_torch(config)
     _quiet_lightning()
     try:

@@ -1,0 +1,124 @@
+"""YAML as this project reads it: YAML 1.2 words, no key twice, and scalars that keep their text.
+
+The type of a field decides what a plain scalar means, and it is known only when files and overrides have been joined.
+So a number becomes a number here if it is written as Python writes it, which loses nothing: `5`, `0.25`, `1e-05`. All
+other plain scalars but null stay text: `no`, `0123`, `12:30`, `1.10`, and also `1e3` and `true`, which become a number
+or a truth value in a field of that type. `free_value` reads them where no field has a type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar
+
+import yaml
+from yaml.constructor import ConstructorError
+
+_NUMBER = "tag:yaml.org,2002:float"
+_KEPT_TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str")
+_TRUTH = {"true": True, "false": False}
+
+
+class _Loader(yaml.SafeLoader):
+    """Of YAML's own words null and `<<` alone, and mappings whose keys are words, each once."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT_TAGS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors: ClassVar = {
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag in _KEPT_TAGS or tag.endswith((":seq", ":map"))
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConstructorError(None, None, "a key must be a word", key.start_mark)
+            if key.value in lines:
+                twice = f"the key '{key.value}' is a duplicate of the one in line {lines[key.value]}; keep one of them"
+                raise ConstructorError(None, None, twice, key.start_mark)
+            lines[key.value] = line
+            if key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+        return node
+
+
+def _as_written(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    return _number(node.value)
+
+
+_Loader.add_implicit_resolver(
+    _NUMBER, re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$", re.ASCII), list("-+.0123456789")
+)
+_Loader.add_constructor(_NUMBER, _as_written)
+
+
+def _number(text: str) -> Any:
+    """The number that Python writes as `text`, else the text."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            if str(kind(text)) == text and text[-1].isdigit():
+                return kind(text)
+    return text
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML text as plain data. Raises `yaml.YAMLError`, with a line, for all that is wrong with it."""
+    try:
+        content = yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader: data only
+        _check_depth(content)
+        return content
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply, or an alias stands inside its own anchor") from None
+
+
+def _check_depth(value: Any, depth: int = 0) -> None:
+    if depth > 50:
+        raise RecursionError
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_depth(inner, depth + 1)
+
+
+def parse_word(text: str) -> Any:
+    """The value of `key=value` on the command line: YAML in brackets, braces or quotes, else the word as it stands."""
+    if text[:1] in ("[", "{", '"', "'"):
+        return parse_yaml(text)
+    return None if text in ("", "~", "null", "Null", "NULL") else _number(text)
+
+
+def free_value(value: Any) -> Any:
+    """`value` for a place without a type: what is written as a number or truth value of YAML 1.2 becomes one."""
+    if isinstance(value, dict):
+        return {key: free_value(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [free_value(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value in ("true", "True", "TRUE", "false", "False", "FALSE"):
+        return _TRUTH[value.lower()]
+    with suppress(ValueError):  # more digits than Python reads
+        return next((read(value) for pattern, read in _READINGS if re.fullmatch(pattern, value)), value)
+    return value
+
+
+_READINGS: tuple[tuple[str, Callable[[str], Any]], ...] = (
+    (r"[-+]?[0-9]+", int),
+    (r"0x[0-9a-fA-F]+|0o[0-7]+", lambda text: int(text, 0)),
+    (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
+    (r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", "", 1))),
+)
+"""Numbers of YAML 1.2's core schema."""
+
+
+def problem(error: yaml.YAMLError) -> str:
+    """What is wrong with YAML text, and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    reason = getattr(error, "problem", None) or " ".join(str(error).split())
+    return reason if mark is None else f"line {mark.line + 1}: {reason}"
