@@ -1,4 +1,4 @@
-"""From experiments to cells: what there is to train, how large it is, what exists, how long it takes."""
+"""From experiments to cells: what there is to train and what exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from novobench.config import ROOT, CellConfig, cell_id
 from novobench.errors import ConfigError, suggestion
 from novobench.suite.experiment import Experiment, row_config
-from novobench.tasks.catalog import total_updates
 from novobench.training.run_folder import RunFolder
 
 
@@ -62,26 +61,3 @@ def plan(
                     cell = cells.setdefault(cell_id(config), PlannedCell(config))
                     cell.users.append(f"{experiment.name}/{row.id}")
     return list(cells.values())
-
-
-@dataclass(frozen=True)
-class Forecast:
-    seconds: float | None
-    """None: nothing is known about the speed."""
-    source: str
-
-
-def forecast(cell: PlannedCell, past: Mapping[str, float]) -> Forecast:
-    """Expected training time: from finished cells of the same task (`past`, see `records.speeds`), else declared.
-
-    Both count samples: updates × effective batch, shared by the devices. `runtime.cells_per_gpu` cells share a device.
-    """
-    config = cell.config
-    samples = total_updates(config) * config.batch.size
-    devices = config.runtime.devices * config.runtime.nodes
-    if config.task in past:
-        return Forecast(samples * config.runtime.cells_per_gpu / (past[config.task] * devices), "finished cells")
-    declared = config.forecast.samples_per_second
-    if declared:
-        return Forecast(samples / (declared * devices), config.forecast.source)
-    return Forecast(None, "unknown")

@@ -126,22 +126,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def speeds(scale: str) -> dict[str, float]:
-    """Samples per second and device of each task's finished cells, total over total; those that shared a GPU had a part
-    of its time each."""
+def speeds(scale: str) -> dict[str, tuple[float, float]]:
+    """What finished cells took: JSON of their task, model and data -> samples and seconds of one device, both summed;
+    those that shared a GPU had a part of its time each."""
     cells = read_json(results_folder(scale) / "cells.json")
-    seconds = {
-        line["cell"]: float(line["value"])
-        for line in read_csv(results_folder(scale) / "records.csv")
-        if line["metric"] == "train_seconds"
-    }
-    samples: dict[str, float] = {}
-    time: dict[str, float] = {}
-    updates = {line["cell"]: int(line["update"]) for line in read_csv(results_folder(scale) / "records.csv")}
-    for cell, spent in seconds.items():
-        config = cells[cell]["config"]
-        runtime = config["runtime"]
-        devices = runtime["devices"] * runtime["nodes"] / runtime.get("cells_per_gpu", 1)
-        samples[config["task"]] = samples.get(config["task"], 0.0) + updates[cell] * config["batch"]["size"]
-        time[config["task"]] = time.get(config["task"], 0.0) + spent * devices
-    return {task: samples[task] / time[task] for task in samples if time[task] > 0}
+    found: dict[str, tuple[float, float]] = {}
+    for line in read_csv(results_folder(scale) / "records.csv"):
+        if line["metric"] == "train_seconds":
+            config = cells[line["cell"]]["config"]
+            runtime = config["runtime"]
+            devices = runtime["devices"] * runtime["nodes"] / runtime.get("cells_per_gpu", 1)
+            key = json.dumps({part: config[part] for part in ("task", "model", "data")}, sort_keys=True)
+            samples, seconds = found.get(key, (0.0, 0.0))
+            samples += int(line["update"]) * config["batch"]["size"]
+            found[key] = samples, seconds + float(line["value"]) * devices
+    return found

@@ -17,7 +17,8 @@ from novobench.files import told_plainly, write_json
 from novobench.suite import records
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment, tuned_file
-from novobench.suite.plan import PlannedCell, forecast, plan, runs_folder
+from novobench.suite.forecast import forecast
+from novobench.suite.plan import PlannedCell, plan, runs_folder
 from novobench.suite.tables import write_table
 
 

@@ -12,7 +12,8 @@ from novobench.console import console, duration
 from novobench.errors import ConfigError
 from novobench.suite import records
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
-from novobench.suite.plan import PlannedCell, forecast
+from novobench.suite.forecast import forecast
+from novobench.suite.plan import PlannedCell
 from novobench.tasks.catalog import epoch_updates, epochs, task_names, total_updates
 
 

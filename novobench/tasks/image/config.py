@@ -123,3 +123,19 @@ def validate(config: CellConfig) -> None:
             f"'data.image_size' {data.image_size} is more than the padded pictures have: data.resize_size "
             f"{data.resize_size} and twice data.crop_padding {data.crop_padding}."
         )
+
+
+def relative_cost(config: Any) -> float:
+    """Multiply-accumulates of one image's forward pass, from numbers alone; for forecasts."""
+    model: ImageModelConfig = config.model
+    side = -(-config.data.image_size // model.stem_stride)
+    total = side**2 * model.stem_kernel**2 * model.in_channels * model.stem_width
+    side, channels = -(-side // 2) if model.stem_pool else side, model.stem_width
+    for stage, (width, depth) in enumerate(zip(model.widths, model.depths, strict=False)):
+        out = width * model.expansion
+        for position in range(depth):
+            before, side = side, -(-side // 2) if stage > 0 and position == 0 else side
+            projection = channels * out if position == 0 else 0
+            total += before**2 * channels * width + side**2 * (9 * width**2 + width * out + projection)
+            channels = out
+    return total + channels * model.classes

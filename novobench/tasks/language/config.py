@@ -143,3 +143,14 @@ SHIPPED: dict[str, tuple[str, ...]] = {
     "wikitext-103": ("wikitext-103", "Salesforce/wikitext"),
 }
 """Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""
+
+
+def relative_cost(config: Any) -> float:
+    """Multiply-accumulates of a segment's forward pass, from numbers alone; for forecasts. Of the softmax it counts the
+    words before the first cutoff, as most tokens are."""
+    model, length = config.model, config.data.segment_length
+    inner, seen = model.heads * model.head_width, length + model.memory_length
+    per_token = 2 * model.width * inner + 2 * model.width * model.inner_width + 3 * seen * inner
+    per_position = 3 * model.width * inner  # keys, values and distances, of the memory's positions too
+    words = model.cutoffs[0] + len(model.cutoffs) if model.cutoffs else model.vocabulary_size
+    return model.layers * (length * per_token + seen * per_position) + length * model.width * words

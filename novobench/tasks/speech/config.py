@@ -217,3 +217,17 @@ def stride(model: SpeechModelConfig) -> int:
     for block in model.blocks:
         product *= block.stride
     return product
+
+
+def relative_cost(config: Any) -> float:
+    """Multiply-accumulates of a forward pass for each frame that comes in, from numbers alone; for forecasts."""
+    model: SpeechModelConfig = config.model
+    total, share, channels = 0.0, 1.0, model.features
+    entered: list[int] = []
+    for block in model.blocks:
+        share /= block.stride
+        entered += [channels] if block.residual else []
+        kernels = block.kernel * block.channels * (channels + (block.repeat - 1) * block.channels)
+        total += share * (kernels + (sum(entered) * block.channels if block.residual else 0))
+        channels = block.channels
+    return total + share * channels * model.outputs

@@ -140,3 +140,13 @@ SHIPPED: dict[str, tuple[str, ...]] = {
     "wmt14-en-de": ("wmt/wmt14", "wmt14-en-de"),
 }
 """Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""
+
+
+def relative_cost(config: Any) -> float:
+    """Multiply-accumulates of a forward pass for each token of source and target, half and half, without those that
+    grow with a sentence's length; from numbers alone, for forecasts."""
+    model: TranslationModelConfig = config.model
+    attention, feed_forward = 4 * model.width**2, 2 * model.width * model.feed_forward
+    encoder = model.encoder_layers * (attention + feed_forward)
+    decoder = model.decoder_layers * (2 * attention + feed_forward)
+    return (encoder + decoder + model.width * model.vocabulary) / 2

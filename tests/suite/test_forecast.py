@@ -1,0 +1,130 @@
+"""How long a training will take, as `plan` and the order of cells have it."""
+
+import dataclasses
+import importlib
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from novobench.suite.experiment import CONFIGS
+from novobench.suite.forecast import forecast
+from novobench.suite.plan import PlannedCell
+from novobench.tasks import catalog
+from novobench.tasks.image.config import ImageDataConfig, ImageModelConfig, relative_cost
+from novobench.tasks.speech.config import SpeechDataConfig, SpeechModelConfig
+from tests.cells import small_config
+
+TASKS = ["image", "language", "speech", "translation"]
+WIDER = {"model__widths": [8, 16], "model__stem_width": 8}
+
+
+def key(config):
+    parts = {part: dataclasses.asdict(getattr(config, part)) for part in ("model", "data")}
+    return json.dumps({"task": config.task, **parts})
+
+
+def test_finished_cells_of_the_same_model_count_as_they_are():
+    config = small_config(budget="100steps")  # of 32 samples
+    cell = PlannedCell(config)
+    found = forecast(cell, {key(config): (1000.0, 2.0), key(small_config(**WIDER)): (1.0, 100.0)})
+    assert (found.seconds, found.source) == (3200 / 500, "finished cells")
+    more = small_config(budget="100steps", runtime__devices=2, runtime__cells_per_gpu=3)
+    assert forecast(PlannedCell(more), {key(config): (1000.0, 2.0)}).seconds == pytest.approx(3200 / 500 / 2 * 3)
+
+
+def test_finished_cells_of_another_model_are_scaled_by_cost():
+    small, wide = small_config(budget="100steps"), small_config(budget="100steps", **WIDER)
+    times = relative_cost(wide) / relative_cost(small)
+    assert 2 < times < 4.5  # twice the channels
+    found = forecast(PlannedCell(wide), {key(small): (1000.0, 2.0)})
+    assert found.seconds == pytest.approx(3200 / 500 * times)
+    assert found.source == "finished cells, scaled to the size of the model"
+
+
+def test_finished_cells_of_another_task_tell_nothing():
+    found = forecast(PlannedCell(small_config()), {key(small_config("speech")): (1000.0, 2.0)})
+    assert not found.source.startswith("finished cells")
+
+
+def test_the_declared_speed_is_that_of_the_config_as_it_stands():
+    file = CONFIGS / "image" / "laptop.yaml"
+    speed = yaml.safe_load(file.read_text())["forecast"]["samples_per_second"]
+    tree = catalog.override(
+        catalog.load_task("image", file),
+        {"task": "image", "seed": 0, "budget": "100steps", "optimizer.name": "sgd", "optimizer.lr": 0.1},
+        "test",
+    )
+    own = catalog.resolve(tree, "test")
+    assert forecast(PlannedCell(own), {}).seconds == 3200 / speed
+    larger = catalog.resolve(catalog.override(tree, {"model.widths": [64, 128, 256]}, "test"), "test")
+    found = forecast(PlannedCell(larger), {})
+    assert found.seconds == pytest.approx(3200 / speed * relative_cost(larger) / relative_cost(own))
+    assert found.seconds > 5 * 3200 / speed
+    assert found.source.endswith(", scaled to the size of the model")
+    said = catalog.resolve(
+        catalog.override(tree, {"model.widths": [64, 128, 256], "forecast.samples_per_second": 10}, "test"), "test"
+    )
+    assert forecast(PlannedCell(said), {}).seconds == 320
+
+
+def test_a_task_that_tells_no_cost_has_no_forecast_for_another_model(monkeypatch):
+    monkeypatch.delattr("novobench.tasks.image.config.relative_cost")
+    from novobench.suite import forecast as module
+
+    module._cost.cache_clear()
+    config, wide = small_config(), small_config(**WIDER)
+    past = {key(config): (1000.0, 2.0)}
+    assert forecast(PlannedCell(config), past).seconds is not None
+    assert forecast(PlannedCell(wide), past) == module.Forecast(None, "unknown")
+    module._cost.cache_clear()
+
+
+def test_cells_of_other_fields_are_left_out():
+    config = small_config()
+    old = json.loads(key(config))
+    old["model"]["a_field_of_old"] = 1
+    found = forecast(PlannedCell(config), {json.dumps(old): (1000.0, 2.0)})
+    assert not found.source.startswith("finished cells")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_tells_the_cost_of_its_samples(task):
+    module = importlib.import_module(f"novobench.tasks.{task}.config")
+    config = SimpleNamespace(model=module.MODEL(), data=module.DATA())
+    width = {"image": "stem_width", "language": "width", "speech": "features", "translation": "width"}[task]
+    more = SimpleNamespace(
+        model=dataclasses.replace(config.model, **{width: 2 * getattr(config.model, width)}), data=config.data
+    )
+    assert 0 < module.relative_cost(config) < module.relative_cost(more)
+
+
+def counted(network, *inputs):
+    """Multiply-accumulates of a forward pass as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize("change", [{}, {"widths": [16, 32], "depths": [2, 1], "stem_pool": False, "stem_stride": 1}])
+def test_cost_of_an_image(change):
+    from novobench.tasks.image.model import build
+
+    model, data = ImageModelConfig(**change), ImageDataConfig(image_size=64)
+    with torch.device("meta"):
+        expected = counted(build(model), torch.empty(1, 3, 64, 64))
+    assert relative_cost(SimpleNamespace(model=model, data=data)) == expected
+
+
+def test_cost_of_a_frame():
+    from novobench.tasks.speech import config as speech
+    from novobench.tasks.speech.model import build
+
+    model, frames = SpeechModelConfig(), 512
+    with torch.device("meta"):
+        expected = counted(build(model), torch.empty(1, model.features, frames), torch.tensor([frames]))
+    found = speech.relative_cost(SimpleNamespace(model=model, data=SpeechDataConfig()))
+    assert found == pytest.approx(expected / frames, rel=0.01)
