@@ -288,7 +288,7 @@ def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str)
         _fit_mappings(structure, tree, where)
         merged = OmegaConf.merge(structure, tree)
         for key, node in nodes.items():
-            _read_free_values(OmegaConf.select(merged, key), OmegaConf.select(structure, key), node, f"{where}: '{key}")
+            _read_free_values(OmegaConf.select(merged, key), node)
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_explained(error)}") from None
@@ -308,24 +308,18 @@ def _fit_mappings(structure: DictConfig, tree: DictConfig, where: str, path: str
                 structure[key] = {}
 
 
-def _read_free_values(merged: DictConfig, defaults: DictConfig, node: type, where: str) -> None:
-    """Read the fields that have no type, those of other people's optimizers; a default that is a truth value is one."""
-    if not isinstance(merged, DictConfig):
-        return
-    given = OmegaConf.to_container(merged)
+def _read_free_values(given: DictConfig, node: type) -> None:
+    """Read the fields that have no type, those of other people's optimizers."""
     for name, kind in get_type_hints(node).items():
-        if Any in (kind, *get_args(kind)):
-            value = yaml_text.free_value(given[name])  # type: ignore[index, call-overload]
-            if isinstance(value, str) and isinstance(defaults[name], bool):
-                raise ConfigError(f"{where}.{name}' must be true or false, not '{value}'.")
-            with read_write(merged):
-                merged[name] = value
+        if Any in (kind, *get_args(kind)) and not OmegaConf.is_missing(given, name):
+            with read_write(given):
+                given[name] = yaml_text.free_value(OmegaConf.to_container(given)[name])  # type: ignore[index, call-overload]
 
 
 def _explained(error: OmegaConfBaseException) -> str:
     key = str(error.full_key or error.key or "")
     reason = _first_line(error)
-    if "Missing mandatory value" in reason:
+    if "missing mandatory value" in reason.lower():
         return f"'{key}' must be given and is not."
     unknown = re.match(r"Key '\S+' not in '\w+'\.?(?: Did you mean: ('\w+'))?", reason)
     if unknown:

@@ -1,7 +1,13 @@
-"""The figures in README are those of the results that it names."""
+"""The figures in README are those of the results that it names, and its commands do what it says."""
 
 import csv
+import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -51,3 +57,62 @@ def test_training_speeds(label, task):
     assert speed == round(float(row["per_second"]))
     assert published == float(row["published_per_second"])
     assert ratio == round(float(row["of_published"]), 2)
+
+
+# ------------------------------------------------------------------------------------ Your optimizer
+
+SIGNS = """
+import torch
+
+class MyOptimizer(torch.optim.Optimizer):
+    def __init__(self, params, lr, scale=1.0):
+        super().__init__(params, {"lr": lr, "scale": scale})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(p.grad.sign(), alpha=group["lr"] * group["scale"])
+"""
+"""Neither betas nor weight decay nor a default rate, as few packages would have it."""
+
+
+@pytest.fixture
+def your_optimizer(tmp_path):
+    """Runs README's line as the installed command would, with another verb, from a folder that holds `my_package`."""
+    checkout, elsewhere = tmp_path / "checkout", tmp_path / "elsewhere"
+    for name in ("novobench", "configs", "experiments"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (elsewhere / "my_package").mkdir(parents=True)
+    (elsewhere / "my_package" / "optim.py").write_text(SIGNS)
+    script = tmp_path / "bin" / "novobench"  # Python puts its folder on the path, and not the current one
+    script.parent.mkdir()
+    script.write_text("from novobench.cli import main\n\nif __name__ == '__main__':\n    main()\n")
+    [line] = re.findall(r"^    novobench (run .*)$", README.partition("## Your optimizer")[2], re.MULTILINE)
+
+    def run(verb, *more):
+        words = [sys.executable, script, verb, *shlex.split(line)[1:], *more]
+        environment = {**os.environ, "PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.run(words, cwd=elsewhere, env=environment, capture_output=True, text=True), checkout
+
+    return run
+
+
+def test_your_optimizer_is_one_training(your_optimizer):
+    done, checkout = your_optimizer("plan", "optimizer.options.scale=0.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 cells, 1 to do" in done.stdout
+    assert "image-my_package_optim_MyOptimizer-s0-" in done.stdout
+    assert not (checkout / "runs").exists()
+
+
+@pytest.mark.slow
+def test_your_optimizer_trains(your_optimizer):
+    done, checkout = your_optimizer("run", "budget=40steps", "optimizer.lr=0.001")
+    assert (done.returncode, done.stderr) == (0, "")
+    [record] = checkout.glob("runs/laptop/*/record.json")
+    top1 = json.loads(record.read_text())["metrics"]["test"]["top1"]["value"]
+    assert f"top1 {top1:.4g}" in done.stdout
+    assert top1 > 20  # of ten classes
+    assert not list(checkout.glob("results/laptop/table1.*"))  # another recipe is not the table's

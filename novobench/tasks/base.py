@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -96,13 +97,15 @@ class TaskModule(pl.LightningModule):
             wanted.weight_decay,
             [DecayGroup(pattern, factor) for pattern, factor in wanted.decay_factors.items()],
         )
-        return registry.build(
+        optimizer = registry.build(
             wanted.name,
             groups,
             lr=wanted.lr * wanted.lr_factor,
             weight_decay=wanted.weight_decay,
             options=dataclasses.asdict(wanted.options),
         )
+        ours = registry.get(wanted.name).factory.startswith(("novobench.", "torch.optim:"))
+        return optimizer if ours else _closure_before_step(optimizer)
 
     # The same evaluation under Lightning's own `validate` and `test`.
     def on_validation_epoch_start(self) -> None:
@@ -208,3 +211,21 @@ def build(config: CellConfig) -> tuple[TaskModule, TaskData]:
     task = importlib.import_module(f"novobench.tasks.{config.task}.task")
     torch.manual_seed(derive_seed(config.seed, "init"))
     return task.build(config)
+
+
+def _closure_before_step(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Lightning computes gradients in the closure that it hands to `step`. Many people's optimizers take none, or never
+    call it, so it is called for them, once; those that cannot do without one, as L-BFGS, are left as they are."""
+    step = optimizer.step
+    closure = inspect.signature(step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        return optimizer
+
+    def step_after(closure: Callable[[], Any] | None = None) -> Any:
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        step()
+        return loss
+
+    optimizer.step = step_after  # type: ignore[method-assign]
+    return optimizer
