@@ -390,4 +390,4 @@ def data_root(config: CellConfig) -> Path:
 
 def to_yaml(config: Any) -> str:
     """A typed config as YAML text."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    return yaml_text.dump(dataclasses.asdict(config))

@@ -54,9 +54,8 @@ def _as_written(loader: _Loader, node: yaml.ScalarNode) -> Any:
     return _number(node.value)
 
 
-_Loader.add_implicit_resolver(
-    _NUMBER, re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$", re.ASCII), list("-+.0123456789")
-)
+_NUMBERS = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$", re.ASCII), list("-+.0123456789")
+_Loader.add_implicit_resolver(_NUMBER, *_NUMBERS)
 _Loader.add_constructor(_NUMBER, _as_written)
 
 
@@ -84,6 +83,18 @@ def _check_depth(value: Any, depth: int = 0) -> None:
         raise RecursionError
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_depth(inner, depth + 1)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes that a reader of YAML 1.1 or 1.2 would take for something else."""
+
+
+_Dumper.add_implicit_resolver(_NUMBER, *_NUMBERS)
+
+
+def dump(content: Any) -> str:
+    """Plain data as YAML text that any reader takes as it is meant."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_word(text: str) -> Any:

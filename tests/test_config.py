@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from novobench.config import (
     BatchConfig,
@@ -97,6 +98,8 @@ def test_words_keep_their_text_where_text_is_wanted(word, tmp_path):
     config = small_config("speech", data__source="hub", data__name=word, data__split_names={"a": word, word: "a"})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert resolve(load_tree(tmp_path / "config.yaml"), "again") == config
+    for read in (yaml.safe_load, lambda text: OmegaConf.to_container(OmegaConf.create(text))):
+        assert read(to_yaml(config))["data"]["name"] == word
 
 
 @pytest.mark.parametrize(

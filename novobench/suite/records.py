@@ -132,7 +132,7 @@ def speeds(scale: str) -> dict[str, tuple[float, float]]:
     cells = read_json(results_folder(scale) / "cells.json")
     found: dict[str, tuple[float, float]] = {}
     for line in read_csv(results_folder(scale) / "records.csv"):
-        if line["metric"] == "train_seconds":
+        if line["metric"] == "train_seconds" and line["value"] and line["cell"] in cells:
             config = cells[line["cell"]]["config"]
             runtime = config["runtime"]
             devices = runtime["devices"] * runtime["nodes"] / runtime.get("cells_per_gpu", 1)
