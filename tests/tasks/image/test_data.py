@@ -11,7 +11,7 @@ from PIL import Image
 from novobench.errors import DataError
 from novobench.tasks.image.builtin import _corpus
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import LEFT_OUT, crop_box, open_images
+from novobench.tasks.image.data import LEFT_OUT, FolderImages, TrainingImages, crop_box, open_images
 from novobench.tasks.sampling import SampleKey, uniforms
 
 DIGITS = ImageDataConfig(source="digits", name="digits-mild", train_size=1040, search_size=160, test_size=2985)
@@ -96,9 +96,9 @@ def test_wrong_sizes_and_names_are_told():
 
 
 def test_folder_counts_and_normalisation(tree):
-    splits = open_images(tiny(crop="none", flip=False), tree, seed=0)
-    assert splits.counts == {"train": 14, "search": 4, "test": 6}
-    train = splits.train
+    assert open_images(tiny(), tree, seed=0).counts == {"train": 14, "search": 4, "test": 6}
+    config = tiny(crop="none", flip=False)
+    train = TrainingImages(FolderImages(config, tree, "train"), np.arange(18), config, seed=0)
     key = SampleKey(0, 3)
     image, label = train[key]
     file = tree / "tiny" / "train" / train.images.files[train.chosen[3]]
@@ -249,7 +249,7 @@ def test_an_empty_class_and_differing_classes_are_named(tmp_path, tree):
         for name in names:
             (tmp_path / "odd" / split / name).mkdir(parents=True)
             Image.new("RGB", (30, 30)).save(tmp_path / "odd" / split / name / "0.png")
-    with pytest.raises(DataError, match="differ, e.g. b, c"):
+    with pytest.raises(DataError, match="odd/val has classes that .*odd/train lacks: c; there are a, b"):
         open_images(tiny(name="odd"), tmp_path, seed=0)
     (tmp_path / "odd" / "train" / "b" / "0.png").unlink()
     with pytest.raises(DataError, match="odd/train/b is an empty class"):
