@@ -76,6 +76,9 @@ class ImageDataConfig:
     crop_scale: list[float] = field(default_factory=lambda: [0.05, 1.0])
     """Area of the random crop; OpenSeq2Seq's imagenet_preprocessing.py."""
     crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.33])
+    crop_sampler: Literal["torchvision", "tensorflow"] = "torchvision"
+    """Whose rule draws the random crop: torchvision's RandomResizedCrop, area uniform and shape log-uniform; or
+    TensorFlow's sample_distorted_bounding_box as OpenSeq2Seq calls it, shape and height uniform, a tenth covered."""
     crop_padding: int | None = field(default=None, metadata={"hashed_as_default": 0})
     """Pixels of padding before a `pad_shift` crop. Follows `image_size`: an eighth of it, 4 of CIFAR's 32."""
     flip: bool = True

@@ -40,7 +40,9 @@ LEFT_OUT = -(2**31)
 """Label of an image that cannot be decoded, where `data.on_bad_image` is `skip`; its pixels are `GREY`. No label of a
 data set: those are 0 … classes − 1, checked when the data are opened."""
 GREY = 127
-_CROP_ATTEMPTS = 10
+_CROP_ATTEMPTS = {"torchvision": 10, "tensorflow": 100}
+_COVERED = 0.1
+"""Share of the image that TensorFlow's crop must cover; OpenSeq2Seq's min_object_covered, without human boxes."""
 
 
 @dataclass(frozen=True)
@@ -245,9 +247,10 @@ class TrainingImages(_Prepared):
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
         config, size = self.config, self.config.image_size
         picture, label = self.pixels(key.sample)
-        draws = crop_draws(self.seed, [key])[0]
+        draws = crop_draws(self.seed, [key], config.crop_sampler)[0]
         if config.crop == "random_resized":
-            top, left, height, width = crop_box(
+            box = crop_box if config.crop_sampler == "torchvision" else tensorflow_crop_box
+            top, left, height, width = box(
                 picture.shape[1], picture.shape[2], draws, config.crop_scale, config.crop_ratio
             )
             picture = self.resized(picture[:, top : top + height, left : left + width], [size, size])
@@ -272,9 +275,10 @@ class EvaluationImages(_Prepared):
         return self.normalised(TF.center_crop(picture, [self.config.image_size])), label
 
 
-def crop_draws(seed: int, keys: Sequence[SampleKey]) -> np.ndarray:
-    """The uniform numbers that crop and flip each of the pictures, [len(keys), 23]; the last decides the flip."""
-    return uniforms(seed, "crop", keys, 2 * _CROP_ATTEMPTS + 3)
+def crop_draws(seed: int, keys: Sequence[SampleKey], sampler: str = "torchvision") -> np.ndarray:
+    """The uniform numbers that crop and flip each of the pictures, two for each attempt and three more, [len(keys), 23]
+    or [len(keys), 203]; the last decides the flip."""
+    return uniforms(seed, "crop", keys, 2 * _CROP_ATTEMPTS[sampler] + 3)
 
 
 def crop_box(
@@ -285,7 +289,7 @@ def crop_box(
     The first of ten tries that fits; if none does, the largest centred box of an allowed shape (torchvision's rule).
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for attempt in range(_CROP_ATTEMPTS):
+    for attempt in range(_CROP_ATTEMPTS["torchvision"]):
         area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[2 * attempt])
         shape = math.exp(low + (high - low) * draws[2 * attempt + 1])
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
@@ -294,3 +298,27 @@ def crop_box(
     shape = min(max(width / height, ratio[0]), ratio[1])
     w, h = min(width, round(height * shape)), min(height, round(width / shape))
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def tensorflow_crop_box(
+    height: int, width: int, draws: Sequence[float] | np.ndarray, scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop: shape uniform in `ratio`, then height uniform where the area is in
+    `scale` of the whole and at least a tenth; the whole image if 100 tries find none (TensorFlow's rule)."""
+    smallest, largest = scale[0] * height * width, scale[1] * height * width
+    for attempt in range(_CROP_ATTEMPTS["tensorflow"]):
+        shape = ratio[0] + (ratio[1] - ratio[0]) * draws[2 * attempt]
+        high = round(math.sqrt(largest / shape))
+        if round(high * shape) > width:
+            high = int((width + 0.5 - 1e-7) / shape)
+        high = min(high, height)
+        low = min(round(math.sqrt(smallest / shape)), high)
+        h = low + int(draws[2 * attempt + 1] * (high - low + 1))
+        if round(h * shape) * h < smallest:  # by rounding alone
+            h += 1
+        if round(h * shape) * h > largest:
+            h -= 1
+        w = round(h * shape)
+        if max(smallest, _COVERED * height * width) <= h * w <= largest and 0 < w <= width and 0 < h <= height:
+            return int(draws[-3] * max(height - h, 1)), int(draws[-2] * max(width - w, 1)), h, w
+    return 0, 0, height, width
