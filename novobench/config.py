@@ -369,6 +369,10 @@ def _scientific_parts(value: Any) -> Any:
 
 
 def _default(spec: dataclasses.Field) -> Any:
+    """What stays out of the hash: the default, or what `hashed_as_default` says of a field whose default is worked out
+    from other fields when the config is made."""
+    if "hashed_as_default" in spec.metadata:
+        return spec.metadata["hashed_as_default"]
     if spec.default_factory is not dataclasses.MISSING:
         return spec.default_factory()
     return spec.default

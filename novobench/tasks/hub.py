@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from novobench.errors import DataError, suggestion
+from novobench.files import derived_folder, write_json
+from novobench.tasks.sources import content_digests, listing_key
+
+log = logging.getLogger(__name__)
+
+_ROWS = 256
+"""Rows read at a time."""
 
 
 def open_hub(
@@ -43,3 +55,49 @@ def open_hub(
                 f"{where} has no column '{column}'.{suggestion(column, there)} It holds: {', '.join(there)}.{hint}"
             )
     return table
+
+
+def row_source(row: Mapping[str, Any] | None, folder: Path) -> bytes | Path | None:
+    """What an undecoded Image or Audio row holds: bytes, or the file it names (relative to `folder`), or nothing."""
+    if row is None:
+        return None
+    if row.get("bytes"):
+        return bytes(row["bytes"])
+    return folder / row["path"] if row.get("path") else None
+
+
+def row_digests(table: Any, column: str, folder: Path, split: str) -> np.ndarray:
+    """BLAKE2b of what each row of an undecoded Image or Audio column holds, uint8 [rows, 16]; zeros for nothing.
+
+    `folder` and `split` are what the table was opened with. The bytes are read once a machine, in batches: the digests
+    are kept in the cache until a file of the table, or one that a row names, changes.
+    """
+    table, rows = table.select_columns([column]), len(table)
+    kept = [Path(each["filename"]) for each in table.cache_files]
+
+    def read() -> tuple[np.ndarray, list[tuple[int, str]]]:
+        log.info("Reading %d rows once, to know the data set by its content.", rows)
+        digests, named = np.zeros((rows, 16), dtype=np.uint8), []
+        for start in range(0, rows, _ROWS):
+            for index, row in enumerate(table[start : start + _ROWS][column], start):
+                held = row_source(row, folder)
+                if isinstance(held, bytes):
+                    digests[index] = np.frombuffer(hashlib.blake2b(held, digest_size=16).digest(), dtype=np.uint8)
+                elif held is not None:
+                    named.append((index, str(held)))
+        return digests, named
+
+    def build(target: Path) -> None:
+        digests, named = read()
+        np.save(target / "digests.npy", digests)
+        write_json(target / "named.json", named)
+
+    if kept:
+        key = hashlib.sha256(repr((listing_key(kept), split, column, rows, str(folder))).encode()).hexdigest()[:16]
+        found = derived_folder(f"contents/table-{key}", build)
+        digests, named = np.load(found / "digests.npy"), json.loads((found / "named.json").read_text(encoding="utf-8"))
+    else:  # a table in memory is of no file that could be looked up
+        digests, named = read()
+    if named:
+        digests[[index for index, _ in named]] = content_digests([Path(path) for _, path in named])
+    return digests

@@ -142,15 +142,31 @@ class DigitsFrozen(Dataset):
         return self.images[index], int(self.labels[index])
 
 
-def open_digits(config: ImageDataConfig, seed: int) -> tuple[Dataset, Dataset, Dataset, str]:
-    """Training, search and test images, and their fingerprint. The test images are the same for any sizes."""
-    if config.name not in CORRUPTIONS:
-        raise DataError(f"data.name '{config.name}' is no built-in image set. Known: {', '.join(CORRUPTIONS)}.")
-    how = CORRUPTIONS[config.name]
-    images, labels = _corpus()
-    held, rest = config.search_size, len(labels) - _TEST
-    search = DigitsFrozen(images[_TEST : _TEST + held], labels[_TEST : _TEST + held], _TEST, config.test_copies, how)
-    test = DigitsFrozen(images[:_TEST], labels[:_TEST], 0, config.test_copies, how)
-    train = DigitsTraining(images[_TEST + held :], labels[_TEST + held :], seed, how)
-    assert len(train) == rest - held
-    return train, search, test, f"{config.name}:{_SHA256[:16]}"
+class Digits:
+    """The digits as a config divides them. The test images are the same for any sizes. Raises DataError for a name that
+    is no built-in set."""
+
+    classes = 10
+
+    def __init__(self, config: ImageDataConfig) -> None:
+        if config.name not in CORRUPTIONS:
+            raise DataError(f"data.name '{config.name}' is no built-in image set. Known: {', '.join(CORRUPTIONS)}.")
+        self.how, self.copies, self.held = CORRUPTIONS[config.name], config.test_copies, config.search_size
+        self.images, self.labels = _corpus()
+        self.fingerprint = f"{config.name}:{_SHA256[:16]}"
+        self.available = len(self.labels) - _TEST
+        """Images to train on, the searched share included."""
+        self.test_size = _TEST * (self.copies if self.how.noise else 1)
+
+    def training(self, seed: int) -> DigitsTraining:
+        start = _TEST + self.held
+        return DigitsTraining(self.images[start:], self.labels[start:], seed, self.how)
+
+    def search(self) -> DigitsFrozen:
+        return self._frozen(_TEST, _TEST + self.held)
+
+    def test(self) -> DigitsFrozen:
+        return self._frozen(0, _TEST)
+
+    def _frozen(self, start: int, stop: int) -> DigitsFrozen:
+        return DigitsFrozen(self.images[start:stop], self.labels[start:stop], start, self.copies, self.how)

@@ -57,24 +57,30 @@ class ImageDataConfig:
     """Folder under the data root, or hub id, or folder of parquet files."""
     train_split: str = field(default="train", metadata=_PRACTICAL)
     test_split: str = field(default="val", metadata=_PRACTICAL)
+    search_split: str = ""
+    """A split of its own for tuning and curves; empty: `search_size` images of the training split."""
     image_column: str = field(default="image", metadata=_PRACTICAL)
     label_column: str = field(default="label", metadata=_PRACTICAL)
     train_size: int = 1281167
     """Images trained on, without the searched share; checked against what is found."""
     search_size: int = 0
-    """Training images held out, by a fixed shuffle, for tuning and curves."""
+    """Images for tuning and curves: of `search_split`, or held out of the training split by a fixed shuffle."""
     test_size: int = 50000
     image_size: int = 224
     """Pixels a side that the network sees."""
-    resize_size: int = 256
-    """Short side before the centre crop of evaluation."""
+    resize_size: int | None = field(default=None, metadata={"hashed_as_default": 256})
+    """Short side before the centre crop of evaluation; with `pad_shift` and `none`, the side that all images must have.
+    Follows `image_size`: 256/224 of it as in OpenSeq2Seq, or equal to it with `pad_shift` and `none`."""
     crop: Literal["random_resized", "pad_shift", "none"] = "random_resized"
-    """Training crop: of random area and shape (paper §4.1), or of the padded image (CIFAR)."""
+    """Training crop: of random area and shape (paper §4.1), or of the padded image (CIFAR), or the whole image."""
     crop_scale: list[float] = field(default_factory=lambda: [0.05, 1.0])
     """Area of the random crop; OpenSeq2Seq's imagenet_preprocessing.py."""
     crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.33])
-    crop_padding: int = 0
-    """Pixels of padding before a `pad_shift` crop."""
+    crop_sampler: Literal["torchvision", "tensorflow"] = "torchvision"
+    """Whose rule draws the random crop: torchvision's RandomResizedCrop, area uniform and shape log-uniform; or
+    TensorFlow's sample_distorted_bounding_box as OpenSeq2Seq calls it, shape and height uniform, a tenth covered."""
+    crop_padding: int | None = field(default=None, metadata={"hashed_as_default": 0})
+    """Pixels of padding before a `pad_shift` crop. Follows `image_size`: an eighth of it, 4 of CIFAR's 32."""
     flip: bool = True
     antialias: bool = False
     """TensorFlow's bilinear resize does none."""
@@ -92,6 +98,19 @@ class ImageDataConfig:
     """Who makes batches: data-loader workers, a picture at a time, or the training's device, where all decoded pictures
     then lie (pictures of `resize_size` squared, cropped by `pad_shift` or `none`). The same bits either way."""
     evaluation_batch: int = 256
+
+    def __post_init__(self) -> None:
+        """Work out what follows `image_size`, so that a config says what it does and has one id however it was said."""
+        ratio = 256 / 224 if self.crop == "random_resized" else 1
+        padding = self.image_size // 8 if self.crop == "pad_shift" else 0
+        for name, value in (("resize_size", round(self.image_size * ratio)), ("crop_padding", padding)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    @property
+    def channels(self) -> int:
+        """Of the images that the source gives: digits are grey, all others become RGB."""
+        return 1 if self.source == "digits" else 3
 
     def updates_per_epoch(self, batch: int) -> int:
         return updates_per_epoch(self.train_size, batch, self.tail)
@@ -111,18 +130,32 @@ SHIPPED: dict[str, tuple[str, ...]] = {
 
 
 def validate(config: CellConfig) -> None:
-    """Raise ConfigError where the accelerator cannot make the batches that the loader would."""
+    """Raise ConfigError where training and evaluation would see images differently, or the accelerator cannot make
+    batches."""
     data = config.data
-    if data.images_on == "loader":
-        return
-    if data.source == "digits" or data.crop == "random_resized":
+    if data.images_on == "accelerator" and (data.source == "digits" or data.crop == "random_resized"):
         what = "data.source digits" if data.source == "digits" else "data.crop random_resized"
         raise ConfigError(f"'data.images_on' accelerator cannot do {what}. Set data.images_on=loader.")
-    if data.image_size > data.resize_size + 2 * data.crop_padding:
+    if data.source == "digits":
+        if data.search_split:
+            raise ConfigError(f"'data.search_split' {data.search_split}: source digits has no splits; leave it empty.")
+        return
+    follows = "Set data.resize_size=null, and it follows data.image_size."
+    if data.image_size > data.resize_size:
         raise ConfigError(
-            f"'data.image_size' {data.image_size} is more than the padded pictures have: data.resize_size "
-            f"{data.resize_size} and twice data.crop_padding {data.crop_padding}."
+            f"'data.image_size' {data.image_size} is more than 'data.resize_size' {data.resize_size}, the side of the "
+            f"images that evaluation crops. {follows}"
         )
+    if data.crop == "none" and data.image_size < data.resize_size:
+        raise ConfigError(
+            f"'data.crop' none trains on whole images of data.resize_size {data.resize_size}, but evaluation would "
+            f"crop them to data.image_size {data.image_size}. {follows}"
+        )
+    for key in ("train_split", "test_split"):
+        if data.search_split == getattr(data, key):
+            raise ConfigError(
+                f"'data.search_split' {data.search_split} is data.{key} too. Name another split, or none."
+            )
 
 
 def relative_cost(config: Any) -> float:

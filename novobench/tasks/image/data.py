@@ -1,4 +1,4 @@
-"""Images from three interchangeable sources, cropped and normalised as the paper's code does.
+"""Images of interchangeable sources, cropped and normalised as the paper's code does.
 
 Training items are asked for by `SampleKey` and depend on (seed, key) alone; evaluation items by plain index.
 Items are (image float32 [C, H, W], label).
@@ -7,35 +7,42 @@ Items are (image float32 [C, H, W], label).
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import math
-import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
 import numpy as np
+import PIL
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from novobench.errors import DataError, suggestion
-from novobench.tasks.hub import open_hub
-from novobench.tasks.image.config import ImageDataConfig
+from novobench.errors import DataError
+from novobench.files import derived_folder
+from novobench.hardware import cores
+from novobench.tasks.image.builtin import Digits
+from novobench.tasks.image.config import ImageDataConfig, ImageModelConfig
+from novobench.tasks.image.pictures import BadPicture
+from novobench.tasks.image.sources import FolderImages, HubImages, Images, open_source, spare_splits
 from novobench.tasks.sampling import SampleKey, derive_seed, uniforms
+from novobench.tasks.sources import Count, check_counts
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError)
-"""What Pillow raises for a file that holds no whole picture."""
-LEFT_OUT = -1
-"""Label of an image that cannot be decoded, where `data.on_bad_image` is `skip`; its pixels are `GREY`."""
+__all__ = ["FolderImages", "HubImages", "Images"]  # and all that is defined here
+
+LEFT_OUT = -(2**31)
+"""Label of an image that cannot be decoded, where `data.on_bad_image` is `skip`; its pixels are `GREY`. No label of a
+data set: those are 0 … classes − 1, checked when the data are opened."""
 GREY = 127
-_CROP_ATTEMPTS = 10
+_CROP_ATTEMPTS = {"torchvision": 10, "tensorflow": 100}
+_COVERED = 0.1
+"""Share of the image that TensorFlow's crop must cover; OpenSeq2Seq's min_object_covered, without human boxes."""
 
 
 @dataclass(frozen=True)
@@ -49,145 +56,140 @@ class ImageSplits:
     counts: dict[str, int]
 
 
-class Images(Protocol):
-    """A split as it lies on disk: pictures, labels, and the name of a picture for error messages."""
-
-    labels: np.ndarray
-    classes: list[str]
-    fingerprint: str
-    cache_key: str
-    """Another one when a picture may have changed: decoded pictures are kept under it."""
-
-    def read(self, index: int) -> Image.Image: ...
-
-    def name(self, index: int) -> str: ...
+def identify(config: ImageDataConfig, data_root: Path) -> str:
+    """The fingerprint that `open_images` would give, without decoding or checking more than it needs."""
+    return Digits(config).fingerprint if config.source == "digits" else _Splits(config, data_root).fingerprint
 
 
-def open_images(config: ImageDataConfig, data_root: Path, seed: int) -> ImageSplits:
-    """Open the configured source. Raises DataError, naming the folder or file, if it is not as the config says."""
+def open_images(
+    config: ImageDataConfig, data_root: Path, seed: int, model: ImageModelConfig | None = None
+) -> ImageSplits:
+    """Open the configured source. Raises DataError, naming the folder, file or key, if it is not as the config says.
+
+    `model`: the network that is to be trained, whose channels and classes must be the data's.
+    """
+    train: Dataset
     if config.source == "digits":
-        from novobench.tasks.image.builtin import open_digits
-
-        train, search, test, fingerprint = open_digits(config, seed)
+        digits = Digits(config)
+        _check_counts(config, model, digits.available, None, digits.test_size, digits.classes)
+        train, search, test = digits.training(seed), digits.search(), digits.test()
+        fingerprint = digits.fingerprint
     else:
-        opener = FolderImages if config.source == "folder" else HubImages
-        pool = opener(config, data_root, config.train_split)
-        held_out = opener(config, data_root, config.test_split)
-        if pool.classes != held_out.classes:
-            odd = sorted(set(pool.classes) ^ set(held_out.classes))[:3]
-            raise DataError(
-                f"{held_out.name(0)} and {pool.name(0)}: classes of '{config.train_split}' and '{config.test_split}' "
-                f"differ, e.g. {', '.join(odd)}. Both splits need the same class folders."
-            )
-        _check_classes(config, pool)
-        order = np.argsort(uniforms(0, "search-split", [SampleKey(0, i) for i in range(len(pool.labels))], 1)[:, 0])
-        held, kept = np.sort(order[: config.search_size]), np.sort(order[config.search_size :])
+        splits = _Splits(config, data_root)
+        own_search = None if splits.search is None else len(splits.search.labels)
+        sizes = len(splits.train.labels), own_search, len(splits.test.labels)
+        _check_counts(config, model, *sizes, len(splits.train.classes), spare_splits(config, data_root))
+        for images in filter(None, (splits.train, splits.search, splits.test)):
+            check_sizes(images, config)
         training: Any = TrainingImages
         evaluation: Any = EvaluationImages
         if config.images_on == "accelerator":
             from novobench.tasks.image.resident import ResidentEvaluation, ResidentTraining
 
             training, evaluation = ResidentTraining, ResidentEvaluation
-        train = training(pool, kept, config, seed)
-        search = evaluation(pool, held, config)
-        test = evaluation(held_out, np.arange(len(held_out.labels)), config)
-        fingerprint = f"{config.name}:{pool.fingerprint}:{held_out.fingerprint}"
+        kept, held = splits.shares()
+        train = training(splits.train, kept, config, seed)
+        search = evaluation(splits.search or splits.train, held, config)
+        test = evaluation(splits.test, np.arange(len(splits.test.labels)), config)
+        fingerprint = splits.fingerprint
     counts = {"train": len(train), "search": len(search), "test": len(test)}  # type: ignore[arg-type]
-    expected = {"train": config.train_size, "search": config.search_size, "test": config.test_size}
-    if config.source == "digits" and config.name != "digits-plain":
-        expected["search"] *= config.test_copies
-    for split, count in counts.items():
-        if count != expected[split]:
-            raise DataError(
-                f"data '{config.name}' ({config.source} {config.path or 'built in'}) has {count} {split} images, but "
-                f"data.{split}_size is {expected[split]}. Complete the data, or set data.{split}_size."
-            )
     return ImageSplits(train, search, test, fingerprint, counts)
 
 
-def _check_classes(config: ImageDataConfig, pool: Images) -> None:
-    for label, name in enumerate(pool.classes):
-        if not np.any(pool.labels == label):
-            raise DataError(f"data '{config.name}': class '{name}' of split '{config.train_split}' has no image.")
+class _Splits:
+    """The splits of a folder or hub data set, whose classes have the same numbers."""
+
+    def __init__(self, config: ImageDataConfig, data_root: Path) -> None:
+        self.config = config
+        self.train = open_source(config, data_root, config.train_split)
+        self.test = open_source(config, data_root, config.test_split)
+        self.search = open_source(config, data_root, config.search_split) if config.search_split else None
+        for label, name in enumerate(self.train.classes):
+            if not np.any(self.train.labels == label):
+                raise DataError(f"data '{config.name}': class '{name}' of split '{config.train_split}' has no image.")
+        self.test.number_as(self.train, "data.test_split")
+        if self.search is not None:
+            self.search.number_as(self.train, "data.search_split")
+
+    @property
+    def fingerprint(self) -> str:
+        held_out = [self.test] if self.search is None else [self.test, self.search]
+        return ":".join([self.config.name, self.train.fingerprint, *(images.fingerprint for images in held_out)])
+
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the images trained on, and of those for search, in their splits."""
+        images = len(self.train.labels)
+        if self.search is not None:
+            return np.arange(images), np.arange(len(self.search.labels))
+        order = np.argsort(uniforms(0, "search-split", [SampleKey(0, i) for i in range(images)], 1)[:, 0])
+        return np.sort(order[self.config.search_size :]), np.sort(order[: self.config.search_size])
 
 
-# ---------------------------------------------------------------------------------------------- sources
+def _check_counts(
+    config: ImageDataConfig,
+    model: ImageModelConfig | None,
+    available: int,
+    own_search: int | None,
+    test: int,
+    classes: int,
+    spare: Sequence[str] = (),
+) -> None:
+    """`available` images in the training split, `own_search` in a split for search alone."""
+    wanted = config.search_size
+    held = Count(min(wanted, available) if own_search is None else own_search, wanted, "search images")
+    trained = Count(available - held.found if own_search is None else available, config.train_size, "train images")
+    if own_search is None and wanted >= available:  # nothing is left to train on: hold out the config's share instead
+        share = min(round(available * wanted / (wanted + config.train_size)), available - 1)
+        held = Count(available, wanted, f"images in split '{config.train_split}' in all", share)
+        trained = trained._replace(proposed=available - share)
+    counts = {
+        "data.train_size": trained,
+        "data.search_size": held,
+        "data.test_size": Count(test, config.test_size, "test images"),
+    }
+    if model is not None:
+        counts["model.classes"] = Count(classes, model.classes, "classes")
+        counts["model.in_channels"] = Count(config.channels, model.in_channels, "channels per image")
+    where = f"data '{config.name}' ({config.source} {config.path or 'built in'})"
+    used = f"It also holds {', '.join(spare)}; data.test_split and data.search_split choose splits." if spare else ""
+    check_counts(where, counts, used)
 
 
-class FolderImages:
-    """An ImageFolder tree `<root>/<split>/<class>/<image>`; classes and images in sorted order."""
+def check_sizes(images: Images, config: ImageDataConfig) -> None:
+    """Raise DataError if a crop that moves images without resizing them finds some that are not `resize_size` squared:
+    training would see pieces of them, and evaluation all of them, shrunken. Reads headers, once a machine."""
+    if config.crop == "random_resized":
+        return
+    side = config.resize_size
 
-    _ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm")
+    def build(folder: Path) -> None:
+        with ThreadPoolExecutor(cores()) as pool:
+            np.save(folder / "sizes.npy", np.array(list(pool.map(lambda index: _size(images, index), range(count)))))
 
-    def __init__(self, config: ImageDataConfig, data_root: Path, split: str) -> None:
-        root = data_root / (config.path or config.name)
-        if not root.is_dir():
-            raise DataError(
-                f"No data folder {root} for '{config.name}' (data.path under the data root). Put an ImageFolder tree "
-                "there, set NOVOBENCH_DATA or data_root to where it is, or use data.source=hub."
-            )
-        folder = root / split
-        if not folder.is_dir():
-            there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-            raise DataError(
-                f"{root} has no split '{split}'.{suggestion(split, there)} It holds: {', '.join(there)}. "
-                "Set data.train_split or data.test_split."
-            )
-        self.classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-        if not self.classes:
-            raise DataError(f"{folder} holds no class folders; an ImageFolder tree is <split>/<class>/<image>.")
-        self.files: list[str] = []
-        labels: list[int] = []
-        digest, times = hashlib.sha256(), hashlib.sha256(str(folder).encode())
-        for label, name in enumerate(self.classes):
-            found = sorted(
-                (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
-                for entry in os.scandir(folder / name)
-                if entry.name.lower().endswith(self._ENDINGS)
-            )
-            if not found:
-                raise DataError(f"{folder / name} is an empty class: no image in it. Remove the folder or fill it.")
-            for file, size, changed in found:
-                digest.update(f"{name}/{file} {size}\n".encode())
-                times.update(f"{changed}\n".encode())
-                self.files.append(f"{name}/{file}")
-                labels.append(label)
-        self.folder = folder
-        self.labels = np.array(labels)
-        self.fingerprint = digest.hexdigest()[:16]
-        self.cache_key = f"{self.fingerprint}-{times.hexdigest()[:16]}"
-
-    def read(self, index: int) -> Image.Image:
-        return Image.open(self.folder / self.files[index])
-
-    def name(self, index: int) -> str:
-        return str(self.folder / self.files[index])
+    count = len(images.labels)
+    key = hashlib.sha256(repr((images.fingerprint, PIL.__version__)).encode()).hexdigest()[:16]
+    sizes = np.load(derived_folder(f"image/sizes-{key}", build) / "sizes.npy")
+    others = np.flatnonzero((sizes != side).any(axis=1) & (sizes > 0).any(axis=1))
+    if not len(others):
+        return
+    first = others[0]
+    (width, height), unlike = sizes[first], others[(sizes[others] != sizes[first]).any(axis=1)]
+    too = f", {images.name(unlike[0])} {sizes[unlike[0]][0]} × {sizes[unlike[0]][1]}" if len(unlike) else ""
+    alike = len(others) == count and not len(unlike) and width == height
+    resize = "data.crop=random_resized data.images_on=loader"
+    remedy = f"data.image_size={width} data.resize_size=null" if alike else resize
+    raise DataError(
+        f"{images.name(first)} has {width} × {height} pixels{too}: data.crop {config.crop} needs all images {side} × "
+        f"{side} (data.resize_size; {len(others)} of {count} are not), or training would see other pieces of them than "
+        f"evaluation. Set {remedy}."
+    )
 
 
-class HubImages:
-    """A Hugging Face data set: a hub id, or a local folder of parquet files with the same columns."""
-
-    def __init__(self, config: ImageDataConfig, data_root: Path, split: str) -> None:
-        import datasets
-
-        self.where = f"{config.path}[{split}]"
-        columns = {config.image_column: "data.image_column", config.label_column: "data.label_column"}
-        found = open_hub(config.path, "", data_root, split, columns, "data.train_split, data.test_split")
-        self.table = found.cast_column(config.image_column, datasets.Image(decode=False))
-        self.column = config.image_column
-        self.labels = np.asarray(found.with_format(None)[config.label_column])
-        feature = found.features[config.label_column]
-        names = getattr(feature, "names", None)
-        self.classes = list(names) if names else [str(label) for label in sorted(set(self.labels.tolist()))]
-        self.fingerprint = hashlib.sha256(f"{len(self.labels)}".encode() + self.labels.tobytes()).hexdigest()[:16]
-        tables = [(name, os.stat(name).st_mtime_ns) for name in (each["filename"] for each in found.cache_files)]
-        self.cache_key = hashlib.sha256(f"{tables} {split} {self.fingerprint}".encode()).hexdigest()[:16]
-
-    def read(self, index: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.table[int(index)][self.column]["bytes"]))
-
-    def name(self, index: int) -> str:
-        return f"{self.where} row {index}"
+def _size(images: Images, index: int) -> tuple[int, int]:
+    try:
+        return images.size(index)
+    except BadPicture:
+        return 0, 0  # decoding it will say why
 
 
 # ---------------------------------------------------------------------------------------------- samples
@@ -198,6 +200,7 @@ class _Prepared(Dataset):
         self.images, self.chosen, self.config = images, chosen, config
         self.mean = torch.tensor(config.mean).view(-1, 1, 1)
         self.std = torch.tensor(config.std).view(-1, 1, 1)
+        self.side = cast(int, config.resize_size)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -206,11 +209,10 @@ class _Prepared(Dataset):
         """The decoded picture, uint8 [3, H, W], and its label; `LEFT_OUT` if it is bad and may be skipped."""
         index = int(self.chosen[sample])
         try:
-            return TF.pil_to_tensor(self.images.read(index).convert("RGB")), int(self.images.labels[index])
-        except UNREADABLE as error:
+            return torch.from_numpy(self.images.read(index)).permute(2, 0, 1), int(self.images.labels[index])
+        except BadPicture as error:
             tell_bad(self.images, index, str(error), self.config)
-            size = self.config.resize_size
-            return torch.full((3, size, size), GREY, dtype=torch.uint8), LEFT_OUT
+            return torch.full((3, self.side, self.side), GREY, dtype=torch.uint8), LEFT_OUT
 
     def normalised(self, picture: Tensor) -> Tensor:
         return normalised(picture, self.mean, self.std)
@@ -245,14 +247,15 @@ class TrainingImages(_Prepared):
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
         config, size = self.config, self.config.image_size
         picture, label = self.pixels(key.sample)
-        draws = crop_draws(self.seed, [key])[0]
+        draws = crop_draws(self.seed, [key], config.crop_sampler)[0]
         if config.crop == "random_resized":
-            top, left, height, width = crop_box(
+            box = crop_box if config.crop_sampler == "torchvision" else tensorflow_crop_box
+            top, left, height, width = box(
                 picture.shape[1], picture.shape[2], draws, config.crop_scale, config.crop_ratio
             )
             picture = self.resized(picture[:, top : top + height, left : left + width], [size, size])
         elif config.crop == "pad_shift":
-            picture = TF.pad(picture, [config.crop_padding] * 4)
+            picture = TF.pad(picture, [cast(int, config.crop_padding)] * 4)
             top, left = (
                 int(draw * (extent - size + 1)) for draw, extent in zip(draws, picture.shape[1:], strict=False)
             )
@@ -267,14 +270,15 @@ class EvaluationImages(_Prepared):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         picture, label = self.pixels(index)
-        if min(picture.shape[1:]) != self.config.resize_size:
-            picture = self.resized(picture, [self.config.resize_size])
+        if min(picture.shape[1:]) != self.side:
+            picture = self.resized(picture, [self.side])
         return self.normalised(TF.center_crop(picture, [self.config.image_size])), label
 
 
-def crop_draws(seed: int, keys: Sequence[SampleKey]) -> np.ndarray:
-    """The uniform numbers that crop and flip each of the pictures, [len(keys), 23]; the last decides the flip."""
-    return uniforms(seed, "crop", keys, 2 * _CROP_ATTEMPTS + 3)
+def crop_draws(seed: int, keys: Sequence[SampleKey], sampler: str = "torchvision") -> np.ndarray:
+    """The uniform numbers that crop and flip each of the pictures, two for each attempt and three more, [len(keys), 23]
+    or [len(keys), 203]; the last decides the flip."""
+    return uniforms(seed, "crop", keys, 2 * _CROP_ATTEMPTS[sampler] + 3)
 
 
 def crop_box(
@@ -285,7 +289,7 @@ def crop_box(
     The first of ten tries that fits; if none does, the largest centred box of an allowed shape (torchvision's rule).
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for attempt in range(_CROP_ATTEMPTS):
+    for attempt in range(_CROP_ATTEMPTS["torchvision"]):
         area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[2 * attempt])
         shape = math.exp(low + (high - low) * draws[2 * attempt + 1])
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
@@ -294,3 +298,27 @@ def crop_box(
     shape = min(max(width / height, ratio[0]), ratio[1])
     w, h = min(width, round(height * shape)), min(height, round(width / shape))
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def tensorflow_crop_box(
+    height: int, width: int, draws: Sequence[float] | np.ndarray, scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop: shape uniform in `ratio`, then height uniform where the area is in
+    `scale` of the whole and at least a tenth; the whole image if 100 tries find none (TensorFlow's rule)."""
+    smallest, largest = scale[0] * height * width, scale[1] * height * width
+    for attempt in range(_CROP_ATTEMPTS["tensorflow"]):
+        shape = ratio[0] + (ratio[1] - ratio[0]) * draws[2 * attempt]
+        high = round(math.sqrt(largest / shape))
+        if round(high * shape) > width:
+            high = int((width + 0.5 - 1e-7) / shape)
+        high = min(high, height)
+        low = min(round(math.sqrt(smallest / shape)), high)
+        h = low + int(draws[2 * attempt + 1] * (high - low + 1))
+        if round(h * shape) * h < smallest:  # by rounding alone
+            h += 1
+        if round(h * shape) * h > largest:
+            h -= 1
+        w = round(h * shape)
+        if max(smallest, _COVERED * height * width) <= h * w <= largest and 0 < w <= width and 0 < h <= height:
+            return int(draws[-3] * max(height - h, 1)), int(draws[-2] * max(width - w, 1)), h, w
+    return 0, 0, height, width

@@ -14,6 +14,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import PIL
@@ -22,16 +23,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from novobench.errors import DataError
 from novobench.files import derived_folder, write_json
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import GREY, LEFT_OUT, UNREADABLE, Images, crop_draws, normalised, tell_bad
+from novobench.tasks.image.data import GREY, LEFT_OUT, Images, crop_draws, normalised, tell_bad
+from novobench.tasks.image.pictures import BadPicture
 from novobench.tasks.sampling import SampleKey, derive_seed
 
 log = logging.getLogger(__name__)
 
-_DECODER_VERSION = 1
-"""Raised when `_decoded` gives other pixels, so that kept ones are made anew."""
+_DECODER_VERSION = 2
+"""Raised when `Images.read` gives other pixels, so that kept ones are made anew."""
 
 
 class Picked:
@@ -94,7 +95,7 @@ class ResidentTraining(_Resident):
         if config.crop == "none":
             self.size = self.pixels.shape[-1]
         else:
-            self.pixels = TF.pad(self.pixels, [config.crop_padding] * 4)
+            self.pixels = TF.pad(self.pixels, [cast(int, config.crop_padding)] * 4)
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> Picked:
         draws = crop_draws(self.seed, keys)
@@ -120,8 +121,8 @@ class ResidentEvaluation(_Resident):
 def _kept(images: Images, config: ImageDataConfig) -> tuple[np.ndarray, dict[int, str]]:
     """All pictures of a split, uint8 [N, 3, H, W], from the cache, decoded there once a machine; and why those that are
     bad cannot be decoded, by index."""
-    size = config.resize_size
-    key = repr((_DECODER_VERSION, PIL.__version__, size, images.cache_key))
+    size = cast(int, config.resize_size)
+    key = repr((_DECODER_VERSION, PIL.__version__, size, images.fingerprint))
 
     def build(folder: Path) -> None:
         log.info("Decoding %s pictures.", len(images.labels))
@@ -129,8 +130,8 @@ def _kept(images: Images, config: ImageDataConfig) -> tuple[np.ndarray, dict[int
         bad = {}
         for index in range(len(pixels)):
             try:
-                pixels[index] = _decoded(images, index, size)
-            except UNREADABLE as error:
+                pixels[index] = images.read(index).transpose(2, 0, 1)
+            except BadPicture as error:
                 bad[index] = str(error)
         np.save(folder / "pixels.npy", pixels)
         write_json(folder / "bad.json", bad)
@@ -138,14 +139,3 @@ def _kept(images: Images, config: ImageDataConfig) -> tuple[np.ndarray, dict[int
     folder = derived_folder(f"image/pixels-{hashlib.sha256(key.encode()).hexdigest()[:16]}", build)
     bad = json.loads((folder / "bad.json").read_text(encoding="utf-8"))
     return np.load(folder / "pixels.npy", mmap_mode="r"), {int(index): reason for index, reason in bad.items()}
-
-
-def _decoded(images: Images, index: int, size: int) -> np.ndarray:
-    """uint8 [3, size, size]."""
-    picture = np.asarray(images.read(index).convert("RGB"))
-    if picture.shape[:2] != (size, size):
-        raise DataError(
-            f"{images.name(index)} has {picture.shape[1]} × {picture.shape[0]} pixels, and data.images_on accelerator "
-            f"needs all pictures {size} × {size} (data.resize_size). Set data.images_on=loader."
-        )
-    return picture.transpose(2, 0, 1)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from novobench.config import CellConfig, data_root
 from novobench.errors import DataError
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
-from novobench.tasks.image.data import LEFT_OUT, open_images
+from novobench.tasks.image.data import LEFT_OUT, identify, open_images
 from novobench.tasks.image.model import build as build_model
 
 
@@ -92,8 +92,13 @@ class ImageData(TaskData):
     """The three sources behind one door, see `data.open_images`; batches are made by the loader or by the training's
     device, see `resident`."""
 
+    def identify(self) -> str:
+        """The fingerprint that `setup` would set, decoding nothing; files that did not change are not read again."""
+        return identify(self.config.data, data_root(self.config))
+
     def setup(self, stage: str) -> None:
-        splits = open_images(self.config.data, data_root=data_root(self.config), seed=self.config.seed)
+        config = self.config
+        splits = open_images(config.data, data_root(config), config.seed, config.model)
         self.train = splits.train
         judged = {"search": splits.search, "test": splits.test}
         if self.config.data.images_on == "loader":

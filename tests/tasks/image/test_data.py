@@ -11,7 +11,14 @@ from PIL import Image
 from novobench.errors import DataError
 from novobench.tasks.image.builtin import _corpus
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import LEFT_OUT, crop_box, open_images
+from novobench.tasks.image.data import (
+    LEFT_OUT,
+    FolderImages,
+    TrainingImages,
+    crop_box,
+    open_images,
+    tensorflow_crop_box,
+)
 from novobench.tasks.sampling import SampleKey, uniforms
 
 DIGITS = ImageDataConfig(source="digits", name="digits-mild", train_size=1040, search_size=160, test_size=2985)
@@ -96,9 +103,9 @@ def test_wrong_sizes_and_names_are_told():
 
 
 def test_folder_counts_and_normalisation(tree):
-    splits = open_images(tiny(crop="none", flip=False), tree, seed=0)
-    assert splits.counts == {"train": 14, "search": 4, "test": 6}
-    train = splits.train
+    assert open_images(tiny(), tree, seed=0).counts == {"train": 14, "search": 4, "test": 6}
+    config = tiny(crop="none", flip=False)
+    train = TrainingImages(FolderImages(config, tree, "train"), np.arange(18), config, seed=0)
     key = SampleKey(0, 3)
     image, label = train[key]
     file = tree / "tiny" / "train" / train.images.files[train.chosen[3]]
@@ -155,6 +162,36 @@ def test_crop_boxes_fill_their_ranges():
     assert 0.7 < shape.min() < 0.78
     assert 1.28 < shape.max() < 1.37
     assert crop_box(10, 1000, np.full(23, 0.999), (0.9, 1.0), (0.75, 1.33)) == (0, 493, 10, 13)
+
+
+def test_tensorflows_crop_boxes_have_its_areas_and_shapes():
+    height, width, scale, ratio = 375, 500, (0.05, 1.0), (0.75, 1.33)
+    draws = uniforms(0, "test", [SampleKey(0, i) for i in range(20_000)], 203)
+    boxes = np.array([tensorflow_crop_box(height, width, row, scale, ratio) for row in draws])
+    top, left, h, w = boxes.T
+    area, shape = h * w / (height * width), w / h
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + h <= height).all()
+    assert (left + w <= width).all()
+    assert area.min() == pytest.approx(0.1, abs=0.002)
+    assert area.max() > 0.99
+    # The same by quadrature: shape uniform, height uniform up to where a side of the image ends, a tenth covered.
+    shapes, shares = np.linspace(*ratio, 400)[:, None], np.linspace(0, 1, 2000)[None]
+    low = np.sqrt(scale[0] * height * width / shapes)
+    heights = low + shares * (np.minimum(height, width / shapes) - low)
+    areas = heights**2 * shapes / (height * width)
+    assert area.mean() == pytest.approx(areas[areas >= 0.1].mean(), abs=0.005)
+    kept = (areas >= 0.1).mean(axis=1)
+    assert shape.mean() == pytest.approx(kept @ shapes[:, 0] / kept.sum(), abs=0.005)
+    assert tensorflow_crop_box(10, 1000, draws[0], (0.9, 1.0), ratio) == (0, 0, 10, 1000)
+
+
+def test_the_samplers_crop_differently_from_the_same_keys(tree):
+    one, two = (open_images(tiny(crop_sampler=rule), tree, seed=0).train for rule in ("torchvision", "tensorflow"))
+    assert torch.equal(two[SampleKey(0, 1)][0], two[SampleKey(0, 1)][0])
+    assert not torch.equal(one[SampleKey(0, 1)][0], two[SampleKey(0, 1)][0])
+    assert two[SampleKey(0, 1)][0].shape == (3, 24, 24)
 
 
 def test_pad_and_shift_moves_a_picture_inside_its_border(tree, tmp_path):
@@ -249,7 +286,7 @@ def test_an_empty_class_and_differing_classes_are_named(tmp_path, tree):
         for name in names:
             (tmp_path / "odd" / split / name).mkdir(parents=True)
             Image.new("RGB", (30, 30)).save(tmp_path / "odd" / split / name / "0.png")
-    with pytest.raises(DataError, match="differ, e.g. b, c"):
+    with pytest.raises(DataError, match="odd/val has classes that .*odd/train lacks: c; there are a, b"):
         open_images(tiny(name="odd"), tmp_path, seed=0)
     (tmp_path / "odd" / "train" / "b" / "0.png").unlink()
     with pytest.raises(DataError, match="odd/train/b is an empty class"):
