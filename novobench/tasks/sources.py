@@ -27,10 +27,10 @@ class Count(NamedTuple):
     """How many of something the data hold, and how many the config says."""
 
     found: int
-    declared: int
+    declared: int | list[int]
     what: str
     """`train images`, `classes`."""
-    proposed: int | None = None
+    proposed: int | list[int] | None = None
     """What the config should say instead, if not what is found."""
 
 

@@ -209,9 +209,9 @@ def checked_counts(corpus: Corpus, data: LanguageDataConfig, model: LanguageMode
         for split in SPLITS
     }
     declared["model.vocabulary_size"] = Count(counts["words"], model.vocabulary_size, "word types")
-    why = ""
     if model.cutoffs and model.cutoffs[-1] >= counts["words"]:
-        why = f"model.cutoffs {model.cutoffs} must end below {counts['words']}, too, or be []."
+        what = "word types for the softmax's clusters"
+        declared["model.cutoffs"] = Count(counts["words"], model.cutoffs, what, proposed=[])
     origin = "built in" if data.source == "glosses" else f"{data.source} {data.path or data.name}"
-    check_counts(f"data '{data.name}' ({origin})", declared, why)
+    check_counts(f"data '{data.name}' ({origin})", declared)
     return counts

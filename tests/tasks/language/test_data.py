@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from novobench.config import ROOT
+from novobench.config import ROOT, parse_overrides
 from novobench.errors import DataError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks.language.baselines import kneser_ney, perplexities
@@ -246,9 +246,13 @@ def test_counts_must_be_those_of_the_config(root):
     with pytest.raises(DataError, match=r"\(files wiki\) has 6 test tokens with <eos>, but data\.test_tokens is 7"):
         checked_counts(corpus, dataclasses.replace(right, test_tokens=7), words)
     wrong = LanguageModelConfig(vocabulary_size=50, cutoffs=[10, 40])
-    options = rf"--set data\.valid_tokens=8 model\.vocabulary_size={len(corpus.words)}$"
-    with pytest.raises(DataError, match=rf"model\.cutoffs \[10, 40\] must end below .* {options}"):
+    with pytest.raises(
+        DataError, match=r"18 word types for the softmax's clusters, but model\.cutoffs is \[10, 40\]"
+    ) as told:
         checked_counts(corpus, dataclasses.replace(right, valid_tokens=9), wrong)
+    options = str(told.value).partition("Complete the data, or add: --set ")[2]
+    expected = {"data.valid_tokens": 8, "model.vocabulary_size": len(corpus.words), "model.cutoffs": []}
+    assert parse_overrides(options.split()) == expected
 
 
 def test_data_are_identified_without_counting_words(root, monkeypatch):
