@@ -23,7 +23,7 @@ from novobench.tasks.hub import open_hub
 from novobench.tasks.language.baselines import perplexities
 from novobench.tasks.language.builtin import glosses
 from novobench.tasks.language.config import LanguageDataConfig, LanguageModelConfig
-from novobench.tasks.sources import Count, check_counts, text_lines
+from novobench.tasks.sources import Count, check_counts, remembered, text_lines
 
 END, UNKNOWN = "<eos>", "<unk>"
 SPLITS = ("train", "valid", "test")
@@ -90,6 +90,15 @@ def open_corpus(config: LanguageDataConfig, data_root: Path) -> Corpus:
         words=(folder / "words.txt").read_text(encoding="utf-8").split("\n"),
         tokens={split: np.load(folder / f"{split}.npy") for split in SPLITS},
     )
+
+
+def identify(config: LanguageDataConfig, data_root: Path) -> str:
+    """`Corpus.fingerprint` of the configured text; of files it is kept until one of them changes."""
+    if config.source != "files":
+        return open_corpus(config, data_root).fingerprint
+    settings = hashlib.sha256(f"{_CODE_VERSION} {config.minimum_count} {config.train_share}".encode()).hexdigest()[:8]
+    paths = [_text_file(data_root / (config.path or config.name), split) for split in SPLITS]
+    return remembered(f"language/{settings}", paths, lambda: open_corpus(config, data_root).fingerprint)
 
 
 # ---------------------------------------------------------------------------------------------- sources

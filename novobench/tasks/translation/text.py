@@ -165,12 +165,13 @@ class HubSplit:
         settings = "data.hub_config or the splits"
         self.table = open_hub(config.path, config.hub_config, data_root, split, {}, settings)
         columns = self.table.column_names
-        first = self.table[0] if len(self.table) and "translation" in columns else {}
-        missing = [language for language in self.languages if language not in first.get("translation", {})]
+        first = self.table[0].get("translation") if len(self.table) else dict.fromkeys(self.languages)
+        found = list(first) if isinstance(first, dict) else []
+        missing = [language for language in self.languages if language not in found]
         if missing:
             raise DataError(
                 f"{self.name} has no column 'translation' with '{missing[0]}'. It holds: {', '.join(columns)}"
-                f"{' of ' + ', '.join(first['translation']) if first else ''}. Set data.path, data.hub_config or the "
+                f"{' of ' + ', '.join(found) if found else ''}. Set data.path, data.hub_config or the "
                 "languages."
             )
 

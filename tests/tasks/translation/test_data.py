@@ -344,6 +344,12 @@ def test_missing_files_are_named(root):
         open_pairs(files(data__search_split="valdation"), root)
     with pytest.raises(DataError, match=r"hub\[train\] has no column 'translation' with 'fr'.*translation of de, en"):
         open_pairs(hub(data__target_language="fr"), root)
+    (root / "other").mkdir()
+    text = datasets.Dataset.from_dict({"translation": ["Das Wetter: ein Denkmal der Englein."]})
+    for split in ("train", "validation", "test"):
+        text.to_parquet(str(root / "other" / f"{split}-00000-of-00001.parquet"))
+    with pytest.raises(DataError, match=r"other\[train\] has no column 'translation' with 'en'. It holds: translation"):
+        open_pairs(hub(data__path="other"), root)
     with pytest.raises(DataError, match=r"hub\[dev\].*Unknown split"):
         open_pairs(hub(data__search_split="dev"), root)
 
