@@ -79,6 +79,9 @@ class RuntimeConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     channels_last: bool = False
     """Memory format of 4-D tensors; faster convolutions on GPUs, other kernels, other bits."""
+    selection_points: int = 0
+    """Evaluations of the `search` split, evenly spaced over the run, from which the judged weights are selected: those
+    of the lowest loss. 0: the last weights are judged."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=_PRACTICAL)
     devices: int = field(default=1, metadata=_PRACTICAL)

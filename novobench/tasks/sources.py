@@ -1,11 +1,11 @@
-"""What data sources share: the identity of files, by their content, and counts that are as the config says."""
+"""What data sources share: text files, data known by their content, and counts that are as the config says."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from novobench.errors import DataError
-from novobench.files import derived_folder
+from novobench.files import derived_folder, write_text
 from novobench.hardware import cores
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,10 @@ class Count(NamedTuple):
     """How many of something the data hold, and how many the config says."""
 
     found: int
-    declared: int
+    declared: int | list[int]
     what: str
     """`train images`, `classes`."""
-    proposed: int | None = None
+    proposed: int | list[int] | None = None
     """What the config should say instead, if not what is found."""
 
 
@@ -86,3 +86,30 @@ def _content_digest(path: Path) -> bytes:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
     except OSError:
         return bytes(_DIGEST_BYTES)
+
+
+def remembered(name: str, paths: Sequence[Path], compute: Callable[[], str]) -> str:
+    """`compute()`, kept in the cache under `name` until one of the files that it reads changes."""
+    folder = derived_folder(f"{name}-{listing_key(paths)}", lambda folder: write_text(folder / "value.txt", compute()))
+    return (folder / "value.txt").read_text(encoding="utf-8")
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text without the byte-order mark that some editors put first, and otherwise as they stand.
+
+    Only a newline ends a line: other separators of Unicode occur inside sentences. Raises DataError, naming the file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}.") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Convert the file, e.g. "
+            f"iconv -f latin1 -t utf-8 {path.name}."
+        ) from None
+    lines = text.split("\n")
+    return lines[:-1] if lines[-1] == "" else lines

@@ -60,8 +60,10 @@ class UpdateLoop(pl.Callback):
         )
         runtime = config.runtime
         self.log_every = runtime.log_every or max(1, self.total // 100)
-        points = min(runtime.curve_points, self.total)
-        self.curve_updates = {round(self.total * (i + 1) / points) for i in range(points)} | {self.total}
+        self.selection_updates = _evenly(self.total, runtime.selection_points)
+        self.curve_updates = _evenly(self.total, runtime.curve_points) | self.selection_updates | {self.total}
+        self.best: dict[str, Any] | None = state.get("best") if state else None
+        """Of the weights that are selected so far: their `update`, `loss` and `model`, on the CPU."""
         self._loss_sum: torch.Tensor | float = 0.0
         self._losses = 0
         self._last_beat = 0.0
@@ -181,15 +183,25 @@ class UpdateLoop(pl.Callback):
         for split in self.data.evaluation_sets:
             if split.role == "search" or (split.role == "train" and self.config.purpose == "table"):
                 self._evaluate(trainer, module, split)
+            if split.role == "search" and self.update in self.selection_updates:
+                self._select(module, self.results[split.name]["loss"].value)
         self._entered = time.perf_counter()  # evaluation is not training time
 
-    def _evaluate(self, trainer: pl.Trainer, module: TaskModule, split: Any) -> None:
+    def _select(self, module: TaskModule, loss: float) -> None:
+        """Keep these weights if none before had so low a loss. They lie in the checkpoint, so that a kill at any time
+        leaves both or neither."""
+        if math.isfinite(loss) and (self.best is None or loss < self.best["loss"]):
+            weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in module.state_dict().items()}
+            self.best = {"update": self.update, "loss": loss, "model": weights}
+
+    def _evaluate(self, trainer: pl.Trainer, module: TaskModule, split: Any, *, log: bool = True) -> None:
         metrics, predictions = evaluate(trainer, module, self.data, split)
         self.results[split.name] = metrics
         if trainer.is_global_zero:
             values = {name: metric.value for name, metric in metrics.items()}
             values |= {"epoch": self.update / epoch_updates(self.config), "seconds": self.counters["train_seconds"]}
-            self.metrics_log.append(self.update, split.name, values)
+            if log:
+                self.metrics_log.append(self.update, split.name, values)
             if self.update == self.total:
                 self.folder.write_predictions(split.name, predictions)
 
@@ -214,6 +226,7 @@ class UpdateLoop(pl.Callback):
                 "fingerprint": self.data.fingerprint,
                 "counters": dict(self.counters),
                 "nonfinite_in_a_row": self.guard.in_a_row,
+                "best": self.best,
                 "search": {
                     split: {name: tuple(m) for name, m in found.items()} for split, found in self.results.items()
                 },
@@ -228,9 +241,22 @@ class UpdateLoop(pl.Callback):
             self.finish(trainer, module)  # type: ignore[arg-type]
 
     def finish(self, trainer: pl.Trainer, module: TaskModule) -> None:
-        """Evaluate what this cell is judged on; `search` trials never see anything of role `test`."""
+        """Evaluate what this cell is judged on; `search` trials never see anything of role `test`.
+
+        Earlier weights that were selected are not what the log has at this update, so nothing of theirs enters it.
+        """
         average_batch_norm(module, trainer.world_size)
+        earlier = self.best is not None and self.best["update"] < self.update
+        if self.best is not None:
+            self.counters["selected_update"] = self.best["update"]
+            module.load_state_dict(self.best["model"])
         for split in self.data.evaluation_sets:
             seen = split.name in self.results and self.update in self.curve_updates
-            if not seen and (split.role == "search" or self.config.purpose == "table"):
-                self._evaluate(trainer, module, split)
+            if (earlier or not seen) and (split.role == "search" or self.config.purpose == "table"):
+                self._evaluate(trainer, module, split, log=not earlier)
+
+
+def _evenly(total: int, points: int) -> set[int]:
+    """The updates, at most `points` of them, that divide a run of `total` evenly."""
+    points = min(points, total)
+    return {round(total * (i + 1) / points) for i in range(points)}

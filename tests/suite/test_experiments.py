@@ -142,6 +142,22 @@ def test_table_6_has_the_papers_batches_and_rates():
         assert epochs(config) == pytest.approx(150, abs=0.5)
 
 
+def test_adamw_of_table_6_has_the_betas_that_nemo_gave_it():
+    """v0.8.1, actions.py:314-319: whatever its script is told, `adam_w` takes the optimizer's own 0.9 and 0.999."""
+    experiment = load_experiment("table6")
+    betas = {s: list(row_config(experiment, experiment.row("t6_adamw"), s, 0).optimizer.options.betas) for s in SCALES}
+    assert betas == {"paper": [0.9, 0.999], "gpu": [0.9, 0.98], "laptop": [0.9, 0.98]}
+
+
+def test_transformer_xl_is_judged_at_paper_scale_as_its_code_judges_it():
+    """train.py evaluates every 4,000 updates and tests the best weights: 22.9 times in the paper's 91,553 updates."""
+    experiment = load_experiment("table7")
+    for row in experiment.rows:
+        config = row_config(experiment, row, "paper", 0)
+        assert config.runtime.selection_points == round(91_553 / 4000)
+    assert row_config(experiment, experiment.rows[0], "laptop", 0).runtime.selection_points == 0
+
+
 def test_quoted_rows_train_nothing():
     experiment = load_experiment("table2")
     quoted = [row for row in experiment.rows if row.quoted]

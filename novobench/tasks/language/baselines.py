@@ -8,27 +8,31 @@ N tokens of the training text, V words. An n-gram is one integer, its words the 
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 Counts = tuple[np.ndarray, np.ndarray]
 """Sorted n-grams, and how often each was counted."""
 
 
 def perplexities(train: np.ndarray, text: np.ndarray, words: int) -> dict[str, float]:
-    """`unigram`, `kneser_ney_2` and `kneser_ney_3` perplexity of all tokens of `text`, after `<eos>` (word 0)."""
-    return {
-        "unigram": _perplexity((np.bincount(train, minlength=words)[text] + 1) / (len(train) + words)),
-        "kneser_ney_2": _perplexity(kneser_ney(train, text, words, 2)),
-        "kneser_ney_3": _perplexity(kneser_ney(train, text, words, 3)),
-    }
+    """`unigram`, `kneser_ney_2` and `kneser_ney_3` perplexity of all tokens of `text`, after `<eos>` (word 0); without
+    the last, and a warning, where its n-grams do not fit into 64 bits (above 2,097,151 words)."""
+    found = {"unigram": _perplexity((np.bincount(train, minlength=words)[text] + 1) / (len(train) + words))}
+    for order in (2, 3):
+        if words**order >= 2**63:
+            log.warning("No perplexity of Kneser-Ney %d-grams: %d words are too many for 64 bits.", order, words)
+        else:
+            found[f"kneser_ney_{order}"] = _perplexity(kneser_ney(train, text, words, order))
+    return found
 
 
 def kneser_ney(train: np.ndarray, text: np.ndarray, words: int, order: int) -> np.ndarray:
-    """Probability of each token of `text` after the `order - 1` before it."""
-    if words**order >= 2**63:
-        raise ValueError(f"{words} words are too many for {order}-grams in 64 bits.")
+    """Probability of each token of `text` after the `order - 1` before it; `words`^`order` must be below 2^63."""
     counts = np.unique(_ngrams(train, words, order), return_counts=True)
     levels = [counts]
     for length in range(order - 1, 0, -1):  # what counts below the top: different words seen before

@@ -65,8 +65,8 @@ class LanguageDataConfig:
     """Where text comes from, how much of it there is, and how it is cut."""
 
     source: Literal["glosses", "files", "hub"] = field(default="files", metadata=_PRACTICAL)
-    """`glosses`: WordNet's definitions inside timm; `files`: wiki.{train,valid,test}.tokens; `hub`: a Hugging Face
-    data set."""
+    """`glosses`: WordNet's definitions inside timm; `files`: `wiki.train.tokens`, `train.txt` and the like;
+    `hub`: a Hugging Face data set."""
     name: str = "wikitext-103"
     """Identity of the data: the same text from another source is the same data."""
     path: str = field(default="", metadata=_PRACTICAL)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,17 @@ from novobench.files import derived_folder, write_json, write_text
 from novobench.tasks.hub import open_hub
 from novobench.tasks.language.baselines import perplexities
 from novobench.tasks.language.builtin import glosses
-from novobench.tasks.language.config import LanguageDataConfig
+from novobench.tasks.language.config import LanguageDataConfig, LanguageModelConfig
+from novobench.tasks.sources import Count, check_counts, remembered, text_lines
 
 END, UNKNOWN = "<eos>", "<unk>"
 SPLITS = ("train", "valid", "test")
+_SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
+"""What files call a split."""
 _CODE_VERSION = 1
-"""Raised when the code below gives other ids or baselines for the same text."""
+"""Raised when the code below gives other ids for the same text."""
+_BASELINES_VERSION = 1
+"""Raised when `baselines.py` gives other numbers for the same ids."""
 _SHARE_BLOCK = 50
 """Lines that `train_share` keeps or drops together."""
 
@@ -37,10 +44,8 @@ class Corpus:
     words: list[str]
     tokens: dict[str, np.ndarray]
     """`train`, `valid`, `test`."""
-    baselines: dict[str, dict[str, float]]
-    """`valid`, `test` -> `unigram`, `kneser_ney_2`, `kneser_ney_3` (perplexities) and `unknown` (% of tokens)."""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The same for the same text, whatever source it came from."""
         digest = hashlib.sha256("\n".join(self.words).encode())
@@ -48,15 +53,34 @@ class Corpus:
             digest.update(self.tokens[split].tobytes())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """`valid`, `test` -> `unigram`, `kneser_ney_2`, `kneser_ney_3` (perplexities) and `unknown` (% of tokens).
+        Counted once and kept in the cache."""
+        name = f"language/baselines-{_BASELINES_VERSION}-{self.fingerprint}"
+        folder = derived_folder(name, lambda folder: write_json(folder / "baselines.json", self._count_baselines()))
+        return json.loads((folder / "baselines.json").read_text(encoding="utf-8"))
+
+    def _count_baselines(self) -> dict[str, dict[str, float]]:
+        unknown = self.words.index(UNKNOWN) if UNKNOWN in self.words else -1
+        train, words = self.tokens["train"], len(self.words)
+        return {
+            split: {
+                **perplexities(train, self.tokens[split], words),
+                "unknown": 100 * float((self.tokens[split] == unknown).mean()),
+            }
+            for split in ("valid", "test")
+        }
+
 
 def open_corpus(config: LanguageDataConfig, data_root: Path) -> Corpus:
-    """Read, encode and count the configured text, or take it from the cache. Raises DataError, naming the file."""
+    """Read and encode the configured text, or take it from the cache. Raises DataError, naming the file."""
     lines = _read(config, data_root)
     if config.train_share < 1:
         lines["train"] = _share(lines["train"], config.train_share)
     digest = hashlib.sha256(f"{_CODE_VERSION} {config.minimum_count}".encode())
     for split in SPLITS:
-        digest.update("\n".join([split, *lines[split], ""]).encode())
+        digest.update("\n".join([f"{split} {len(lines[split])}", *lines[split], ""]).encode())
     where = config.path or config.name
     folder = derived_folder(
         f"language/{digest.hexdigest()[:16]}",
@@ -65,8 +89,16 @@ def open_corpus(config: LanguageDataConfig, data_root: Path) -> Corpus:
     return Corpus(
         words=(folder / "words.txt").read_text(encoding="utf-8").split("\n"),
         tokens={split: np.load(folder / f"{split}.npy") for split in SPLITS},
-        baselines=json.loads((folder / "baselines.json").read_text()),
     )
+
+
+def identify(config: LanguageDataConfig, data_root: Path) -> str:
+    """`Corpus.fingerprint` of the configured text; of files it is kept until one of them changes."""
+    if config.source != "files":
+        return open_corpus(config, data_root).fingerprint
+    settings = hashlib.sha256(f"{_CODE_VERSION} {config.minimum_count} {config.train_share}".encode()).hexdigest()[:8]
+    paths = [_text_file(data_root / (config.path or config.name), split) for split in SPLITS]
+    return remembered(f"language/{settings}", paths, lambda: open_corpus(config, data_root).fingerprint)
 
 
 # ---------------------------------------------------------------------------------------------- sources
@@ -78,34 +110,30 @@ def _read(config: LanguageDataConfig, data_root: Path) -> dict[str, list[str]]:
             raise DataError(f"data.name '{config.name}' is no built-in text. Known: glosses.")
         return glosses()
     if config.source == "files":
-        return {split: _file_lines(data_root / (config.path or config.name), split) for split in SPLITS}
+        return {split: text_lines(_text_file(data_root / (config.path or config.name), split)) for split in SPLITS}
     return {split: _hub_lines(config, data_root, split) for split in SPLITS}
 
 
-def _file_lines(folder: Path, split: str) -> list[str]:
-    """The lines of `wiki.<split>.tokens`: words with spaces between, `<unk>` in place."""
-    path = folder / f"wiki.{split}.tokens"
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        there = sorted(entry.name for entry in folder.glob("*")) if folder.is_dir() else []
-        found = f"The folder holds: {', '.join(there[:8]) or 'nothing'}." if folder.is_dir() else "There is no folder."
-        raise DataError(
-            f"No such text: {path}.{suggestion(path.name, there)} {found} Put wiki.train.tokens, wiki.valid.tokens and "
-            "wiki.test.tokens there, set NOVOBENCH_DATA or data.path, or use data.source=hub."
-        ) from None
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}.") from None
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path} line {line} is not UTF-8 (byte {content[error.start]:#04x}). Save the file as UTF-8, e.g. with "
-            "iconv, or fetch it again."
-        ) from None
-    lines = text.split("\n")  # splitlines() would also break at characters that stand inside sentences
-    return lines[:-1] if lines[-1] == "" else lines
+def _text_file(folder: Path, split: str) -> Path:
+    """The file of a split: `wiki.<split>.tokens`, else `<split>.txt`, else the only one whose name has the split's name
+    between dots, as `ptb.train.txt`; `valid` may be called `validation`, `val` or `dev`."""
+    there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    names = "|".join(_SPLIT_NAMES[split])
+    for pattern in (rf"wiki\.({names})\.tokens", rf"({names})\.txt", rf"(.*\.)?({names})\.(tokens|txt|raw)"):
+        found = [name for name in there if re.fullmatch(pattern, name)]
+        if len(found) == 1:
+            return folder / found[0]
+        if found:
+            raise DataError(
+                f"{folder} has {len(found)} texts that may be '{split}': {', '.join(found)}. Leave one, or set "
+                "data.path to a folder with one."
+            )
+    held = f"The folder holds: {', '.join(there[:8]) or 'nothing'}." if folder.is_dir() else "There is no folder."
+    raise DataError(
+        f"No such text: {folder / f'wiki.{split}.tokens'}.{suggestion(f'wiki.{split}.tokens', there)} {held} Name the "
+        f"text {split}.txt or wiki.{split}.tokens, words with spaces between, set NOVOBENCH_DATA or data.path, or use "
+        "data.source=hub."
+    )
 
 
 def _hub_lines(config: LanguageDataConfig, data_root: Path, split: str) -> list[str]:
@@ -113,7 +141,10 @@ def _hub_lines(config: LanguageDataConfig, data_root: Path, split: str) -> list[
     split = {"valid": "validation"}.get(split, split)
     columns = {config.text_column: "data.text_column"}
     table = open_hub(config.path, config.hub_config, data_root, split, columns, "data.hub_config")
-    return [row.removesuffix("\n") for row in table[config.text_column]]
+    if table.features[config.text_column].dtype not in ("string", "large_string"):
+        raise DataError(f"{config.path}[{split}]: column '{config.text_column}' is no text. Set data.text_column.")
+    rows = ((row or "").removesuffix("\n") for row in table[config.text_column])
+    return [line for row in rows for line in row.split("\n")]
 
 
 def _share(lines: list[str], share: float) -> list[str]:
@@ -139,17 +170,6 @@ def _build(folder: Path, lines: dict[str, list[str]], minimum_count: int, where:
     for split, found in tokens.items():
         np.save(folder / f"{split}.npy", found)
     write_text(folder / "words.txt", "\n".join(words))
-    unknown = ids.get(UNKNOWN, -1)
-    write_json(
-        folder / "baselines.json",
-        {
-            split: {
-                **perplexities(tokens["train"], tokens[split], len(words)),
-                "unknown": 100 * float((tokens[split] == unknown).mean()),
-            }
-            for split in ("valid", "test")
-        },
-    )
 
 
 def _vocabulary(lines: list[str], minimum_count: int, where: str) -> list[str]:
@@ -190,16 +210,17 @@ def _encoded(lines: list[str], ids: dict[str, int], minimum_count: int, where: s
     return tokens
 
 
-def check_counts(corpus: Corpus, config: LanguageDataConfig, vocabulary_size: int) -> dict[str, int]:
+def checked_counts(corpus: Corpus, data: LanguageDataConfig, model: LanguageModelConfig) -> dict[str, int]:
     """The counts as measured. Raises DataError if they are not those of the config."""
     counts = {split: len(corpus.tokens[split]) for split in SPLITS} | {"words": len(corpus.words)}
-    expected = {split: asdict(config)[f"{split}_tokens"] for split in SPLITS} | {"words": vocabulary_size}
-    for name, count in counts.items():
-        if count != expected[name]:
-            key = "model.vocabulary_size" if name == "words" else f"data.{name}_tokens"
-            what = "word types" if name == "words" else f"{name} tokens, {END} included"
-            raise DataError(
-                f"data '{config.name}' ({config.source} {config.path or 'built in'}) has {count} {what}, but {key} is "
-                f"{expected[name]}. Complete the data, or set {key}."
-            )
+    declared = {
+        f"data.{split}_tokens": Count(counts[split], getattr(data, f"{split}_tokens"), f"{split} tokens with {END}")
+        for split in SPLITS
+    }
+    declared["model.vocabulary_size"] = Count(counts["words"], model.vocabulary_size, "word types")
+    if model.cutoffs and model.cutoffs[-1] >= counts["words"]:
+        what = "word types for the softmax's clusters"
+        declared["model.cutoffs"] = Count(counts["words"], model.cutoffs, what, proposed=[])
+    origin = "built in" if data.source == "glosses" else f"{data.source} {data.path or data.name}"
+    check_counts(f"data '{data.name}' ({origin})", declared)
     return counts

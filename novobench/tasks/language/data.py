@@ -177,11 +177,17 @@ def _padded(rows: list[np.ndarray], filler: int) -> Tensor:
 
 def probe(tokens: np.ndarray, size: int) -> np.ndarray:
     """About `size` training tokens: runs that begin with a line and are spread evenly over the text, as the head of a
-    sorted or dated text would not stand for it."""
+    sorted or dated text would not stand for it. A run that would begin inside the one before it, as in a text without
+    lines, begins where it is."""
+    size = min(size, len(tokens))
     runs = max(1, round(size / _PROBE_RUN))
-    line_starts = np.flatnonzero(tokens[:-1] == 0) + 1
-    chosen = []
+    line_starts = np.concatenate([[0], np.flatnonzero(tokens[:-1] == 0) + 1])
+    chosen: list[np.ndarray] = []
+    stop = 0
     for run in range(runs):
-        start = line_starts[np.searchsorted(line_starts, run * len(tokens) // runs) - 1] if run else 0
-        chosen.append(tokens[start : start + size // runs])
+        place = run * len(tokens) // runs
+        start = int(line_starts[max(int(np.searchsorted(line_starts, place)) - 1, 0)])
+        start = place if start < stop else start
+        stop = start + size // runs
+        chosen.append(tokens[start:stop])
     return np.concatenate(chosen)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from novobench.config import CellConfig, data_root
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
 from novobench.tasks.catalog import epoch_updates
-from novobench.tasks.language.corpus import check_counts, open_corpus
+from novobench.tasks.language.corpus import checked_counts, identify, open_corpus
 from novobench.tasks.language.data import (
     IGNORED,
     EvaluationText,
@@ -153,7 +153,7 @@ class LanguageData(TaskData):
     def setup(self, stage: str) -> None:
         config = self.config.data
         corpus = open_corpus(config, data_root(self.config))
-        self.counts = check_counts(corpus, config, self.config.model.vocabulary_size)
+        self.counts = checked_counts(corpus, config, self.config.model)
         self.fingerprint = f"{config.name}:{corpus.fingerprint}"
         self.baselines = {
             split: {
@@ -185,6 +185,9 @@ class LanguageData(TaskData):
         for name, protocol in config.other_protocols.items():
             text = EvaluationText(corpus.tokens["test"], protocol, pieces)
             self.evaluation_sets.append(EvaluationSet(f"test-{name}", "test", text))
+
+    def identify(self) -> str:
+        return f"{self.config.data.name}:{identify(self.config.data, data_root(self.config))}"
 
     def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
         order = StreamOrder(

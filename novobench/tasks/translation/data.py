@@ -31,6 +31,9 @@ from novobench.errors import DataError
 from novobench.files import derived_folder, write_json
 from novobench.tasks.base import Metric
 from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order
+from novobench.tasks.sources import Count, check_counts
+from novobench.tasks.translation import pieces
+from novobench.tasks.translation.config import TranslationDataConfig
 from novobench.tasks.translation.model import PAD
 from novobench.tasks.translation.pieces import Sequences, encode, prepare
 from novobench.tasks.translation.scoring import nearest_neighbours, sacrebleu
@@ -58,31 +61,39 @@ class TranslationSplits:
 def open_pairs(config: CellConfig, data_root: Path) -> TranslationSplits:
     """Open the configured source. Raises DataError, naming the file, if it is not as the config says."""
     data = config.data
-    source = open_split(data, data_root, data.train_split)
+    source, splits = _open_splits(data, data_root)
     prepared = prepare(source, data, config.model.vocabulary, data_root)
     train = PackedPairs(prepared.source, prepared.target, config.batch.micro, data.batch_multiple, config.seed)
-    names = {"search": data.search_split, "test": data.test_split}
-    names |= {name.removeprefix("sacrebleu:").replace("/", "-"): name for name in data.more_tests}
-    splits = {name: open_split(data, data_root, split) for name, split in names.items()}
     texts = {name: read_evaluation(split) for name, split in splits.items()}
     counts = {"train": prepared.counts["found"], **{name: len(text.sources) for name, text in texts.items()}}
-    for name in ("train", "search", "test"):
-        expected = getattr(data, f"{name}_size")
-        if counts[name] != expected:
-            raise DataError(
-                f"data '{data.name}' ({data.source} {data.path or 'built in'}) has {counts[name]} {name} pairs, but "
-                f"data.{name}_size is {expected}. Complete the data, or set data.{name}_size."
-            )
-    _check_epoch(config, len(train))
+    _check_counts(config, counts, len(train))
     counts |= {name: n for name, n in prepared.counts.items() if name != "found"}
     counts |= {"train_batches": len(train), "padded_tokens": train.padded_tokens}
     sets = {
         name: EvaluationPairs(text, prepared.model, config, beams=1 if name == "search" else data.beams, name=name)
         for name, text in texts.items()
     }
-    fingerprint = ":".join([data.name, prepared.fingerprint, *(split.fingerprint() for split in splits.values())])
+    fingerprint = _fingerprint(data, prepared.fingerprint, splits)
     baselines = _baselines(source, splits, texts) if data.neighbours else {}
     return TranslationSplits(train, sets.pop("search"), sets, prepared.model, fingerprint, counts, baselines)
+
+
+def identify(config: CellConfig, data_root: Path) -> str:
+    """The fingerprint that `open_pairs` gives, from the text and the BPE model's settings alone."""
+    source, splits = _open_splits(config.data, data_root)
+    return _fingerprint(config.data, pieces.identify(source, config.data, config.model.vocabulary, data_root), splits)
+
+
+def _open_splits(data: TranslationDataConfig, data_root: Path) -> tuple[Split, dict[str, Split]]:
+    """The training split, and by name those that a cell is judged on."""
+    names = {"search": data.search_split, "test": data.test_split}
+    names |= {name.removeprefix("sacrebleu:").replace("/", "-"): name for name in data.more_tests}
+    source = open_split(data, data_root, data.train_split)
+    return source, {name: open_split(data, data_root, split) for name, split in names.items()}
+
+
+def _fingerprint(data: TranslationDataConfig, train: str, splits: dict[str, Split]) -> str:
+    return ":".join([data.name, train, *(split.fingerprint() for split in splits.values())])
 
 
 def _baselines(source: Split, splits: dict[str, Split], texts: dict[str, Pairs]) -> dict[str, dict[str, Metric]]:
@@ -108,17 +119,21 @@ def _baselines(source: Split, splits: dict[str, Split], texts: dict[str, Pairs])
     }
 
 
-def _check_epoch(config: CellConfig, micro_batches: int) -> None:
-    declared, measured = config.data.train_tokens, micro_batches * config.batch.micro
-    if declared == measured:
-        return
-    told = (
-        f"data '{config.data.name}' makes {micro_batches:,} micro-batches an epoch, {measured} padded tokens of "
-        f"{config.batch.micro} each, but data.train_tokens is {declared}."
-    )
+def _check_counts(config: CellConfig, counts: dict[str, int], micro_batches: int) -> None:
+    """Compare what is found with what the config says; the tokens of an epoch too, where the budget counts epochs."""
+    data, tokens = config.data, micro_batches * config.batch.micro
+    declared = {
+        f"data.{name}_size": Count(counts[name], getattr(data, f"{name}_size"), f"{name} pairs")
+        for name in ("train", "search", "test")
+    }
+    what = f"padded tokens in an epoch's {micro_batches:,} micro-batches of {config.batch.micro}"
     if parse_budget(config.budget)[1] == "ep":
-        raise DataError(f"{told} Set data.train_tokens, or give the budget in steps or tokens.")
-    log.warning("%s Epochs in curves are counted by the latter.", told)
+        declared["data.train_tokens"] = Count(tokens, data.train_tokens, what)
+    elif tokens != data.train_tokens:
+        told = "data '%s' has %d %s, but data.train_tokens is %d. Epochs in curves are counted by the latter."
+        log.warning(told, data.name, tokens, what, data.train_tokens)
+    origin = "built in" if data.source == "numbers" else f"{data.source} {data.path or data.name}"
+    check_counts(f"data '{data.name}' ({origin})", declared)
 
 
 # ---------------------------------------------------------------------------------------------- training

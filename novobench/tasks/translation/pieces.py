@@ -72,10 +72,7 @@ def prepare(split: Split, config: TranslationDataConfig, vocabulary: int, data_r
     to train one of this size.
     """
     given = _given_model(config, vocabulary, data_root)
-    rules = {key: asdict(config)[key] for key in ("min_length", "max_length", "max_difference", "max_ratio")}
-    bpe = hashlib.sha256(given).hexdigest() if given else [vocabulary, config.character_coverage, config.split_digits]
-    identity = json.dumps([_VERSION, spm.__version__, split.fingerprint(), rules, bpe])
-    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    key = _key(split, config, vocabulary, given)
 
     def build(folder: Path) -> None:
         pairs = split.read()
@@ -95,6 +92,18 @@ def prepare(split: Split, config: TranslationDataConfig, vocabulary: int, data_r
         )
     model = load_bpe((folder / "bpe.model").read_bytes())
     return Prepared(Sequences(folder, "source"), Sequences(folder, "target"), model, counts, key)
+
+
+def identify(split: Split, config: TranslationDataConfig, vocabulary: int, data_root: Path) -> str:
+    """`Prepared.fingerprint` without preparing anything."""
+    return _key(split, config, vocabulary, _given_model(config, vocabulary, data_root))
+
+
+def _key(split: Split, config: TranslationDataConfig, vocabulary: int, given: bytes | None) -> str:
+    rules = {key: asdict(config)[key] for key in ("min_length", "max_length", "max_difference", "max_ratio")}
+    bpe = hashlib.sha256(given).hexdigest() if given else [vocabulary, config.character_coverage, config.split_digits]
+    identity = json.dumps([_VERSION, spm.__version__, split.fingerprint(), rules, bpe])
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------------------------- BPE

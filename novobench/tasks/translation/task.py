@@ -16,7 +16,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from novobench.config import CellConfig, data_root
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
 from novobench.tasks.translation import scoring
-from novobench.tasks.translation.data import collate, open_pairs
+from novobench.tasks.translation.data import collate, identify, open_pairs
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.model import build as build_model
 
@@ -193,6 +193,9 @@ class TranslationData(TaskData):
         self.evaluation_sets += [EvaluationSet(name, "test", pairs) for name, pairs in splits.tests.items()]
         self.fingerprint, self.counts, self.baselines = splits.fingerprint, splits.counts, splits.baselines
         self._bpe = splits.model
+
+    def identify(self) -> str:
+        return identify(self.config, data_root(self.config))
 
     def text(self, pieces: list[int]) -> str:
         """Pieces as text: up to the first end, without sentence marks."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from novobench.errors import DataError, suggestion
 from novobench.tasks.hub import open_hub
+from novobench.tasks.sources import remembered, text_lines
 from novobench.tasks.translation.config import TranslationDataConfig
 
 
@@ -43,8 +44,13 @@ def open_split(config: TranslationDataConfig, data_root: Path, split: str) -> Sp
 
 
 def read_evaluation(split: Split) -> Pairs:
-    """All pairs of an evaluation split. Raises DataError for an empty line: fewer lines would be another test."""
+    """All pairs of an evaluation split. Raises DataError if there is none, and for an empty line: fewer lines would be
+    another test."""
     pairs = split.read()
+    if not pairs.sources:
+        raise DataError(
+            f"{split.name} has no sentence, so nothing can be judged on it. Complete it, or name another split."
+        )
     for number, both in enumerate(zip(*pairs, strict=True), 1):
         if not all(both):
             side = "source" if not both[0] else "reference"
@@ -84,6 +90,10 @@ class NumbersSplit:
 # ---------------------------------------------------------------------------------------------- files
 
 
+_VALIDATION = ("valid", "validation", "val", "dev")
+"""What people call the split that curves are drawn on."""
+
+
 class FilesSplit:
     """Two text files `<folder>/<split>.<language>`, UTF-8, one sentence a line."""
 
@@ -98,11 +108,7 @@ class FilesSplit:
         self.paths = [folder / f"{split}.{language}" for language in (config.source_language, config.target_language)]
         for path in self.paths:
             if not path.is_file():
-                there = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-                raise DataError(
-                    f"No file {path}.{suggestion(path.name, there)} There are: {', '.join(there[:12]) or 'none'}. "
-                    "Set data.train_split, data.search_split, data.test_split or the languages."
-                )
+                raise DataError(f"No file {path}. {_what_to_do(folder, config, split)}")
         self.name = str(self.paths[0])
 
     def read(self) -> Pairs:
@@ -111,29 +117,31 @@ class FilesSplit:
         return pairs
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for path in self.paths:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()[:16]
+        return remembered("translation/files", self.paths, lambda: _digest(zip(*self.read(), strict=True)))
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, without white space around them. Only a newline ends a line: other separators of
-    Unicode occur inside sentences."""
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path} line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Convert the file, e.g. "
-            f"iconv -f latin1 -t utf-8 {path.name}."
-        ) from None
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.strip() for line in lines]
+def _what_to_do(folder: Path, config: TranslationDataConfig, split: str) -> str:
+    """About a split whose files are missing: which key to set, or how to name the files."""
+    there = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    source, target = f".{config.source_language}", f".{config.target_language}"
+    whole = [name.removesuffix(source) for name in there if name.endswith(source)]
+    whole = [name for name in whole if name + target in there]
+    keys = ("train_split", "search_split", "test_split")
+    key = next((f"data.{key}" for key in keys if getattr(config, key) == split), "data.more_tests")
+    same = [name for name in whole if name in _VALIDATION] if split in _VALIDATION else []
+    if len(same) == 1:
+        return f"Set {key}={same[0]}."
+    listed = ", ".join((whole or there)[:12]) or "none"
+    held = f"In both languages there are: {listed}" if whole else f"There are: {listed}"
+    return (
+        f"{held}.{suggestion(split, whole)} Name the files {split}{source} and {split}{target}, or set {key} or the "
+        "languages."
+    )
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """The sentences of a UTF-8 file, one a line, without white space around them."""
+    return [line.strip() for line in text_lines(Path(path))]
 
 
 def _check_equal(pairs: Pairs, source: str, target: str) -> None:
@@ -152,17 +160,18 @@ class HubSplit:
     files."""
 
     def __init__(self, config: TranslationDataConfig, data_root: Path, split: str) -> None:
-        self.name = f"{config.path}[{split}]"
+        self.name, self.split = f"{config.path}[{split}]", split
         self.languages = (config.source_language, config.target_language)
         settings = "data.hub_config or the splits"
         self.table = open_hub(config.path, config.hub_config, data_root, split, {}, settings)
         columns = self.table.column_names
-        first = self.table[0] if len(self.table) and "translation" in columns else {}
-        missing = [language for language in self.languages if language not in first.get("translation", {})]
+        first = self.table[0].get("translation") if len(self.table) else dict.fromkeys(self.languages)
+        found = list(first) if isinstance(first, dict) else []
+        missing = [language for language in self.languages if language not in found]
         if missing:
             raise DataError(
                 f"{self.name} has no column 'translation' with '{missing[0]}'. It holds: {', '.join(columns)}"
-                f"{' of ' + ', '.join(first['translation']) if first else ''}. Set data.path, data.hub_config or the "
+                f"{' of ' + ', '.join(found) if found else ''}. Set data.path, data.hub_config or the "
                 "languages."
             )
 
@@ -179,7 +188,9 @@ class HubSplit:
         return pairs
 
     def fingerprint(self) -> str:
-        return _digest(self._rows())
+        files = [Path(file["filename"]) for file in self.table.cache_files]
+        about = hashlib.sha256("\0".join([self.split, *self.languages]).encode()).hexdigest()[:16]
+        return remembered(f"translation/hub-{about}", files, lambda: _digest(self._rows()))
 
 
 class SacreBleuSplit:
@@ -203,7 +214,7 @@ class SacreBleuSplit:
                 f"sacreBLEU cannot give '{self.name}': {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
                 "Check the network, or put the set into $SACREBLEU yourself."
             ) from None
-        pairs = Pairs(*(read_lines(Path(path)) for path in paths[:2]))
+        pairs = Pairs(*(read_lines(path) for path in paths[:2]))
         _check_equal(pairs, *paths[:2])
         return pairs
 
@@ -212,7 +223,7 @@ class SacreBleuSplit:
 
 
 def _digest(rows: Any) -> str:
-    """As `FilesSplit.fingerprint` of two files that hold these rows."""
+    """16 hex digits of the sentences of both sides, whatever they are kept in."""
     sides = [hashlib.sha256(), hashlib.sha256()]
     for row in rows:
         for side, line in zip(sides, row, strict=True):

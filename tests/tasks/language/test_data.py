@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 from collections import Counter, defaultdict
 
 import datasets
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from novobench.config import ROOT
+from novobench.config import ROOT, parse_overrides
 from novobench.errors import DataError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks.language.baselines import kneser_ney, perplexities
-from novobench.tasks.language.config import EvaluationProtocol, LanguageDataConfig
-from novobench.tasks.language.corpus import check_counts, open_corpus
+from novobench.tasks.language.config import EvaluationProtocol, LanguageDataConfig, LanguageModelConfig
+from novobench.tasks.language.corpus import checked_counts, open_corpus
 from novobench.tasks.language.data import IGNORED, EvaluationText, StreamOrder, TrainingStreams, probe
+from novobench.tasks.language.task import LanguageData
 from novobench.tasks.sampling import SampleKey
 
 DATA = ROOT / os.environ.get("NOVOBENCH_DATA", "data")
@@ -54,7 +56,8 @@ def test_glosses_are_the_expected_text():
     config = LanguageDataConfig(source="glosses", name="glosses", minimum_count=5)
     config = dataclasses.replace(config, train_tokens=263572, valid_tokens=14816, test_tokens=14195)
     corpus = open_corpus(config, None)
-    assert check_counts(corpus, config, 4806)["train"] == 263572
+    model = LanguageModelConfig(vocabulary_size=4806, cutoffs=[])
+    assert checked_counts(corpus, config, model)["train"] == 263572
     found = corpus.baselines["test"]
     assert found["unknown"] == pytest.approx(9.517, abs=0.001)
     assert found["unigram"] == pytest.approx(330.4, abs=0.1)
@@ -162,14 +165,117 @@ def test_a_missing_folder_or_file_is_named(root):
         open_corpus(TINY, root)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.txt", "valid.txt", "test.txt"),
+        ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"),
+        ("wiki.train.raw", "wiki.valid.raw", "wiki.test.raw"),
+        ("my.text.train.tokens", "my.text.dev.tokens", "my.text.test.tokens"),
+        ("train.txt", "val.txt", "test.txt", "ptb.char.train.txt", "train.bpe.txt"),
+    ],
+)
+def test_files_of_other_names_are_taken(names, root):
+    (root / "other").mkdir()
+    for name, text in zip(names, [*TEXT.values(), "not this", "nor this"], strict=False):
+        (root / "other" / name).write_text(text)
+    assert open_corpus(tiny(path="other"), root).fingerprint == open_corpus(TINY, root).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["ptb.train.txt", "ptb.char.train.txt"],
+            "2 texts that may be 'train': ptb.char.train.txt, ptb.train.txt.",
+        ),
+        (["train.txt", "dev.txt", "val.txt"], "2 texts that may be 'valid': dev.txt, val.txt. Leave one"),
+        (["training.text"], "The folder holds: training.text. Name the text train.txt or wiki.train.tokens"),
+    ],
+)
+def test_files_that_are_not_sure_to_be_meant_are_told(names, message, tmp_path):
+    (tmp_path / "wiki").mkdir()
+    for name in names:
+        (tmp_path / "wiki" / name).write_text("a b\n")
+    with pytest.raises(DataError, match=re.escape(message)):
+        open_corpus(TINY, tmp_path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_change_nothing(root):
+    write(root / "windows", **{split: b"\xef\xbb\xbf" + t.replace("\n", "\r\n").encode() for split, t in TEXT.items()})
+    assert open_corpus(tiny(path="windows"), root).fingerprint == open_corpus(TINY, root).fingerprint
+
+
+def test_characters_are_left_as_they_are(root):
+    """No Unicode normalisation: é in one character and in two are two words, as is a word with NUL in it."""
+    words = ["caf\u00e9", "cafe\u0301", "\ufb01n", "fin", "a\0b", "zero\u200bwidth"]
+    write(root / "wiki", train=" ".join(words) + "\n", valid=words[1] + "\n", test=words[2] + "\n")
+    for corpus in (open_corpus(TINY, root), open_corpus(TINY, root)):  # encoded, and from the cache
+        assert corpus.words == ["<eos>", *words]
+        assert corpus.tokens["valid"].tolist() == [2, 0]
+
+
+def test_a_row_of_several_lines_is_what_a_file_of_them_is(root):
+    (root / "hub").mkdir()
+    for split, name in (("train", "train"), ("valid", "validation"), ("test", "test")):
+        rows = [TEXT[split].removesuffix("\n"), None] if split == "train" else [TEXT[split]]
+        datasets.Dataset.from_dict({"text": rows}).to_parquet(str(root / "hub" / f"{name}-00000-of-00001.parquet"))
+    write(root / "wiki", train=TEXT["train"] + "\n")  # what is missing is an empty line
+    assert open_corpus(tiny(source="hub", path="hub"), root).fingerprint == open_corpus(TINY, root).fingerprint
+    numbers = datasets.Dataset.from_dict({"text": [1, 2]})
+    for name in ("train", "validation", "test"):
+        numbers.to_parquet(str(root / "hub" / f"{name}-00000-of-00001.parquet"))
+    with pytest.raises(DataError, match=r"hub\[train\]: column 'text' is no text. Set data.text_column"):
+        open_corpus(tiny(source="hub", path="hub"), root)
+
+
+def test_a_line_that_moves_to_the_next_split_is_another_text(root):
+    write(root / "wiki", train="a b\nvalid\nb a\n", valid="b\n", test="a\n")
+    first = open_corpus(TINY, root).tokens
+    write(root / "wiki", train="a b\n", valid="b a\nvalid\nb\n", test="a\n")
+    with pytest.raises(DataError, match="'valid' holds 1 words that the training text lacks, e.g. 'valid'"):
+        open_corpus(TINY, root)
+    assert len(first["train"]) == 8
+
+
 def test_counts_must_be_those_of_the_config(root):
     corpus = open_corpus(TINY, root)
+    words = LanguageModelConfig(vocabulary_size=len(corpus.words), cutoffs=[])
     right = tiny(train_tokens=len(corpus.tokens["train"]), valid_tokens=8, test_tokens=6)
-    assert check_counts(corpus, right, len(corpus.words))["test"] == 6
-    with pytest.raises(DataError, match=r"has 6 test tokens, <eos> included, but data\.test_tokens is 7"):
-        check_counts(corpus, dataclasses.replace(right, test_tokens=7), len(corpus.words))
-    with pytest.raises(DataError, match=r"word types, but model\.vocabulary_size is 5"):
-        check_counts(corpus, right, 5)
+    assert checked_counts(corpus, right, words)["test"] == 6
+    with pytest.raises(DataError, match=r"\(files wiki\) has 6 test tokens with <eos>, but data\.test_tokens is 7"):
+        checked_counts(corpus, dataclasses.replace(right, test_tokens=7), words)
+    wrong = LanguageModelConfig(vocabulary_size=50, cutoffs=[10, 40])
+    with pytest.raises(
+        DataError, match=r"18 word types for the softmax's clusters, but model\.cutoffs is \[10, 40\]"
+    ) as told:
+        checked_counts(corpus, dataclasses.replace(right, valid_tokens=9), wrong)
+    options = str(told.value).partition("Complete the data, or add: --set ")[2]
+    expected = {"data.valid_tokens": 8, "model.vocabulary_size": len(corpus.words), "model.cutoffs": []}
+    assert parse_overrides(options.split()) == expected
+
+
+def test_data_are_identified_without_counting_words(root, monkeypatch):
+    monkeypatch.setattr("novobench.tasks.language.corpus.perplexities", lambda *_: pytest.fail("counted"))
+    monkeypatch.setenv("NOVOBENCH_DATA", str(root))
+    experiment = load_experiment("table7")
+    train = len(open_corpus(TINY, root).tokens["train"])
+    changes = {"data.source": "files", "data.name": "wiki", "data.minimum_count": 1, "data.train_tokens": train}
+    changes |= {
+        "data.valid_tokens": 8,
+        "data.test_tokens": 6,
+        "data.segment_length": 1,
+        "batch": {"size": 2, "micro": 2},
+    }
+    changes |= {"model.vocabulary_size": len(open_corpus(TINY, root).words), "model.cutoffs": []}
+    data = LanguageData(row_config(experiment, experiment.row("t7_adam"), "laptop", 0, changes))
+    identity = data.identify()
+    monkeypatch.undo()
+    monkeypatch.setenv("NOVOBENCH_DATA", str(root))
+    data.setup("fit")
+    assert identity == data.fingerprint
+    write(root / "wiki", test=" the mat\n c d")  # the same counts
+    assert data.identify() != identity
 
 
 @pytest.mark.slow
@@ -178,7 +284,7 @@ def test_wikitext_2_has_its_published_counts():
     experiment = load_experiment("table7")
     config = row_config(experiment, experiment.row("t7_adam"), "gpu", 0)
     corpus = open_corpus(config.data, DATA)
-    found = check_counts(corpus, config.data, config.model.vocabulary_size)
+    found = checked_counts(corpus, config.data, config.model)
     assert found == {"train": 2_088_628, "valid": 217_646, "test": 245_569, "words": 33_278}
     for split, types in (("valid", 13_776), ("test", 14_142)):
         assert len(np.unique(corpus.tokens[split])) == types + 1  # and <eos>
@@ -239,6 +345,14 @@ def test_kneser_ney_sums_to_one():
         for history in ([3, 5], [0, 8], [8, 8]):
             sums[tuple(history)] += kneser_ney(train, np.array([*history, word], np.int32), 9, 3)[2]
     assert list(sums.values()) == pytest.approx([1.0] * 3)
+
+
+def test_a_vocabulary_too_large_for_trigrams_in_64_bits_does_without_them(caplog):
+    """2,097,152 words to the third power are 2^63."""
+    text = np.array([0, 2_097_151, 0, 1], np.int32)
+    found = perplexities(text, text, 2_097_152)
+    assert set(found) == {"unigram", "kneser_ney_2"}
+    assert "No perplexity of Kneser-Ney 3-grams: 2097152 words" in caplog.text
 
 
 def test_the_unigram_baseline_by_hand():
@@ -340,6 +454,13 @@ def test_every_token_is_scored_once(pieces, length, world):
 def test_what_a_row_says_can_be_read():
     text = EvaluationText(np.array([1, 2, 0], np.int32), EvaluationProtocol(target_length=2), 1, ["<eos>", "a", "b"])
     assert [batch.text for batch in text.share(range(1))] == [["a b"], ["<eos>"]]
+
+
+def test_the_probe_of_a_text_without_lines_is_spread_over_it_too():
+    tokens = np.concatenate([np.arange(1, 10_001), [0]])
+    found = probe(tokens, 2000)
+    assert found.tolist() == [*range(1, 501), *range(2501, 3001), *range(5001, 5501), *range(7501, 8001)]
+    assert np.array_equal(probe(tokens[:300], 2000), tokens[:300])
 
 
 def test_the_probe_is_spread_over_the_training_text_and_begins_with_lines():

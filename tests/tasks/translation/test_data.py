@@ -11,13 +11,13 @@ import pytest
 import sentencepiece as spm
 import torch
 
-from novobench.config import ROOT, CellConfig
+from novobench.config import ROOT, CellConfig, parse_overrides
 from novobench.errors import DataError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks.sampling import SampleKey
 from novobench.tasks.translation.builtin import COUNT, corpus
 from novobench.tasks.translation.config import TranslationDataConfig
-from novobench.tasks.translation.data import PackedPairs, collate, open_pairs, pack
+from novobench.tasks.translation.data import PackedPairs, collate, identify, open_pairs, pack
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.pieces import load_bpe, train_bpe, why_left_out
 from novobench.tasks.translation.text import Pairs
@@ -60,7 +60,13 @@ def small(**changes: object) -> CellConfig:
 
 
 def files(**changes: object) -> CellConfig:
-    return small(**{"data__source": "files", "data__path": "text", **changes})
+    return small(**{"data__source": "files", "data__name": "text", "data__path": "text", **changes})
+
+
+def hub(**changes: object) -> CellConfig:
+    return small(
+        **{"data__source": "hub", "data__name": "text", "data__path": "hub", "data__hub_config": "", **changes}
+    )
 
 
 def batches(packed: PackedPairs, epoch: int) -> list[dict]:
@@ -100,17 +106,14 @@ def test_another_spelling_of_num2words_is_told(monkeypatch):
 
 
 def test_files_and_hub_give_the_same_samples_as_the_corpus(root):
-    found = [
-        open_pairs(config, root)
-        for config in (small(), files(), small(data__source="hub", data__path="hub", data__hub_config=""))
-    ]
+    found = [open_pairs(config, root) for config in (small(), files(), hub())]
     for other in found[1:]:
         assert other.counts == found[0].counts
         for one, two in zip(batches(found[0].train, 1), batches(other.train, 1), strict=True):
             assert torch.equal(one["source"], two["source"])
             assert torch.equal(one["target"], two["target"])
         assert [other.tests["test"][i] for i in range(TEST)] == [found[0].tests["test"][i] for i in range(TEST)]
-    assert found[0].fingerprint == found[1].fingerprint == found[2].fingerprint
+    assert len({splits.fingerprint.partition(":")[2] for splits in found}) == 1
 
 
 def test_pieces_give_the_text_back(root):
@@ -274,7 +277,9 @@ def test_packing_by_hand():
 
 def test_the_declared_tokens_of_an_epoch_are_checked_where_they_count(root, caplog):
     measured = len(open_pairs(files(), root).train) * 512
-    with pytest.raises(DataError, match=f"{measured} padded tokens.*data.train_tokens is 8192. Set data.train_tokens"):
+    with pytest.raises(
+        DataError, match=f"{measured} padded tokens.*data.train_tokens is 8192. .*--set data.train_tokens={measured}"
+    ):
         open_pairs(files(budget="1ep", data__train_tokens=8192), root)
     open_pairs(files(budget="1ep", data__train_tokens=measured), root)
     caplog.clear()
@@ -331,19 +336,107 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(broken, root):
 
 
 def test_missing_files_are_named(root):
-    with pytest.raises(DataError, match="No data folder .*/nowhere for 'numbers'.*train.en and train.de"):
+    with pytest.raises(DataError, match="No data folder .*/nowhere for 'text'.*train.en and train.de"):
         open_pairs(files(data__path="nowhere"), root)
-    with pytest.raises(DataError, match=r"No file .*valdation.en. Did you mean 'validation.en'\?"):
+    with pytest.raises(
+        DataError, match=r"No file .*valdation.en. In both .*Did you mean 'validation'\? .* set data.search_split"
+    ):
         open_pairs(files(data__search_split="valdation"), root)
     with pytest.raises(DataError, match=r"hub\[train\] has no column 'translation' with 'fr'.*translation of de, en"):
-        open_pairs(small(data__source="hub", data__path="hub", data__target_language="fr"), root)
+        open_pairs(hub(data__target_language="fr"), root)
+    (root / "other").mkdir()
+    text = datasets.Dataset.from_dict({"translation": ["Das Wetter: ein Denkmal der Englein."]})
+    for split in ("train", "validation", "test"):
+        text.to_parquet(str(root / "other" / f"{split}-00000-of-00001.parquet"))
+    with pytest.raises(DataError, match=r"other\[train\] has no column 'translation' with 'en'. It holds: translation"):
+        open_pairs(hub(data__path="other"), root)
     with pytest.raises(DataError, match=r"hub\[dev\].*Unknown split"):
-        open_pairs(small(data__source="hub", data__path="hub", data__search_split="dev"), root)
+        open_pairs(hub(data__search_split="dev"), root)
 
 
-def test_wrong_sizes_are_told(root):
-    with pytest.raises(DataError, match="has 600 train pairs, but data.train_size is 601"):
-        open_pairs(files(data__train_size=601), root)
+@pytest.mark.parametrize("name", ["dev", "val", "valid"])
+def test_a_validation_split_of_another_name_is_told_with_its_key(name, broken):
+    for language in ("en", "de"):
+        (broken / "text" / f"validation.{language}").rename(broken / "text" / f"{name}.{language}")
+    with pytest.raises(DataError, match=rf"No file .*/validation\.en\. Set data\.search_split={name}\.$"):
+        open_pairs(files(), broken)
+    assert len(open_pairs(files(data__search_split=name), broken).search) == SEARCH
+
+
+def test_files_of_other_languages_or_names_are_told(broken):
+    with pytest.raises(DataError, match=r"No file .*/train\.fr\. There are: .* Name the files train\.en and"):
+        open_pairs(files(data__target_language="fr"), broken)
+
+
+def test_an_evaluation_split_of_no_sentence_is_told(broken):
+    for language in ("en", "de"):
+        (broken / "text" / f"test.{language}").write_text("")
+    with pytest.raises(DataError, match=r"test\.en has no sentence, so nothing can be judged on it"):
+        open_pairs(files(data__test_size=0), broken)
+
+
+def test_all_wrong_counts_are_told_as_one_line_to_paste(root):
+    wrong = {"data__train_size": 601, "data__test_size": 31, "budget": "1ep", "data__train_tokens": 8192}
+    with pytest.raises(DataError, match=r"\(files text\) has 600 train pairs, but data\.train_size is 601,") as told:
+        open_pairs(files(**wrong), root)
+    options = str(told.value).partition("Complete the data, or add: --set ")[2]
+    right = {key.replace(".", "__"): value for key, value in parse_overrides(options.split()).items()}
+    assert set(right) == {"data__train_size", "data__test_size", "data__train_tokens"}
+    open_pairs(files(**{**wrong, **right}), root)
+
+
+# ------------------------------------------------------------------------------------ identity
+
+
+def test_data_are_identified_by_their_text_without_preparing_any(broken, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("novobench.tasks.translation.pieces.train_bpe", lambda *_: pytest.fail("trained a BPE"))
+        patch.setenv("NOVOBENCH_CACHE", str(broken / "cache"))
+        found = [identify(config, broken) for config in (files(), files(seed=1))]
+    assert found == [open_pairs(files(), broken).fingerprint] * 2
+    for split, place in (("train", 1), ("validation", 2), ("test", 3)):
+        path = broken / "text" / f"{split}.de"
+        before = path.read_text()
+        path.write_text(before[:-3] + "!.\n")  # the same number of lines and bytes
+        assert [a != b for a, b in zip(identify(files(), broken).split(":"), found[0].split(":"), strict=True)] == [
+            number == place for number in range(4)
+        ]
+        path.write_text(before)
+    assert identify(files(), broken) == found[0]
+
+
+def test_a_hub_set_and_a_given_bpe_are_identified_by_content(root, tmp_path):
+    shutil.copytree(root / "hub", tmp_path / "hub")
+    before = identify(hub(), tmp_path)
+    assert before == open_pairs(hub(), root).fingerprint
+    path = tmp_path / "hub" / "test-00000-of-00001.parquet"
+    rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "hf")).to_list()
+    rows[3]["translation"]["de"] = "Etwas anderes."
+    datasets.Dataset.from_list(rows).to_parquet(str(path))
+    assert identify(hub(), tmp_path) != before
+    given = {"data__bpe_model": "bpe.model", "model__vocabulary": 160}
+    pairs = open_pairs(hub(), root).tests["test"].text
+    models = [train_bpe(Pairs(x, x), 120, hub().data, "test") for x in pairs]
+    found = set()
+    for model in models:
+        (tmp_path / "bpe.model").write_bytes(model)
+        found.add(identify(hub(**{**given, "model__vocabulary": 120}), tmp_path))
+    assert len(found) == 2
+
+
+def test_line_ends_and_marks_of_an_editor_leave_the_identity(broken):
+    before = identify(files(), broken)
+    for path in (broken / "text").iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
+    assert identify(files(), broken) == before
+
+
+def test_sentences_are_left_as_they_are(broken):
+    """No Unicode normalisation, no cut at separators inside a sentence, NUL included."""
+    lines = (broken / "text" / "test.de").read_text().splitlines()
+    lines[:3] = ["caf\u00e9 cafe\u0301 \ufb01n", "vor\u2028nach\x85 \x0b Ende", "null\0stelle"]
+    (broken / "text" / "test.de").write_bytes(("\n".join(lines) + "\n").encode())
+    assert open_pairs(files(), broken).tests["test"].text.targets == lines
 
 
 def test_a_bpe_that_cannot_be_trained_is_told(root):
