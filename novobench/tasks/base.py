@@ -62,6 +62,10 @@ class TaskModule(pl.LightningModule):
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         self.config = config
+        self.streams: dict[int, Tensor] = {}
+        """State that follows the data stream (Transformer-XL memory), by micro-batch number k: of those k that this
+        process trains. `training_step` replaces a tensor and never changes one in place, so that a skipped update can
+        put it back; a k without state begins with none. Checkpoints hold them."""
 
     @abstractmethod
     def evaluation_start(self) -> None:
@@ -124,15 +128,6 @@ class TaskModule(pl.LightningModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(counts)
         return counts
-
-    # State that follows the data stream (Transformer-XL memory), kept for each micro-batch k.
-    def stream_state(self) -> dict[int, Any]:
-        """k -> what a checkpoint must hold besides weights and optimizer, for the k of this process; most tasks have
-        none."""
-        return {}
-
-    def load_stream_state(self, state: dict[int, Any]) -> None:
-        """Take back what `stream_state` gave, of all processes together."""
 
 
 class TaskData(pl.LightningDataModule):

@@ -104,8 +104,6 @@ def _train(config: CellConfig, folder: RunFolder, *, to_rounding: bool = False) 
     module, data = base.build(config)
     data.setup("fit")
     state = _checkpoint_state(config, folder, data)
-    if state is not None:
-        module.load_stream_state(state["streams"])
     metrics = MetricsLog(folder.metrics, _trackers(config, folder) if first else ())
     if first:
         metrics.cut_back(state["log_lines"] if state else 0)

@@ -75,6 +75,8 @@ class UpdateLoop(pl.Callback):
             module.load_state_dict(self.state["model"])  # not before: only now has the net the precision it trains in
             trainer.optimizers[0].load_state_dict(self.state["optimizer"])
             trainer.precision_plugin.load_state_dict(self.state["precision"])
+            mine = {k: v for k, v in self.state["streams"].items() if k % trainer.world_size == trainer.global_rank}
+            module.streams = {k: stream.to(module.device) for k, stream in mine.items()}
         self.state = None
         self.guard.start(module, trainer.optimizers[0])
         self._entered = time.perf_counter()
@@ -199,10 +201,11 @@ class UpdateLoop(pl.Callback):
         self.counters["skipped_samples"] += int(module.sum_over_processes(skipped))
         module.skipped_samples = 0
         average_batch_norm(module, trainer.world_size)
-        streams: list[Any] = [module.stream_state()]
+        mine = {k: stream.cpu() for k, stream in module.streams.items()}
+        streams: list[Any] = [mine]
         if trainer.world_size > 1:
             streams = [None] * trainer.world_size
-            torch.distributed.all_gather_object(streams, module.stream_state())
+            torch.distributed.all_gather_object(streams, mine)
         if trainer.is_global_zero:
             state = {
                 "update": self.update,
