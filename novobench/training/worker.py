@@ -40,6 +40,6 @@ def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
         cell.run(folder.path)
     except NovobenchError as error:
-        tell.send(str(error))
+        tell.send(str(error)[:10_000])  # the pipe takes no more than 64 KiB before somebody reads
         logging.exception("This cell failed.")
         sys.exit(1)

@@ -24,10 +24,10 @@ def statistics(name: str) -> bool:
 
 
 def run_script(folder, processes: int) -> None:
-    launcher = (
-        [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    )
-    done = subprocess.run([sys.executable, *launcher, str(SCRIPT), str(folder.path)], capture_output=True, text=True)
+    words = [str(SCRIPT), str(folder.path)]
+    if processes > 1:
+        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *words, "--process"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
