@@ -180,7 +180,6 @@ def test_devices_change_the_accumulation_and_nothing_else():
         ("runtime__curve_points", 3),
         ("runtime__accelerator", "cuda"),
         ("data__path", "elsewhere"),
-        ("data__source", "folder"),
         ("data_root", "elsewhere"),
         ("scale", "gpu"),
         ("model__expansion", 4),  # the default, said aloud

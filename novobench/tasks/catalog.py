@@ -56,6 +56,7 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     try:
         schedules.validate(config.schedule)
         registry.validate(entry, config.optimizer.options)
+        _check_data_name(config, task)
         _ = config.accumulation
         parse_budget(config.budget)
         if hasattr(task, "validate"):
@@ -69,6 +70,22 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
     return config
+
+
+def _check_data_name(config: CellConfig, task: ModuleType) -> None:
+    """Results go by the name of their data, so a shipped data set's name stands for that data set alone."""
+    data, places = config.data, task.SHIPPED.get(config.data.name)
+    if data.source == task.BUILT_IN:
+        if places != ():
+            names = ", ".join(name for name, elsewhere in task.SHIPPED.items() if not elsewhere)
+            raise ConfigError(f"'data.name': source {data.source} has no data set '{data.name}'. It has: {names}.")
+    elif places is not None and (data.path or data.name) not in places:
+        origin = f"comes from {' or '.join(places)}" if places else "is built in"
+        raise ConfigError(
+            f"'data.path' {data.path or data.name}: '{data.name}' is the name of a shipped data set, which {origin}. "
+            "Give other data a name of their own, "
+            f"e.g. data.name=my-{data.name}."
+        )
 
 
 def _with_preset(tree: DictConfig, entry: registry.OptimizerEntry, where: str) -> DictConfig:

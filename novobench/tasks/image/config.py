@@ -99,6 +99,15 @@ class ImageDataConfig:
 
 MODEL = ImageModelConfig
 DATA = ImageDataConfig
+BUILT_IN = "digits"
+"""The source that needs no files."""
+SHIPPED: dict[str, tuple[str, ...]] = {
+    "digits-plain": (),
+    "digits-mild": (),
+    "cifar10": ("cifar10", "uoft-cs/cifar10"),
+    "imagenet-1k": ("imagenet", "imagenet-1k", "ILSVRC/imagenet-1k"),
+}
+"""Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""
 
 
 def validate(config: CellConfig) -> None:

@@ -135,3 +135,11 @@ def validate(config: CellConfig) -> None:
 
 MODEL = LanguageModelConfig
 DATA = LanguageDataConfig
+BUILT_IN = "glosses"
+"""The source that needs no files."""
+SHIPPED: dict[str, tuple[str, ...]] = {
+    "glosses": (),
+    "wikitext-2": ("wikitext-2", "Salesforce/wikitext"),
+    "wikitext-103": ("wikitext-103", "Salesforce/wikitext"),
+}
+"""Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""

@@ -168,6 +168,14 @@ class SpeechDataConfig:
 
 MODEL = SpeechModelConfig
 DATA = SpeechDataConfig
+BUILT_IN = "espeak"
+"""The source that needs no files."""
+SHIPPED: dict[str, tuple[str, ...]] = {
+    "espeak-words": (),
+    "an4": ("AN4", "an4"),
+    "librispeech-960h": ("LibriSpeech", "librispeech-960h", "openslr/librispeech_asr"),
+}
+"""Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""
 
 
 def validate(config: CellConfig) -> None:

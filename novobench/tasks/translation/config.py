@@ -132,3 +132,11 @@ def validate(config: CellConfig) -> None:
 
 MODEL = TranslationModelConfig
 DATA = TranslationDataConfig
+BUILT_IN = "numbers"
+"""The source that needs no files."""
+SHIPPED: dict[str, tuple[str, ...]] = {
+    "numbers": (),
+    "multi30k": ("multi30k",),
+    "wmt14-en-de": ("wmt/wmt14", "wmt14-en-de"),
+}
+"""Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""

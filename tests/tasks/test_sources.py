@@ -1,0 +1,92 @@
+"""A data set is known by its content, and a shipped data set's name stands for it alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from novobench.config import cell_id, parse_overrides
+from novobench.errors import ConfigError
+from novobench.suite.experiment import load_experiment, row_config
+from novobench.tasks.catalog import task_config, task_names
+from novobench.tasks.sources import content_digests
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def test_digests_follow_content_though_name_size_and_times_stay(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"first")
+    about = path.stat()
+    expected = hashlib.blake2b(b"first", digest_size=16).digest()
+    assert content_digests([path, tmp_path / "missing"]).tobytes() == expected + bytes(16)
+    path.write_bytes(b"other")
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert content_digests([path]).tobytes() == hashlib.blake2b(b"other", digest_size=16).digest()
+
+
+def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"content")
+    first = content_digests([path])
+    monkeypatch.setattr("novobench.tasks.sources._content_digest", lambda path: pytest.fail(f"read {path} again"))
+    assert (content_digests([path]) == first).all()
+
+
+def _config(experiment: str, scale: str, *words: str) -> Any:
+    loaded = load_experiment(experiment)
+    return row_config(loaded, loaded.rows[0], scale, 0, parse_overrides(words))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "scale", "words"),
+    [
+        ("table1", "gpu", ["data.path=mine"]),
+        ("table1", "gpu", ["data.source=hub", "data.path=me/cifar"]),
+        ("table1", "laptop", ["data.source=folder", "data.path=mine"]),
+        ("table1", "laptop", ["data.name=cifar10"]),
+        ("table3", "paper", ["data.path=/data/mine"]),
+        ("table4", "gpu", ["data.path=mine"]),
+        ("table4", "laptop", ["data.source=manifest", "data.path=mine"]),
+        ("table6", "gpu", ["data.path=mine"]),
+        ("table7", "paper", ["data.path=mine"]),
+    ],
+)
+def test_other_data_under_a_shipped_name_are_refused(experiment: str, scale: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"'data\.(path|name)'.*(Give other data a name|It has: )"):
+        _config(experiment, scale, *words)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "scale", "words"),
+    [
+        ("table1", "gpu", ["data.path=mine", "data.name=mine"]),
+        ("table1", "gpu", ["data.source=hub", "data.path=uoft-cs/cifar10"]),
+        ("table3", "paper", ["data.source=hub", "data.path=ILSVRC/imagenet-1k"]),
+        ("table4", "paper", ["data.source=hub", "data.path=openslr/librispeech_asr"]),
+        ("table7", "paper", ["data.source=hub", "data.path=Salesforce/wikitext"]),
+    ],
+)
+def test_a_name_of_ones_own_and_a_shipped_set_from_elsewhere_pass(
+    experiment: str, scale: str, words: list[str]
+) -> None:
+    _config(experiment, scale, *words)
+
+
+def test_a_data_set_has_one_id_wherever_it_comes_from() -> None:
+    elsewhere = _config("table1", "gpu", "data.source=hub", "data.path=uoft-cs/cifar10")
+    assert cell_id(elsewhere) == cell_id(_config("table1", "gpu"))
+
+
+def test_every_task_names_its_built_in_data() -> None:
+    for name in task_names():
+        task = task_config(name)
+        assert any(not places for places in task.SHIPPED.values())
+        assert task.BUILT_IN in str(task.DATA.__annotations__["source"])
