@@ -44,10 +44,7 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
     failed: dict[str, str] = {}
     slots = _device_slots(cells, min(jobs, len(cells)))
     running: dict[int, _Running] = {}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["novobench.training.worker"])
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the forkserver; each cell sets its own count
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    context = forkserver()
     try:
         while waiting or running:
             for slot, devices in enumerate(slots):
@@ -71,6 +68,15 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
             job.process.terminate()
             job.process.join()
     return failed
+
+
+def forkserver() -> Any:
+    """Starts processes that have imported all that a training needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["novobench.training.worker"])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the forkserver; each cell sets its own count
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    return context
 
 
 @dataclass

@@ -139,7 +139,7 @@ class TaskData(pl.LightningDataModule):
     train: Dataset
     evaluation_sets: list[EvaluationSet]
     fingerprint: str
-    """Identity of the data as measured; a resumed training must find the same."""
+    """Identity of the data as measured, by their content; a resumed training and a finished cell must find the same."""
     counts: dict[str, int]
     baselines: Mapping[str, dict[str, Metric]] = {}
     """Split -> what needs no training, to be read beside the results: majority class, word counts."""
@@ -150,6 +150,12 @@ class TaskData(pl.LightningDataModule):
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         self.config = config
+
+    def identify(self) -> str:
+        """The fingerprint of the data that are there now; nothing else is to be asked of this object afterwards. A task
+        overrides it where `setup` makes more than the fingerprint needs."""
+        self.setup("fit")
+        return self.fingerprint
 
     def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
         """Micro-batches of one rank from update `start` to `stop`."""

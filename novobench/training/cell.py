@@ -40,6 +40,8 @@ from novobench.training.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 RECORD_SCHEMA = 1
+_LONGEST = 2000
+"""Characters of an error's message."""
 _CHECKPOINT_KEYS = {
     "update", "cell", "log", "model", "optimizer", "precision", "streams", "fingerprint", "counters",
     "nonfinite_in_a_row", "search",
@@ -68,13 +70,19 @@ def run(path: Path, *, process: bool = False) -> None:
             else:
                 train(config, folder, rank)
         except NovobenchError as error:
-            reason = _without_traceback(str(error))
+            reason = in_short(_without_traceback(str(error)))
             with suppress(NovobenchError):  # on a full disk it can only be raised
                 folder.fail(reason)
             raise type(error)(reason) from error
         except Exception as error:
-            folder.fail(f"{type(error).__name__}: {_without_traceback(str(error).strip()) or 'no message'}")
+            reason = in_short(_without_traceback(str(error).strip())) or "no message"
+            folder.fail(f"{type(error).__name__}: {reason}")
             raise
+
+
+def in_short(message: str) -> str:
+    """A message that a person can read, and that a pipe takes (64 KiB) before somebody does."""
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 200]} … {message[-200:]}"
 
 
 def _without_traceback(message: str) -> str:

@@ -257,7 +257,7 @@ def test_an_error_in_a_loader_worker_is_one_line(tmp_path):
     """As torch wraps it, with a message of two lines."""
     wrapped = (
         "Caught DecompressionBombError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "worker.py", line 1, in f\n    g()\n    ~^^\nPIL.Image.DecompressionBombError: Image size (1: 2)\nis odd'
+        '  File "worker.py", line 1, in f\n    g()\n    ~^^\nPIL.Image.DecompressionBombError: Size (1: 2)\nis odd'
     )
-    assert cell._without_traceback(wrapped) == "Image size (1: 2)\nis odd"
+    assert cell._without_traceback(wrapped) == "Size (1: 2)\nis odd"
     assert cell._without_traceback("plain: words") == "plain: words"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,6 +92,11 @@ class ImageTask(TaskModule):
 class ImageData(TaskData):
     """The three sources behind one door, see `data.open_images`; batches are made by the loader or by the training's
     device, see `resident`."""
+
+    def identify(self) -> str:
+        """Without decoded pictures, which are no part of it."""
+        self.config = replace(self.config, data=replace(self.config.data, images_on="loader"))
+        return super().identify()
 
     def setup(self, stage: str) -> None:
         splits = open_images(self.config.data, data_root=data_root(self.config), seed=self.config.seed)
