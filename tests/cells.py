@@ -223,10 +223,10 @@ def _evaluating() -> None:
 
     original = loop.evaluate
 
-    def dying(trainer, module, data, split):
+    def dying(trainer, module, data, split, after_batch):
         if split.role == "test":
             _die()
-        return original(trainer, module, data, split)
+        return original(trainer, module, data, split, after_batch)
 
     loop.evaluate = dying
 

@@ -154,7 +154,7 @@ class Training:
             "model": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.scaler.state_dict(),
-            "streams": self.module.stream_state(),
+            "streams": {k: stream.cpu() for k, stream in self.module.streams.items()},
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ class Training:
         self.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["precision"])
-        self.module.load_stream_state(state["streams"])
+        self.module.streams = {k: stream.to(self.device) for k, stream in state["streams"].items()}
 
     def drop(self) -> None:
         """Give back the memory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from novobench import hardware
 from novobench.config import to_yaml
 from novobench.errors import ConfigError
 from novobench.files import write_text
+from novobench.processes import activity
 from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
 
@@ -42,10 +44,7 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
     failed: dict[str, str] = {}
     slots = _device_slots(cells, min(jobs, len(cells)))
     running: dict[int, _Running] = {}
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["novobench.training.worker"])
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the forkserver; each cell sets its own count
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    context = forkserver()
     try:
         while waiting or running:
             for slot, devices in enumerate(slots):
@@ -71,6 +70,15 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
     return failed
 
 
+def forkserver() -> Any:
+    """Starts processes that have imported all that a training needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["novobench.training.worker"])
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the forkserver; each cell sets its own count
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    return context
+
+
 @dataclass
 class _Running:
     process: Any
@@ -79,16 +87,28 @@ class _Running:
     started: float
     told: Any
     """Where the process says why it failed, in case the folder cannot hold it: a full disk."""
-    last_update: int = -1
+    old_beat: dict[str, Any] | None
+    """What an earlier try has left."""
+    last_sign: Any = None
     last_change: float = 0.0
 
     def progress(self) -> float:
+        """The share of updates that are done. Notes when something last moved.
+
+        A training beats after each batch, in evaluations too. What is done before the first one has no steps to count:
+        reading, encoding, computing features, waiting for another process that does. There it counts whether the
+        process does anything, as the system sees it.
+        """
         beat = self.folder.heartbeat()
-        if beat is None or not beat["total"]:
-            return 0.0
-        if beat["update"] != self.last_update:
-            self.last_update, self.last_change = beat["update"], time.monotonic()
-        return beat["update"] / beat["total"]
+        if beat is None or beat == self.old_beat:
+            sign, done = activity(self.process.pid), 0.0
+        else:
+            sign, done = beat["time"], beat["update"] / max(beat["total"], 1)
+            if beat.get("setting_up"):
+                sign = activity(beat["pid"] if beat["host"] == platform.node() else self.process.pid)
+        if sign != self.last_sign:
+            self.last_sign, self.last_change = sign, time.monotonic()
+        return done
 
     def stalled(self) -> bool:
         return time.monotonic() - self.last_change > 60 * self.cell.config.runtime.stall_minutes
@@ -132,9 +152,10 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
     process = context.Process(
         target=entry.main, args=(str(folder.path), devices, cell.config.runtime.threads, tell), name=cell.id
     )
+    old_beat = folder.heartbeat()
     process.start()
     tell.close()
-    return _Running(process, cell, folder, time.monotonic(), told, last_change=time.monotonic())
+    return _Running(process, cell, folder, time.monotonic(), told, old_beat, last_change=time.monotonic())
 
 
 def _gpus(cells: Sequence[PlannedCell]) -> list[str]:

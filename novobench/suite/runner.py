@@ -12,12 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from novobench.config import shown
 from novobench.console import console, duration
-from novobench.errors import NovobenchError
+from novobench.errors import DataError, NovobenchError
 from novobench.files import told_plainly, write_json
 from novobench.suite import records
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment, tuned_file
 from novobench.suite.forecast import forecast
+from novobench.suite.identity import other_data
 from novobench.suite.plan import PlannedCell, plan, runs_folder
 from novobench.suite.tables import write_table
 
@@ -35,15 +36,16 @@ def run(
         raise NovobenchError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
     _check_writable(scale)
     own = {cell.id for cell in plan(experiments, scale, range(seeds))}
-    ours = [cell for cell in cells if cell.id in own]
+    foreign = other_data(cells, out)
+    ours = [cell for cell in cells if cell.id in own and cell.id not in foreign]
     try:
-        failed = train(cells, scale, jobs, out)
+        failed = foreign | train(cells, scale, jobs, out)
     except KeyboardInterrupt:
         _collect(experiments, ours, scale, out)
         raise
     _collect(experiments, ours, scale, out)
     for cell in cells:
-        if cell.id not in own and cell.folder.finished:
+        if cell.id not in own and cell.folder.finished and cell.id not in foreign:
             _print_metrics(cell, out)
     return _summary(failed, cells)
 
@@ -70,6 +72,8 @@ def search(experiment: Experiment, scale: str, budget: int, seeds: int, jobs: in
     _check_writable(scale)
     done = searching.trials(experiment, scale, budget, range(seeds), keys)
     cells = list({cell.id: cell for trial in done for cell in trial.cells}.values())
+    for cell, error in other_data(cells, out).items():
+        raise DataError(f"{cell}: {error}")
     failed = train(cells, scale, jobs, out)
     only = f" --keys {' '.join(keys)}" if keys else ""
     command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"

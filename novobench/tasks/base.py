@@ -63,6 +63,10 @@ class TaskModule(pl.LightningModule):
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         self.config = config
+        self.streams: dict[int, Tensor] = {}
+        """State that follows the data stream (Transformer-XL memory), by micro-batch number k: of those k that this
+        process trains. `training_step` replaces a tensor and never changes one in place, so that a skipped update can
+        put it back; a k without state begins with none. Checkpoints hold them."""
 
     @abstractmethod
     def evaluation_start(self) -> None:
@@ -128,15 +132,6 @@ class TaskModule(pl.LightningModule):
             torch.distributed.all_reduce(counts)
         return counts
 
-    # State that follows the data stream (Transformer-XL memory), kept for each micro-batch k.
-    def stream_state(self) -> dict[int, Any]:
-        """k -> what a checkpoint must hold besides weights and optimizer, for the k of this process; most tasks have
-        none."""
-        return {}
-
-    def load_stream_state(self, state: dict[int, Any]) -> None:
-        """Take back what `stream_state` gave, of all processes together."""
-
 
 class TaskData(pl.LightningDataModule):
     """Training data in the order that (config, seed) fix, and the sets a cell is judged on.
@@ -147,7 +142,7 @@ class TaskData(pl.LightningDataModule):
     train: Dataset
     evaluation_sets: list[EvaluationSet]
     fingerprint: str
-    """Identity of the data as measured; a resumed training must find the same."""
+    """Identity of the data as measured, by their content; a resumed training and a finished cell must find the same."""
     counts: dict[str, int]
     baselines: Mapping[str, dict[str, Metric]] = {}
     """Split -> what needs no training, to be read beside the results: majority class, word counts."""
@@ -158,6 +153,12 @@ class TaskData(pl.LightningDataModule):
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         self.config = config
+
+    def identify(self) -> str:
+        """The fingerprint of the data that are there now; nothing else is to be asked of this object afterwards. A task
+        overrides it where `setup` makes more than the fingerprint needs."""
+        self.setup("fit")
+        return self.fingerprint
 
     def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
         """Micro-batches of one rank from update `start` to `stop`."""

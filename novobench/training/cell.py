@@ -1,6 +1,8 @@
 """One cell: from a resolved config in a run folder to the record beside it. Safe to kill and start again.
 
-`python -m novobench.training.cell FOLDER` does what `run` does; torchrun uses it for each process.
+`python -m novobench.training.cell FOLDER` does what `run` does; with `--process` it is one of the processes that
+torchrun starts for a training on several devices. Nothing else makes a process one of several: a RANK or a SLURM job
+that it happens to run in does not.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, SoftFileLock, Timeout
+from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from novobench import hardware
 from novobench.checks import check_device
@@ -38,50 +42,69 @@ from novobench.training.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 RECORD_SCHEMA = 1
+_LONGEST = 2000
+"""Characters of an error's message."""
+_CHECKPOINT_KEYS = {
+    "update", "cell", "log", "best", "model", "optimizer", "precision", "streams", "fingerprint", "counters",
+    "nonfinite_in_a_row", "search",
+}  # fmt: skip
 
 
-def run(path: Path) -> None:
+def run(path: Path, *, process: bool = False) -> None:
     """Train the cell whose `config.yaml` lies in `path`, unless its record is there. Holds the cell's lock.
 
+    `process`: torchrun has started this process as one of several, and the one that started torchrun holds the lock.
     Raises `NovobenchError` with one clear line when the cell cannot be finished; the folder then also
     holds it in `failure.json`.
     """
     folder = RunFolder(path)
     config = resolve(load_tree(folder.config), str(folder.config))
-    with _held_lock(folder):
+    with nullcontext() if process else _held_lock(folder):
         if folder.finished:
             return
         folder.failure.unlink(missing_ok=True)
+        rank = int(os.environ["RANK"]) if process else None
+        if not rank:
+            folder.beat(0, total_updates(config), setting_up=True)
         try:
-            if config.runtime.devices * config.runtime.nodes > 1 and "RANK" not in os.environ:
+            if config.runtime.devices * config.runtime.nodes > 1 and not process:
                 _launch_processes(config, folder)
             else:
-                train(config, folder)
+                train(config, folder, rank)
         except NovobenchError as error:
-            reason = _without_traceback(str(error))
+            reason = in_short(_without_traceback(str(error)))
             with suppress(NovobenchError):  # on a full disk it can only be raised
                 folder.fail(reason)
             raise type(error)(reason) from error
         except Exception as error:
-            folder.fail(f"{type(error).__name__}: {str(error).strip() or 'no message'}")
+            reason = in_short(_without_traceback(str(error).strip())) or "no message"
+            folder.fail(f"{type(error).__name__}: {reason}")
             raise
+
+
+def in_short(message: str) -> str:
+    """A message that a person can read, and that a pipe takes (64 KiB) before somebody does."""
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 200]} … {message[-200:]}"
 
 
 def _without_traceback(message: str) -> str:
     """The message itself where a data-loader worker has wrapped it in the text of its traceback."""
-    if "Original Traceback" not in message:
+    _, wrapped, original = message.partition("Original Traceback")
+    if not wrapped:
         return message
-    return message.strip().splitlines()[-1].partition("Error: ")[2]
+    lines = original.strip().splitlines()
+    ends = [number for number, line in enumerate(lines) if line.startswith(" ")][-1] + 1  # of the traceback's frames
+    return "\n".join(lines[ends:]).partition(": ")[2]
 
 
-def train(config: CellConfig, folder: RunFolder) -> None:
-    """Train and evaluate in this process (one of several under torchrun) and write the record."""
+def train(config: CellConfig, folder: RunFolder, rank: int | None = None) -> None:
+    """Train and evaluate in this process and write the record. `rank`: of this process under torchrun."""
     if config.runtime.accelerator == "auto":
         check_device(config, hardware.accelerator())
     _set_up_torch(config)
     _quiet_lightning()
     try:
-        _train(config, folder)
+        _train(config, folder, rank)
     except RuntimeError as error:
         strict = (
             torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
@@ -89,7 +112,7 @@ def train(config: CellConfig, folder: RunFolder) -> None:
         if not (strict and "deterministic" in str(error)):
             raise
         log.warning("Training again, with results to rounding: %s", str(error).partition("\n")[0])
-        _train(config, folder, to_rounding=True)
+        _train(config, folder, rank, to_rounding=True)
 
 
 def _set_up_torch(config: CellConfig) -> None:
@@ -102,17 +125,15 @@ def _set_up_torch(config: CellConfig) -> None:
     multiprocessing.set_forkserver_preload(["novobench.training.worker"])
 
 
-def _train(config: CellConfig, folder: RunFolder, *, to_rounding: bool = False) -> None:
+def _train(config: CellConfig, folder: RunFolder, rank: int | None, *, to_rounding: bool = False) -> None:
     """`to_rounding`: do without the deterministic kernels that a task's operations turned out not to have."""
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = not rank
     module, data = base.build(config)
     data.setup("fit")
-    state = _checkpoint_state(config, folder, data)
-    if state is not None:
-        module.load_stream_state(state["streams"])
     metrics = MetricsLog(folder.metrics, _trackers(config, folder) if first else ())
+    state = _checkpoint_state(config, folder, data, metrics)
     if first:
-        metrics.cut_back(state["log_lines"] if state else 0)
+        metrics.cut_back(state["log"] if state else None)
         write_json(folder.environment, environment.describe())
         write_text(folder.changes, environment.changes())
     loop = UpdateLoop(config, data, folder, metrics, state)
@@ -121,12 +142,12 @@ def _train(config: CellConfig, folder: RunFolder, *, to_rounding: bool = False) 
             split: {name: base.Metric(*values) for name, values in found.items()}
             for split, found in state["search"].items()
         }
-    trainer = _trainer(config, loop)
+    trainer = _trainer(config, loop, alone=rank is None)
     determinism = _determinism(config, module, trainer) if not to_rounding else "to rounding"
     if config.runtime.cuda_graphs:
         graphs.check(config, module, trainer)
-    rank, world = trainer.global_rank, trainer.world_size
-    trainer.fit(module, train_dataloaders=data.train_batches(loop.update, loop.total, rank, world))
+    world = trainer.world_size
+    trainer.fit(module, train_dataloaders=data.train_batches(loop.update, loop.total, trainer.global_rank, world))
     if trainer.interrupted:
         raise KeyboardInterrupt
     if first:
@@ -136,14 +157,17 @@ def _train(config: CellConfig, folder: RunFolder, *, to_rounding: bool = False) 
         torch.distributed.destroy_process_group()
 
 
-def _trainer(config: CellConfig, loop: UpdateLoop) -> pl.Trainer:
+def _trainer(config: CellConfig, loop: UpdateLoop, *, alone: bool) -> pl.Trainer:
+    """`alone`: this process is the whole training, whatever launcher's variables it has inherited."""
     runtime = config.runtime
-    parallel = runtime.devices * runtime.nodes > 1
+    if alone:  # Lightning took it from RANK or SLURM_PROCID when it was imported, and loggers believe it
+        rank_zero_only.rank = 0  # type: ignore[attr-defined]
     trainer = pl.Trainer(
         accelerator=runtime.accelerator,
         devices=runtime.devices,
         num_nodes=runtime.nodes,
-        strategy="ddp" if parallel else "auto",
+        strategy="auto" if alone else "ddp",
+        plugins=[LightningEnvironment() if alone else TorchElasticEnvironment()],
         precision=runtime.precision,
         max_steps=loop.total - loop.update,
         max_epochs=-1,
@@ -175,8 +199,19 @@ def _determinism(config: CellConfig, module: base.TaskModule, trainer: pl.Traine
     return module.determinism_on_cuda
 
 
-def _checkpoint_state(config: CellConfig, folder: RunFolder, data: base.TaskData) -> dict[str, Any] | None:
-    state = checkpoints.load_newest(folder.checkpoints)
+def _checkpoint_state(
+    config: CellConfig, folder: RunFolder, data: base.TaskData, metrics: MetricsLog
+) -> dict[str, Any] | None:
+    """The newest checkpoint of this cell whose log of metrics is whole. Other data than its are refused."""
+
+    def unusable(state: dict[str, Any]) -> str:
+        if missing := _CHECKPOINT_KEYS - state.keys():
+            return f"it has no {', '.join(sorted(missing))}: another version wrote it"
+        if state["cell"] != cell_id(config):
+            return f"it belongs to the cell {state['cell']}"
+        return metrics.damage(state["log"])
+
+    state = checkpoints.load_newest(folder.checkpoints, unusable)
     if state is not None and state["fingerprint"] != data.fingerprint:
         raise TrainingError(
             f"The data of {cell_id(config)} changed since its checkpoint at update {state['update']}: fingerprint "
@@ -238,9 +273,6 @@ def weights_digest(module: torch.nn.Module) -> str:
 @contextmanager
 def _held_lock(folder: RunFolder) -> Iterator[None]:
     """Hold the cell's lock. If another process has it: say who, and wait until it is done or gone."""
-    if "RANK" in os.environ:  # the process that started torchrun holds it
-        yield
-        return
     with told_plainly(folder.path, "write into"):
         folder.path.mkdir(parents=True, exist_ok=True)
         lock: FileLock | SoftFileLock = FileLock(folder.lock)
@@ -267,7 +299,7 @@ def _launch_processes(config: CellConfig, folder: RunFolder) -> None:
 
     processes = f"--nproc-per-node={config.runtime.devices}"
     try:
-        torchrun(["--standalone", processes, "-m", "novobench.training.cell", str(folder.path)])
+        torchrun(["--standalone", processes, "-m", "novobench.training.cell", str(folder.path), "--process"])
     except ChildFailedError as error:
         reason = folder.failure_reason() or f"one of its processes ended with {error.get_first_failure()[1].message}"
         raise TrainingError(reason) from None
@@ -309,6 +341,7 @@ def _quiet_lightning() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if "RANK" in os.environ:  # without torchrun's process nobody holds the cell's lock
+    one_of_several = sys.argv[2:] == ["--process"]
+    if one_of_several:  # without torchrun's process nobody holds the cell's lock
         end_with_parent()
-    run(Path(sys.argv[1]))
+    run(Path(sys.argv[1]), process=one_of_several)

@@ -1,4 +1,4 @@
-"""Where a cell's process begins. Imports nothing heavy, so the command line can name it without torch."""
+"""Where a process for a cell begins. Imports nothing heavy, so the command line can name it without torch."""
 
 from __future__ import annotations
 
@@ -10,3 +10,10 @@ def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
     from novobench.training import worker
 
     worker.main(path, devices, threads, tell)
+
+
+def identify(config: Any, tell: Any) -> None:
+    """As `main`, for `worker.identify`."""
+    from novobench.training import worker
+
+    worker.identify(config, tell)

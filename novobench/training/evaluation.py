@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
 
 
 def evaluate(
-    trainer: pl.Trainer, module: TaskModule, data: TaskData, split: EvaluationSet
+    trainer: pl.Trainer, module: TaskModule, data: TaskData, split: EvaluationSet, after_batch: Callable[[], None]
 ) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
     """Metrics of the whole split, and its predictions in the order of their index (on the first process)."""
     was_training = module.training
@@ -24,6 +25,7 @@ def evaluate(
             on_device = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
             with trainer.precision_plugin.val_step_context():
                 predictions += module.evaluation_step(on_device)
+            after_batch()
     metrics = module.evaluation_end()
     module.train(was_training)
     if trainer.world_size > 1:

@@ -1,4 +1,5 @@
-"""The guard against gradients that are not finite: it skips such an update, alike for every optimizer.
+"""The guard against gradients that are not finite: it skips such an update, alike for every optimizer, and puts back
+what its forward passes have changed.
 
 An optimizer that takes a GradScaler's `found_inf` is told on the device, and the host learns of skipped updates when
 somebody reads; any other has its gradients taken away, for which the host waits once per update.
@@ -7,21 +8,22 @@ somebody reads; any other has its gradients taken away, for which the host waits
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from novobench.config import CellConfig
 from novobench.errors import TrainingError
 from novobench.optim import registry
+from novobench.tasks.base import TaskModule
 
 
 class Guard:
-    """Looks at the global gradient norm of each update. A skipped update leaves weights, optimizer state and
-    batch-norm statistics as they were; data and schedule move on.
+    """Looks at the global gradient norm of each update. A skipped update leaves weights, optimizer state, buffers
+    (batch-norm statistics) and streams (Transformer-XL memory) as they were; data and schedule move on.
 
     `skipped` counts such updates, `in_a_row` those since the last finite one, and `norm` is the newest global norm,
     unclipped: all as of the last `read`.
@@ -37,14 +39,17 @@ class Guard:
         self._settled = 0
         """Parameters that the optimizer has state for, as far as this process has seen."""
 
-    def start(self, module: nn.Module, optimizer: Optimizer) -> None:
+    def start(self, module: TaskModule, optimizer: Optimizer) -> None:
         """Before the first update of this process; the module lies on its device."""
         self._on_device = registry.guards_on_device(self.config.optimizer.name, optimizer)
-        self._statistics = _RunningStatistics(module)
+        self._module = module
+        self._buffers = [_Buffers(alike) for alike in _by_type(module.buffers())]
 
     def begin_update(self) -> None:
         """Before the first forward pass of an update."""
-        self._statistics.save()
+        for buffers in self._buffers:
+            buffers.save()
+        self._streams = dict(self._module.streams)
 
     def before_step(self, optimizer: Optimizer) -> tuple[list[nn.Parameter], Tensor] | None:
         """Between backward and step, gradients unscaled and reduced: the parameters with gradients and their norm.
@@ -55,7 +60,9 @@ class Guard:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         self._unread.append(norm)
         not_finite = norm * 0 != 0
-        self._statistics.restore(not_finite)
+        for buffers in self._buffers:
+            buffers.restore(not_finite)
+        self._restore_streams(not_finite)
         # An optimizer's very first step waits too: torch's SGD makes its momentum of memory nobody has written to,
         # which a skipped step would leave as it is.
         if self._on_device and len(parameters) <= self._settled:
@@ -68,6 +75,23 @@ class Guard:
             return None
         self._settled = len(parameters)
         return parameters, norm
+
+    @torch.no_grad()
+    def _restore_streams(self, wanted: Tensor) -> None:
+        """Put back the streams of before the update if `wanted`, a bool on the device, is true.
+
+        The host waits where a stream's state has not the shape it had: at the start of a stream alone.
+        """
+        streams = self._module.streams
+        for k, now in list(streams.items()):
+            before = self._streams.get(k)
+            if before is not None and before.shape == now.shape:
+                streams[k] = torch.where(wanted, before, now)
+            elif wanted:
+                if before is None:
+                    del streams[k]
+                else:
+                    streams[k] = before
 
     def read(self, update: int) -> None:
         """Learn of the updates since the last `read`, up to number `update`; waits for the device.
@@ -93,29 +117,34 @@ class Guard:
                 )
 
 
-class _RunningStatistics:
-    """Running means and variances of all normalisation layers, kept and put back in a few kernels for all together."""
+class _Buffers:
+    """Buffers of one type on one device, kept and put back in a few kernels for all together. Layers change them in
+    place, so they stay where they are."""
 
-    def __init__(self, module: nn.Module) -> None:
-        layers = [layer for layer in module.modules() if isinstance(layer, _NormBase)]
-        both = [statistic for layer in layers for statistic in (layer.running_mean, layer.running_var)]
-        self.tensors = [statistic for statistic in both if statistic is not None]
-        if self.tensors:
-            self.saved = torch.cat(self.tensors)
-            self.now, self.kept = torch.empty_like(self.saved), torch.empty_like(self.saved)
-            self.parts = self.kept.split([len(statistic) for statistic in self.tensors])
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = [tensor.view(-1) for tensor in tensors]
+        self.saved = torch.cat(self.tensors)
+        self.now, self.kept = torch.empty_like(self.saved), torch.empty_like(self.saved)
+        self.parts = self.kept.split([len(tensor) for tensor in self.tensors])
 
     def save(self) -> None:
-        if self.tensors:
-            torch.cat(self.tensors, out=self.saved)
+        torch.cat(self.tensors, out=self.saved)
 
     @torch.no_grad()
     def restore(self, wanted: Tensor) -> None:
         """Put back what was saved if `wanted`, a bool on the device, is true."""
-        if self.tensors:
-            torch.cat(self.tensors, out=self.now)
-            torch.where(wanted, self.saved, self.now, out=self.kept)
-            torch._foreach_copy_(self.tensors, self.parts)
+        torch.cat(self.tensors, out=self.now)
+        torch.where(wanted, self.saved, self.now, out=self.kept)
+        torch._foreach_copy_(self.tensors, self.parts)
+
+
+def _by_type(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors that are not empty, those of one type and device together."""
+    found: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            found.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return list(found.values())
 
 
 class GradScaler(torch.amp.GradScaler):

@@ -15,7 +15,8 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
 
-from novobench.config import CellConfig
+from novobench.config import CellConfig, cell_id
+from novobench.errors import TrainingError
 from novobench.optim import schedules
 from novobench.optim.lars import larc_
 from novobench.tasks.base import Metric, TaskData, TaskModule
@@ -67,6 +68,7 @@ class UpdateLoop(pl.Callback):
         self._loss_sum: torch.Tensor | float = 0.0
         self._losses = 0
         self._last_beat = 0.0
+        self.rank = 0
         self._entered = 0.0
         self._to_capture = runtime.cuda_graphs
 
@@ -74,16 +76,27 @@ class UpdateLoop(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.state is not None:
-            module.load_state_dict(self.state["model"])  # not before: only now has the net the precision it trains in
-            trainer.optimizers[0].load_state_dict(self.state["optimizer"])
-            trainer.precision_plugin.load_state_dict(self.state["precision"])
+            self._load(trainer, module, self.state)  # type: ignore[arg-type]
         self.state = None
-        self.guard.start(module, trainer.optimizers[0])
+        self.guard.start(module, trainer.optimizers[0])  # type: ignore[arg-type]
         self._entered = time.perf_counter()
-        if trainer.is_global_zero:
-            self.folder.beat(self.update, self.total)
+        self.rank = trainer.global_rank
+        self._beat()
         if self.update >= self.total:  # killed between the last checkpoint and the record
             self.finish(trainer, module)  # type: ignore[arg-type]
+
+    def _load(self, trainer: pl.Trainer, module: TaskModule, state: dict[str, Any]) -> None:
+        try:
+            module.load_state_dict(state["model"])  # not before: only now has the net the precision it trains in
+            trainer.optimizers[0].load_state_dict(state["optimizer"])
+            trainer.precision_plugin.load_state_dict(state["precision"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise TrainingError(
+                f"The checkpoint at update {state['update']} does not fit this code: {' '.join(str(error).split())}. "
+                f"Train with the code that wrote it, or remove {self.folder.path} to train anew."
+            ) from error
+        mine = {k: stream for k, stream in state["streams"].items() if k % trainer.world_size == trainer.global_rank}
+        module.streams = {k: stream.to(module.device) for k, stream in mine.items()}
 
     # ------------------------------------------------------------------------------------ one micro-batch
 
@@ -130,6 +143,7 @@ class UpdateLoop(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._loss_sum = self._loss_sum + outputs["loss"].detach()  # already divided by the accumulation
+        self._beat()
         if (batch_idx + 1) % self.config.accumulation:
             if self.config.runtime.cuda_graphs and batch_idx % self.config.accumulation == 0:
                 graphs.own_gradients(module)  # type: ignore[arg-type]
@@ -148,7 +162,10 @@ class UpdateLoop(pl.Callback):
             self._evaluate_curves(trainer, module)  # type: ignore[arg-type]
         if saves:
             self._checkpoint(trainer, module)  # type: ignore[arg-type]
-        if trainer.is_global_zero and time.monotonic() - self._last_beat > _BEAT_SECONDS:
+
+    def _beat(self) -> None:
+        """After each batch of training or evaluation: who watches this training takes silence for a stall."""
+        if self.rank == 0 and time.monotonic() - self._last_beat > _BEAT_SECONDS:
             self._last_beat = time.monotonic()
             self.folder.beat(self.update, self.total)
 
@@ -167,9 +184,8 @@ class UpdateLoop(pl.Callback):
                 "epoch": self.update / epoch_updates(self.config),
                 "seconds": self.counters["train_seconds"],
             }
-            self.metrics_log.append(
-                self.update, "train", {name: value for name, value in values.items() if math.isfinite(value)}
-            )
+            finite = {name: value for name, value in values.items() if math.isfinite(value)}
+            self.metrics_log.append(self.update, "train", finite)
 
     def _stop_clock(self) -> None:
         """Add the time since the clock was last looked at to the training time."""
@@ -195,7 +211,7 @@ class UpdateLoop(pl.Callback):
             self.best = {"update": self.update, "loss": loss, "model": weights}
 
     def _evaluate(self, trainer: pl.Trainer, module: TaskModule, split: Any, *, log: bool = True) -> None:
-        metrics, predictions = evaluate(trainer, module, self.data, split)
+        metrics, predictions = evaluate(trainer, module, self.data, split, self._beat)
         self.results[split.name] = metrics
         if trainer.is_global_zero:
             values = {name: metric.value for name, metric in metrics.items()}
@@ -211,14 +227,16 @@ class UpdateLoop(pl.Callback):
         self.counters["skipped_samples"] += int(module.sum_over_processes(skipped))
         module.skipped_samples = 0
         average_batch_norm(module, trainer.world_size)
-        streams: list[Any] = [module.stream_state()]
+        mine = {k: stream.cpu() for k, stream in module.streams.items()}
+        streams: list[Any] = [mine]
         if trainer.world_size > 1:
             streams = [None] * trainer.world_size
-            torch.distributed.all_gather_object(streams, module.stream_state())
+            torch.distributed.all_gather_object(streams, mine)
         if trainer.is_global_zero:
             state = {
                 "update": self.update,
-                "log_lines": self.metrics_log.lines,
+                "cell": cell_id(self.config),
+                "log": self.metrics_log.state(),
                 "model": module.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "precision": trainer.precision_plugin.state_dict(),
@@ -232,6 +250,7 @@ class UpdateLoop(pl.Callback):
                 },
             }
             checkpoints.save(self.folder.checkpoints, self.update, state)
+            self._beat()
         self._entered = time.perf_counter()
 
     # ------------------------------------------------------------------------------------ end
@@ -244,7 +263,9 @@ class UpdateLoop(pl.Callback):
         """Evaluate what this cell is judged on; `search` trials never see anything of role `test`.
 
         Earlier weights that were selected are not what the log has at this update, so nothing of theirs enters it.
+        Raises `TrainingError` if weights, statistics or metrics are not finite: such a training has no result.
         """
+        self._refuse_diverged([n for n, t in module.state_dict().items() if not torch.isfinite(t).all()])
         average_batch_norm(module, trainer.world_size)
         earlier = self.best is not None and self.best["update"] < self.update
         if self.best is not None:
@@ -254,6 +275,18 @@ class UpdateLoop(pl.Callback):
             seen = split.name in self.results and self.update in self.curve_updates
             if (earlier or not seen) and (split.role == "search" or self.config.purpose == "table"):
                 self._evaluate(trainer, module, split, log=not earlier)
+        found = [(split, name, m.value) for split, metrics in self.results.items() for name, m in metrics.items()]
+        self._refuse_diverged([f"{name} of {split}" for split, name, value in found if not math.isfinite(value)])
+
+    def _refuse_diverged(self, names: list[str]) -> None:
+        if not names:
+            return
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise TrainingError(
+            f"The training has diverged: after update {self.update} of {self.total} not all numbers are finite "
+            f"({names[0]}{more}; optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}). "
+            "Lower optimizer.lr, or clip gradients with optimizer.clip_norm."
+        )
 
 
 def _evenly(total: int, points: int) -> set[int]:

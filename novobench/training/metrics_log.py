@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from novobench.files import told_plainly, write_text
+from novobench.errors import DataError
+from novobench.files import told_plainly, write_bytes
 
 
 class MetricsLog:
@@ -15,33 +18,59 @@ class MetricsLog:
 
     def __init__(self, path: Path, trackers: Iterable[Any] = ()) -> None:
         self.path, self.trackers = path, list(trackers)
-        self.lines = 0
-        """Whole lines in the file; a checkpoint holds their number."""
+        self._lines, self._digest = 0, hashlib.sha256()
 
-    def append(self, update: int, split: str, values: dict[str, float]) -> None:
-        """Add one line, on disk when this returns."""
-        line = json.dumps({"update": update, "split": split, **values})
-        with told_plainly(self.path, "append to"), self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        self.lines += 1
+    def append(self, update: int, split: str, values: Mapping[str, float]) -> None:
+        """Add one line, on disk when this returns. A number that is not finite becomes null."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        line = json.dumps({"update": update, "split": split, **dict.fromkeys(values), **finite}) + "\n"
+        with told_plainly(self.path, "append to"), self.path.open("ab") as file:
+            file.write(line.encode())
+        self._lines += 1
+        self._digest.update(line.encode())
         for tracker in self.trackers:
-            tracker.log_metrics({f"{split}/{name}": value for name, value in values.items()}, step=update)
+            tracker.log_metrics({f"{split}/{name}": value for name, value in finite.items()}, step=update)
 
-    def cut_back(self, lines: int) -> None:
-        """Keep the first `lines` lines: forget what was logged after a checkpoint, a torn last line included."""
-        kept = read(self.path)[:lines]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.lines = len(kept)
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it: how many lines there are, and the sha256 of their bytes."""
+        return {"lines": self._lines, "sha256": self._digest.hexdigest()}
+
+    def damage(self, state: dict[str, Any]) -> str:
+        """Why `cut_back` cannot give what the file held at that state; empty if it can."""
+        kept = self._first(state["lines"])
+        there = kept.count(b"\n")
+        if there < state["lines"]:
+            return f"{self.path.name} has lost lines: {there} of {state['lines']} are there"
+        if hashlib.sha256(kept).hexdigest() != state["sha256"]:
+            return f"{self.path.name} is damaged: its first {there} lines are not those that were written"
+        return ""
+
+    def cut_back(self, state: dict[str, Any] | None) -> None:
+        """Forget what was logged after a checkpoint, a torn last line included; without one, everything."""
+        kept = self._first(state["lines"]) if state else b""
+        write_bytes(self.path, kept)
+        self._lines, self._digest = kept.count(b"\n"), hashlib.sha256(kept)
+
+    def _first(self, lines: int) -> bytes:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        return b"".join(line for line in content.splitlines(keepends=True)[:lines] if line.endswith(b"\n"))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file; none if there is no file."""
+    """All lines of a metrics file but an unfinished last one; none if there is no file.
+
+    Raises `DataError` if a line is damaged.
+    """
     if not path.exists():
         return []
+    *whole, _ = path.read_bytes().split(b"\n")
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(whole, 1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break  # the unfinished last line of a killed run
+            lines.append(json.loads(line))
+        except ValueError:
+            raise DataError(
+                f"{path} line {number} is damaged, so the curves of this cell are incomplete. Restore the file, or "
+                f"remove {path.parent} to train the cell anew."
+            ) from None
     return lines

@@ -37,14 +37,18 @@ class RunFolder:
     def read_record(self) -> dict[str, Any]:
         return json.loads(self.record.read_text(encoding="utf-8"))
 
-    def beat(self, update: int, total: int) -> None:
-        """Say that this process is alive and how far it is. Atomic, not synced: it may be lost, never torn."""
+    def beat(self, update: int, total: int, *, setting_up: bool = False) -> None:
+        """Say that this process has come one batch further, or begins to set up, and how many updates are done.
+
+        Atomic, not synced: it may be lost, never torn.
+        """
         temporary = self._heartbeat.with_suffix(f".{os.getpid()}")
         beat = {
             "pid": os.getpid(),
             "host": platform.node(),
             "update": update,
             "total": total,
+            "setting_up": setting_up,
             "time": time.time(),
         }
         with told_plainly(self._heartbeat, "write"):

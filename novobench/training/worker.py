@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from novobench.config import CellConfig
 from novobench.errors import NovobenchError
 from novobench.files import told_plainly
 from novobench.processes import end_with_parent
+from novobench.tasks import base
 from novobench.tasks.catalog import task_names
 from novobench.training import cell
 
@@ -43,3 +45,18 @@ def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
         tell.send(str(error))
         logging.exception("This cell failed.")
         sys.exit(1)
+
+
+def identify(config: CellConfig, tell: Any) -> None:
+    """Measure the fingerprint of a config's data in this fresh process; `tell` gets it, or "" and why not."""
+    end_with_parent()
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    try:
+        _, data = base.build(config)
+        tell.send((data.identify(), ""))
+    except NovobenchError as error:
+        tell.send(("", cell.in_short(str(error))))
+    except Exception as error:  # readers of files that changed can fail anywhere
+        tell.send(("", cell.in_short(f"{type(error).__name__}: {' '.join(str(error).split())}")))

@@ -18,4 +18,4 @@ def _with_dropout(config):
 original, task.build_model = task.build_model, _with_dropout
 
 if __name__ == "__main__":
-    cell.run(Path(sys.argv[1]))
+    cell.run(Path(sys.argv[1]), process="--process" in sys.argv)

@@ -117,8 +117,7 @@ def test_a_skipped_update_leaves_weights_and_statistics_alone(name, broken, tmp_
     folder = small_cell(tmp_path, optimizer__name=name, budget="6steps")
     cell.run(folder.path)
     before, after = (checkpoints.load(path)["model"] for path in sorted(folder.checkpoints.iterdir()))
-    differing = {key for key, tensor in before.items() if not torch.equal(tensor, after[key])}
-    assert all(key.endswith("num_batches_tracked") for key in differing)
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
     assert folder.read_record()["skipped_updates"] == 3
 
 
@@ -156,7 +155,8 @@ def test_a_grad_scaler_backs_off_without_waiting():
     weight = torch.nn.Parameter(torch.randn(20, 10))
     optimizer = registry.build("adamw", [weight], lr=0.1, weight_decay=0.0)
     guard = Guard(small_config(optimizer__name="adamw"), 6)
-    guard.start(torch.nn.Linear(1, 1), optimizer)
+    guard.start(ImageTask(small_config()), optimizer)
+    guard.begin_update()
     scaler = GradScaler("cpu", init_scale=1024.0)
     scales, weights = [], []
     with CountedReads() as counted:

@@ -23,11 +23,11 @@ def statistics(name: str) -> bool:
     return "running_" in name or "num_batches" in name
 
 
-def run_script(folder, processes: int) -> None:
-    launcher = (
-        [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    )
-    done = subprocess.run([sys.executable, *launcher, str(SCRIPT), str(folder.path)], capture_output=True, text=True)
+def run_script(folder, processes: int, script: Path = SCRIPT) -> None:
+    words = [str(script), str(folder.path)]
+    if processes > 1:
+        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *words, "--process"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -124,3 +124,13 @@ def test_accumulation_gives_the_same_gradient(tmp_path):
     for name, tensor in weights(accumulated).items():
         if not statistics(name):
             torch.testing.assert_close(weights(parallel)[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_one_process_cannot_compute_all_of_them_skip(tmp_path):
+    """Weights and statistics after update 3 are those after update 2, on the process that saw finite images too."""
+    folder = small_cell(tmp_path, runtime__devices=2, budget="3steps", runtime__checkpoint_every=1)
+    run_script(folder, 2, Path(__file__).with_name("cell_with_a_broken_process.py"))
+    assert folder.read_record()["skipped_updates"] == 1
+    before, after = (checkpoints.load(path)["model"] for path in sorted(folder.checkpoints.iterdir()))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -52,23 +52,18 @@ class LanguageTask(TaskModule):
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
         self.network = build_model(config.model)
-        self._memory: dict[int, Tensor] = {}
-        self._loaded: dict[int, Tensor] = {}
         self._scored_memory: Tensor | None = None
         self._nats = 0.0
         self._tokens = 0
         self._graphed: list[_Running] = []  # a list hides it from the module: its parameters are the network's
 
     def training_step(self, batch: Segment, batch_idx: int) -> Tensor:
-        loaded = self._loaded.pop(batch.slot, None)
-        if loaded is not None:
-            self._memory[batch.slot] = loaded.to(self.device)
-        memory = None if batch.first else self._memory[batch.slot]
+        memory = None if batch.first else self.streams.get(batch.slot)  # none after a skipped start, too
         if self._graphed and memory is not None and memory.shape[2] == self.config.model.memory_length:
             hidden, memory = self._graphed[0](batch.inputs, memory)
-            self._memory[batch.slot] = memory.detach().clone()  # the next replay writes where it lies
+            self.streams[batch.slot] = memory.detach().clone()  # the next replay writes where it lies
         else:
-            hidden, self._memory[batch.slot] = self.network(batch.inputs, memory)
+            hidden, self.streams[batch.slot] = self.network(batch.inputs, memory)
         return self.network.loss(hidden.flatten(0, 1), batch.targets.flatten(), batch.counts).mean()
 
     def graphable(self, batch: Segment) -> tuple[torch.nn.Module, tuple[Tensor, ...]]:
@@ -84,7 +79,7 @@ class LanguageTask(TaskModule):
     def random_batch(self, size: int) -> Segment:
         """Segments of streams that have run for a while: memory of full length stands behind them."""
         model, length = self.config.model, self.config.data.segment_length
-        self._loaded[0] = torch.randn(model.layers, size, model.memory_length, model.width)
+        self.streams[0] = torch.randn(model.layers, size, model.memory_length, model.width).to(self.device)
         drawn = torch.multinomial(word_frequencies(model.vocabulary_size), 2 * size * length, replacement=True)
         words = drawn.view(2, size, length)
         counts = targets_per_cluster(words[1], model.cutoffs)
@@ -92,14 +87,6 @@ class LanguageTask(TaskModule):
 
     def counted(self, batch: Segment) -> tuple[int, str]:
         return batch.targets.numel(), "tokens"
-
-    def stream_state(self) -> dict[int, Tensor]:
-        """k -> memory [layers, m, positions, width] of the micro-batches that this process trains."""
-        return {slot: memory.cpu() for slot, memory in self._memory.items()}
-
-    def load_stream_state(self, state: dict[int, Tensor]) -> None:
-        """Slots become this process's own when it trains on them: it may have others than the one that saved them."""
-        self._memory, self._loaded = {}, dict(state)
 
     def evaluation_start(self) -> None:
         self._scored_memory = None

@@ -5,6 +5,7 @@ B utterances, F Mel bands, T frames, T' outputs, L letters, V letters and the bl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -144,6 +145,11 @@ class SpeechData(TaskData):
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
         self.collate = partial(collate, data=config.data)
+
+    def identify(self) -> str:
+        """Without features, which take minutes and are no part of it."""
+        self.config = replace(self.config, data=replace(self.config.data, keep_features=False))
+        return super().identify()
 
     def setup(self, stage: str) -> None:
         splits = open_utterances(self.config, data_root(self.config))

@@ -81,9 +81,9 @@ def test_an_evaluation_leaves_training_as_it_was(data):
     batches = data.train_batches(0, 4, 0, 1)
     for number, batch in enumerate(batches):
         module.training_step(batch, number)
-    before = {slot: memory.clone() for slot, memory in module.stream_state().items()}
+    before = {slot: memory.clone() for slot, memory in module.streams.items()}
     scored(module, data, data.evaluation_sets[1].dataset)
-    after = module.stream_state()
+    after = module.streams
     assert before.keys() == after.keys() == {0, 1}
     assert all(torch.equal(before[slot], after[slot]) for slot in before)
     first, _ = scored(module, data, data.evaluation_sets[1].dataset)
@@ -143,7 +143,7 @@ def trained(micro, streams=256, length=5, segments=4, seed=0):
             batch = Segment(mine[:, :-1], mine[:, 1:], k, segment == 0)
             (module.training_step(batch, 0) * micro / streams).backward()
         optimizer.step()
-    memory = module.stream_state()
+    memory = module.streams
     return module.state_dict(), torch.cat([memory[k] for k in sorted(memory)], dim=1)
 
 
@@ -170,13 +170,12 @@ def test_memory_matters_to_that_comparison(monkeypatch):
 def test_what_a_checkpoint_holds_goes_on_as_if_nothing_had_happened(update, data):
     whole, resumed = task(model__dropout=0.0), task(model__dropout=0.0)
     for batch in data.train_batches(4, update, 0, 1):
-        whole.training_step(batch._replace(first=batch.slot not in whole.stream_state()), 0)
-    resumed.load_stream_state(whole.stream_state())
-    assert resumed.stream_state() == {}  # nothing is its own before it was trained on
+        whole.training_step(batch._replace(first=batch.slot not in whole.streams), 0)
+    resumed.streams = dict(whole.streams)
     batches = list(data.train_batches(update, update + 2, 0, 1))
     losses = [[float(m.training_step(b, 0).detach()) for b in batches] for m in (whole, resumed)]
     assert losses[0] == losses[1]
-    assert resumed.stream_state().keys() == {0, 1}
+    assert resumed.streams.keys() == {0, 1}
 
 
 def test_memory_is_kept_in_the_precision_that_layers_read():

@@ -1,0 +1,140 @@
+"""A finished cell is taken only with the data that it was trained on."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from novobench.tasks import base
+from novobench.tasks.image import resident
+from novobench.tasks.speech import data as speech_data
+from tests.cells import small_config
+
+EXPERIMENT = """
+title: One row
+where: nowhere
+task: language
+columns: [{key: test, split: test, metric: ppl, label: test PPL, better: smaller}]
+set: {optimizer.name: novograd, optimizer.lr: 0.01, budget: 4steps, batch: {size: 4, micro: 4}, model.width: 8,
+  model.heads: 2, model.head_width: 4, model.inner_width: 16, model.cutoffs: [], model.memory_length: 8,
+  model.vocabulary_size: 5, data.source: files, data.name: mine, data.path: mine, data.minimum_count: 1,
+  data.segment_length: 8, data.evaluation_streams: 1, data.train_tokens: 800, data.valid_tokens: 100,
+  data.test_tokens: 100, data.probe_tokens: 0, schedule.warmup_updates: 0, runtime.curve_points: 1,
+  runtime.accelerator: cpu}
+search: {novograd: {optimizer.lr: [0.001, 0.1], optimizer.weight_decay: [1.0e-4, 1.0e-2]}}
+rows: [{id: a, label: A, laptop: {}}]
+"""
+
+
+def write_text(folder, seed):
+    """Three texts of the same counts for every seed: lines of four words of four and a sentence mark."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(seed)
+    for split, lines in (("train", 160), ("valid", 20), ("test", 20)):
+        words = [[["a", "b", "c", "d"][i] for i in draw.permutation(4)] for _ in range(lines)]
+        (folder / f"wiki.{split}.tokens").write_text("".join(" ".join(line) + "\n" for line in words))
+
+
+@pytest.fixture
+def mine(workspace, monkeypatch):
+    """The folder of a data set of one's own, and an experiment on it."""
+    monkeypatch.delenv("NOVOBENCH_DATA", raising=False)
+    content = EXPERIMENT.replace("set: {", f"set: {{data_root: {workspace / 'data'}, ")
+    (workspace / "experiments" / "one.yaml").write_text(content)
+    (workspace / "experiments" / "searched.yaml").write_text(content.replace("laptop: {}", "laptop: {tuned: some}"))
+    write_text(workspace / "data" / "mine", seed=0)
+    return workspace / "data" / "mine"
+
+
+def test_other_data_of_the_same_name_and_counts_never_get_the_old_result(mine, workspace, novobench):
+    assert novobench("run", "one")[0] == 0
+    results = workspace / "results" / "laptop" / "records.csv"
+    record = json.loads(next(workspace.glob("runs/laptop/*/record.json")).read_text())
+    before = results.read_bytes()
+
+    shutil.copytree(mine, mine.parent / "copy")
+    code, out, err = novobench("run", "one", "--set", "data.path=copy")  # the same data elsewhere
+    assert (code, err) == (0, "")
+    assert "1 finished cells: comparing their data" in out
+
+    write_text(mine, seed=1)
+    code, out, err = novobench("run", "one", "--seeds", "2")
+    assert code == 1
+    told = next(line for line in err.splitlines() if "failed: data 'mine' (files mine) are not those" in line)
+    assert record["cell"] in told
+    assert f"was {record['fingerprint']}" in told
+    assert "data.name=…" in told
+    assert "1 of 2 cells failed" in err
+    assert len(list(workspace.glob("runs/laptop/*/record.json"))) == 2  # the other cell was trained
+    write_text(mine, seed=0)
+    results.write_bytes(before)
+
+    write_text(mine.parent / "other", seed=1)
+    code, out, err = novobench("run", "one", "--set", "data.path=other")
+    assert code == 1
+    assert "data 'mine' (files other) are not those that it was trained on" in err
+    assert results.read_bytes() == before
+
+    with (mine / "wiki.train.tokens").open("a") as file:  # other counts are other data, too
+        file.write("a b c d\n")
+    code, out, err = novobench("run", "one")
+    assert code == 1
+    assert "has 805 train tokens" in err
+    assert f"was {record['fingerprint']}" in err
+
+    shutil.rmtree(mine)
+    code, out, err = novobench("run", "one")
+    assert (code, err) == (0, "")
+    assert "1 finished cells: data 'mine' (files mine) cannot be compared, the records stand: No such text" in out
+
+
+def test_a_search_ends_at_trials_on_other_data(mine, novobench):
+    words = ("search", "searched", "--budget", "1", "--seeds", "1")
+    assert novobench(*words)[0] == 0
+    assert novobench(*words)[0] == 0
+    write_text(mine, seed=1)
+    code, _, err = novobench(*words)
+    assert code == 1
+    assert "are not those that it was trained on" in err
+    assert err.count("\n") == 1
+
+
+def test_built_in_data_are_not_measured(workspace, novobench):
+    (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
+    assert novobench("run", "small", "--rows", "sgd")[0] == 0
+    code, out, _ = novobench("run", "small", "--rows", "sgd")
+    assert code == 0
+    assert "comparing" not in out
+
+
+def identified(config):
+    return base.build(config)[1].identify()
+
+
+def test_speech_is_identified_without_features(monkeypatch):
+    config = small_config("speech", data__keep_features=True)
+    monkeypatch.setattr(speech_data, "_kept", lambda *_: pytest.fail("features were computed"))
+    found = identified(config)
+    _, data = base.build(small_config("speech"))
+    data.setup("fit")
+    assert found == data.fingerprint
+
+
+def test_images_are_identified_without_decoding_them_all(tmp_path, monkeypatch):
+    for split, count in (("train", 20), ("val", 4)):
+        for label in ("cat", "dog"):
+            for number in range(count):
+                path = tmp_path / "pets" / split / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(path)
+    monkeypatch.setenv("NOVOBENCH_DATA", str(tmp_path))
+    own = {"source": "folder", "name": "pets", "path": "pets", "train_size": 36, "search_size": 4, "test_size": 8}
+    own |= {"image_size": 8, "resize_size": 8, "crop": "pad_shift", "images_on": "accelerator"}
+    changes = {f"data__{key}": value for key, value in own.items()}
+    config = small_config(**changes, model__in_channels=3, model__classes=2)
+    _, data = base.build(config)
+    data.setup("fit")
+    monkeypatch.setattr(resident, "_kept", lambda *_: pytest.fail("pictures were decoded"))
+    assert identified(config) == data.fingerprint

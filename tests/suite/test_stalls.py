@@ -1,0 +1,119 @@
+"""What counts as a stall: silence between batches, and a set-up that does nothing. Never slow work."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from novobench.processes import activity
+from novobench.suite import executors
+from novobench.suite.plan import PlannedCell
+from novobench.training.run_folder import RunFolder
+from tests import slow_cells
+from tests.cells import small_config
+
+DOING = {
+    "waits in small steps": ("import time\nwhile True: time.sleep(0.02)", True),
+    "computes": ("while True: pass", True),
+    "reads": ("while True: open('/bin/sh', 'rb').read(); __import__('time').sleep(0.01)", True),
+    "waits for ever": ("import threading; threading.Event().wait()", False),
+    "has a thread that looks after it and waits for ever": (
+        "import threading, time\n"
+        "def look():\n    while True: time.sleep(0.05)\n"
+        "threading.Thread(target=look).start(); threading.Event().wait()",
+        False,
+    ),
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="the system does not tell what a process does")
+@pytest.mark.parametrize("what", DOING)
+def test_what_a_process_does_can_be_seen(what):
+    code, moves = DOING[what]
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        time.sleep(1.0)
+        before = activity(process.pid)
+        assert before
+        end = time.monotonic() + (30 if moves else 1.5)
+        while activity(process.pid) == before and time.monotonic() < end:
+            time.sleep(0.05)
+        assert (activity(process.pid) != before) == moves
+    finally:
+        process.kill()
+        process.wait()
+    assert activity(process.pid) == activity(process.pid) == ()
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """A cell under watch whose clock and process are told what to do; it may be silent for 60 s."""
+    now = SimpleNamespace(time=100.0, activity=(0,))
+    monkeypatch.setattr(executors.time, "monotonic", lambda: now.time)
+    monkeypatch.setattr(executors, "activity", lambda pid: (pid, *now.activity))
+    cell = PlannedCell(small_config(runtime__stall_minutes=1.0))
+    folder = RunFolder(tmp_path)
+    process = SimpleNamespace(pid=-1)
+    job = executors._Running(process, cell, folder, 100.0, None, folder.heartbeat(), last_change=100.0)
+
+    def later(seconds, *activity):
+        now.time += seconds
+        now.activity = activity or now.activity
+        share = job.progress()
+        return job.stalled(), share
+
+    return SimpleNamespace(folder=folder, later=later, job=job)
+
+
+def test_before_and_in_set_up_the_process_is_looked_at(watched):
+    assert watched.later(50, 1) == (False, 0.0)  # no beat yet
+    assert watched.later(50, 2) == (False, 0.0)
+    watched.folder.beat(0, 8, setting_up=True)
+    for second in range(10):
+        assert watched.later(50, second) == (False, 0.0)
+    assert watched.later(61) == (True, 0.0)
+
+
+def test_afterwards_only_batches_count(watched):
+    watched.folder.beat(2, 8)
+    assert watched.later(50, 1) == (False, 0.25)
+    for second in range(10):  # batches of an evaluation: the update stays
+        watched.folder.beat(2, 8)
+        assert watched.later(50, second) == (False, 0.25)
+    assert watched.later(50, 98) == (False, 0.25)
+    assert watched.later(11, 99) == (True, 0.25)  # busy, but in one batch
+
+
+def test_a_beat_of_an_earlier_try_is_no_sign_of_life(watched):
+    watched.folder.beat(7, 8)
+    watched.job.old_beat = watched.folder.heartbeat()
+    assert watched.later(59, 0) == (False, 0.0)
+    assert watched.later(61) == (True, 0.0)
+
+
+def test_the_process_that_sets_up_is_the_one_that_beats(watched, monkeypatch):
+    """Torchrun's first process; where another machine has the lock, ours, which waits."""
+    seen = []
+    monkeypatch.setattr(executors, "activity", seen.append)
+    watched.folder.beat(0, 8, setting_up=True)
+    watched.later(1)
+    monkeypatch.setattr(platform, "node", lambda: "elsewhere")
+    watched.later(1)
+    assert seen == [os.getpid(), -1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["slow_set_up", "slow_evaluation", "hanging_set_up", "hanging_batch"])
+def test_slow_cells_end_and_hanging_ones_are_ended(what, tmp_path, monkeypatch):
+    monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path)
+    monkeypatch.setattr("novobench.training.entry.main", getattr(slow_cells, what))
+    cell = PlannedCell(small_config(runtime__stall_minutes=0.05))
+    failed = executors.run_local([cell], 1, lambda event: None)
+    if what.startswith("slow"):
+        assert failed == {}
+    else:
+        assert "no progress for 0.05 minutes" in failed[cell.id]

@@ -1,0 +1,113 @@
+"""What a forward pass leaves behind, statistics and streams, is not there after an update that was skipped."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from novobench.optim import registry
+from novobench.tasks.image.task import ImageTask
+from novobench.tasks.language.task import LanguageTask
+from novobench.tasks.speech.task import SpeechTask
+from novobench.training import cell, checkpoints
+from novobench.training.guard import GradScaler, Guard
+from tests.cells import small_cell, small_config
+
+TASKS = {"image": ImageTask, "language": LanguageTask, "speech": SpeechTask}
+
+
+def trained(folder, task, updates, forward, monkeypatch):
+    """The last checkpoint of a cell whose loss is NaN in one micro-batch of each of those updates, from 0; `forward`:
+    after a forward pass on the data of all its micro-batches, or without any."""
+    step = TASKS[task].training_step
+
+    def training_step(self, batch, batch_idx):
+        update, position = divmod(batch_idx, self.config.accumulation)
+        if update not in updates:
+            return step(self, batch, batch_idx)
+        nothing = sum(parameter.sum() for parameter in self.parameters()) * (math.nan if position == 0 else 0.0)
+        return step(self, batch, batch_idx) + nothing if forward else nothing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TASKS[task], "training_step", training_step)
+        cell.run(folder.path)
+    assert folder.read_record()["skipped_updates"] == len(updates)
+    return checkpoints.load_newest(folder.checkpoints)
+
+
+@pytest.mark.parametrize(
+    ("task", "updates"),
+    [
+        ("image", {3, 7}),
+        ("speech", {0, 3, 4, 7}),
+        ("language", {3, 4}),
+        ("language", {0, 7}),  # where streams begin, and their memory has another shape than before
+        ("language", {1, 2}),
+    ],
+)
+def test_a_skipped_update_is_as_if_its_data_had_not_been(task, updates, tmp_path, monkeypatch):
+    """In float64, by every bit: weights, statistics, optimizer state, and memory of streams."""
+    shared = {"runtime__precision": "64-true", "optimizer__name": "adamw", "optimizer__lr": 0.001}
+    folders = [small_cell(tmp_path / name, task, **shared) for name in ("with", "without")]
+    with_data = trained(folders[0], task, updates, True, monkeypatch)
+    without = trained(folders[1], task, updates, False, monkeypatch)
+    assert with_data["model"].keys() == without["model"].keys()
+    for name, tensor in with_data["model"].items():
+        assert torch.isfinite(tensor).all(), name
+        assert torch.equal(tensor, without["model"][name]), name
+    assert with_data["streams"].keys() == without["streams"].keys() == ({0, 1} if task == "language" else set())
+    assert all(torch.equal(memory, without["streams"][k]) for k, memory in with_data["streams"].items())
+    for number, own in with_data["optimizer"]["state"].items():
+        assert all(torch.equal(tensor, without["optimizer"]["state"][number][key]) for key, tensor in own.items())
+
+
+class Counting(nn.Module):
+    """A layer with buffers of several kinds, all changed by a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams: dict = {}
+        self.weight = nn.Parameter(torch.ones(3))
+        self.norm = nn.BatchNorm1d(3, momentum=None)  # a plain average: divides by how many batches it saw
+        for name, buffer in {
+            "calls": torch.tensor(0),
+            "seen": torch.zeros(2, 3, dtype=torch.int32),
+            "mean": torch.zeros(3, dtype=torch.float64),
+            "ever": torch.zeros(3, dtype=torch.bool),
+            "empty": torch.zeros(0),
+        }.items():
+            self.register_buffer(name, buffer, persistent=name != "seen")
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen += 1
+        self.mean += x.mean(0)
+        self.ever |= True
+        return (self.norm(x) * self.weight).square().sum()
+
+
+@pytest.mark.parametrize("scale", [1024.0, 1e38])
+def test_buffers_of_every_kind_are_put_back_also_when_half_precision_overflows(scale):
+    """With a scale of 1e38 the loss is finite and its gradients are not."""
+    torch.manual_seed(0)
+    module = Counting()
+    optimizer = registry.build("adamw", module.parameters(), lr=0.1, weight_decay=0.0)
+    guard, scaler = Guard(small_config(optimizer__name="adamw"), 2), GradScaler("cpu", init_scale=scale)
+    guard.start(module, optimizer)
+    states = []
+    for _ in range(2):
+        states.append([tensor.clone() for tensor in [*module.buffers(), *module.parameters()]])
+        optimizer.zero_grad()
+        guard.begin_update()
+        for _ in range(2):
+            loss = module(100 * torch.randn(8, 3))
+            scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        guard.before_step(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    before, after = states
+    assert torch.isfinite(loss)
+    same = [torch.equal(ours, theirs) for ours, theirs in zip(before, after, strict=True)]
+    assert all(same) if scale == 1e38 else sum(same) == 1  # the empty one
