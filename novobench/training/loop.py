@@ -63,7 +63,7 @@ class UpdateLoop(pl.Callback):
         self.log_every = runtime.log_every or max(1, self.total // 100)
         self.selection_updates = _evenly(self.total, runtime.selection_points)
         self.curve_updates = _evenly(self.total, runtime.curve_points) | self.selection_updates | {self.total}
-        self.best: dict[str, Any] | None = state.get("best") if state else None
+        self.best: dict[str, Any] | None = state["best"] if state else None
         """Of the weights that are selected so far: their `update`, `loss` and `model`, on the CPU."""
         self._loss_sum: torch.Tensor | float = 0.0
         self._losses = 0
