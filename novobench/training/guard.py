@@ -1,4 +1,4 @@
-"""The guard against gradients that are not finite: it skips such an update, alike for every optimizer, and puts back
+"""The guard against updates that are not finite: it skips them, alike for every optimizer, and puts back
 what its forward passes have changed.
 
 An optimizer that takes a GradScaler's `found_inf` is told on the device, and the host learns of skipped updates when
@@ -22,11 +22,11 @@ from novobench.tasks.base import TaskModule
 
 
 class Guard:
-    """Looks at the global gradient norm of each update. A skipped update leaves weights, optimizer state, buffers
-    (batch-norm statistics) and streams (Transformer-XL memory) as they were; data and schedule move on.
+    """Looks at the global gradient norm and the buffers of each update. A skipped update leaves weights, optimizer
+    state, buffers (batch-norm statistics) and streams (Transformer-XL memory) as they were; data and schedule move on.
 
     `skipped` counts such updates, `in_a_row` those since the last finite one, and `norm` is the newest global norm,
-    unclipped: all as of the last `read`.
+    unclipped, NaN for a skipped update: all as of the last `read`.
     """
 
     def __init__(self, config: CellConfig, total: int, *, skipped: int = 0, in_a_row: int = 0) -> None:
@@ -58,8 +58,12 @@ class Guard:
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        self._unread.append(norm)
         not_finite = norm * 0 != 0
+        if self._buffers:  # a variance that overflows divides its layer's outputs to 0: all gradients stay finite
+            for buffers in self._buffers:
+                not_finite = not_finite | buffers.not_finite()
+            not_finite = self._module.sum_over_processes(not_finite) > 0  # gradients are everybody's, buffers are not
+        self._unread.append(torch.where(not_finite, math.nan, norm))
         for buffers in self._buffers:
             buffers.restore(not_finite)
         self._restore_streams(not_finite)
@@ -130,10 +134,14 @@ class _Buffers:
     def save(self) -> None:
         torch.cat(self.tensors, out=self.saved)
 
+    def not_finite(self) -> Tensor:
+        """Whether any number in them has become one that is not finite, a bool on the device."""
+        torch.cat(self.tensors, out=self.now)
+        return ((self.now * 0 != 0) & (self.saved * 0 == 0)).any()
+
     @torch.no_grad()
     def restore(self, wanted: Tensor) -> None:
-        """Put back what was saved if `wanted`, a bool on the device, is true."""
-        torch.cat(self.tensors, out=self.now)
+        """Put back what was saved if `wanted`, a bool on the device, is true. After `not_finite`."""
         torch.where(wanted, self.saved, self.now, out=self.kept)
         torch._foreach_copy_(self.tensors, self.parts)
 

@@ -41,8 +41,7 @@ def trained(folder, task, updates, forward, monkeypatch):
     [
         ("image", {3, 7}),
         ("speech", {0, 3, 4, 7}),
-        ("language", {3, 4}),
-        ("language", {0, 7}),  # where streams begin, and their memory has another shape than before
+        ("language", {0, 4, 7}),  # at 0 and 7 streams begin, and their memory has another shape than before
         ("language", {1, 2}),
     ],
 )
@@ -62,12 +61,38 @@ def test_a_skipped_update_is_as_if_its_data_had_not_been(task, updates, tmp_path
         assert all(torch.equal(tensor, without["optimizer"]["state"][number][key]) for key, tensor in own.items())
 
 
+def test_statistics_that_overflow_skip_the_update_though_gradients_are_finite(tmp_path, monkeypatch):
+    """A variance of inf divides its layer's outputs to 0: loss and gradients are finite, and the statistics lost."""
+    step, found = ImageTask.training_step, {}
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        loss = step(self, (images * 1e25 if batch_idx == 6 else images, labels), batch_idx)  # update 4 of two each
+        if batch_idx == 6:
+            assert torch.isfinite(loss)
+            gradients = torch.autograd.grad(loss, list(self.parameters()), retain_graph=True, allow_unused=True)
+            found["finite"] = all(torch.isfinite(gradient).all() for gradient in gradients)
+            found["lost"] = any(not torch.isfinite(buffer).all() for buffer in self.buffers())
+        return loss
+
+    folders = [small_cell(tmp_path / name, optimizer__name="adamw") for name in ("with", "without")]
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageTask, "training_step", training_step)
+        cell.run(folders[0].path)
+    assert found == {"finite": True, "lost": True}
+    assert folders[0].read_record()["skipped_updates"] == 1
+    without = trained(folders[1], "image", {3}, False, monkeypatch)["model"]
+    with_data = checkpoints.load_newest(folders[0].checkpoints)["model"]
+    assert all(torch.equal(tensor, without[name]) for name, tensor in with_data.items())
+
+
 class Counting(nn.Module):
     """A layer with buffers of several kinds, all changed by a forward pass."""
 
     def __init__(self) -> None:
         super().__init__()
         self.streams: dict = {}
+        self.sum_over_processes = lambda counts: counts
         self.weight = nn.Parameter(torch.ones(3))
         self.norm = nn.BatchNorm1d(3, momentum=None)  # a plain average: divides by how many batches it saw
         for name, buffer in {
@@ -75,6 +100,7 @@ class Counting(nn.Module):
             "seen": torch.zeros(2, 3, dtype=torch.int32),
             "mean": torch.zeros(3, dtype=torch.float64),
             "ever": torch.zeros(3, dtype=torch.bool),
+            "mask": torch.full((2,), -math.inf),
             "empty": torch.zeros(0),
         }.items():
             self.register_buffer(name, buffer, persistent=name != "seen")
@@ -110,4 +136,4 @@ def test_buffers_of_every_kind_are_put_back_also_when_half_precision_overflows(s
     before, after = states
     assert torch.isfinite(loss)
     same = [torch.equal(ours, theirs) for ours, theirs in zip(before, after, strict=True)]
-    assert all(same) if scale == 1e38 else sum(same) == 1  # the empty one
+    assert all(same) if scale == 1e38 else sum(same) == 2  # the mask and the empty one
