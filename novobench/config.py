@@ -274,7 +274,7 @@ def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str)
 def _explained(error: OmegaConfBaseException) -> str:
     key = str(error.full_key or error.key or "")
     reason = _first_line(error)
-    if "Missing mandatory value" in reason:
+    if "missing mandatory value" in reason.lower():
         return f"'{key}' must be given and is not."
     unknown = re.match(r"Key '\S+' not in '\w+'\.?(?: Did you mean: ('\w+'))?", reason)
     if unknown:

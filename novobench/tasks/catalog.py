@@ -55,7 +55,7 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     config: CellConfig = typed(tree, CellConfig, nodes, where)
     try:
         schedules.validate(config.schedule)
-        registry.validate(entry, config.optimizer.options)
+        registry.validate(entry, config.optimizer.options, config.optimizer.weight_decay)
         _ = config.accumulation
         parse_budget(config.budget)
         if hasattr(task, "validate"):
