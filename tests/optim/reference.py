@@ -12,7 +12,7 @@ def _float64(values):
 
 
 class PaperNovoGrad:
-    """From the paper's Algorithm 1 and equations 4-6. Options as there; ε also at the first step, as all public code."""
+    """The paper's Algorithm 1 and equations 4-6. Options as there; ε also at the first step, as all public code."""
 
     def __init__(self, weight, lr, betas, eps=1e-8, weight_decay=0.0, **options):
         self.w = _float64(weight)

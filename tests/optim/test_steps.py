@@ -106,6 +106,7 @@ def test_novograd(path, options, betas, dtype):
     references = [ref.PaperNovoGrad(p, 0.02, **shared, **for_reference) for p in parameters]
     optimizer = NovoGrad(parameters, 0.02, **shared, **options, **NOVOGRAD_PATHS[path])
     check_steps(optimizer, parameters, references, dtype)
+    assert {optimizer.state[p]["exp_avg_sq"].dtype for p in parameters} == {dtype}
 
 
 @pytest.mark.parametrize("options", [{}, {"fused": True}], ids=["loop", "operator"])
