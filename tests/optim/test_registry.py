@@ -12,6 +12,8 @@ from torch import nn
 
 from novobench.config import ROOT
 from novobench.optim import registry
+from novobench.training.guard import GradScaler, Guard
+from tests.cells import small_config
 
 ENTRIES = {entry.name: entry for entry in registry.entries()}
 every_entry = pytest.mark.parametrize("name", ENTRIES)
@@ -114,6 +116,43 @@ def test_found_inf_leaves_weights_and_state_as_they_are(name):
             torch.testing.assert_close(after, before, rtol=0, atol=0)
         else:
             assert not torch.equal(after[0][0], before[0][0])
+
+
+@every_entry
+@pytest.mark.parametrize("overflows", [(0,), (2,), (0, 1, 4)], ids=str)
+def test_an_update_that_overflows_in_half_precision_leaves_no_trace(name, overflows):
+    """Driven as Lightning does: scaled loss, unscaled gradients, guard, step. The bits are as without those updates."""
+
+    def train(skipped, taken):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+        optimizer = registry.build(name, net.parameters(), lr=0.01, weight_decay=0.01)
+        scaler, guard = GradScaler("cpu", init_scale=2.0**8, growth_interval=100), Guard(small_config(), 6)
+        guard.config = dataclasses.replace(
+            guard.config, optimizer=dataclasses.replace(guard.config.optimizer, name=name)
+        )
+        guard.start(net, optimizer)
+        for update in taken:
+            optimizer.zero_grad()
+            guard.begin_update()
+            inputs = torch.randn(8, 6, generator=torch.Generator().manual_seed(update))
+            with torch.autocast("cpu", torch.float16):
+                loss = net(inputs).float().square().mean()
+            scaler.scale(loss * (1e38 if update in skipped else 1.0)).backward()
+            before = copy.deepcopy((net.state_dict(), optimizer.state_dict()["state"]))
+            scaler.unscale_(optimizer)
+            guard.before_step(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            if update in skipped:
+                after = (net.state_dict(), optimizer.state_dict()["state"])
+                torch.testing.assert_close(after, before, rtol=0, atol=0)
+        guard.read(len(taken))
+        assert guard.skipped == len(skipped)
+        return net.state_dict(), optimizer.state_dict()["state"]
+
+    usual = [update for update in range(6) if update not in overflows]
+    torch.testing.assert_close(train(overflows, range(6)), train((), usual), rtol=0, atol=0)
 
 
 def test_without_the_fused_kernel_torchs_own_wait():
