@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_TIMM = ("decoupled_decay", "corrected_weight_decay", "max_lr_snapshot")
+_APEX = ("bias_correction", "norm_type", "init_zero", "step", "exp_avg_sq")
+"""Options in their groups that ours do not have."""
+
 
 def convert_state_dict(state_dict: dict[str, Any], parameters: Iterable[Tensor]) -> dict[str, Any]:
     """The `state_dict()` of apex's FusedNovoGrad or timm's NvNovoGrad as one that `NovoGrad.load_state_dict` takes.
@@ -19,7 +23,8 @@ def convert_state_dict(state_dict: dict[str, Any], parameters: Iterable[Tensor])
 
     Differences that cannot be carried over raise `ValueError`: apex's bias correction and infinity norm, timm's
     `corrected_weight_decay`. apex's default `reg_inside_moment=False` is another algorithm than the paper's and cannot
-    be seen in a state: its moments mean something else. A tensor without a v yet takes its own first step.
+    be seen in a state: its moments mean something else. A tensor without a v yet takes its own first step. What other
+    programs keep in groups stays there: a scheduler's `initial_lr`, timm's `lr_scale`, names.
     """
     parameters = list(parameters)
     count = sum(len(group["params"]) for group in state_dict["param_groups"])
@@ -36,9 +41,9 @@ def convert_state_dict(state_dict: dict[str, Any], parameters: Iterable[Tensor])
     )
 
 
-def _group(group: dict[str, Any], **more: Any) -> dict[str, Any]:
-    same = ("params", "lr", "betas", "eps", "weight_decay", "grad_averaging")
-    return {**{name: group[name] for name in same}, **more}
+def _group(group: dict[str, Any], theirs: tuple[str, ...], **more: Any) -> dict[str, Any]:
+    """A group with our options in the place of `theirs`; both others add ε to √v."""
+    return {**{name: value for name, value in group.items() if name not in theirs}, "eps_inside_sqrt": False, **more}
 
 
 def _second(value: Any) -> Tensor:
@@ -52,12 +57,12 @@ def _from_timm(state_dict: dict[str, Any]) -> dict[str, Any]:
     for group in state_dict["param_groups"]:
         if group.get("corrected_weight_decay"):
             raise ValueError("timm's corrected_weight_decay has no counterpart in NovoGrad")
-        groups.append(_group(group, amsgrad=group["amsgrad"], decoupled_weight_decay=group["decoupled_decay"]))
+        groups.append(_group(group, _TIMM, decoupled_weight_decay=group["decoupled_decay"]))
     for index, own in state_dict["state"].items():
         state[index] = {"exp_avg": own["exp_avg"].clone(), "exp_avg_sq": _second(own["exp_avg_sq"])}
         if "max_exp_avg_sq" in own:
             state[index]["max_exp_avg_sq"] = torch.as_tensor(own["max_exp_avg_sq"], dtype=torch.float32).reshape(())
-    return {"state": state, "param_groups": groups}
+    return {**state_dict, "state": state, "param_groups": groups}
 
 
 def _from_apex(state_dict: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def _from_apex(state_dict: dict[str, Any], parameters: list[Tensor]) -> dict[str
                 f"apex's bias_correction={group['bias_correction']} and norm_type={group['norm_type']} have no "
                 "counterpart in NovoGrad, which is the paper's: False and 2"
             )
-        groups.append(_group(group))
+        groups.append(_group(group, _APEX))
         norms = {
             dtype: iter(() if vector is None else vector.tolist())
             for dtype, vector in zip((torch.float16, torch.float32), group.get("exp_avg_sq", (None, None)), strict=True)
@@ -86,4 +91,4 @@ def _from_apex(state_dict: dict[str, Any], parameters: list[Tensor]) -> dict[str
                 }
         if any(next(left, None) is not None for left in norms.values()):
             raise ValueError("The state has more norms than parameters: were the dtypes others when it was saved?")
-    return {"state": state, "param_groups": groups}
+    return {**state_dict, "state": state, "param_groups": groups}

@@ -75,22 +75,39 @@ class LARS(Optimizer):
 
 
 @torch.no_grad()
-def larc_(param_groups: Iterable[dict[str, Any]], trust: float, mode: Literal["clip", "scale"] = "clip") -> None:
+def larc_(
+    param_groups: Iterable[dict[str, Any]],
+    trust: float,
+    mode: Literal["clip", "scale"] = "clip",
+    *,
+    decay_first: bool = False,
+) -> None:
     """Scale each tensor's gradient in place so that the step's rate is the layer-wise adaptive one.
 
-    The factor is trust · ‖w‖ / (lr · (‖g‖ + 1e-7)), at least 1e-7, and with `mode="clip"` at most 1: the form of
-    OpenSeq2Seq, which the paper's §4.3 calls LARC. It goes before the optimizer and reads the group's `lr`; for
-    NovoGrad with β₂ = 0 it changes nothing, because the factor cancels in g/‖g‖.
+    The factor is trust · ‖w‖ / (‖g‖ + 1e-7), at least 1e-7; with `mode="clip"` it is divided by lr and at most 1. This
+    is the form of OpenSeq2Seq (optimizers/optimizers.py, `post_process_gradients`), which the paper's §4.3 calls LARC.
+    It goes before the optimizer; NovoGrad with β₂ = 0 takes the same steps without it, because the factor cancels in
+    g/‖g‖.
+
+    `decay_first` is for optimizers that add d·w to the gradient: OpenSeq2Seq, apex and NeMo do so before LARC, which
+    measures and scales the sum. d·w is added here, and the groups' `weight_decay` is set to 0 for the optimizer's step.
     """
     for group in param_groups:
-        if float(group["lr"]) == 0.0:
-            continue
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        decay = group["weight_decay"] if decay_first else 0.0
+        if decay_first:
+            group["weight_decay"] = 0.0
+        clips = mode == "clip"
         for weights, gradients in _by_device_and_dtype(parameters):
+            if decay:
+                torch._foreach_add_(gradients, weights, alpha=decay)
+            if clips and float(group["lr"]) == 0.0:
+                continue
             weight_norms = torch.stack(torch._foreach_norm(weights))
-            gradient_norms = torch.stack(torch._foreach_norm(gradients))
-            factors = (trust * weight_norms / (group["lr"] * (gradient_norms + 1e-7))).clamp_min(1e-7)
-            torch._foreach_mul_(gradients, list(factors.clamp_max(1.0) if mode == "clip" else factors))
+            gradient_norms = torch.stack(torch._foreach_norm(gradients)) + 1e-7
+            factors = trust * weight_norms / (group["lr"] * gradient_norms if clips else gradient_norms)
+            factors = factors.clamp_min(1e-7)
+            torch._foreach_mul_(gradients, list(factors.clamp_max(1.0) if clips else factors))
 
 
 def _by_device_and_dtype(parameters: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:

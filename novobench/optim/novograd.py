@@ -126,6 +126,11 @@ class NovoGrad(Optimizer):
         self.skip_nonfinite = skip_nonfinite
         self.single_launch = single_launch
         super().__init__(params, defaults)
+        if sharding.are_flattened([parameter for group in self.param_groups for parameter in group["params"]]):
+            raise ValueError(
+                "NovoGrad normalises each parameter as a layer, but FullyShardedDataParallel has flattened these. "
+                "Use torch.distributed.fsdp.fully_shard, which keeps layers apart"
+            )
         # On the instance: Lightning refuses to clip for an optimizer whose class says so. It tells a GradScaler
         # to leave the gradients scaled and to set `grad_scale` and `found_inf` here.
         self._step_supports_amp_scaling = unscale_in_step or max_grad_norm is not None
@@ -143,17 +148,54 @@ class NovoGrad(Optimizer):
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but v keeps its precision: torch would cast it to the dtype of a half-precision parameter."""
-        super().load_state_dict(state_dict)
-        saved = state_dict["state"]
-        order = [index for group in state_dict["param_groups"] for index in group["params"]]
+        """As torch's, but v keeps its precision: torch would cast it to the dtype of a half-precision parameter.
+
+        Raises ValueError, and changes nothing, for a state of another optimizer or of parameters of other shapes.
+        """
+        given: list[tuple[Tensor, dict[str, Any]]] = []
+        # What counts is what the user's hooks make of `state_dict`, and theirs shall see the finished state.
+        before = self.register_load_state_dict_pre_hook(lambda _, hooked: given.extend(self._matched(hooked)))
+        after = self.register_load_state_dict_post_hook(lambda _: self._restore_precision(given), prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def _matched(self, state_dict: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
+        """Each parameter with its own part of `state_dict`, once all is known to be a NovoGrad's."""
+        groups = state_dict["param_groups"]
+        for group in groups:
+            missing = [name for name in ("betas", "grad_averaging", "eps_inside_sqrt") if name not in group]
+            if missing:
+                raise ValueError(
+                    f"loaded state dict is another optimizer's: a parameter group has no {' and no '.join(missing)}. "
+                    "Those of apex and timm go through novobench.optim.convert_state_dict"
+                )
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in self.param_groups]:
+            return []  # torch refuses it, in its own words
+        places = [place for group in groups for place in group["params"]]
         mine = [parameter for group in self.param_groups for parameter in group["params"]]
-        for index, parameter in zip(order, mine, strict=True):
+        state = state_dict["state"]
+        matched = [(mine[i], state[place]) for i, place in enumerate(places) if state.get(place)]
+        for parameter, own in matched:
+            for name, shape in (("exp_avg", tuple(parameter.shape)), ("exp_avg_sq", ())):
+                found = tuple(torch.as_tensor(own[name]).shape) if name in own else "missing"
+                if found != shape:
+                    raise ValueError(
+                        f"loaded state dict does not fit: {name} of a parameter of shape {tuple(parameter.shape)} "
+                        f"is {found}, expected {shape}"
+                    )
+        return matched
+
+    def _restore_precision(self, given: list[tuple[Tensor, dict[str, Any]]]) -> None:
+        for parameter, own in given:
             for name in ("exp_avg_sq", "max_exp_avg_sq"):
-                if name in saved.get(index, {}):
-                    value = torch.as_tensor(saved[index][name])
-                    self.state[parameter][name] = value.detach().to(
-                        device=parameter.device, dtype=paths.moment_dtype(parameter), copy=True
+                if name in own:
+                    self.state[parameter][name] = (
+                        torch.as_tensor(own[name])
+                        .detach()
+                        .to(device=parameter.device, dtype=paths.moment_dtype(parameter), copy=True)
                     )
 
     @torch.no_grad()

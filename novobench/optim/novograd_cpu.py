@@ -10,6 +10,7 @@ written after the last, and no state is looked up.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ FUSED_SGD = getattr(torch, "_fused_sgd_", None)
 
 _LARGEST_DIVISOR = 1e8
 """The kernel is given 1 - 1/D, which loses 1/D to rounding for larger D."""
+_NO_MOMENTUM = sys.float_info.min
+"""Stands for β₁ = 0, at which the kernel would keep no m: too small to add anything to it."""
 _LARGEST_DOT = 1 << 18
 """Elements of which a dot product in fp32, the fastest way, gives ‖g‖² to a millionth; of millions it is 1e-4 off."""
 
@@ -106,7 +109,7 @@ class CpuStep:
         lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
         beta1, decay, maximize = group["betas"][0], group["weight_decay"], group["maximize"]
         coupled, shrink = (0.0, 1 - lr * decay) if group["decoupled_weight_decay"] else (decay, 1.0)
-        advance = paths.advancing(group, scale, self.v.dtype)
+        advance = paths.advancing(group, lr, scale, self.v.dtype)
         v = self.v.tolist()
         largest = None if self.largest is None else self.largest.tolist()
         others = []
@@ -137,7 +140,7 @@ class CpuStep:
                 [gradient],
                 [moment],
                 weight_decay=coupled / size,
-                momentum=beta1,
+                momentum=beta1 or _NO_MOMENTUM,
                 lr=lr,
                 dampening=1 - average * size,
                 nesterov=False,

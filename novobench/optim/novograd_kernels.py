@@ -216,11 +216,12 @@ def _update_of_chunk(
             go = go & (tl.load(found_inf) == 0.0)
     norm = tl.sqrt_rn(square) * scale
     square = norm * norm
-    go = go & (square < float("inf"))
+    old = tl.load(v_old + slot)
+    first = old < 0.0
+    # a first step with neither gradient nor rate makes a state and nothing else, see `novograd_paths.advancing`
+    go = go & (square < float("inf")) & ((square > 0.0) | (lr != 0.0) | (old >= 0.0))
 
     if go:
-        old = tl.load(v_old + slot)
-        first = old < 0.0
         second = tl.load(number + column.BETA2) * old + tl.load(number + column.ONE_MINUS_BETA2) * square
         second = tl.where(first, square, second)
         peak = second

@@ -157,6 +157,7 @@ def _update(group: dict[str, Any], t: Tensors, whole: Whole) -> None:
     square = (norm(t) * scale) ** 2
     keep = ~torch.isfinite(square) if whole.go is None else ~(torch.isfinite(square) & whole.go.to(device))
     first = t.second < 0
+    keep |= first & (square == 0) & (lr == 0)  # see `advancing`
     second = torch.where(first, square, beta2 * t.second + (1 - beta2) * square)
     largest = second if t.largest is None else torch.maximum(t.largest, second)
     divisor = (largest + group["eps"]).sqrt() if group["eps_inside_sqrt"] else largest.sqrt() + group["eps"]
@@ -168,7 +169,7 @@ def _update(group: dict[str, Any], t: Tensors, whole: Whole) -> None:
     elif decay:
         update = update + decay * weight
     if group["grad_averaging"]:
-        update = update * torch.where(first, 1.0, 1 - beta1)
+        update = update * torch.where(first, torch.ones_like(second), 1 - beta1)
     moment = beta1 * moment + update
     if group["update_clip"] is not None:
         limit = group["update_clip"] * _size(t, weight)
@@ -201,7 +202,8 @@ def foreach(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None
             norms = [norm(t) for t in same]
         else:
             norms = list(torch._foreach_norm([t.gradient for t in same], 2, dtype=same[0].second.dtype))
-        advance = advancing(group, scale, dtype)
+        lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
+        advance = advancing(group, lr, scale, dtype)
         taken = []
         for t, size in zip(same, torch.stack(norms).tolist(), strict=True):
             step = advance(size * size, t.second.item(), -1.0 if t.largest is None else t.largest.item())
@@ -217,7 +219,6 @@ def foreach(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None
         weights = [t.parameter for t, _, _ in taken]
         moments = [t.moment for t, _, _ in taken]
         updates = torch._foreach_mul([t.gradient for t, _, _ in taken], [factor * a for _, factor, a in taken])
-        lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
         decay = group["weight_decay"]
         if decay and not group["decoupled_weight_decay"]:
             torch._foreach_add_(updates, torch._foreach_mul(weights, [decay * a for _, _, a in taken]))
@@ -234,11 +235,12 @@ def _on_host(whole: Whole) -> tuple[float, bool]:
 
 
 def advancing(
-    group: dict[str, Any], scale: float, dtype: torch.dtype
+    group: dict[str, Any], lr: float, scale: float, dtype: torch.dtype
 ) -> Callable[[float, float, float], tuple[float, float, float] | None]:
     """The function that makes ± s / D, a and the new v of a tensor's ‖g‖², v and largest v (-1 without amsgrad).
 
-    It returns None if the norm is not finite, in the precision of v: the tensor is to be left as it is.
+    It returns None if the tensor is to be left as it is: if the norm is not finite, in the precision of v, or if a
+    first step has neither gradient nor rate. torch.distributed.checkpoint takes such a step to make a state.
     """
     (beta1, beta2), eps, eps_inside_sqrt = group["betas"], group["eps"], group["eps_inside_sqrt"]
     signed, scale_square = -scale if group["maximize"] else scale, scale * scale
@@ -250,6 +252,8 @@ def advancing(
         if not square <= limit:
             return None
         if second < 0:
+            if square == 0.0 and lr == 0.0:
+                return None
             second, average = square, 1.0
         else:
             second, average = beta2 * second + (1 - beta2) * square, average_later

@@ -1,7 +1,7 @@
 """The optimizers that a config can name. Imports no torch until one is built.
 
 A third-party optimizer needs no change here: name it `package.module:Class`, or offer an `OptimizerEntry` under
-the entry point group `novobench.optimizers`.
+the entry point group `novobench.optimizers`. Modules are looked for in the current folder, too.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
-import importlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
+
+from novobench.optim import third_party
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -24,7 +24,7 @@ ENTRY_POINTS = "novobench.optimizers"
 
 
 class UnknownOptimizerError(LookupError):
-    """No entry and no importable class of that name."""
+    """No entry and no importable optimizer of that name; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +35,35 @@ class Range:
     high: float
 
 
+_RANGES = {"lr": Range(1e-4, 1.0), "weight_decay": Range(1e-5, 1e-1)}
+
+
 @dataclass(frozen=True)
 class OptimizerEntry:
     """One optimizer as configs see it."""
 
     name: str
     factory: str
-    """`module:Class`, imported when the first is built; called with groups, `lr`, `weight_decay` and the options."""
+    """`module:Class`, imported when the first is built; called with groups, what it `takes`, and the options."""
     options: type
     """A frozen dataclass of its options besides lr and weight_decay, with their defaults."""
     description: str
     reference: str
     state_bytes_per_parameter: float
     """Bytes of state for one fp32 parameter of a large matrix; a number or two a tensor are not counted."""
-    tunable: Mapping[str, Range] = field(
-        default_factory=lambda: {"lr": Range(1e-4, 1.0), "weight_decay": Range(1e-5, 1e-1)}
-    )
+    tunable: Mapping[str, Range] = field(default_factory=lambda: dict(_RANGES))
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Named sets of options."""
     guards_on_device: bool = False
     """Its step reads the attribute `found_inf` that torch's GradScaler sets, a 0-d fp32 tensor, and leaves weights and
     state as they are if that is not 0. A training then never waits for the device to learn whether an update is
     finite; with any other optimizer it waits once per update."""
+    decays_gradient: bool = False
+    """Its weight decay is L2 regularisation: its step begins with adding d·w to the gradient. With LARC that is done
+    before LARC."""
+    takes: tuple[str, ...] = ("lr", "weight_decay")
+    """Which of these two the factory has as arguments. Without `weight_decay` there is none; the rate of each update is
+    written into the optimizer's groups in any case."""
 
 
 Implementation = Literal["auto", "loop", "foreach", "fused"]
@@ -148,6 +155,7 @@ _BUILT_IN = (
         state_bytes_per_parameter=4,
         tunable={"lr": Range(1e-3, 1.0), "weight_decay": Range(1e-6, 1e-2)},
         guards_on_device=True,
+        decays_gradient=True,
     ),
     OptimizerEntry(
         name="adam",
@@ -158,6 +166,7 @@ _BUILT_IN = (
         state_bytes_per_parameter=8,
         tunable={"lr": Range(1e-4, 3e-2), "weight_decay": Range(1e-6, 1e-2)},
         guards_on_device=True,
+        decays_gradient=True,
     ),
     OptimizerEntry(
         name="adamw",
@@ -215,7 +224,7 @@ def entries(pattern: str = "*") -> list[OptimizerEntry]:
 
 
 def get(name: str) -> OptimizerEntry:
-    """The entry of a registered name or of a class `package.module:Class`.
+    """The entry of a registered name, or of a class or function `package.module:Class`.
 
     Raises UnknownOptimizerError with the nearest right name.
     """
@@ -224,47 +233,54 @@ def get(name: str) -> OptimizerEntry:
     if name in _entries:
         return _entries[name]
     if ":" in name:
-        return _from_class(name)
+        return _from_path(name)
+    if name in _broken:
+        raise UnknownOptimizerError(f"optimizer '{name}' cannot be loaded: {_broken[name]}.")
     near = difflib.get_close_matches(name, _entries, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise UnknownOptimizerError(f"optimizer '{name}' is not registered.{hint} Run: novobench list optimizers")
 
 
+_broken: dict[str, str] = {}
+
+
+def broken() -> dict[str, str]:
+    """Entry points that failed to load, and why. They must not stop a training with another optimizer."""
+    _load_entry_points()
+    return _broken
+
+
 @cache
 def _load_entry_points() -> None:
     for point in metadata.entry_points(group=ENTRY_POINTS):
-        register(point.load())
+        try:
+            with third_party.quietly():
+                entry = point.load()
+            if not isinstance(entry, OptimizerEntry):
+                raise TypeError(f"{point.value} is not an OptimizerEntry")
+            register(entry)
+        except third_party.FAILURES as error:
+            _broken[point.name] = third_party.in_one_line(error)
 
 
 @cache
-def _from_class(path: str) -> OptimizerEntry:
-    """An entry made from the constructor: every parameter with a default, besides lr and weight_decay, is an option."""
+def _from_path(path: str) -> OptimizerEntry:
+    """An entry made from a constructor: what it takes besides the parameters, lr and weight_decay are options."""
     try:
-        parameters = inspect.signature(_import(path)).parameters.values()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UnknownOptimizerError(f"optimizer '{path}' cannot be imported: {error}.") from None
-    fields = [
-        (p.name, Any, field(default_factory=partial(_as_config, p.default)))
-        for p in parameters
-        if p.name not in ("lr", "weight_decay") and p.default is not inspect.Parameter.empty
-    ]
+        takes, options = third_party.signature(third_party.load(path))
+    except third_party.FAILURES as error:
+        raise UnknownOptimizerError(f"optimizer '{path}' cannot be used: {third_party.in_one_line(error)}.") from None
     return OptimizerEntry(
         name=path,
         factory=path,
-        options=dataclasses.make_dataclass("Options", fields, frozen=True),
+        options=options,
         description="a class of another package",
         reference=path,
         state_bytes_per_parameter=float("nan"),
+        tunable={name: _RANGES[name] for name in ("lr", "weight_decay") if name == "lr" or name in takes},
+        decays_gradient=any(entry.factory == path and entry.decays_gradient for entry in _BUILT_IN),
+        takes=takes,
     )
-
-
-def _as_config(default: Any) -> Any:
-    return list(default) if isinstance(default, tuple) else default
-
-
-def _import(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def build(
@@ -275,18 +291,30 @@ def build(
     For torch's own, `implementation: auto` means fused on a CPU, where torch would take a slow loop, and on CUDA, where
     only fused takes `found_inf`; foreach elsewhere.
     """
-    entry, params = get(name), list(params)
-    arguments = {**dataclasses.asdict(entry.options()), **(options or {})}
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    implementation = arguments.pop("implementation", None)
+    entry, params, given = get(name), list(params), dict(options or {})
+    if ":" in name:  # options at their defaults stay unsaid: a constructor may fix some of those of its base class
+        defaults = third_party.defaults(entry.options)
+        arguments = {key: value for key, value in given.items() if key not in defaults or value != defaults[key]}
+        implementation = None
+    else:
+        arguments = {**dataclasses.asdict(entry.options()), **given}
+        implementation = arguments.pop("implementation", None)
     if implementation == "auto" and entry.factory.startswith("torch.optim:"):
         implementation = "fused" if _device_types(params) <= {"cpu", "cuda"} else "foreach"
     if implementation not in (None, "auto"):
         arguments |= {"foreach": implementation == "foreach", "fused": implementation == "fused"}
-    optimizer = _import(entry.factory)(params, lr=lr, weight_decay=weight_decay, **arguments)
-    if entry.factory.startswith("torch.optim:"):
-        # A fused one asks a GradScaler to leave the gradients scaled, and then nobody may clip them before its step.
-        optimizer._step_supports_amp_scaling = False
+    rates = {"lr": lr, "weight_decay": weight_decay}
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    make = third_party.load(entry.factory)
+    try:
+        optimizer = make(params, **{key: rates[key] for key in entry.takes}, **arguments)
+    except Exception as error:
+        raise ValueError(f"optimizer '{name}' cannot be made: {third_party.in_one_line(error)}.") from error
+    groups = getattr(optimizer, "param_groups", None)
+    if not groups or any("lr" not in group for group in groups):
+        raise TypeError(f"optimizer '{name}' has no parameter groups with an 'lr', so that no schedule reaches it.")
+    # torch's fused ones ask a GradScaler to leave the gradients scaled, and then nobody may clip them before the step.
+    optimizer._step_supports_amp_scaling = False
     return optimizer
 
 
@@ -304,8 +332,13 @@ def guards_on_device(name: str, optimizer: Optimizer) -> bool:
     return entry.guards_on_device and all(unset if chosen is None else chosen for chosen in fused)
 
 
-def validate(entry: OptimizerEntry, options: Any) -> None:
-    """Check what types alone cannot: two betas in [0, 1). Raises ValueError."""
-    betas = getattr(options, "betas", None)
+def validate(entry: OptimizerEntry, options: Any, weight_decay: float) -> None:
+    """Check what types alone cannot: two betas in [0, 1), and that there is a weight decay. Raises ValueError."""
+    if weight_decay and "weight_decay" not in entry.takes:
+        raise ValueError(
+            f"'optimizer.weight_decay' is {weight_decay:g}, but {entry.name} has no such argument. "
+            "Set optimizer.weight_decay=0, or give the class a weight_decay."
+        )
+    betas = options.betas if isinstance(options, (NovoGradOptions, AdamOptions)) else None
     if betas is not None and (len(betas) != 2 or any(not 0 <= beta < 1 for beta in betas)):
         raise ValueError(f"'optimizer.options.betas' of {entry.name} must be two numbers in [0, 1), not {list(betas)}.")

@@ -20,6 +20,15 @@ def is_sharded(x: Tensor) -> bool:
     return module is not None and isinstance(x, module.DTensor)
 
 
+def are_flattened(parameters: Sequence[Tensor]) -> bool:
+    """Whether the first FSDP, FullyShardedDataParallel, has put several into one FlatParameter, or with
+    `use_orig_params` cut them into flat pieces, which it leaves undone where nothing is sharded."""
+    marked = [x for x in parameters if getattr(x, "_fsdp_flattened", False)]
+    return any(getattr(x, "_is_flat_param", False) for x in marked) or (
+        bool(marked) and all(x.dim() <= 1 for x in marked)
+    )
+
+
 def local(x: Tensor) -> Tensor:
     """This process's part of x; x itself if it is a plain tensor."""
     return _waited(x.to_local()) if is_sharded(x) else x  # type: ignore[attr-defined]

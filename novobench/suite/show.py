@@ -36,6 +36,8 @@ def listing(what: str) -> None:
             state = f"{entry.state_bytes_per_parameter:g}"
             waits = "never" if entry.guards_on_device else "per update"
             table.add_row(entry.name, state, waits, ", ".join(entry.presets), entry.description, entry.reference)
+        for name, reason in registry.broken().items():
+            table.add_row(name, "-", "-", "", f"an entry point that cannot be loaded: {reason}", "")
     else:
         table.add_column("task")
         for name in task_names():

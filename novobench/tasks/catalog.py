@@ -73,7 +73,7 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     try:
         check(config)
         schedules.validate(config.schedule)
-        registry.validate(entry, config.optimizer.options)
+        registry.validate(entry, config.optimizer.options, config.optimizer.weight_decay)
         _check_data_name(config, task)
         _ = config.accumulation
         parse_budget(config.budget)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from novobench.config import CellConfig, cell_id
 from novobench.errors import TrainingError
-from novobench.optim import schedules
+from novobench.optim import registry, schedules
 from novobench.optim.lars import larc_
 from novobench.tasks.base import Metric, TaskData, TaskModule
 from novobench.tasks.catalog import epoch_updates, total_updates
@@ -134,8 +134,10 @@ class UpdateLoop(pl.Callback):
         parameters, norm = guarded
         if self.config.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.clip_norm, norm)
-        if self.config.optimizer.larc_trust is not None:
-            larc_(optimizer.param_groups, self.config.optimizer.larc_trust, mode=self.config.optimizer.larc_mode)
+        wanted = self.config.optimizer
+        if wanted.larc_trust is not None:
+            decay_first = registry.get(wanted.name).decays_gradient
+            larc_(optimizer.param_groups, wanted.larc_trust, wanted.larc_mode, decay_first=decay_first)
 
     # ------------------------------------------------------------------------------------ after the step
 

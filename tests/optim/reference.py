@@ -1,4 +1,7 @@
-"""NovoGrad in NumPy, float64, written from the paper's Algorithm 1 and equations 4-6, for tests alone."""
+"""Optimizers in NumPy, float64, one parameter tensor each, written from the papers; for tests alone.
+
+`step(gradient, lr)` takes a step. `state` is what torch's and ours keep, by the same names.
+"""
 
 import numpy as np
 import torch
@@ -9,7 +12,7 @@ def _float64(values):
 
 
 class PaperNovoGrad:
-    """One parameter tensor. Options as in the paper; ε also at the first step, as all public code."""
+    """The paper's Algorithm 1 and equations 4-6. Options as there; ε also at the first step, as all public code."""
 
     def __init__(self, weight, lr, betas, eps=1e-8, weight_decay=0.0, **options):
         self.w = _float64(weight)
@@ -42,3 +45,109 @@ class PaperNovoGrad:
         if self.options.get("decoupled_weight_decay"):
             self.w = self.w * (1 - lr * self.d)
         self.w = self.w - lr * self.m
+
+    @property
+    def state(self):
+        found = {} if self.m is None else {"exp_avg": self.m, "exp_avg_sq": self.v}
+        return found | {"max_exp_avg_sq": self.v_max} if found and self.options.get("amsgrad") else found
+
+
+class PaperSGD:
+    """Sutskever et al., 2013, with torch's dampening, which spares the first gradient; weight decay in the gradient."""
+
+    def __init__(self, weight, weight_decay, momentum=0.9, dampening=0.0, nesterov=False):
+        self.w, self.state = _float64(weight), {}
+        self.d, self.momentum, self.dampening, self.nesterov = weight_decay, momentum, dampening, nesterov
+
+    def step(self, gradient, lr):
+        g = _float64(gradient) + self.d * self.w
+        if self.momentum:
+            buffer = self.state.get("momentum_buffer")
+            buffer = g if buffer is None else self.momentum * buffer + (1 - self.dampening) * g
+            self.state["momentum_buffer"] = buffer
+            g = g + self.momentum * buffer if self.nesterov else buffer
+        self.w = self.w - lr * g
+
+
+class PaperAdam:
+    """Kingma & Ba, 2015, Algorithm 1, and Loshchilov & Hutter, 2019, where `decoupled`."""
+
+    def __init__(self, weight, weight_decay, betas=(0.9, 0.999), eps=1e-8, amsgrad=False, decoupled=False):
+        self.w, self.d, self.eps, self.amsgrad, self.decoupled = _float64(weight), weight_decay, eps, amsgrad, decoupled
+        self.beta1, self.beta2 = betas
+        self.t, self.m, self.v, self.v_max = 0, 0.0, 0.0, 0.0
+
+    def step(self, gradient, lr):
+        g = _float64(gradient)
+        if self.decoupled:
+            self.w = self.w * (1 - lr * self.d)
+        else:
+            g = g + self.d * self.w
+        self.t += 1
+        self.m = self.beta1 * self.m + (1 - self.beta1) * g
+        self.v = self.beta2 * self.v + (1 - self.beta2) * g * g
+        self.v_max = np.maximum(self.v_max, self.v)
+        v = (self.v_max if self.amsgrad else self.v) / (1 - self.beta2**self.t)
+        self.w = self.w - lr * self.m / (1 - self.beta1**self.t) / (np.sqrt(v) + self.eps)
+
+    @property
+    def state(self):
+        found = {"exp_avg": self.m, "exp_avg_sq": self.v} if self.t else {}
+        return found | {"max_exp_avg_sq": self.v_max} if found and self.amsgrad else found
+
+
+class PaperLARS:
+    """You et al., 2017, Algorithm 1."""
+
+    def __init__(self, weight, weight_decay, momentum=0.9, trust=0.001, eps=1e-8):
+        self.w, self.state = _float64(weight), {}
+        self.d, self.momentum, self.trust, self.eps = weight_decay, momentum, trust, eps
+
+    def step(self, gradient, lr):
+        g = _float64(gradient)
+        size, norm = np.linalg.norm(self.w), np.linalg.norm(g)
+        rate = self.trust * size / (norm + self.d * size + self.eps) if size and norm else 1.0
+        move = self.momentum * self.state.get("momentum_buffer", 0.0) + lr * rate * (g + self.d * self.w)
+        self.state["momentum_buffer"] = move
+        self.w = self.w - move
+
+
+class PaperNormalizedSGD:
+    """§2 of the NovoGrad paper, layer by layer."""
+
+    def __init__(self, weight, weight_decay, momentum=0.0, layer_wise=True, eps=1e-8):
+        self.w, self.state = _float64(weight), {}
+        self.d, self.momentum, self.eps = weight_decay, momentum, eps
+
+    def step(self, gradient, lr):
+        g = _float64(gradient)
+        move = g / (np.linalg.norm(g) + self.eps) + self.d * self.w
+        if self.momentum:
+            move = self.state["momentum_buffer"] = self.momentum * self.state.get("momentum_buffer", 0.0) + move
+        self.w = self.w - lr * move
+
+
+class PaperAdafactor:
+    """Shazeer & Stern, 2018, Algorithms 4 and 5 without momentum; `lr` bounds the relative step size."""
+
+    def __init__(self, weight, weight_decay, beta2_decay=-0.8, d=1.0):
+        self.w, self.state, self.t = _float64(weight), {}, 0
+        self.decay, self.beta2_decay, self.d = weight_decay, beta2_decay, d
+
+    def step(self, gradient, lr):
+        g = _float64(gradient)
+        self.t += 1
+        new = self.t**self.beta2_decay
+        rate = max(1e-3, np.sqrt(np.mean(self.w**2))) * min(lr, self.t**-0.5)
+        self.w = self.w * (1 - lr * self.decay)
+        means = {"variance": g**2}
+        if g.ndim > 1:
+            means = {f"{kind}_var": np.mean(g**2, axis, keepdims=True) for kind, axis in (("row", -1), ("col", -2))}
+        self.state |= {name: (1 - new) * self.state.get(name, 0.0) + new * mean for name, mean in means.items()}
+        if g.ndim > 1:
+            row, column = self.state["row_var"], self.state["col_var"]
+            v = row * column / row.mean(-2, keepdims=True)
+        else:
+            v = self.state["variance"]
+        u = g / np.sqrt(v)
+        self.w = self.w - rate * u / max(1.0, np.sqrt(np.mean(u**2)) / self.d)

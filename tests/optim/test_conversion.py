@@ -40,6 +40,32 @@ def test_timm(options):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
+def test_what_other_programs_keep_in_groups_stays():
+    """A scheduler's first rate, timm's own factor, names; and a scheduler that asks for them can be made."""
+    theirs = [torch.nn.Parameter(p.detach()) for p in weights(torch.float32, torch.float32)]
+    groups = [{"params": [(f"layer{i}", p)], "lr_scale": 0.5 + i, "name": f"group {i}"} for i, p in enumerate(theirs)]
+    other = NvNovoGrad(groups, lr=0.2)
+    torch.optim.lr_scheduler.StepLR(other, 1)
+    give(theirs, 0)
+    other.step()
+    optimizer = NovoGrad([{"params": [p]} for p in theirs], 1.0)
+    optimizer.load_state_dict(convert_state_dict(other.state_dict(), theirs))
+    kept = ("initial_lr", "lr_scale", "name", "param_names", "lr", "weight_decay")
+    for mine, before in zip(optimizer.param_groups, other.param_groups, strict=True):
+        assert {key: mine[key] for key in kept} == {key: before[key] for key in kept}
+        assert not {"decoupled_decay", "corrected_weight_decay"} & mine.keys()
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, last_epoch=1)  # asks for initial_lr
+    assert scheduler.base_lrs == [0.2, 0.2]
+
+    apex = Apex(theirs, 0.02, (0.95, 0.7), 0.05)
+    apex.step()
+    optimizer = NovoGrad(theirs, 1.0)
+    optimizer.load_state_dict(convert_state_dict(apex.state_dict(initial_lr=0.3, name="all"), theirs))
+    group = optimizer.param_groups[0]
+    assert (group["initial_lr"], group["name"], group["lr"]) == (0.3, "all", 0.02)
+    assert not {"norm_type", "bias_correction", "init_zero", "exp_avg_sq", "step"} & group.keys()
+
+
 class Apex:
     """A state in the layout of apex's FusedNovoGrad (paper mode), made from the paper's algorithm: apex needs a GPU."""
 

@@ -1,0 +1,111 @@
+"""Schedules and weight-decay groups."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from novobench.optim import DecayGroup
+from novobench.optim.param_groups import param_groups
+from novobench.optim.schedules import ScheduleSpec, learning_rate, validate, weight_decay
+
+
+def test_quadratic_decay_with_a_floor():
+    spec = ScheduleSpec(name="polynomial", power=2.0, min_lr=0.1)
+    assert learning_rate(0, 10, 1.0, spec) == 1.0
+    assert learning_rate(5, 10, 1.0, spec) == pytest.approx(0.9 * 0.25 + 0.1)
+    assert learning_rate(10, 10, 1.0, spec) == pytest.approx(0.1)
+
+
+def test_cosine_equals_torchs():
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20, eta_min=0.01)
+    spec = ScheduleSpec(name="cosine", min_lr=0.01)
+    for update in range(20):
+        assert learning_rate(update, 20, 0.3, spec) == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(("counts_from", "first"), [(0, 0.0), (1, 1 / 6)])
+def test_both_conventions_of_warming_up(counts_from, first):
+    spec = ScheduleSpec(name="cosine", warmup_updates=5, warmup_counts_from=counts_from)
+    rates = [learning_rate(update, 20, 1.0, spec) for update in range(20)]
+    assert rates[0] == pytest.approx(first)
+    assert np.diff(rates[:5]) == pytest.approx(1 / (5 + counts_from))
+    assert rates[5] == 1.0
+
+
+def test_a_warm_up_may_be_a_fraction_and_start_above_zero():
+    spec = ScheduleSpec(warmup_fraction=0.25, warmup_start_factor=0.5, warmup_counts_from=0)
+    assert [learning_rate(u, 16, 2.0, spec) for u in range(5)] == pytest.approx([1.0, 1.25, 1.5, 1.75, 2.0])
+
+
+def test_a_decay_over_the_whole_is_joined_in_its_middle():
+    spec = ScheduleSpec(name="cosine", warmup_updates=10, decay_spans="whole")
+    assert learning_rate(10, 20, 1.0, spec) == pytest.approx(0.5)
+
+
+def test_steps_at_shares_of_the_run():
+    spec = ScheduleSpec(name="multistep", milestones=[0.5, 0.75], factor=0.1)
+    rates = [learning_rate(update, 8, 1.0, spec) for update in range(8)]
+    assert rates == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_weight_decay_in_steps():
+    spec = ScheduleSpec(weight_decay_milestones=[0.25, 0.5], weight_decay_factors=[0.5, 0.0])
+    assert [weight_decay(update, 8, 0.2, spec) for update in range(8)] == [0.2, 0.2, 0.1, 0.1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"warmup_updates": 5, "warmup_fraction": 0.1}, "both given"),
+        ({"warmup_fraction": 1.5}, r"warmup_fraction in \[0, 1\)"),
+        ({"name": "multistep"}, "milestones' is empty"),
+        ({"name": "multistep", "milestones": [0.5, 0.2]}, "must be rising"),
+        ({"weight_decay_milestones": [0.5]}, "1 weight_decay_milestones need as many"),
+    ],
+)
+def test_contradictory_schedules_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        validate(ScheduleSpec(**fields))
+
+
+# ------------------------------------------------------------------------------------ weight-decay groups
+
+
+def _network():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
+
+
+def test_the_first_matching_pattern_wins():
+    groups = param_groups(_network(), 0.1, [DecayGroup("@norm", 0.0), DecayGroup("@bias", 0.5)])
+    by_factor = {group["weight_decay_factor"]: (group["param_names"], group["weight_decay"]) for group in groups}
+    assert by_factor == {
+        0.0: (["1.weight", "1.bias"], 0.0),
+        0.5: (["0.bias", "2.bias"], 0.05),
+        1.0: (["0.weight", "2.weight"], 0.1),
+    }
+
+
+def test_without_patterns_everything_decays():
+    (group,) = param_groups(_network(), 0.1, [])
+    assert len(group["params"]) == 6
+
+
+def test_regular_expressions_match_full_names():
+    groups = param_groups(_network(), 0.1, [DecayGroup(r"^2\.", 0.0)])
+    assert groups[0]["param_names"] == ["2.weight", "2.bias"]
+
+
+def test_frozen_parameters_are_left_out():
+    network = _network()
+    network[0].requires_grad_(False)
+    assert sum(len(group["params"]) for group in param_groups(network, 0.1, [])) == 4
+
+
+def test_a_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(ValueError, match="'2.wieght' matches no trainable parameter. Names look like: .*2.weight"):
+        param_groups(_network(), 0.1, [DecayGroup("2.wieght")])

@@ -1,0 +1,195 @@
+"""Optimizers named by path: whatever their constructors take, from wherever a user may import them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from novobench.config import ROOT
+from novobench.errors import ConfigError
+from novobench.optim import registry, third_party
+from tests.cells import small_config
+
+MINE = """
+import torch
+
+class Plain(torch.optim.SGD):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr=lr)
+
+class Fixed(torch.optim.SGD):
+    def __init__(self, params, lr, **kwargs):
+        super().__init__(params, lr, momentum=0.5, **kwargs)
+
+class Own(torch.optim.Optimizer):
+    def __init__(self, parameters, *, learning_rate=0.1, betas=(0.9, 0.99, 0.999), report=print, centred=True):
+        super().__init__(parameters, {"lr": learning_rate, "betas": betas, "centred": centred})
+
+class Demanding(torch.optim.SGD):
+    def __init__(self, params, lr, trust):
+        super().__init__(params, lr)
+
+class WithoutRate(torch.optim.Optimizer):
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+
+class Strict(torch.optim.SGD):
+    def __init__(self, params, lr, level=1):
+        if level != 1:
+            raise ValueError("level must be 1")
+        super().__init__(params, lr)
+
+class Outer:
+    Inner = Plain
+
+def make(params, lr, weight_decay=0.0, momentum=0.3):
+    return torch.optim.SGD(params, lr, momentum, weight_decay=weight_decay)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module in the current folder, which is not on Python's path; its name, new for each test."""
+    name = f"mine_{os.path.basename(tmp_path)}"
+    (tmp_path / f"{name}.py").write_text(MINE)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def build(name, **options):
+    return registry.build(name, [nn.Parameter(torch.ones(2))], lr=0.2, weight_decay=0.0, options=options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("Plain", {}, {"lr": 0.2}),
+        ("Outer.Inner", {}, {"lr": 0.2}),
+        ("Fixed", {}, {"lr": 0.2, "momentum": 0.5}),
+        ("Fixed", {"nesterov": True}, {"momentum": 0.5, "nesterov": True}),
+        ("Own", {"learning_rate": 0.3, "centred": False}, {"lr": 0.3, "betas": (0.9, 0.99, 0.999), "centred": False}),
+        ("Own", {"betas": [0.5, 0.6, 0.7]}, {"betas": (0.5, 0.6, 0.7)}),
+        ("Demanding", {"trust": 0.1}, {"lr": 0.2}),
+        ("make", {"momentum": 0.7}, {"lr": 0.2, "momentum": 0.7}),
+    ],
+)
+def test_whatever_a_constructor_takes(mine, name, options, expected):
+    optimizer = build(f"{mine}:{name}", **options)
+    assert {key: optimizer.param_groups[0][key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", ["Rprop", "RMSprop", "NAdam", "LBFGS", "Adagrad", "SGD"])
+def test_torchs_own_classes_by_path(name):
+    config = small_config(optimizer__name=f"torch.optim:{name}", optimizer__weight_decay=0.0)
+    options = vars(config.optimizer.options)
+    assert isinstance(build(f"torch.optim:{name}", **options), getattr(torch.optim, name))
+    assert registry.get(f"torch.optim:{name}").decays_gradient == (name == "SGD")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("Plain", {"weight_decay": 0.1}, "'optimizer.weight_decay' is 0.1, but .*:Plain has no such argument"),
+        ("Plain", {"options": {"momentum": 0.9}}, "there is no key 'optimizer.options.momentum'"),
+        ("Own", {"options": {"centred": "maybe"}}, "'optimizer.options.centred': Value 'maybe' is not a valid bool"),
+        ("Demanding", {}, "'optimizer.options.trust' must be given"),
+        ("Missing", {}, "has no attribute 'Missing'"),
+        ("torch", {}, "not a subclass of torch.optim.Optimizer, nor a function"),
+        ("Outer", {}, "not a subclass of torch.optim.Optimizer, nor a function"),
+    ],
+)
+def test_what_a_constructor_does_not_take_is_named_before_any_training(mine, name, changes, message):
+    changes = {f"optimizer__{key}": value for key, value in {"weight_decay": 0.0, **changes}.items()}
+    with pytest.raises(ConfigError, match=message):
+        small_config(optimizer__name=f"{mine}:{name}", **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("Strict", {"level": 2}, "Strict' cannot be made: ValueError: level must be 1"),
+        ("WithoutRate", {}, "no parameter groups with an 'lr', so that no schedule reaches it"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_used_says_so(mine, name, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        build(f"{mine}:{name}", **options)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("def f(:", "SyntaxError"),
+        ("undefined_name", "NameError"),
+        ("raise RuntimeError('no GPU\\nhere')", "RuntimeError: no GPU here"),
+        ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("import sys; print('a'); print('b', file=sys.stderr); 1 / 0", "ZeroDivisionError: division by zero"),
+        ("import not_installed", "No module named 'not_installed'"),
+    ],
+)
+def test_a_module_that_does_not_load_takes_one_line(tmp_path, monkeypatch, capsys, code, reason):
+    name = f"broken_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(registry.UnknownOptimizerError) as refusal:
+        registry.get(f"{name}:X")
+    message = str(refusal.value)
+    assert reason in message
+    assert name in message
+    assert "\n" not in message
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_current_folder_takes_no_librarys_place(tmp_path, monkeypatch):
+    (tmp_path / "timm.py").write_text("raise RuntimeError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    assert third_party.load("timm.optim:Lamb").__name__ == "Lamb"
+
+
+def test_a_plug_in_that_does_not_load_stops_nothing_else(tmp_path):
+    (tmp_path / "broken_plug_in.py").write_text("undefined_name")
+    (tmp_path / "broken_plug_in-1.dist-info").mkdir()
+    (tmp_path / "broken_plug_in-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: broken\nVersion: 1\n"
+    )
+    (tmp_path / "broken_plug_in-1.dist-info" / "entry_points.txt").write_text(
+        "[novobench.optimizers]\ntheirs = broken_plug_in:ENTRY\n"
+    )
+    code = (
+        "from novobench.optim import registry\n"
+        "assert 'sgd' in [entry.name for entry in registry.entries()]\n"
+        "for name in ('sgdd', 'theirs'):\n"
+        "    try: registry.get(name)\n"
+        "    except LookupError as error: print(error)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    misspelt, theirs = done.stdout.splitlines()
+    assert "Did you mean 'sgd'" in misspelt
+    assert "'theirs' cannot be loaded: NameError: name 'undefined_name'" in theirs
+
+
+def test_training_processes_find_it_too(mine, tmp_path):
+    """As the `novobench` command starts them: Python's path does not hold the current folder."""
+    code = (
+        "import multiprocessing, sys\n"
+        "from novobench.optim import registry\n"
+        "if __name__ == '__main__':\n"
+        "    registry.get(sys.argv[1])\n"
+        "    context = multiprocessing.get_context('forkserver')\n"
+        "    process = context.Process(target=registry.get, args=(sys.argv[1],))\n"
+        "    process.start(); process.join(); sys.exit(process.exitcode)\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "command.py").write_text(code)
+    words = [sys.executable, str(tmp_path / "elsewhere" / "command.py"), f"{mine}:Plain"]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
