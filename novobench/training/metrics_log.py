@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from novobench.files import told_plainly, write_text
+from novobench.files import json_text, told_plainly, write_text
 
 
 class MetricsLog:
@@ -20,7 +20,7 @@ class MetricsLog:
 
     def append(self, update: int, split: str, values: dict[str, float]) -> None:
         """Add one line, on disk when this returns."""
-        line = json.dumps({"update": update, "split": split, **values})
+        line = json_text({"update": update, "split": split, **values})
         with told_plainly(self.path, "append to"), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         self.lines += 1
@@ -30,7 +30,7 @@ class MetricsLog:
     def cut_back(self, lines: int) -> None:
         """Keep the first `lines` lines: forget what was logged after a checkpoint, a torn last line included."""
         kept = read(self.path)[:lines]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.path, "".join(json_text(line) + "\n" for line in kept))
         self.lines = len(kept)
 
 
