@@ -82,6 +82,8 @@ def read_run(folder: RunFolder) -> StoredCell:
     for split in splits:
         if folder.predictions(split).exists():
             with undamaged(folder, folder.predictions(split).name):
+                if not folder.predictions(split).stat().st_size:
+                    raise ValueError("it is empty")  # gzip would read no lines
                 examples[split] = folder.read_predictions(split)[:_EXAMPLES]
     entry = {"schema": CELL_SCHEMA, "config": _without_private(config), "environment": environment, **kept_entry}
     return StoredCell(records, curves, examples, entry)

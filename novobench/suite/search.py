@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from novobench.config import cell_id, read_yaml
+from novobench.config import cell_id, read_yaml, shown
 from novobench.errors import ConfigError, NovobenchError
 from novobench.files import number, write_csv, write_text
 from novobench.optim import registry
@@ -19,7 +19,6 @@ from novobench.suite.checked_files import (
     Kinds,
     Line,
     check_line,
-    damaged,
     name,
     number_or_empty,
     read_lines,
@@ -173,7 +172,11 @@ def _read_search(task: str, scale: str) -> list[Line]:
     lost = [] if not lines else [key for key in _tuned(task, scale) if key not in chosen]
     lost += [line["key"] for line in lines if _of(line, task) and line["key"] not in chosen]
     if lost:
-        raise damaged(path, f"the trial that {', '.join(dict.fromkeys(lost))} was chosen by is not in it")
+        raise NovobenchError(
+            f"{shown(path)} lacks the chosen trial of {', '.join(dict.fromkeys(lost))}, so lines of it are lost. "
+            f"Restore it from git; or take these rates out of {shown(tuned_file(task, scale))} and their lines out of "
+            "search.csv, and search them again."
+        )
     return lines
 
 

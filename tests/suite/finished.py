@@ -1,22 +1,34 @@
 """Finished cells without a training: the files that a run folder holds at its end."""
 
+import functools
 import gzip
 import json
 
 from novobench.config import cell_id, to_yaml
+from novobench.suite import experiment as suite
 from novobench.suite import records
 from novobench.suite.collection import collect
-from novobench.suite.experiment import load_experiment, row_config
 from novobench.suite.plan import PlannedCell
 from novobench.tasks.catalog import epochs, total_updates
 
 CURVE = (4.0, 2.0, 1.0)
 
 
+def config_of(name, row, scale="laptop", seed=0):
+    """A row's cell, worked out once for all tests that have the same files."""
+    files = [suite.EXPERIMENTS / f"{name}.yaml", *sorted(suite.CONFIGS.glob(f"*/tuned-{scale}.yaml"))]
+    return _config(name, row, scale, seed, tuple(path.read_text() for path in files))
+
+
+@functools.cache
+def _config(name, row, scale, seed, _contents):
+    experiment = suite.load_experiment(name)
+    return suite.row_config(experiment, experiment.row(row), scale, seed)
+
+
 def finished(experiment, row, metrics, *, scale="laptop", seed=0, curves=None, fingerprint="digits:0123", **record):
     """Write a finished run folder of the row. metrics: split -> name -> value. curves: `split/name` -> values."""
-    experiment = load_experiment(experiment)
-    config = row_config(experiment, experiment.row(row), scale, seed)
+    config = config_of(experiment, row, scale, seed)
     folder = PlannedCell(config).folder
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.config.write_text(to_yaml(config))
