@@ -48,7 +48,7 @@ def write_figure(experiment: Experiment, scale: str, entries: list[TableRow] | N
 
 def _label(experiment: Experiment, entry: TableRow) -> str:
     key, label = experiment.legend, entry.row.label
-    if len(entry.data) > 1:
+    if entry.mixed:
         label += ", seeds on different data"
     return f"{label} ({experiment.shown.get(key, key)} {setting(entry.config, key)})" if key else label
 

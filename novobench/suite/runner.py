@@ -20,7 +20,7 @@ from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment, tuned_file
 from novobench.suite.plan import PlannedCell, forecast, plan, runs_folder
 from novobench.suite.table_rows import AskedRow, asked_rows, table_rows
-from novobench.suite.tables import four_digits, has_numbers, markdown, write_table
+from novobench.suite.tables import four_digits, markdown, write_table
 
 
 def run(
@@ -65,7 +65,7 @@ def _collect(
     """Put the finished cells into `results/<scale>/`, and write what follows from them; returns what was wrong.
 
     `asked` is what the rows asked for when the cells were planned: rates may have been searched meanwhile. Unless all
-    was trained (`complete`), only rows with numbers are printed.
+    was trained (`complete`), only rows that were are printed.
     """
     if not ours:
         return []
@@ -74,7 +74,7 @@ def _collect(
         results = records.Results(scale)
         for experiment in experiments:
             rows = table_rows(experiment, scale, asked[experiment.name], results)
-            there = rows if complete else list(filter(has_numbers, rows))
+            there = rows if complete else [row for row in rows if row.cells]
             if not there:
                 continue
             _, written = write_table(experiment, scale, rows)

@@ -41,17 +41,20 @@ class TableRow:
 
     @property
     def data(self) -> dict[str, list[int]]:
-        """Fingerprint of the data -> seeds trained on them. More than one: the seeds are not averaged."""
+        """Fingerprint of the data -> seeds trained on them."""
         found: dict[str, list[int]] = {}
         for cell, stored in self.cells.items():
             found.setdefault(stored.fingerprint, []).append(seed_of(cell))
         return found
 
     @property
+    def mixed(self) -> bool:
+        """Whether its seeds saw different data: they are then no sample of one thing, and have no values."""
+        return len(self.data) > 1
+
+    @property
     def estimates(self) -> dict[str, Estimate]:
-        """Column key -> mean and interval over the seeds whose value is finite, if all saw the same data."""
-        if len(self.data) > 1:
-            return {}
+        """Column key -> mean and interval over the seeds whose value is finite."""
         finite = {key: list(filter(math.isfinite, values)) for key, values in self.values.items()}
         return {key: estimate(values) for key, values in finite.items() if values}
 
@@ -78,7 +81,7 @@ def table_rows(
         for one in (asked_rows(experiment, scale) if asked is None else asked)
     ]
     for column in experiment.columns:
-        found = _values(column, {cell: stored for row in rows for cell, stored in row.cells.items()})
+        found = _values(column, {cell: stored for row in rows if not row.mixed for cell, stored in row.cells.items()})
         for row in rows:
             row.values[column.key] = [found[cell] for cell in row.cells if cell in found]
     for row in rows:
@@ -142,7 +145,7 @@ def _not_finite(experiment: Experiment, row: TableRow) -> list[str]:
 
 
 def _mixed_data(row: TableRow) -> list[str]:
-    if len(row.data) < 2:
+    if not row.mixed:
         return []
     parts = "; ".join(f"{_seeds_text(seeds)} on {fingerprint}" for fingerprint, seeds in row.data.items())
     return [f"its seeds saw different data and are not averaged: {parts}"]

@@ -18,14 +18,9 @@ from novobench.suite.table_rows import TableRow, table_rows
 
 def columns_of(experiment: Experiment, rows: list[TableRow]) -> list[Column]:
     """The experiment's columns but those that the data of this scale lack: nothing that was run has a number there."""
-    if not any(has_numbers(entry) for entry in rows):
+    if not any(any(entry.values.values()) for entry in rows):
         return experiment.columns
     return [column for column in experiment.columns if any(entry.values.get(column.key) for entry in rows)]
-
-
-def has_numbers(entry: TableRow) -> bool:
-    """Whether some column has a number of this row, finite or not."""
-    return any(entry.values.values())
 
 
 def write_table(experiment: Experiment, scale: str, rows: list[TableRow] | None = None) -> tuple[Path, Path]:
@@ -70,9 +65,9 @@ def _absent(entry: TableRow, key: str) -> str:
         return ""
     if not entry.cells:
         return "not run"
-    if not entry.values.get(key):
-        return "none"
-    return "not averaged" if len(entry.data) > 1 else _NOT_FINITE
+    if entry.mixed:
+        return "not averaged"
+    return _NOT_FINITE if entry.values.get(key) else "none"
 
 
 def _digits(value: float | None) -> str:
@@ -135,7 +130,7 @@ def _beside_notes(experiment: Experiment, rows: list[TableRow]) -> list[str]:
     told: dict[str, list[str]] = {}
     for entry in rows:
         numbers = next((stored.numbers for stored in entry.cells.values()), {})
-        if len(entry.data) == 1 and all((column.split, column.metric) in numbers for column in experiment.beside):
+        if not entry.mixed and all((column.split, column.metric) in numbers for column in experiment.beside):
             text = ", ".join(f"{c.label} {four_digits(numbers[c.split, c.metric])}" for c in experiment.beside)
             told.setdefault(text, []).append(entry.row.label)
     if len(told) == 1:
