@@ -180,12 +180,15 @@ def _check_writable(scale: str) -> None:
 
 
 def _print_metrics(cell: PlannedCell, out: Console) -> None:
+    lines = []
     with undamaged(cell.folder, "record.json"):
         record = cell.folder.read_record()
         for split, metrics in record["metrics"].items():
             numbers = ", ".join(f"{name} {_value(metric)}" for name, metric in metrics.items())
             known = ", ".join(f"{name} {_value(found)}" for name, found in record["baselines"].get(split, {}).items())
-            out.print(f"{cell.id} {split}: {numbers}" + (f" (without training: {known})" if known else ""))
+            lines.append(f"{cell.id} {split}: {numbers}" + (f" (without training: {known})" if known else ""))
+    for line in lines:
+        out.print(line)
 
 
 def _value(metric: dict[str, Any]) -> str:
