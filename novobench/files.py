@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -53,8 +54,32 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def json_text(content: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: a number that is not finite, which JSON lacks, becomes null. See `number`."""
+    return json.dumps(_without_nonfinite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _without_nonfinite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: _without_nonfinite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nonfinite(value) for value in content]
+    return content
+
+
+def number(value: Any) -> float:
+    """A number from JSON or CSV; NaN for whatever is not finite: null, `nan`, `inf`. Raises ValueError for anything
+    else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+        raise ValueError(f"{value!r} is no number")
+    found = math.nan if value is None else float(value)
+    return found if math.isfinite(found) else math.nan
+
+
 def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content, indent=1) + "\n")
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ and by a new one that read it.
 from __future__ import annotations
 
 import gc
+import math
 import tempfile
 import time
 import warnings
@@ -92,7 +93,7 @@ def compared(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> str:
             continue
         wide = value.double()
         difference = float((actual[name].double() - wide).abs().max() / wide.abs().max().clamp(min=1e-300))
-        if not difference <= worst:  # a NaN counts as the most
+        if not (difference <= worst or math.isnan(worst)):  # a NaN counts as the most
             worst, where = difference, name
     return f"{where} differs by {worst:.1e}" if where else "same bits"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -12,9 +13,10 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from novobench.files import write_text
 from novobench.suite import records
-from novobench.suite.curves import Curves, Point, read_curves
+from novobench.suite.curves import Curves, Point, curves_of
 from novobench.suite.experiment import Experiment, Panel
-from novobench.suite.tables import TableRow, setting, table_rows
+from novobench.suite.table_rows import TableRow, table_rows
+from novobench.suite.tables import setting
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, for any eye
 _MARKERS = "osD^vP"
@@ -22,11 +24,11 @@ _STYLES = ("-", "--", ":", "-.")
 """Of the series of a panel; rows have the colours and markers."""
 
 
-def write_figure(experiment: Experiment, scale: str) -> Path:
-    """Write `results/<scale>/figures/<name>.svg`: the same bytes for the same results. Returns its path."""
-    curves = read_curves(scale)
-    entries = table_rows(experiment, scale)
-    rows = [(_label(experiment, entry), [curves[cell] for cell in entry.cells]) for entry in entries]
+def write_figure(experiment: Experiment, scale: str, entries: list[TableRow] | None = None) -> Path:
+    """Write `results/<scale>/figures/<name>.svg`: the same bytes for the same results. Returns its path. `entries`: the
+    table's rows, if they are there already."""
+    entries = table_rows(experiment, scale) if entries is None else entries
+    rows = [(_label(experiment, entry), list(map(curves_of, entry.cells.values()))) for entry in entries]
     columns = min(2, len(experiment.figure))
     height = -(-len(experiment.figure) // columns)
     with rc_context({"svg.hashsalt": experiment.name, "svg.fonttype": "none", "font.size": 9}):
@@ -46,15 +48,20 @@ def write_figure(experiment: Experiment, scale: str) -> Path:
 
 def _label(experiment: Experiment, entry: TableRow) -> str:
     key, label = experiment.legend, entry.row.label
+    if entry.mixed:
+        label += ", seeds on different data"
     return f"{label} ({experiment.shown.get(key, key)} {setting(entry.config, key)})" if key else label
 
 
 def draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:
-    """A line for each row, seed and series."""
+    """A line for each row, seed and series; a value that is not finite breaks it."""
     for number, (label, cells) in enumerate(rows):
-        for seed, curves in enumerate(cells):
+        in_legend = set()
+        for curves in cells:
             for style, series in zip(_STYLES, panel.y, strict=False):
                 points = _line(panel, curves, series)
+                if not any(math.isfinite(x) and math.isfinite(y) for x, y in points):
+                    continue
                 named = f"{label}, {series.partition('/')[0]}" if len(panel.y) > 1 else label
                 axes.plot(
                     [x for x, _ in points],
@@ -64,8 +71,9 @@ def draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None
                     marker=_MARKERS[number % len(_MARKERS)],
                     markersize=3.5,
                     linewidth=1.2,
-                    label=named if seed == 0 and points else None,
+                    label=None if series in in_legend else named,
                 )
+                in_legend.add(series)
     if panel.diagonal:
         frame = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}  # of the curves: the line would bring in (0, 0)
         axes.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)

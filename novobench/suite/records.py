@@ -1,143 +1,203 @@
-"""From run folders to `results/<scale>/`: the lines that tables, figures and verdicts are made from.
+"""The files of `results/<scale>/` that tables, figures and verdicts are made from: read, checked and written.
 
-A collection replaces the lines of the cells it is given and leaves all others. Nothing here needs `runs/`
-afterwards, and nothing downstream of here reads it.
+The results of a cell lie in four files and are one unit: its entry in `cells.json` is written last and holds a digest
+of its part of each of the others. A cell whose parts do not match (a killed command, a merge, a file cut short) is
+incomplete: no reader takes it for a result, and the next collection makes it whole again from its run folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from filelock import FileLock
 
-from novobench.config import ROOT
-from novobench.files import read_csv, write_csv, write_json
-from novobench.training import metrics_log
-from novobench.training.run_folder import RunFolder
+from novobench.config import ROOT, shown
+from novobench.files import json_text, number, write_csv, write_json
+from novobench.suite.checked_files import (
+    SCHEMA,
+    Kinds,
+    Line,
+    damaged,
+    name,
+    number_or_empty,
+    read_entries,
+    read_lines,
+    yes_or_no,
+)
 
-SCHEMA = 1
-RECORD_FIELDS = (
-    "schema", "cell", "task", "optimizer", "seed", "split", "metric", "value", "n", "unit", "update", "code",
-    "dirty", "hardware",
-)  # fmt: skip
-CURVE_FIELDS = ("schema", "cell", "series", "update", "epoch", "seconds", "value")
-_TRAINING_NUMBERS = {
-    "train_seconds": "s",
-    "skipped_updates": "updates",
-    "skipped_samples": "samples",
-    "parameters": "parameters",
-}
-_CURVE_POINTS = 200
-_EXAMPLES = 20
-_PRIVATE = ("data_root", "path", "trackers")
-"""Config keys that name this machine's folders or accounts; results do not carry them."""
+CELL_SCHEMA = 2
+"""Of the entries of `cells.json`. Those of schema 1 have no digests."""
+
+RECORD_KINDS: Kinds = {
+    "schema": int, "cell": name, "task": name, "optimizer": name, "seed": int, "split": name, "metric": name,
+    "value": number, "n": int, "unit": str, "update": int, "code": name, "dirty": yes_or_no, "hardware": name,
+}  # fmt: skip
+RECORD_FIELDS = tuple(RECORD_KINDS)
+CURVE_KINDS: Kinds = {
+    "schema": int, "cell": name, "series": name, "update": int, "epoch": float, "seconds": number_or_empty,
+    "value": number,
+}  # fmt: skip
+CURVE_FIELDS = tuple(CURVE_KINDS)
+_KEYS = {"config": dict, "environment": dict, "fingerprint": str}
+"""What readers need of an entry of `cells.json`."""
+_LAST_METRIC = "parameters"
+"""With which the lines of a cell end in `records.csv`."""
 
 
 def results_folder(scale: str) -> Path:
     return ROOT / "results" / scale
 
 
-def collect(folders: Iterable[RunFolder], scale: str) -> None:
-    """Put the finished cells among `folders` into the results of their scale."""
-    done = [(folder, folder.read_record()) for folder in folders if folder.finished]
-    if not done:
-        return
-    target = results_folder(scale)
-    cells = {record["cell"] for _, record in done}
-    records = [line for _, record in done for line in _record_lines(record)]
-    _replace_lines(target / "records.csv", RECORD_FIELDS, cells, records)
-    curves = [line for folder, record in done for line in _curve_lines(folder, record)]
-    _replace_lines(target / "curves.csv", CURVE_FIELDS, cells, curves)
-    _replace_entries(target / "cells.json", {r["cell"]: _cell_entry(f, r) for f, r in done})
-    _replace_entries(target / "examples.json", {r["cell"]: _examples(f, r) for f, r in done})
+def locked(scale: str) -> FileLock:
+    """Held by whoever reads the results or the tuned rates of a scale in order to write them again."""
+    path = ROOT / "runs" / scale / "collect.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
 
 
-def _record_lines(record: dict[str, Any]) -> list[dict[str, Any]]:
-    shared = {key: record[key] for key in ("cell", "task", "optimizer", "seed", "code", "hardware")}
-    shared |= {"schema": SCHEMA, "update": record["updates"], "dirty": int(record["dirty"])}
-    lines = [
-        {**shared, "split": split, "metric": name, **metric}
-        for kind in ("metrics", "baselines")
-        for split, metrics in record.get(kind, {}).items()
-        for name, metric in metrics.items()
-    ]
-    for name, unit in _TRAINING_NUMBERS.items():
-        lines.append({**shared, "split": "train", "metric": name, "value": record[name], "n": 1, "unit": unit})
-    return lines
+# ---------------------------------------------------------------------------------------------- a cell's results
 
 
-def _curve_lines(folder: RunFolder, record: dict[str, Any]) -> list[dict[str, Any]]:
-    series: dict[str, list[dict[str, Any]]] = {}
-    for line in metrics_log.read(folder.metrics):
-        for name, value in line.items():
-            if name not in ("update", "split", "epoch", "seconds"):
-                point = {"schema": SCHEMA, "cell": record["cell"], "series": f"{line['split']}/{name}"}
-                point |= {"update": line["update"], "epoch": round(line["epoch"], 6), "value": value}
-                point["seconds"] = round(line["seconds"], 3) if "seconds" in line else ""
-                series.setdefault(point["series"], []).append(point)
-    thinned = []
-    for points in series.values():
-        step = -(-len(points) // _CURVE_POINTS)
-        thinned += points[::-1][::step][::-1]  # the last point always stays
-    return thinned
+@dataclass
+class StoredCell:
+    """What the files hold of one cell."""
+
+    records: list[Line] = field(default_factory=list)
+    curves: list[Line] = field(default_factory=list)
+    examples: dict[str, Any] | None = None
+    entry: dict[str, Any] | None = None
+
+    def digests(self) -> dict[str, str]:
+        """File -> digest of this cell's part of it."""
+        assert self.entry is not None
+        return {
+            "records.csv": _digest([[line[key] for key in RECORD_FIELDS[1:]] for line in self.records]),
+            "curves.csv": _digest([[line[key] for key in CURVE_FIELDS[1:]] for line in self.curves]),
+            "examples.json": _digest(self.examples),
+            "cells.json": _digest({key: self.entry[key] for key in self.entry if key not in ("schema", "digests")}),
+        }
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of what was collected is there. Without digests: whether nothing is seen to be missing."""
+        if self.entry is None:
+            return False
+        if "digests" in self.entry:
+            return self.entry["digests"] == self.digests()
+        ended = bool(self.records) and self.records[-1]["metric"] == _LAST_METRIC
+        return ended and bool(self.curves) and self.examples is not None
+
+    def seal(self) -> None:
+        """Give the entry its digests."""
+        assert self.entry is not None
+        self.entry = {**self.entry, "schema": CELL_SCHEMA, "digests": self.digests()}
+
+    @property
+    def numbers(self) -> dict[tuple[str, str], float]:
+        """Split and metric -> value; NaN where it was not finite."""
+        return {(line["split"], line["metric"]): number(line["value"]) for line in self.records}
+
+    @property
+    def fingerprint(self) -> str:
+        return self.entry["fingerprint"] if self.entry else ""
 
 
-def _cell_entry(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
-    config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    environment = json.loads(folder.environment.read_text(encoding="utf-8"))
-    kept = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring", "finished", "purpose")
-    return {
-        "schema": SCHEMA,
-        "config": _without_private(config),
-        "environment": environment,
-        **{key: record[key] for key in kept},
-    }
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _without_private(config: Any) -> Any:
-    if isinstance(config, dict):
-        return {key: _without_private(value) for key, value in config.items() if key not in _PRIVATE}
-    return config
+class Results:
+    """All cells of `results/<scale>/`, by id. `whole` are the results; `incomplete` is what a kill or damage left."""
 
+    def __init__(self, scale: str) -> None:
+        """Read the files. Raises NovobenchError that names the file, and the line, if one is damaged."""
+        self.scale, self.folder = scale, results_folder(scale)
+        self.cells: dict[str, StoredCell] = {}
+        for line in read_lines(self.folder / "records.csv", RECORD_KINDS, ("cell", "split", "metric")):
+            self._cell(line["cell"]).records.append(line)
+        for line in read_lines(self.folder / "curves.csv", CURVE_KINDS, ("cell", "series", "update")):
+            self._cell(line["cell"]).curves.append(line)
+        for cell, found in read_entries(self.folder / "examples.json", {}, (SCHEMA,)).items():
+            self._cell(cell).examples = found
+        for cell, found in read_entries(self.folder / "cells.json", _KEYS, (1, CELL_SCHEMA)).items():
+            self._cell(cell).entry = found
+        self._whole = {cell: stored.whole for cell, stored in self.cells.items()}
 
-def _examples(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
-    splits = [split for split in record["metrics"] if folder.predictions(split).exists()]
-    return {"schema": SCHEMA, **{split: folder.read_predictions(split)[:_EXAMPLES] for split in splits}}
+    def _cell(self, cell: str) -> StoredCell:
+        return self.cells.setdefault(cell, StoredCell())
 
+    @property
+    def whole(self) -> dict[str, StoredCell]:
+        return {cell: self.cells[cell] for cell, is_whole in self._whole.items() if is_whole}
 
-# ---------------------------------------------------------------------------------------------- files
+    @property
+    def incomplete(self) -> list[str]:
+        return [cell for cell, is_whole in self._whole.items() if not is_whole]
 
+    def put(self, cell: str, stored: StoredCell) -> None:
+        """Replace a cell's results; `write` makes it last."""
+        stored.examples, stored.entry = (json.loads(json_text(part)) for part in (stored.examples, stored.entry))
+        stored.seal()
+        self.cells[cell], self._whole[cell] = stored, True
 
-def _replace_lines(path: Path, fields: Sequence[str], cells: set[str], lines: list[dict[str, Any]]) -> None:
-    kept = [line for line in read_csv(path) if line["cell"] not in cells]
-    order: Callable[[dict[str, Any]], Any] = lambda line: line["cell"]  # noqa: E731
-    write_csv(path, fields, sorted([*kept, *lines], key=order))  # stable: order within a cell stays
+    def seal(self) -> None:
+        """Give all whole cells their digests, in one file and so at once: from here on, damage to them is seen."""
+        open_ones = [stored for stored in self.whole.values() if stored.entry and "digests" not in stored.entry]
+        for stored in open_ones:
+            stored.seal()
+        if open_ones:
+            self._write_cells()
 
+    def write(self) -> None:
+        """Write the files, `cells.json` last: a cell that a kill leaves half written does not match its digests."""
+        if not self.cells:
+            return
+        stored = [self.cells[cell] for cell in sorted(self.cells)]
+        write_csv(self.folder / "records.csv", RECORD_FIELDS, [line for one in stored for line in one.records])
+        write_csv(self.folder / "curves.csv", CURVE_FIELDS, [line for one in stored for line in one.curves])
+        write_json(self.folder / "examples.json", self._parts("examples"))
+        self._write_cells()
 
-def _replace_entries(path: Path, entries: dict[str, Any]) -> None:
-    write_json(path, dict(sorted({**read_json(path), **entries}.items())))
+    def _write_cells(self) -> None:
+        write_json(self.folder / "cells.json", self._parts("entry"))
 
+    def _parts(self, part: str) -> dict[str, Any]:
+        parts = {cell: getattr(self.cells[cell], part) for cell in sorted(self.cells)}
+        return {cell: found for cell, found in parts.items() if found is not None}
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A results file by cell; empty if it does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    def complaint(self) -> str:
+        """One line about incomplete cells that no run folder can mend; empty if there are none."""
+        if not self.incomplete:
+            return ""
+        some = ", ".join(self.incomplete[:3]) + (", …" if len(self.incomplete) > 3 else "")
+        return (
+            f"{shown(self.folder)}: {len(self.incomplete)} cells are incomplete ({some}): what records.csv, curves.csv "
+            "and examples.json hold of them is not what cells.json says was collected, and they have no run folder. "
+            "Tables leave them out. Restore the four files from git, or run the experiment of these cells again to "
+            "train them anew; to give a cell up, delete it from all four."
+        )
 
 
 def speeds(scale: str) -> dict[str, tuple[float, float]]:
     """What finished cells took: JSON of their task, model and data -> samples and seconds of one device, both summed;
     those that shared a GPU had a part of its time each."""
-    cells = read_json(results_folder(scale) / "cells.json")
     found: dict[str, tuple[float, float]] = {}
-    for line in read_csv(results_folder(scale) / "records.csv"):
-        if line["metric"] == "train_seconds" and line["value"] and line["cell"] in cells:
-            config = cells[line["cell"]]["config"]
-            runtime = config["runtime"]
-            devices = runtime["devices"] * runtime["nodes"] / runtime.get("cells_per_gpu", 1)
+    for cell, stored in Results(scale).whole.items():
+        spent = stored.numbers.get(("train", "train_seconds"), 0.0)
+        if not spent > 0 or stored.entry is None:  # NaN, too
+            continue
+        try:
+            config = stored.entry["config"]
             key = json.dumps({part: config[part] for part in ("task", "model", "data")}, sort_keys=True)
-            samples, seconds = found.get(key, (0.0, 0.0))
-            samples += int(line["update"]) * config["batch"]["size"]
-            found[key] = samples, seconds + float(line["value"]) * devices
+            runtime, batch = config["runtime"], config["batch"]["size"]
+            devices = runtime["devices"] * runtime["nodes"] / runtime.get("cells_per_gpu", 1)
+        except (KeyError, TypeError) as error:
+            raise damaged(results_folder(scale) / "cells.json", f"the config of {cell} lacks {error}") from None
+        samples, seconds = found.get(key, (0.0, 0.0))
+        samples += int(stored.records[0]["update"]) * batch
+        found[key] = samples, seconds + spent * devices
     return found

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from filelock import FileLock
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -13,14 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from novobench.config import shown
 from novobench.console import console, duration
 from novobench.errors import DataError, NovobenchError
-from novobench.files import told_plainly, write_json
+from novobench.files import number, told_plainly, write_json
 from novobench.suite import records
+from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment, tuned_file
 from novobench.suite.forecast import forecast
 from novobench.suite.identity import other_data
 from novobench.suite.plan import PlannedCell, plan, runs_folder
-from novobench.suite.tables import write_table
+from novobench.suite.table_rows import AskedRow, asked_rows, table_rows
+from novobench.suite.tables import four_digits, markdown, write_table
 
 
 def run(
@@ -38,30 +40,67 @@ def run(
     own = {cell.id for cell in plan(experiments, scale, range(seeds))}
     foreign = other_data(cells, out)
     ours = [cell for cell in cells if cell.id in own and cell.id not in foreign]
+    asked = {experiment.name: asked_rows(experiment, scale) for experiment in experiments} if ours else {}
     try:
         failed = foreign | train(cells, scale, jobs, out)
     except KeyboardInterrupt:
-        _collect(experiments, ours, scale, out)
+        _collect(experiments, asked, ours, scale, out, complete=False)
         raise
-    _collect(experiments, ours, scale, out)
+    problems = _collect(experiments, asked, ours, scale, out, complete=not failed)
     for cell in cells:
         if cell.id not in own and cell.folder.finished and cell.id not in foreign:
-            _print_metrics(cell, out)
-    return _summary(failed, cells)
+            try:
+                _print_metrics(cell, out)
+            except NovobenchError as error:
+                problems.append(str(error))
+    return _summary(failed, problems, cells)
 
 
-def _collect(experiments: Sequence[Experiment], ours: Sequence[PlannedCell], scale: str, out: Console) -> None:
-    """Put the finished cells into `results/<scale>/`, and write what follows from them."""
-    with FileLock(runs_folder(scale) / "collect.lock"):
-        records.collect((cell.folder for cell in ours), scale)
-        for experiment in experiments if ours else ():
-            _, markdown = write_table(experiment, scale)
-            out.print(Markdown(markdown.read_text(encoding="utf-8")))
-            out.print(f"Written: {shown(markdown)}")
+def _collect(
+    experiments: Sequence[Experiment],
+    asked: Mapping[str, Sequence[AskedRow]],
+    ours: Sequence[PlannedCell],
+    scale: str,
+    out: Console,
+    *,
+    complete: bool,
+) -> list[str]:
+    """Put the finished cells into `results/<scale>/`, and write what follows from them; returns what was wrong.
+
+    `asked` is what the rows asked for when the cells were planned: rates may have been searched meanwhile. Unless all
+    was trained (`complete`), only rows that were are printed.
+    """
+    if not ours:
+        return []
+    with records.locked(scale):
+        problems = collect((cell.folder for cell in ours), scale)
+        results = records.Results(scale)
+        for experiment in experiments:
+            rows = table_rows(experiment, scale, asked[experiment.name], results)
+            there = rows if complete else [row for row in rows if row.cells]
+            if not there:
+                continue
+            _, written = write_table(experiment, scale, rows)
+            out.print(Markdown(markdown(experiment, there, scale)))
+            out.print(f"Written: {shown(written)}")
             if experiment.figure:
                 from novobench.suite.plots import write_figure
 
-                out.print(f"Written: {shown(write_figure(experiment, scale))}")
+                out.print(f"Written: {shown(write_figure(experiment, scale, rows))}")
+            if _changed(experiment, asked[experiment.name], scale):
+                out.print(
+                    f"The rates or configs of {experiment.name} changed while this command ran; the table is of those "
+                    "it began with. Run it again for the new ones."
+                )
+    return problems
+
+
+def _changed(experiment: Experiment, asked: Sequence[AskedRow], scale: str) -> bool:
+    """Whether the rows now ask for something else, or cannot be read any more."""
+    try:
+        return asked_rows(experiment, scale) != asked
+    except NovobenchError:
+        return True
 
 
 def search(experiment: Experiment, scale: str, budget: int, seeds: int, jobs: int | None, keys: Sequence[str]) -> int:
@@ -77,7 +116,7 @@ def search(experiment: Experiment, scale: str, budget: int, seeds: int, jobs: in
     failed = train(cells, scale, jobs, out)
     only = f" --keys {' '.join(keys)}" if keys else ""
     command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
-    with FileLock(runs_folder(scale) / "collect.lock"):
+    with records.locked(scale):
         best = searching.conclude(experiment, scale, done, command)
     for key, trial in best.items():
         out.print(f"{key}: " + ", ".join(f"{name} {value:g}" for name, value in trial.rates.items()))
@@ -132,7 +171,7 @@ class _Display:
             self.count += 1
             self.progress.remove_task(self.bars.pop(cell))
             self.progress.advance(self.all)
-            told = f"in {duration(event.seconds)}" if event.kind == "finished" else f"FAILED: {event.error}"
+            told = f"in {duration(event.seconds)}" if event.kind == "finished" else f"FAILED: {_one_line(event.error)}"
             self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.users)}) {told}", markup=False)
 
 
@@ -142,24 +181,43 @@ def _check_writable(scale: str) -> None:
         probe = folder / ".probe"
         with told_plainly(folder, "write into"):
             write_json(probe, {})
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another command may look at the same time
 
 
 def _print_metrics(cell: PlannedCell, out: Console) -> None:
-    record = cell.folder.read_record()
-    for split, metrics in record["metrics"].items():
-        numbers = ", ".join(f"{name} {metric['value']:.4g}" for name, metric in metrics.items())
-        known = ", ".join(f"{name} {found['value']:.4g}" for name, found in record["baselines"].get(split, {}).items())
-        out.print(f"{cell.id} {split}: {numbers}" + (f" (without training: {known})" if known else ""))
+    lines = []
+    with undamaged(cell.folder, "record.json"):
+        record = cell.folder.read_record()
+        for split, metrics in record["metrics"].items():
+            numbers = ", ".join(f"{name} {_value(metric)}" for name, metric in metrics.items())
+            known = ", ".join(f"{name} {_value(found)}" for name, found in record["baselines"].get(split, {}).items())
+            lines.append(f"{cell.id} {split}: {numbers}" + (f" (without training: {known})" if known else ""))
+    for line in lines:
+        out.print(line)
 
 
-def _summary(failed: dict[str, str], cells: Sequence[PlannedCell]) -> int:
+def _value(metric: dict[str, Any]) -> str:
+    return four_digits(number(metric["value"]))
+
+
+def _summary(failed: dict[str, str], problems: Sequence[str], cells: Sequence[PlannedCell]) -> int:
+    """Tell what failed, each in one line; the exit code."""
     for cell, error in failed.items():
-        print(f"novobench: {cell} failed: {error}", file=sys.stderr)
+        print(f"novobench: {cell} failed: {_one_line(error)}", file=sys.stderr)
+    for problem in problems:
+        print(f"novobench: {_one_line(problem)}", file=sys.stderr)
     if failed:
         print(
             f"novobench: {len(failed)} of {len(cells)} cells failed; the others are finished and kept. "
             "Run the same command again to retry.",
             file=sys.stderr,
         )
-    return 1 if failed else 0
+    return 1 if failed or problems else 0
+
+
+_MOST_LETTERS = 1000
+
+
+def _one_line(error: str) -> str:
+    line = " ".join(error.split())
+    return line if len(line) <= _MOST_LETTERS else f"{line[:_MOST_LETTERS]} … (the rest is in the cell's log.txt)"

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from novobench.config import cell_id, read_yaml
+from novobench.config import cell_id, read_yaml, shown
 from novobench.errors import ConfigError, NovobenchError
-from novobench.files import read_csv, write_csv, write_text
+from novobench.files import number, write_csv, write_text
 from novobench.optim import registry
 from novobench.suite import records
+from novobench.suite.checked_files import (
+    SCHEMA,
+    Kinds,
+    Line,
+    check_line,
+    name,
+    number_or_empty,
+    read_lines,
+    yes_or_no,
+)
+from novobench.suite.collection import undamaged
 from novobench.suite.experiment import Experiment, Row, row_config, tuned_file, tuned_key
 from novobench.suite.plan import PlannedCell
 
-FIELDS = (
-    "schema", "key", "experiment", "row", "optimizer", "trial", "rates", "seed", "cell", "split", "metric", "value",
-    "chosen",
-)  # fmt: skip
+KINDS: Kinds = {
+    "schema": int, "key": name, "experiment": name, "row": name, "optimizer": name, "trial": int, "rates": str,
+    "seed": int, "cell": name, "split": str, "metric": name, "value": number_or_empty, "chosen": yes_or_no,
+}  # fmt: skip
+FIELDS = tuple(KINDS)
+"""Of `search.csv`. `value` is empty where the training failed, `nan` where it ended in no finite number."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +60,12 @@ def trials(
         raise ConfigError(f"{experiment.name} has no row with `tuned:` at {scale} scale; there is nothing to search.")
     found = []
     for key, row in first.items():
-        for number, rates in enumerate(_points(experiment, row, scale, budget)):
+        for trial, rates in enumerate(_points(experiment, row, scale, budget)):
             configs = [
                 row_config(experiment, row, scale, seed, extra={"purpose": "search"}, rates=rates) for seed in seeds
             ]
             cells = [PlannedCell(config, [f"search/{key}"]) for config in configs if config is not None]
-            found.append(Trial(key, row, number, rates, cells))
+            found.append(Trial(key, row, trial, rates, cells))
     return found
 
 
@@ -79,20 +92,27 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
     """
     column = experiment.columns[0]
     sign = 1.0 if column.better == "larger" else -1.0
-    read = {cell.id: cell.folder.read_record() for trial in done for cell in trial.cells if cell.folder.finished}
-    split = next((record["search_split"] for record in read.values()), "")
-    metric: Callable[[PlannedCell], float | None] = lambda cell: (  # noqa: E731
-        read[cell.id]["metrics"][split][column.metric]["value"] if cell.id in read else None
-    )
-    values = {(trial.key, trial.number): [metric(cell) for cell in trial.cells] for trial in done}
+    read = {cell.id: _judged(cell, column.metric) for trial in done for cell in trial.cells if cell.folder.finished}
+    split = next((found.split for found in read.values()), "")
+    values = {
+        (trial.key, trial.number): [read[cell.id].value if cell.id in read else None for cell in trial.cells]
+        for trial in done
+    }
     best: dict[str, Trial] = {}
     for trial in done:
         score = _score(values[trial.key, trial.number], sign)
         if score > _score(values[best[trial.key].key, best[trial.key].number], sign) if trial.key in best else True:
             best[trial.key] = trial
+    for key in best:
+        data = {read[cell.id].fingerprint for t in done if t.key == key for cell in t.cells if cell.id in read}
+        if len(data) > 1:
+            raise NovobenchError(
+                f"The trials of {key} saw different data ({', '.join(sorted(data))}), so none is the best. Restore the "
+                "data, and remove the run folders of the trials that saw others."
+            )
     lines = [
         {
-            "schema": records.SCHEMA,
+            "schema": SCHEMA,
             "key": trial.key,
             "experiment": experiment.name,
             "row": trial.row.id,
@@ -112,35 +132,70 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
     hopeless = [key for key, trial in best.items() if _score(values[key, trial.number], sign) == -math.inf]
     if hopeless:
         raise NovobenchError(
-            f"Every trial of {', '.join(hopeless)} failed, so nothing was written; see their log.txt in runs/."
+            f"Every trial of {', '.join(hopeless)} failed or ended in a {column.metric} that is not finite, so nothing "
+            "was written; see their log.txt in runs/."
         )
-    path = records.results_folder(scale) / "search.csv"
-    mine = f"{experiment.task}-"  # two tasks may use one key
-    kept = [line for line in read_csv(path) if line["key"] not in best or not line["cell"].startswith(mine)]
-    write_csv(path, FIELDS, [*kept, *lines])
-    _write_tuned(experiment.task, scale, best, values, column.metric, command)
+    path, task = records.results_folder(scale) / "search.csv", experiment.task
+    kept = [line for line in _read_search(task, scale) if line["key"] not in best or not _of(line, task)]
+    new = [check_line({column: str(text) for column, text in line.items()}, KINDS) for line in lines]
+    write_csv(path, FIELDS, [*kept, *new])
+    _write_tuned(task, scale, best, column.metric, command)
     return best
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What decides about a trial's cell; `value` is NaN where it is not finite."""
+
+    split: str
+    value: float
+    fingerprint: str
+
+
+def _judged(cell: PlannedCell, metric: str) -> _Judged:
+    with undamaged(cell.folder, "record.json"):
+        record = cell.folder.read_record()
+        split = record["search_split"]
+        return _Judged(split, number(record["metrics"][split][metric]["value"]), str(record.get("fingerprint")))
+
+
+def _of(line: Line, task: str) -> bool:
+    return line["cell"].startswith(f"{task}-")  # two tasks may use one key
+
+
+def _read_search(task: str, scale: str) -> list[Line]:
+    """The lines of `search.csv`. Raises NovobenchError if the file is damaged, or lacks a search that gave the task its
+    rates: written again, it would be lost for good."""
+    path = records.results_folder(scale) / "search.csv"
+    lines = read_lines(path, KINDS, ("key", "trial", "seed", "cell"))
+    chosen = {line["key"] for line in lines if line["chosen"] == "1" and _of(line, task)}
+    lost = [] if not lines else [key for key in _tuned(task, scale) if key not in chosen]
+    lost += [line["key"] for line in lines if _of(line, task) and line["key"] not in chosen]
+    if lost:
+        raise NovobenchError(
+            f"{shown(path)} lacks the chosen trial of {', '.join(dict.fromkeys(lost))}, so lines of it are lost. "
+            f"Restore it from git; or take these rates out of {shown(tuned_file(task, scale))} and their lines out of "
+            "search.csv, and search them again."
+        )
+    return lines
+
+
+def _tuned(task: str, scale: str) -> dict[str, Any]:
+    path = tuned_file(task, scale)
+    return read_yaml(path) if path.exists() else {}
+
+
 def _score(values: Sequence[float | None], sign: float) -> float:
-    numbers = [value for value in values if value is not None]
+    """The larger the better; -inf unless every seed has a finite number."""
+    numbers = [value for value in values if value is not None and math.isfinite(value)]
     return sign * math.fsum(numbers) / len(numbers) if len(numbers) == len(values) else -math.inf
 
 
-def _write_tuned(
-    task: str,
-    scale: str,
-    best: dict[str, Trial],
-    values: dict[tuple[str, int], list[Any]],
-    metric: str,
-    command: str,
-) -> None:
-    path = tuned_file(task, scale)
-    tuned = read_yaml(path) if path.exists() else {}
-    tuned |= {key: dict(trial.rates) for key, trial in best.items()}
+def _write_tuned(task: str, scale: str, best: dict[str, Trial], metric: str, command: str) -> None:
+    tuned = _tuned(task, scale) | {key: dict(trial.rates) for key, trial in best.items()}
     header = (
         f"# Rates of the {task} rows at {scale} scale, found by `novobench search`; not edited by hand.\n"
         f"# Every trial and seed is in results/{scale}/search.csv; the best mean {metric} on the held-out split wins.\n"
         f"# Last command: {command}\n"
     )
-    write_text(path, header + yaml.safe_dump(dict(sorted(tuned.items())), sort_keys=False))
+    write_text(tuned_file(task, scale), header + yaml.safe_dump(dict(sorted(tuned.items())), sort_keys=False))

@@ -2,97 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+import math
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from novobench.config import CellConfig, cell_id, to_yaml
-from novobench.files import read_csv, write_csv, write_text
+from novobench.config import CellConfig, to_yaml
+from novobench.files import write_csv, write_text
 from novobench.suite import records
-from novobench.suite.curves import at_equal, read_curves
-from novobench.suite.experiment import Column, Experiment, Row, row_config, searched
-from novobench.suite.statistics import Estimate, estimate
-
-Values = dict[tuple[str, str], float]
-"""Split and metric -> value of one cell."""
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row with what its finished cells say: an estimate a column, none where nothing is recorded."""
-
-    row: Row
-    config: CellConfig | None
-    cells: list[str]
-    estimates: dict[str, Estimate]
-    warnings: list[str]
-    """Texts of the experiment's flags that some seed raised."""
-
-
-def table_rows(experiment: Experiment, scale: str) -> list[TableRow]:
-    """Every row of the experiment with the estimates over all seeds on record."""
-    recorded: dict[str, Values] = {}
-    for line in read_csv(records.results_folder(scale) / "records.csv"):
-        recorded.setdefault(line["cell"], {})[line["split"], line["metric"]] = float(line["value"])
-    configs = [row_config(experiment, row, scale, seed=0) for row in experiment.rows]
-    cells = [
-        [] if config is None else sorted(_same_but_seed(cell_id(config), recorded), key=_seed) for config in configs
-    ]
-    every = [cell for mine in cells for cell in mine]
-    values = {column.key: _values(column, every, recorded, scale) for column in experiment.columns}
-    rows = []
-    for row, config, mine in zip(experiment.rows, configs, cells, strict=True):
-        found = {key: [of_cell[cell] for cell in mine if cell in of_cell] for key, of_cell in values.items()}
-        estimates = {key: estimate(numbers) for key, numbers in found.items() if numbers}
-        rows.append(TableRow(row, config, mine, estimates, _warnings(experiment, mine, recorded)))
-    return rows
-
-
-def _warnings(experiment: Experiment, cells: list[str], recorded: dict[str, Values]) -> list[str]:
-    found = []
-    for flag in experiment.flags:
-        raised = sum(recorded[cell].get((flag.split, flag.metric), flag.above) > flag.above for cell in cells)
-        if raised:
-            found.append(f"{flag.text} ({raised} of {len(cells)} seeds)")
-    return found
+from novobench.suite.checked_files import SCHEMA
+from novobench.suite.experiment import Column, Experiment
+from novobench.suite.table_rows import TableRow, table_rows
 
 
 def columns_of(experiment: Experiment, rows: list[TableRow]) -> list[Column]:
     """The experiment's columns but those that the data of this scale lack: nothing that was run has a number there."""
-    if not any(entry.estimates for entry in rows):
+    if not any(any(entry.values.values()) for entry in rows):
         return experiment.columns
-    return [column for column in experiment.columns if any(column.key in entry.estimates for entry in rows)]
+    return [column for column in experiment.columns if any(entry.values.get(column.key) for entry in rows)]
 
 
-def _values(column: Column, cells: list[str], recorded: dict[str, Values], scale: str) -> dict[str, float]:
-    """Cell -> the column's number, for those that have it."""
-    if column.when:
-        curves = {cell: curve for cell, curve in read_curves(scale).items() if cell in cells}
-        return at_equal(curves, f"{column.when}/{column.metric}", f"{column.split}/{column.metric}")
-    own, other = (column.split, column.metric), (column.minus, column.metric)
-    return {
-        cell: recorded[cell][own] - (recorded[cell][other] if column.minus else 0.0)
-        for cell in cells
-        if own in recorded[cell] and (not column.minus or other in recorded[cell])
-    }
-
-
-def _same_but_seed(cell: str, known: Any) -> list[str]:
-    pattern = re.compile(re.sub(r"-s\d+-", r"-s\\d+-", cell))
-    return [other for other in known if pattern.fullmatch(other)]
-
-
-def _seed(cell: str) -> int:
-    match = re.search(r"-s(\d+)-", cell)
-    return int(match[1]) if match else 0
-
-
-def write_table(experiment: Experiment, scale: str) -> tuple[Path, Path]:
-    """Write `results/<scale>/<name>.csv` and `.md`; returns their paths."""
-    rows = table_rows(experiment, scale)
+def write_table(experiment: Experiment, scale: str, rows: list[TableRow] | None = None) -> tuple[Path, Path]:
+    """Write `results/<scale>/<name>.csv` and `.md`; returns their paths. `rows`: if they are there already."""
+    rows = table_rows(experiment, scale) if rows is None else rows
     folder = records.results_folder(scale)
     csv_path, md_path = folder / f"{experiment.name}.csv", folder / f"{experiment.name}.md"
     _write_csv(csv_path, experiment, rows)
@@ -102,23 +35,39 @@ def write_table(experiment: Experiment, scale: str) -> tuple[Path, Path]:
 
 def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None:
     keys = [column.key for column in columns_of(experiment, rows)]
-    fields = ["schema", "row", "label", *experiment.shown, "seeds", *(["warnings"] if experiment.flags else [])]
+    fields = ["schema", "row", "label", *experiment.shown, "seeds", "warnings"]
     fields += [f"{key}{part}" for key in keys for part in ("", "_sd", "_low", "_high", "_paper")]
     lines = []
     for entry in rows:
-        line: dict[str, Any] = {"schema": records.SCHEMA, "row": entry.row.id, "label": entry.row.label}
+        line: dict[str, Any] = {"schema": SCHEMA, "row": entry.row.id, "label": entry.row.label}
         line |= {key: setting(entry.config, key) for key in experiment.shown}
         line["seeds"] = len(entry.cells)
-        if experiment.flags:
-            line["warnings"] = "; ".join(entry.warnings)
+        line["warnings"] = "; ".join(entry.warnings)
+        estimates = entry.estimates
         for key in keys:
-            found = entry.estimates.get(key)
-            if found is not None:
+            found = estimates.get(key)
+            if found is None:
+                line[key] = "nan" if _absent(entry, key) == _NOT_FINITE else ""
+            else:
                 line |= {key: _digits(found.mean), f"{key}_sd": _digits(found.sd)}
                 line |= {f"{key}_low": _digits(found.low), f"{key}_high": _digits(found.high)}
             line[f"{key}_paper"] = entry.row.printed.get(key, "")
         lines.append(line)
     write_csv(path, fields, lines)
+
+
+_NOT_FINITE = "not finite"
+
+
+def _absent(entry: TableRow, key: str) -> str:
+    """Why a column has no number of this row."""
+    if entry.config is None:
+        return ""
+    if not entry.cells:
+        return "not run"
+    if entry.mixed:
+        return "not averaged"
+    return _NOT_FINITE if entry.values.get(key) else "none"
 
 
 def _digits(value: float | None) -> str:
@@ -150,43 +99,48 @@ def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
                 mark += f" [{len(notes)}]"
         cells = [entry.row.label + mark, *(setting(entry.config, key) for key in experiment.shown)]
         cells.append(str(len(entry.cells)) if entry.config is not None else "")
+        estimates = entry.estimates
         for column in columns:
-            found, printed = entry.estimates.get(column.key), entry.row.printed.get(column.key)
-            cells += [str(found) if found else "" if entry.config is None else "not run"]
+            found, printed = estimates.get(column.key), entry.row.printed.get(column.key)
+            cells += [str(found) if found else _absent(entry, column.key)]
             cells += ["" if printed is None else f"{printed:.2f}"]
         body.append(cells)
     lines = [f"# {experiment.name}: {experiment.title}", "", f"{experiment.where}, at {scale} scale.", ""]
     lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
     lines += [f"[{i}] {note}  " for i, note in enumerate(notes, 1)]
     lines += ["" if notes else None, *(f"- {note}" for note in experiment.notes)]  # type: ignore[list-item]
-    lines += [f"- {note}" for note in _rates_notes(experiment, rows, scale)]
-    lines += [f"- {note}" for note in _beside_notes(experiment, rows, scale)]
-    lines += [f"- {_seeds_note(rows)}", f"- {_code_note(rows, scale)}"]
+    lines += [f"- {note}" for note in _rates_notes(rows, scale)]
+    lines += [f"- {note}" for note in _beside_notes(experiment, rows)]
+    lines += [f"- {_seeds_note(rows)}", f"- {_code_note(rows)}"]
     return "\n".join(line for line in lines if line is not None) + "\n"
 
 
-def _rates_notes(experiment: Experiment, rows: list[TableRow], scale: str) -> list[str]:
+def _rates_notes(rows: list[TableRow], scale: str) -> list[str]:
     """Which rows train at rates that no search has found for this scale's data. At paper scale, rates are recipe."""
-    trained = [entry.row for entry in rows if entry.config is not None]
-    taken = [row.label for row in trained if not searched(experiment, row, scale)]
+    trained = [entry for entry in rows if entry.config is not None]
+    taken = [entry.row.label for entry in trained if not entry.searched]
     if scale == "paper" or not taken:
         return []
     which = "any row" if len(taken) == len(trained) else ", ".join(dict.fromkeys(taken))
     return [f"No search has been made at {scale} scale for the rates of {which}: they were made for other data."]
 
 
-def _beside_notes(experiment: Experiment, rows: list[TableRow], scale: str) -> list[str]:
+def _beside_notes(experiment: Experiment, rows: list[TableRow]) -> list[str]:
     """What the data alone give; more than one line if rows differ in their data."""
-    lines = read_csv(records.results_folder(scale) / "records.csv")
     told: dict[str, list[str]] = {}
     for entry in rows:
-        numbers = {(x["split"], x["metric"]): float(x["value"]) for x in lines if x["cell"] in entry.cells[:1]}
-        if entry.cells and all((column.split, column.metric) in numbers for column in experiment.beside):
-            text = ", ".join(f"{c.label} {numbers[c.split, c.metric]:.4g}" for c in experiment.beside)
+        numbers = next((stored.numbers for stored in entry.cells.values()), {})
+        if not entry.mixed and all((column.split, column.metric) in numbers for column in experiment.beside):
+            text = ", ".join(f"{c.label} {four_digits(numbers[c.split, c.metric])}" for c in experiment.beside)
             told.setdefault(text, []).append(entry.row.label)
     if len(told) == 1:
         return [f"Without training: {text}." for text in told if text]
     return [f"Without training, for {', '.join(labels)}: {text}." for text, labels in told.items()]
+
+
+def four_digits(value: float) -> str:
+    """A number for a sentence; in words if it is not finite."""
+    return f"{value:.4g}" if math.isfinite(value) else _NOT_FINITE
 
 
 def _seeds_note(rows: list[TableRow]) -> str:
@@ -195,9 +149,8 @@ def _seeds_note(rows: list[TableRow]) -> str:
     return "One seed: no interval can be given, and a small difference between rows means nothing. Use SEEDS=5."
 
 
-def _code_note(rows: list[TableRow], scale: str) -> str:
-    mine = {cell for entry in rows for cell in entry.cells}
-    lines = [x for x in read_csv(records.results_folder(scale) / "records.csv") if x["cell"] in mine]
+def _code_note(rows: list[TableRow]) -> str:
+    lines = [line for entry in rows for stored in entry.cells.values() for line in stored.records]
     hardware = sorted({line["hardware"] for line in lines})
     dirty = any(line["dirty"] == "1" for line in lines)
     trained = f"Trained on {'; '.join(hardware) or 'nothing yet'}"

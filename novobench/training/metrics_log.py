@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from novobench.errors import DataError
-from novobench.files import told_plainly, write_bytes
+from novobench.files import json_text, told_plainly, write_bytes
 
 
 class MetricsLog:
@@ -22,12 +22,12 @@ class MetricsLog:
 
     def append(self, update: int, split: str, values: Mapping[str, float]) -> None:
         """Add one line, on disk when this returns. A number that is not finite becomes null."""
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        line = json.dumps({"update": update, "split": split, **dict.fromkeys(values), **finite}) + "\n"
+        line = json_text({"update": update, "split": split, **values}) + "\n"
         with told_plainly(self.path, "append to"), self.path.open("ab") as file:
             file.write(line.encode())
         self._lines += 1
         self._digest.update(line.encode())
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
         for tracker in self.trackers:
             tracker.log_metrics({f"{split}/{name}": value for name, value in finite.items()}, step=update)
 

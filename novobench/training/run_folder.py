@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from novobench.files import told_plainly, write_bytes, write_json
+from novobench.files import json_text, told_plainly, write_bytes, write_json
 
 
 class RunFolder:
@@ -74,7 +74,7 @@ class RunFolder:
         buffer = BytesIO()
         with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as file:
             for prediction in predictions:
-                file.write((json.dumps(prediction, ensure_ascii=False) + "\n").encode())
+                file.write((json_text(prediction) + "\n").encode())
         write_bytes(self.predictions(split), buffer.getvalue())
 
     def read_predictions(self, split: str) -> list[dict[str, Any]]:

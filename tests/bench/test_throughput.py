@@ -151,6 +151,8 @@ def test_differences_are_relative_to_the_tensor():
     changed = kept | {"a": torch.tensor([1.5, -4.0])}
     assert resume.compared(kept, changed) == "a differs by 1.2e-01"
     assert resume.compared(kept, changed | {"b": torch.tensor([1.0, torch.nan, 1.0])}) == "b differs by nan"
+    worst_first = {"b": kept["b"], "a": kept["a"]}
+    assert resume.compared(worst_first, changed | {"b": torch.tensor([1.0, torch.nan, 1.0])}) == "b differs by nan"
 
 
 def test_a_task_that_fails_costs_its_own_row(tmp_path, novobench, monkeypatch):

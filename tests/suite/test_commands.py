@@ -161,6 +161,75 @@ def test_a_failed_cell_is_shown_and_stops_no_other(tuned, novobench):
     assert "not run" in (tuned / "results" / "laptop" / "small.md").read_text()
 
 
+def printed_rows(out):
+    """Labels of the table that was printed."""
+    return [label for label in ("Quoted", "SGD", "NovoGrad", "Only at paper scale") if f" {label} " in out]
+
+
+def test_after_failures_only_rows_with_numbers_are_printed(tuned, novobench, monkeypatch):
+    from novobench.suite import runner
+    from tests.suite.finished import finished
+
+    def trained(cells, *_):
+        finished("small", "sgd", {"test": {"top1": 40.0}})
+        return {cell.id: "first line\n  second line" for cell in cells if not cell.folder.finished}
+
+    monkeypatch.setattr(runner, "train", trained)
+    code, out, err = novobench("run", "small")
+    assert code == 1
+    assert "not run" not in out
+    assert printed_rows(out) == ["SGD"]
+    failure, summary = err.splitlines()
+    assert failure.endswith(" failed: first line second line")
+    assert "1 of 2 cells failed" in summary
+    assert "not run" in (tuned / "results" / "laptop" / "small.md").read_text()
+
+
+def test_where_all_failed_no_table_is_printed(tuned, novobench, monkeypatch):
+    from novobench.suite import runner
+
+    monkeypatch.setattr(runner, "train", lambda cells, *_: {cell.id: "no\n" * 2000 for cell in cells})
+    code, out, err = novobench("run", "small")
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 3  # two cells and the sum
+    assert max(map(len, err.splitlines())) < 1200
+    assert not list((tuned / "results").rglob("small.*"))
+
+
+def test_rates_searched_while_cells_train(tuned, novobench, monkeypatch):
+    """The table is of the cells that the command planned, and it says that they are not what the rows ask for now."""
+    from novobench.suite import runner
+    from tests.suite.finished import finished
+
+    rates = tuned / "configs" / "image" / "tuned-laptop.yaml"
+    changes = [
+        lambda: rates.write_text("novograd-b32: {optimizer.lr: 0.09}\n"),
+        rates.unlink,
+        lambda: (tuned / "configs" / "image" / "laptop.yaml").write_text("broken: ["),
+    ]
+    monkeypatch.setattr(runner, "train", lambda *_: (change(), {})[1])
+    for row, top1 in (("sgd", 40.0), ("novograd", 30.0)):
+        finished("small", row, {"test": {"top1": top1}})
+    for change in [lambda: None, *changes]:
+        rates.write_text("novograd-b32: {optimizer.lr: 0.02, optimizer.weight_decay: 0.001}\n")
+        code, out, err = novobench("run", "small")
+        assert (code, err) == (0, "")
+        found = {line["row"]: line["top1"] for line in lines(tuned / "results" / "laptop" / "small.csv")}
+        assert (found["sgd"], found["novograd"]) == ("40", "30")
+        assert ("configs of small changed while this command ran" in " ".join(out.split())) == (change in changes)
+
+
+def test_a_damaged_record_of_an_overridden_recipe_is_named(tuned, novobench):
+    words = ("run", "small", "--rows", "sgd", "--set", "budget=1steps", "purpose=search")
+    assert novobench(*words)[0] == 0
+    (path,) = tuned.glob("runs/laptop/*/record.json")
+    path.write_text(path.read_text()[:-30])
+    code, _, err = novobench(*words)
+    assert code == 1
+    assert err.startswith(f"novobench: {path} of a finished cell is damaged: ")
+    assert err.count("\n") == 1
+
+
 def test_a_search_writes_the_best_rates_and_every_trial(workspace, novobench):
     (workspace / "configs" / "image" / "tuned-laptop.yaml").unlink()
     code, _, err = novobench("search", "small", "--budget", "4", "--seeds", "2", "--jobs", "2")

@@ -4,7 +4,6 @@ import pytest
 
 from novobench import hardware
 from novobench.errors import ConfigError
-from novobench.files import write_csv, write_json
 from novobench.suite import executors, records
 from novobench.suite.plan import PlannedCell, forecast
 from tests.cells import small_config
@@ -87,9 +86,12 @@ def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     """1,000 updates of 32 in 100 s, four at a time: the GPU did 1,280 samples a second, 160 for each of eight."""
     runtime = {"devices": 1, "nodes": 1, "cells_per_gpu": 4}
     config = {"task": "image", "batch": {"size": 32}, "runtime": runtime}
-    write_json(workspace / "results" / "gpu" / "cells.json", {"a": {"config": config}})
-    lines = [{"cell": "a", "metric": "train_seconds", "value": 100.0, "update": 1000}]
-    write_csv(workspace / "results" / "gpu" / "records.csv", records.RECORD_FIELDS, lines)
+    shared = dict.fromkeys(records.RECORD_FIELDS, "1") | {"cell": "a", "split": "train", "update": "1000"}
+    lines = [shared | {"metric": "train_seconds", "value": "100.0"}]
+    results = records.Results("gpu")
+    entry = {"config": config, "environment": {}, "fingerprint": "x"}
+    results.put("a", records.StoredCell(lines, [], {"schema": 1}, entry))
+    results.write()
     past = records.speeds("gpu")
     assert past == {"image": 1280.0}
     (cell,) = cells(1, cells_per_gpu=8)

@@ -5,28 +5,20 @@ import shutil
 
 import pytest
 
-from novobench.config import ROOT, cell_id
-from novobench.files import write_csv
-from novobench.suite.experiment import load_experiment, row_config
-from novobench.suite.records import RECORD_FIELDS
+from novobench.config import ROOT
+from novobench.suite.experiment import load_experiment
 from novobench.suite.tables import write_table
+from tests.suite.finished import collected, finished
 
 
 @pytest.fixture
 def recorded(workspace):
     """Table 4 at gpu scale, whose data have no `other` sets. SGD has a second seed, which collapsed."""
     shutil.copy(ROOT / "experiments" / "table4.yaml", workspace / "experiments" / "table4.yaml")
-    experiment = load_experiment("table4")
-    shared = dict.fromkeys(RECORD_FIELDS, 1) | {"task": "speech", "dirty": 0, "hardware": "a machine"}
-    lines = []
     for row, seed, wer in (("t4_adam", 0, 20), ("t4_sgd", 0, 30), ("t4_sgd", 1, 99), ("t4_novograd", 0, 25)):
-        cell = cell_id(row_config(experiment, experiment.row(row), "gpu", seed))
-        for split in ("dev-clean", "test-clean"):
-            line = {**shared, "cell": cell, "seed": seed, "split": split}
-            lines.append({**line, "metric": "wer", "value": wer})
-            lines.append({**line, "metric": "collapsed", "value": float(wer == 99)})
-    write_csv(workspace / "results" / "gpu" / "records.csv", RECORD_FIELDS, lines)
-    return written(experiment)
+        metrics = {split: {"wer": wer, "collapsed": float(wer == 99)} for split in ("dev-clean", "test-clean")}
+        assert collected(finished("table4", row, metrics, scale="gpu", seed=seed), scale="gpu") == []
+    return written(load_experiment("table4"))
 
 
 def written(experiment):

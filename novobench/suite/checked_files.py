@@ -1,0 +1,140 @@
+"""Results files, CSV and JSON, read with everything checked: what is damaged is named, never guessed at."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from novobench.config import shown
+from novobench.errors import NovobenchError
+from novobench.files import number
+
+SCHEMA = 1
+"""Of the lines of a CSV file."""
+
+Line = dict[str, str]
+Kinds = Mapping[str, Callable[[str], Any]]
+"""The columns of a CSV file, each with a function that raises ValueError for text that does not belong there."""
+
+
+def name(text: str) -> str:
+    if not text:
+        raise ValueError("empty")
+    return text
+
+
+def yes_or_no(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(text)
+    return text == "1"
+
+
+def number_or_empty(text: str) -> float | None:
+    return number(text) if text else None
+
+
+def read_lines(path: Path, kinds: Kinds, unique: Sequence[str] = ()) -> list[Line]:
+    """The lines of a results file; none if it does not exist. Raises NovobenchError, naming file and line, unless each
+    has all columns, this schema and values of their kinds, and no two agree in the columns `unique`."""
+    text = _text(path)
+    if text is None:
+        return []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines: list[Line] = []
+    seen: set[tuple[str, ...]] = set()
+    try:
+        header = next(reader, [])
+        if sorted(header) != sorted(kinds):
+            absent, odd = kinds.keys() - set(header), set(header) - kinds.keys()
+            raise damaged(path, f"its header lacks {_listed(absent)} and has {_listed(odd)} too much")
+        if not text.endswith("\n"):
+            raise damaged(path, "its last line is cut")
+        for values in reader:
+            if not values:
+                continue
+            where = f"line {reader.line_num}"
+            if len(values) != len(header):
+                raise damaged(path, f"{where} has {len(values)} of {len(header)} columns")
+            try:
+                line = check_line(dict(zip(header, values, strict=True)), kinds)
+            except ValueError as error:
+                raise damaged(path, f"{where} {error}") from None
+            key = tuple(line[column] for column in unique)
+            if key and key in seen:
+                raise damaged(path, f"{where} repeats {' '.join(key)}")
+            seen.add(key)
+            lines.append(line)
+    except csv.Error as error:
+        raise damaged(path, f"line {reader.line_num} is no CSV ({error})") from None
+    return lines
+
+
+def check_line(line: Mapping[str, str], kinds: Kinds) -> Line:
+    """The line in the order of its columns. Raises ValueError unless it has all, of their kinds, and the schema."""
+    if line.keys() != kinds.keys():
+        absent, odd = kinds.keys() - line.keys(), line.keys() - kinds.keys()
+        raise ValueError(f"lacks {_listed(absent)} and has {_listed(odd)} too much")
+    for column, kind in kinds.items():
+        try:
+            kind(line[column])
+        except ValueError:
+            raise ValueError(f"has '{line[column]}' as {column}") from None
+    if int(line["schema"]) != SCHEMA:
+        raise ValueError(f"has schema {line['schema']}, and this novobench reads {SCHEMA}")
+    return {column: line[column] for column in kinds}
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(f"'{column}'" for column in sorted(columns)) or "nothing"
+
+
+def read_entries(path: Path, keys: Mapping[str, type], schemas: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Cell -> its entry of a JSON file; empty if the file does not exist. Raises NovobenchError that names the file."""
+    text = _text(path)
+    if text is None:
+        return {}
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise damaged(path, f"it is no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise damaged(path, "it holds no object")
+    for cell, entry in content.items():
+        if not isinstance(entry, dict) or "schema" not in entry:
+            raise damaged(path, f"the entry of {cell} has no schema")
+        if entry["schema"] not in schemas:
+            raise damaged(path, f"{cell} has schema {entry['schema']}, and this novobench reads {max(schemas)}")
+        for key, kind in keys.items():
+            if not isinstance(entry.get(key), kind):
+                raise damaged(path, f"the entry of {cell} lacks its {key}")
+    return content
+
+
+def _text(path: Path) -> str | None:
+    """A file's text; None if there is none. Raises NovobenchError if it cannot be read or has the marks of a merge."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"it is not UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise NovobenchError(f"Cannot read {shown(path)}: {error.strerror}. Put the file back, or remove it.") from None
+    conflict = re.search(r"^(<{7}|={7}|>{7})(?=\s|$)", text, re.MULTILINE)
+    if conflict:
+        number_of_line = text.count("\n", 0, conflict.start()) + 1
+        raise damaged(path, f"line {number_of_line} is the mark of a merge conflict, '{conflict[0]}'")
+    return text
+
+
+def damaged(path: Path, what: str) -> NovobenchError:
+    """The error of a results file that cannot be used as it is."""
+    return NovobenchError(
+        f"{shown(path)} is damaged: {what}. Restore it from git (git checkout -- {shown(path)}); or remove it, and run "
+        "the same command again: it is written anew from the run folders that are there."
+    )

@@ -1,0 +1,152 @@
+"""From run folders to `results/<scale>/`.
+
+A collection replaces the results of the cells it is given, completes those that a killed command left incomplete, and
+leaves all others. Nothing needs `runs/` afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from novobench.config import shown
+from novobench.errors import NovobenchError
+from novobench.files import number
+from novobench.suite.checked_files import SCHEMA, Line, check_line
+from novobench.suite.plan import runs_folder
+from novobench.suite.records import CELL_SCHEMA, CURVE_KINDS, RECORD_KINDS, Results, StoredCell
+from novobench.training.run_folder import RunFolder
+
+_TRAINING_NUMBERS = {
+    "train_seconds": "s",
+    "skipped_updates": "updates",
+    "skipped_samples": "samples",
+    "parameters": "parameters",
+}
+"""Last in a cell's lines, and `parameters` last of all."""
+_CURVE_POINTS = 200
+_EXAMPLES = 20
+_PRIVATE = ("data_root", "path", "trackers")
+"""Config keys that name this machine's folders or accounts; results do not carry them."""
+
+
+def collect(folders: Iterable[RunFolder], scale: str) -> list[str]:
+    """Put the finished cells among `folders` into the results of their scale. The caller holds `records.locked`.
+
+    Returns a line for each cell that could not be: a damaged file in its run folder, or results that are incomplete
+    and have no run folder. Raises NovobenchError, with nothing written, if a results file is damaged.
+    """
+    results = Results(scale)
+    results.seal()
+    given = {folder.path.name: folder for folder in folders}
+    given |= {cell: RunFolder(runs_folder(scale) / cell) for cell in results.incomplete if cell not in given}
+    problems = []
+    for cell, folder in given.items():
+        if folder.finished:
+            try:
+                results.put(cell, read_run(folder))
+            except NovobenchError as error:
+                problems.append(str(error))
+    results.write()
+    return [line for line in (*problems, results.complaint()) if line]
+
+
+def read_run(folder: RunFolder) -> StoredCell:
+    """What results keep of a finished cell. Raises NovobenchError, naming the file, if one of them is damaged."""
+    with undamaged(folder, "record.json"):
+        record = folder.read_record()
+        if record["cell"] != folder.path.name:
+            raise ValueError(f"it is the record of {record['cell']}")
+        records = _record_lines(record)
+        kept = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring", "finished", "purpose")
+        kept_entry = {key: record[key] for key in kept}
+        splits = list(record["metrics"])
+    with undamaged(folder, "config.yaml"):
+        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        if (config["task"], config["seed"]) != (record["task"], record["seed"]):
+            raise ValueError("it is another cell's")
+    with undamaged(folder, "environment.json"):
+        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+        if not isinstance(environment, dict):
+            raise ValueError("it holds no object")
+    with undamaged(folder, "metrics.jsonl"):
+        curves = _curve_lines(folder.metrics, record["cell"])
+    examples: dict[str, Any] = {"schema": SCHEMA}
+    for split in splits:
+        if folder.predictions(split).exists():
+            with undamaged(folder, folder.predictions(split).name):
+                if not folder.predictions(split).stat().st_size:
+                    raise ValueError("it is empty")  # gzip would read no lines
+                examples[split] = folder.read_predictions(split)[:_EXAMPLES]
+    entry = {"schema": CELL_SCHEMA, "config": _without_private(config), "environment": environment, **kept_entry}
+    return StoredCell(records, curves, examples, entry)
+
+
+@contextmanager
+def undamaged(folder: RunFolder, name: str) -> Iterator[None]:
+    """Tell whatever goes wrong in reading the file `name` of a finished run in one line."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, zlib.error, yaml.YAMLError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise NovobenchError(
+            f"{shown(folder.path / name)} of a finished cell is damaged: {reason}. What was collected from it before "
+            f"stays. Restore the file, or remove the folder {shown(folder.path)} to train the cell again."
+        ) from None
+
+
+def _record_lines(record: dict[str, Any]) -> list[Line]:
+    shared = {key: record[key] for key in ("cell", "task", "optimizer", "seed", "code", "hardware")}
+    shared |= {"schema": SCHEMA, "update": record["updates"], "dirty": int(record["dirty"])}
+    lines = [
+        {**shared, "split": split, "metric": name, **metric, "value": _value(metric["value"])}
+        for kind in ("metrics", "baselines")
+        for split, metrics in record.get(kind, {}).items()
+        for name, metric in metrics.items()
+    ]
+    for name, unit in _TRAINING_NUMBERS.items():
+        value = _value(record[name])
+        lines.append({**shared, "split": "train", "metric": name, "value": value, "n": 1, "unit": unit})
+    return [check_line(_as_text(line), RECORD_KINDS) for line in lines]
+
+
+def _curve_lines(path: Path, cell: str) -> list[Line]:
+    """The curves of a finished cell, whose log has whole lines only."""
+    series: dict[str, list[Line]] = {}
+    for text in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(text)
+        for name, value in entry.items():
+            if name not in ("update", "split", "epoch", "seconds"):
+                point = {"schema": SCHEMA, "cell": cell, "series": f"{entry['split']}/{name}"}
+                point |= {"update": entry["update"], "epoch": round(entry["epoch"], 6), "value": _value(value)}
+                point["seconds"] = round(entry["seconds"], 3) if "seconds" in entry else ""
+                line = check_line(_as_text(point), CURVE_KINDS)
+                series.setdefault(line["series"], []).append(line)
+    thinned = []
+    for points in series.values():
+        step = -(-len(points) // _CURVE_POINTS)
+        thinned += points[::-1][::step][::-1]  # the last point always stays
+    return thinned
+
+
+def _value(value: Any) -> Any:
+    """A number as it is; NaN if it is not finite, which JSON says as null."""
+    return number(value) if math.isnan(number(value)) else value
+
+
+def _as_text(line: dict[str, Any]) -> Line:
+    """As CSV holds it: floats with all their digits."""
+    return {key: repr(value) if isinstance(value, float) else str(value) for key, value in line.items()}
+
+
+def _without_private(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_private(value) for key, value in config.items() if key not in _PRIVATE}
+    return config

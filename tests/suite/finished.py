@@ -1,0 +1,82 @@
+"""Finished cells without a training: the files that a run folder holds at its end."""
+
+import functools
+import gzip
+import json
+
+from novobench.config import cell_id, to_yaml
+from novobench.suite import experiment as suite
+from novobench.suite import records
+from novobench.suite.collection import collect
+from novobench.suite.plan import PlannedCell
+from novobench.tasks.catalog import epochs, total_updates
+
+CURVE = (4.0, 2.0, 1.0)
+
+
+def config_of(name, row, scale="laptop", seed=0):
+    """A row's cell, worked out once for all tests that have the same files."""
+    files = [suite.EXPERIMENTS / f"{name}.yaml", *sorted(suite.CONFIGS.glob(f"*/tuned-{scale}.yaml"))]
+    return _config(name, row, scale, seed, tuple(path.read_text() for path in files))
+
+
+@functools.cache
+def _config(name, row, scale, seed, _contents):
+    experiment = suite.load_experiment(name)
+    return suite.row_config(experiment, experiment.row(row), scale, seed)
+
+
+def finished(experiment, row, metrics, *, scale="laptop", seed=0, curves=None, fingerprint="digits:0123", **record):
+    """Write a finished run folder of the row. metrics: split -> name -> value. curves: `split/name` -> values."""
+    config = config_of(experiment, row, scale, seed)
+    folder = PlannedCell(config).folder
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.config.write_text(to_yaml(config))
+    folder.environment.write_text(json.dumps({"python": "3", "packages": {}}))
+    content = {
+        "schema": 1,
+        "cell": cell_id(config),
+        "task": config.task,
+        "optimizer": config.optimizer.name,
+        "seed": seed,
+        "scale": scale,
+        "purpose": config.purpose,
+        "updates": total_updates(config),
+        "epochs": epochs(config),
+        "metrics": {
+            split: {name: {"value": value, "n": 597, "unit": "%"} for name, value in values.items()}
+            for split, values in metrics.items()
+        },
+        "baselines": {},
+        "scoring": {},
+        "search_split": "search",
+        "skipped_updates": 0,
+        "skipped_samples": 0,
+        "train_seconds": 1.5,
+        "parameters": 100,
+        "weights_sha256": "0" * 64,
+        "fingerprint": fingerprint,
+        "counts": {"train": 1040},
+        "code": "0123456789ab",
+        "dirty": False,
+        "hardware": "a machine, 2 cores",
+        "finished": "2020-01-01T00:00:00Z",
+        **record,
+    }
+    log = [
+        {"update": update, "epoch": update / 8, "seconds": update / 2, **{"split": series.split("/")[0]}}
+        | {series.split("/")[1]: value}
+        for series, values in (curves or {"train/loss": CURVE}).items()
+        for update, value in enumerate(values, 1)
+    ]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in log))
+    for split in metrics:
+        folder.predictions(split).write_bytes(gzip.compress(b'{"index": 0, "reference": 1, "output": 1}\n'))
+    folder.record.write_text(json.dumps(content))
+    return folder
+
+
+def collected(*folders, scale="laptop"):
+    """Collect the folders; the lines about what could not be."""
+    with records.locked(scale):
+        return collect(folders, scale)

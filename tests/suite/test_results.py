@@ -1,0 +1,392 @@
+"""`results/<scale>/`: one unit a cell whatever ends a command, and every damage named."""
+
+import csv
+import json
+import shutil
+import threading
+import time
+
+import pytest
+
+from novobench import files
+from novobench.config import ROOT
+from novobench.errors import NovobenchError
+from novobench.suite import records
+from novobench.suite.experiment import load_experiment
+from novobench.suite.tables import write_table
+from tests.suite.finished import collected, finished
+
+TOP1 = {"test": {"top1": 50.0, "loss": 1.25}}
+FILES = ("records.csv", "curves.csv", "examples.json", "cells.json")
+
+
+@pytest.fixture
+def results(workspace):
+    (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
+    return workspace / "results" / "laptop"
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def top1(results):
+    """Row -> value in the table's CSV."""
+    write_table(load_experiment("small"), "laptop")
+    with (results / "small.csv").open(newline="") as file:
+        return {line["row"]: line["top1"] for line in csv.DictReader(file)}
+
+
+class Killed(BaseException):
+    pass
+
+
+def die_after(monkeypatch, name, call):
+    replace = files.os.replace
+
+    def dying(source, target):
+        replace(source, target)
+        if target.name == name:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", dying)
+        with pytest.raises(Killed):
+            call()
+
+
+# ------------------------------------------------------------------------------------ killed
+
+
+@pytest.mark.parametrize("last", FILES[:3])
+def test_a_new_cell_of_which_a_kill_left_a_part(results, monkeypatch, last):
+    sgd, novograd = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
+    collected(sgd, novograd)
+    undisturbed = content(results)
+    shutil.rmtree(results)
+    collected(sgd)
+    die_after(monkeypatch, last, lambda: collected(novograd))
+    assert records.speeds("laptop")
+    rows = top1(results)
+    assert (rows["sgd"], rows["novograd"]) == ("50", "")
+    (results / "small.csv").unlink()
+    (results / "small.md").unlink()
+    assert collected(sgd) == []  # of another cell
+    assert content(results) == undisturbed
+
+
+@pytest.mark.parametrize("last", FILES[:3])
+@pytest.mark.parametrize("schema", [1, 2])
+def test_old_and_new_results_of_a_cell_never_mix(results, monkeypatch, last, schema):
+    other = finished("small", "novograd", TOP1)
+    collected(finished("small", "sgd", TOP1), other)
+    if schema == 1:
+        without_digests(results)
+    again = finished("small", "sgd", {"test": {"top1": 70.0, "loss": 0.5}}, curves={"train/loss": [3.0, 0.5]})
+    again.predictions("test").unlink()
+    die_after(monkeypatch, last, lambda: collected(again))
+    assert top1(results)["sgd"] == ""
+    assert collected(other) == []
+    assert top1(results)["sgd"] == "70"
+    (cell,) = [stored for cell, stored in records.Results("laptop").whole.items() if "-sgd-" in cell]
+    assert [line["value"] for line in cell.curves] == ["3.0", "0.5"]
+
+
+def without_digests(results):
+    """As the first release wrote `cells.json`."""
+    cells = json.loads((results / "cells.json").read_text())
+    for entry in cells.values():
+        entry["schema"] = 1
+        del entry["digests"]
+    (results / "cells.json").write_text(json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
+
+
+def test_two_commands_that_collect_at_once(results, monkeypatch):
+    """Each reads, and is then slow to write: without a lock the second to write undoes the first."""
+    folders = [finished("small", row, TOP1, seed=seed) for row in ("sgd", "novograd") for seed in (0, 1)]
+    write = records.Results.write
+
+    def slow(self):
+        time.sleep(0.1)
+        write(self)
+
+    monkeypatch.setattr(records.Results, "write", slow)
+    threads = [threading.Thread(target=collected, args=(folder,)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(records.Results("laptop").whole) == {folder.path.name for folder in folders}
+
+
+# ------------------------------------------------------------------------------------ damaged
+
+
+def conflict(text):
+    lines = text.split("\n")
+    middle = len(lines) // 2
+    marked = ["<<<<<<< HEAD", lines[middle], "=======", lines[middle], ">>>>>>> other"]
+    return "\n".join([*lines[:middle], *marked, *lines[middle + 1 :]])
+
+
+def without_column(number):
+    def damage(text):
+        lines = [line.split(",") for line in text.split("\n")]
+        return "\n".join(",".join(line[:number] + line[number + 1 :]) for line in lines)
+
+    return damage
+
+
+def first_line(change):
+    """Change the first line of numbers."""
+
+    def damage(text):
+        header, line, rest = text.split("\n", 2)
+        return "\n".join([header, change(line), rest])
+
+    return damage
+
+
+CSV_DAMAGES = {
+    "merge": (conflict, "is the mark of a merge conflict, '<<<<<<<'"),
+    "empty": (lambda text: "", "its header lacks"),
+    "first column": (without_column(0), "its header lacks 'schema'"),
+    "column cell": (without_column(1), "its header lacks 'cell'"),
+    "another header": (lambda text: "a;b\n1;2\n", "has 'a;b' too much"),
+    "schema": (first_line(lambda line: "99" + line[1:]), "line 2 has schema 99, and this novobench reads 1"),
+    "no schema": (first_line(lambda line: line[1:]), "line 2 has '' as schema"),
+    "short line": (lambda text: text + "1,cell\n", "has 2 of "),
+    "long line": (lambda text: text + ",".join("1" * 30) + "\n", "has 30 of "),
+    "cut": (lambda text: text[:-5], "its last line is cut"),
+    "quote": (first_line(lambda line: line.replace(",", ',"', 1)), "columns|is no CSV"),
+    "no number": (lambda text: text.replace("1.25", "about 1").replace(",4.0", ",four"), "' as value"),
+    "no value": (lambda text: text.replace("1.25", "").replace(",4.0", ","), "has '' as value"),
+    "twice": (first_line(lambda line: f"{line}\n{line}"), "line 3 repeats"),
+    "nought bytes": (lambda text: "\0" * len(text), "its header lacks|is no CSV"),
+}
+JSON_DAMAGES = {
+    "merge": (conflict, "is the mark of a merge conflict"),
+    "empty": (lambda text: "", "it is no JSON"),
+    "cut": (lambda text: text[:-20], "it is no JSON"),
+    "list": (lambda text: "[]", "it holds no object"),
+    "empty entry": (lambda text: '{"image-sgd-s0-1": {}}', "has no schema"),
+    "schema": (lambda text: text.replace('"schema": ', '"schema": 9'), "has schema 9"),
+}
+DAMAGES = [
+    pytest.param(name, damage, told, id=f"{name} {kind}")
+    for name in FILES
+    for kind, (damage, told) in (CSV_DAMAGES if name.endswith("csv") else JSON_DAMAGES).items()
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "told"), DAMAGES)
+def test_a_damaged_file_is_named_and_nothing_is_written(results, name, damage, told):
+    folder = finished("small", "sgd", TOP1)
+    collected(folder, finished("small", "novograd", TOP1))
+    path = results / name
+    path.write_text(damage(path.read_text()), newline="")
+    before = content(results)
+    with pytest.raises(NovobenchError, match=told) as error:
+        collected(folder)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert content(results) == before
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_no_command_takes_a_damaged_file(results, novobench, verb):
+    collected(finished("small", "sgd", TOP1))
+    path = results / "curves.csv"
+    path.write_text(conflict(path.read_text()))
+    before = content(results)
+    code, _, err = novobench(verb, "small", "--rows", "sgd")
+    assert code == 1
+    assert err.startswith(f"novobench: {path} is damaged: line 3 is the mark of a merge conflict")
+    assert err.count("\n") == 1
+    assert content(results) == before
+
+
+def test_bytes_that_are_no_text_and_a_folder_in_a_files_place(results):
+    folder = finished("small", "sgd", TOP1)
+    collected(folder)
+    for name in FILES:
+        path = results / name
+        whole = path.read_bytes()
+        path.write_bytes(whole + b"\xff\n")
+        with pytest.raises(NovobenchError, match=f"{name} is damaged: it is not UTF-8"):
+            collected(folder)
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(NovobenchError, match=f"Cannot read .*{name}: Is a directory"):
+            collected(folder)
+        path.rmdir()
+        path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))  # an editor's, and harmless
+        assert collected(folder) == []
+        assert path.read_bytes() == whole
+
+
+WHOLE_LINES = {
+    "one line of records": ("records.csv", lambda lines: lines[:2] + lines[3:]),
+    "records from the middle on": ("records.csv", lambda lines: lines[:4]),
+    "all records": ("records.csv", lambda lines: lines[:1]),
+    "one point": ("curves.csv", lambda lines: lines[:1] + lines[2:]),
+    "all points": ("curves.csv", lambda lines: lines[:1]),
+    "another value": ("records.csv", lambda lines: [line.replace("1.25", "1.2") for line in lines]),
+    "another curve": ("curves.csv", lambda lines: [line.replace(",4.0", ",4.5") for line in lines]),
+    "another prediction": (
+        "examples.json",
+        lambda lines: [line.replace('"output": 1', '"output": 2') for line in lines],
+    ),
+    "another fingerprint": ("cells.json", lambda lines: [line.replace("digits:0123", "digits:4567") for line in lines]),
+    "no entries": ("cells.json", lambda lines: ["{}"]),
+    "no examples": ("examples.json", lambda lines: ["{}"]),
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), WHOLE_LINES.values(), ids=WHOLE_LINES)
+def test_what_no_longer_is_what_was_collected(results, workspace, name, damage):
+    """Mended from the run folder, if it is there; else told, and no number of it is in a table."""
+    folder, other = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
+    collected(folder, other)
+    whole = content(results)
+    path = results / name
+    path.write_text("\n".join(damage(path.read_text().splitlines())) + "\n")
+    damaged = path.read_bytes()
+    assert damaged != whole[name]
+    assert collected(other) == []
+    assert content(results) == whole
+
+    path.write_bytes(damaged)
+    lost = records.Results("laptop").incomplete
+    shutil.rmtree(workspace / "runs")
+    (line,) = collected()
+    assert all(cell in line for cell in lost)
+    assert "have no run folder" in line
+    assert "\n" not in line
+    assert {**content(results), name: b""} == {**whole, name: b""}
+    assert path.read_bytes() == damaged
+    rows = top1(results)
+    for row in ("sgd", "novograd"):
+        assert rows[row] == ("" if any(f"-{row}-" in cell for cell in lost) else "50")
+    assert "**Warning**: left out, because their results are incomplete: seed 0." in (results / "small.md").read_text()
+
+
+def test_a_command_says_what_it_could_not_mend(results, workspace, novobench):
+    collected(finished("small", "sgd", TOP1))
+    shutil.rmtree(workspace / "runs")
+    (results / "curves.csv").unlink()
+    finished("small", "novograd", TOP1)
+    code, out, err = novobench("run", "small", "--rows", "novograd")
+    assert code == 1
+    assert "Written: " in out
+    assert err.startswith(f"novobench: {results}: 1 cells are incomplete (image-sgd-s0-")
+    assert err.count("\n") == 1
+
+
+def test_a_missing_file_is_written_anew(results):
+    folders = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
+    collected(*folders)
+    whole = content(results)
+    for name in FILES:
+        (results / name).unlink()
+        assert collected(folders[0]) == []
+        assert content(results) == whole
+
+
+# ------------------------------------------------------------------------------------ results of the first schema
+
+
+@pytest.mark.parametrize("scale", ["laptop", "gpu"])
+def test_committed_results_are_whole(scale):
+    with (ROOT / "results" / scale / "records.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    found = records.Results(scale)
+    assert found.complaint() == ""
+    assert {cell: stored.numbers for cell, stored in found.whole.items()} == {
+        cell: {(x["split"], x["metric"]): float(x["value"]) for x in lines if x["cell"] == cell}
+        for cell in {line["cell"] for line in lines}
+    }
+
+
+def test_results_of_the_first_schema_are_sealed_by_the_next_collection(results):
+    collected(finished("small", "sgd", TOP1), finished("small", "novograd", TOP1))
+    whole = content(results)
+    without_digests(results)
+    assert len(records.Results("laptop").whole) == 2
+    collected()
+    assert content(results) == whole
+
+
+@pytest.mark.parametrize("kept", [1, 2, 4])
+def test_a_cut_in_results_of_the_first_schema(results, workspace, kept):
+    """Without digests, what is cut off the end of a cell is seen, since all cells end alike."""
+    collected(finished("small", "sgd", TOP1))
+    without_digests(results)
+    shutil.rmtree(workspace / "runs")
+    path = results / "records.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:kept]) + "\n")
+    before = content(results)
+    (line,) = collected()
+    assert "1 cells are incomplete (image-sgd-s0-" in line
+    assert content(results) == before
+
+
+# ------------------------------------------------------------------------------------ damaged run folders
+
+RUN_DAMAGES = {
+    "record.json": {
+        "empty": lambda b: b"",
+        "cut": lambda b: b[:-40],
+        "null": lambda b: b"null",
+        "latin-1": lambda b: b + b"\xff",
+        "without a key": lambda b: b.replace(b'"updates"', b'"update"'),
+        "without n": lambda b: b.replace(b'"n": 597, ', b""),
+        "text for a number": lambda b: b.replace(b"50.0", b'"half"'),
+        "another cell's": lambda b: b.replace(b"-s0-", b"-s1-"),
+    },
+    "config.yaml": {
+        "empty": lambda b: b"",
+        "no YAML": lambda b: b"a: [",
+        "zeros": lambda b: b"\0" * len(b),
+        "another task's": lambda b: b.replace(b"task: image", b"task: speech"),
+        "deleted": None,
+    },
+    "environment.json": {"cut": lambda b: b[:-3], "list": lambda b: b"[]", "deleted": None},
+    "metrics.jsonl": {
+        "latin-1": lambda b: b + b"\xff\n",
+        "cut": lambda b: b[:-10],
+        "in the middle": lambda b: b.replace(b"}\n", b"\n", 1),
+        "a list": lambda b: b + b"[1]\n",
+        "without epoch": lambda b: b + b'{"update": 9, "split": "train", "loss": 1}\n',
+        "without split": lambda b: b + b'{"update": 9, "epoch": 1, "loss": 1}\n',
+        "text for a number": lambda b: b + b'{"update": 9, "epoch": 1, "split": "train", "loss": "x"}\n',
+        "deleted": None,
+    },
+    "predictions-test.jsonl.gz": {
+        "empty": lambda b: b"",
+        "no gzip": lambda b: b"hello",
+        "cut": lambda b: b[:-6],
+        "flipped": lambda b: b[:20] + b"\x55\x55" + b[22:],
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in RUN_DAMAGES.items() for kind in kinds])
+def test_a_damaged_file_of_a_finished_run(results, name, kind):
+    """Named; the other cells are collected, and what was collected from it before stays."""
+    folder, other = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
+    collected(folder)
+    before = records.Results("laptop").whole[folder.path.name]
+    path, damage = folder.path / name, RUN_DAMAGES[name][kind]
+    if damage is None:
+        path.unlink()
+    else:
+        damaged = damage(path.read_bytes())
+        assert damaged != path.read_bytes()
+        path.write_bytes(damaged)
+    (line,) = collected(folder, other)
+    assert line.startswith(f"{path} of a finished cell is damaged: ")
+    assert "\n" not in line
+    now = records.Results("laptop").whole
+    assert set(now) == {folder.path.name, other.path.name}
+    assert now[folder.path.name] == before
