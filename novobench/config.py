@@ -167,7 +167,7 @@ def parse_budget(text: str) -> tuple[float, str]:
     """`"100ep"` -> `(100.0, "ep")`; units are `ep` (epochs), `steps` (updates) and `tokens`."""
     match = _BUDGET.fullmatch(text.strip())
     if not match or match["unit"] not in _UNITS or math.isinf(float(match["number"])):
-        hint = suggestion(match["unit"], list(_UNITS)) if match else ""
+        hint = suggestion(match["unit"], list(_UNITS)) if match and match["unit"] not in _UNITS else ""
         raise ConfigError(
             f"budget '{text}' is not a number with a unit: write e.g. 100ep, 100000steps or 12e9tokens.{hint}"
         )
