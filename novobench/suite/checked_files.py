@@ -50,8 +50,7 @@ def read_lines(path: Path, kinds: Kinds, unique: Sequence[str] = ()) -> list[Lin
     try:
         header = next(reader, [])
         if sorted(header) != sorted(kinds):
-            absent, odd = kinds.keys() - set(header), set(header) - kinds.keys()
-            raise damaged(path, f"its header lacks {_listed(absent)} and has {_listed(odd)} too much")
+            raise damaged(path, f"its header {_difference(header, kinds)}")
         if not text.endswith("\n"):
             raise damaged(path, "its last line is cut")
         for values in reader:
@@ -77,8 +76,7 @@ def read_lines(path: Path, kinds: Kinds, unique: Sequence[str] = ()) -> list[Lin
 def check_line(line: Mapping[str, str], kinds: Kinds) -> Line:
     """The line in the order of its columns. Raises ValueError unless it has all, of their kinds, and the schema."""
     if line.keys() != kinds.keys():
-        absent, odd = kinds.keys() - line.keys(), line.keys() - kinds.keys()
-        raise ValueError(f"lacks {_listed(absent)} and has {_listed(odd)} too much")
+        raise ValueError(_difference(line, kinds))
     for column, kind in kinds.items():
         try:
             kind(line[column])
@@ -89,8 +87,11 @@ def check_line(line: Mapping[str, str], kinds: Kinds) -> Line:
     return {column: line[column] for column in kinds}
 
 
-def _listed(columns: Iterable[str]) -> str:
-    return ", ".join(f"'{column}'" for column in sorted(columns)) or "nothing"
+def _difference(columns: Iterable[str], kinds: Kinds) -> str:
+    """How columns differ from those they should be."""
+    absent, unknown = sorted(kinds.keys() - set(columns)), sorted(set(columns) - kinds.keys())
+    parts = [f"lacks {absent}"] * bool(absent) + [f"has unknown columns {unknown}"] * bool(unknown)
+    return " and ".join(parts) or "has a column twice"
 
 
 def read_entries(path: Path, keys: Mapping[str, type], schemas: Sequence[int]) -> dict[str, dict[str, Any]]:

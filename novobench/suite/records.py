@@ -173,10 +173,11 @@ class Results:
         """One line about incomplete cells that no run folder can mend; empty if there are none."""
         if not self.incomplete:
             return ""
+        many = "1 cell is" if len(self.incomplete) == 1 else f"{len(self.incomplete)} cells are"
         some = ", ".join(self.incomplete[:3]) + (", …" if len(self.incomplete) > 3 else "")
         return (
-            f"{shown(self.folder)}: {len(self.incomplete)} cells are incomplete ({some}): what records.csv, curves.csv "
-            "and examples.json hold of them is not what cells.json says was collected, and they have no run folder. "
+            f"{shown(self.folder)}: {many} incomplete ({some}): what records.csv, curves.csv and examples.json hold of "
+            "them is not what cells.json says was collected, and no run folder of theirs is left. "
             "Tables leave them out. Restore the four files from git, or run the experiment of these cells again to "
             "train them anew; to give a cell up, delete it from all four."
         )

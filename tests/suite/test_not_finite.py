@@ -130,7 +130,7 @@ def test_other_searches_are_never_lost(workspace, results):
     for damage, told in (
         (lines, "lacks the chosen trial of other"),
         ([*lines, other[0]], "lacks the chosen trial of other"),
-        ([line.replace(",value", "") for line in lines], "its header lacks 'value'"),
+        ([line.replace(",value", "") for line in lines], r"its header lacks \['value'\]"),
         ([*lines[:2], "<<<<<<< HEAD", *lines[2:]], "line 3 is the mark of a merge conflict"),
         ([*lines[:-1], lines[-1].replace(",2,", ",two,")], "line 3 has 'two' as value"),
     ):

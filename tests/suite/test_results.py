@@ -150,9 +150,9 @@ def first_line(change):
 CSV_DAMAGES = {
     "merge": (conflict, "is the mark of a merge conflict, '<<<<<<<'"),
     "empty": (lambda text: "", "its header lacks"),
-    "first column": (without_column(0), "its header lacks 'schema'"),
-    "column cell": (without_column(1), "its header lacks 'cell'"),
-    "another header": (lambda text: "a;b\n1;2\n", "has 'a;b' too much"),
+    "first column": (without_column(0), r"its header lacks \['schema'\]"),
+    "column cell": (without_column(1), r"its header lacks \['cell'\]"),
+    "another header": (lambda text: "a;b\n1;2\n", r"and has unknown columns \['a;b'\]"),
     "schema": (first_line(lambda line: "99" + line[1:]), "line 2 has schema 99, and this novobench reads 1"),
     "no schema": (first_line(lambda line: line[1:]), "line 2 has '' as schema"),
     "short line": (lambda text: text + "1,cell\n", "has 2 of "),
@@ -261,7 +261,7 @@ def test_what_no_longer_is_what_was_collected(results, workspace, name, damage):
     shutil.rmtree(workspace / "runs")
     (line,) = collected()
     assert all(cell in line for cell in lost)
-    assert "have no run folder" in line
+    assert "no run folder of theirs is left" in line
     assert "\n" not in line
     assert {**content(results), name: b""} == {**whole, name: b""}
     assert path.read_bytes() == damaged
@@ -279,7 +279,7 @@ def test_a_command_says_what_it_could_not_mend(results, workspace, novobench):
     code, out, err = novobench("run", "small", "--rows", "novograd")
     assert code == 1
     assert "Written: " in out
-    assert err.startswith(f"novobench: {results}: 1 cells are incomplete (image-sgd-s0-")
+    assert err.startswith(f"novobench: {results}: 1 cell is incomplete (image-sgd-s0-")
     assert err.count("\n") == 1
 
 
@@ -327,7 +327,7 @@ def test_a_cut_in_results_of_the_first_schema(results, workspace, kept):
     path.write_text("\n".join(path.read_text().splitlines()[:kept]) + "\n")
     before = content(results)
     (line,) = collected()
-    assert "1 cells are incomplete (image-sgd-s0-" in line
+    assert "1 cell is incomplete (image-sgd-s0-" in line
     assert content(results) == before
 
 
