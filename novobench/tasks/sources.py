@@ -1,16 +1,18 @@
-"""What data sources share: the identity of files, by their content."""
+"""What data sources share: the identity of files, by their content, and counts that are as the config says."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from novobench.errors import DataError
 from novobench.files import derived_folder
 from novobench.hardware import cores
 
@@ -19,6 +21,33 @@ log = logging.getLogger(__name__)
 _DIGEST_BYTES = 16
 _TOLD_ABOVE = 20_000
 """Files from which on reading them all takes long enough to be logged."""
+
+
+class Count(NamedTuple):
+    """How many of something the data hold, and how many the config says."""
+
+    found: int
+    declared: int
+    what: str
+    """`train images`, `classes`."""
+    proposed: int | None = None
+    """What the config should say instead, if not what is found."""
+
+
+def check_counts(data: str, counts: Mapping[str, Count], why: str = "") -> None:
+    """Raise one DataError for all the counts that are not as the config says, with the options that would make it so.
+
+    `data` says which data, e.g. `data 'pets' (folder pets)`; `counts` go by config key, e.g. `data.train_size`; `why`
+    is a sentence for a count that needs a reason.
+    """
+    wrong = {key: count for key, count in counts.items() if count.found != count.declared}
+    if not wrong:
+        return
+    listed = ", ".join(f"{count.found} {count.what}, but {key} is {count.declared}" for key, count in wrong.items())
+    options = " ".join(
+        f"{key}={count.found if count.proposed is None else count.proposed}" for key, count in wrong.items()
+    )
+    raise DataError(f"{data} has {listed}. {f'{why} ' if why else ''}Complete the data, or add: --set {options}")
 
 
 def listing_key(paths: Sequence[Path]) -> str:

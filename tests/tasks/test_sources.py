@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from novobench.config import cell_id, parse_overrides
-from novobench.errors import ConfigError
+from novobench.errors import ConfigError, DataError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks.catalog import task_config, task_names
-from novobench.tasks.sources import content_digests
+from novobench.tasks.sources import Count, check_counts, content_digests
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +90,20 @@ def test_every_task_names_its_built_in_data() -> None:
         task = task_config(name)
         assert any(not places for places in task.SHIPPED.values())
         assert task.BUILT_IN in str(task.DATA.__annotations__["source"])
+
+
+def test_all_wrong_counts_are_named_together_with_options_that_make_them_right() -> None:
+    counts = {
+        "data.train_size": Count(16, 45000, "train images"),
+        "data.search_size": Count(0, 5000, "search images", proposed=2),
+        "data.test_size": Count(4, 4, "test images"),
+        "model.classes": Count(2, 10, "classes"),
+    }
+    with pytest.raises(DataError) as raised:
+        check_counts("data 'pets' (folder pets)", counts, "Nothing is left.")
+    assert str(raised.value) == (
+        "data 'pets' (folder pets) has 16 train images, but data.train_size is 45000, 0 search images, but "
+        "data.search_size is 5000, 2 classes, but model.classes is 10. Nothing is left. Complete the data, or add: "
+        "--set data.train_size=16 data.search_size=2 model.classes=2"
+    )
+    check_counts("data 'pets'", {"data.test_size": Count(4, 4, "test images")})
