@@ -94,9 +94,11 @@ def test_the_built_in_corpus_goes_through_the_same_door(root, monkeypatch):
     corpus = {split: spoken(split) for split in SIZES}
     monkeypatch.setattr(builtin, "corpus", lambda: corpus)
     monkeypatch.setattr(builtin, "SAMPLE_RATE", RATE)
-    assert everything(small(data__source="espeak"), root) == everything(small(), root)
+    assert everything(small(data__source="espeak", data__name="espeak-words"), root) == everything(small(), root)
     with pytest.raises(DataError, match="The built-in corpus has no split 'dev-cleen'. Did you mean 'dev-clean'"):
-        open_utterances(small(data__source="espeak", data__split_names={"dev-clean": "dev-cleen"}), root)
+        open_utterances(
+            small(data__source="espeak", data__name="espeak-words", data__split_names={"dev-clean": "dev-cleen"}), root
+        )
 
 
 def test_what_is_read_is_what_was_written(root):
@@ -439,13 +441,14 @@ def test_a_null_in_a_manifest_is_no_word(broken):
         open_utterances(small(**SOURCES["manifest"]), broken)
 
 
-def test_wrong_sizes_are_told(root):
-    with pytest.raises(
-        DataError, match=r"\(librispeech tree\) has 13 utterances in train, but data.train_size is 14. C"
-    ):
-        open_utterances(small(data__train_size=14), root)
-    with pytest.raises(DataError, match="has 5 utterances in dev-clean, but data.set_sizes.dev-clean is 6. Complete"):
-        open_utterances(small(data__set_sizes={"dev-clean": 6, "test-clean": 4}), root)
+def test_all_wrong_sizes_are_told_at_once(root):
+    with pytest.raises(DataError) as told:
+        open_utterances(small(data__train_size=14, data__set_sizes={"dev-clean": 6, "test-clean": 4}), root)
+    assert str(told.value) == (
+        "data 'tiny' (librispeech tree) has 13 utterances in train, but data.train_size is 14, "
+        "5 utterances in dev-clean, but data.set_sizes.dev-clean is 6. "
+        "Complete the data, or add: --set data.train_size=13 data.set_sizes.dev-clean=5"
+    )
 
 
 # ------------------------------------------------------------------------------------ through the command: exit code 1
