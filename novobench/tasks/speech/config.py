@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -119,8 +120,8 @@ class SpeechDataConfig:
     """
 
     source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=_PRACTICAL)
-    """`espeak`: the built-in corpus; `librispeech`: trees of flac and trans.txt; `manifest`: NeMo's JSON lines; `hub`:
-    a Hugging Face data set."""
+    """`espeak`: the built-in corpus; `librispeech`: trees of recordings and trans.txt; `manifest`: NeMo's JSON lines;
+    `hub`: a Hugging Face data set."""
     name: str = "librispeech-960h"
     """Identity of the data: the same recordings from another source are the same data."""
     path: str = field(default="", metadata=_PRACTICAL)
@@ -146,10 +147,12 @@ class SpeechDataConfig:
     )
     """Utterances of each evaluation set; checked."""
     alphabet: str = " abcdefghijklmnopqrstuvwxyz'"
-    """Letters in the order of the network's outputs; transcripts are brought to plain lower-case letters first."""
+    """Letters in the order of the network's outputs. Transcripts are lower-cased; letters that are not here lose their
+    accents, ’ becomes ', dashes become spaces; what is still not here makes an utterance bad."""
     on_bad_utterance: Literal["error", "skip"] = "error"
-    """A recording that is missing, cannot be read, has another sample rate or more than one channel, and a transcript
-    that is empty or has a sign outside the alphabet, ends the run, or is left out, named in the log and counted."""
+    """A recording that is missing, cannot be read, has another sample rate, more than one channel or samples that are
+    not finite, a segment that is no part of its recording, and a transcript that is empty or has a sign outside the
+    alphabet, end the run, or are left out, named in the log and counted."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
     pad_frames: int = 16
@@ -231,6 +234,14 @@ def validate(config: CellConfig) -> None:
         )
     if len(set(data.alphabet)) != len(data.alphabet) or " " not in data.alphabet:
         raise ConfigError("'data.alphabet' must hold the space, and each letter once.")
+    if data.alphabet != unicodedata.normalize("NFC", data.alphabet.lower()):
+        raise ConfigError(
+            "'data.alphabet' must hold lower-case letters, each one character: transcripts are lower-cased."
+        )
+    if "train" in data.sets:
+        raise ConfigError(
+            "'train' names the training set. Give the evaluation set another name and set data.split_names."
+        )
     if data.pad_frames % stride(model):
         raise ConfigError(
             f"'data.pad_frames' {data.pad_frames} is no multiple of the network's stride {stride(model)}: where a "

@@ -40,6 +40,7 @@ from novobench.tasks.speech.features import (
     samples_at_speed,
     shortest,
 )
+from novobench.tasks.speech.sources import Source
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +61,9 @@ class SpeechSplits:
 
 def open_utterances(config: CellConfig, data_root: Path) -> SpeechSplits:
     """Open the configured source. Raises DataError, naming the file, if it is not as the config says."""
-    data = config.data
-    training = Utterances([open_source(data, data_root, name) for name in data.train_splits], data, "train")
-    judged = {
-        name: Utterances([open_source(data, data_root, data.split_names.get(name, name))], data, name)
-        for name in data.sets
-    }
+    data, sources = config.data, _open_sources(config.data, data_root)
+    training, *others = (Utterances(found, data, name) for name, found in sources.items())
+    judged = dict(zip(data.sets, others, strict=True))
     found = {
         "data.train_size": Count(training.found, data.train_size, "utterances in train"),
         **{
@@ -89,8 +87,23 @@ def open_utterances(config: CellConfig, data_root: Path) -> SpeechSplits:
         name: EvaluationUtterances(utterances, config, FeatureMaker(utterances, config, [1.0], kept))
         for name, utterances in judged.items()
     }
-    fingerprint = ":".join([data.name, training.fingerprint, *(u.fingerprint for u in judged.values())])
-    return SpeechSplits(train, sets, fingerprint, counts)
+    return SpeechSplits(train, sets, _identity(data, sources), counts)
+
+
+def identify(config: CellConfig, data_root: Path) -> str:
+    """The fingerprint alone, without lengths or features: of the built-in corpus and of files that have not changed it
+    is in the cache."""
+    return _identity(config.data, _open_sources(config.data, data_root))
+
+
+def _open_sources(data: SpeechDataConfig, data_root: Path) -> dict[str, list[Source]]:
+    """`train` and each evaluation set."""
+    splits = {"train": data.train_splits} | {name: [data.split_names.get(name, name)] for name in data.sets}
+    return {name: [open_source(data, data_root, split) for split in found] for name, found in splits.items()}
+
+
+def _identity(data: SpeechDataConfig, sources: dict[str, list[Source]]) -> str:
+    return ":".join([data.name, *("-".join(source.fingerprint for source in found) for found in sources.values())])
 
 
 # ---------------------------------------------------------------------------------------------- features

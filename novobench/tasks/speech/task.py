@@ -16,7 +16,7 @@ from novobench.config import CellConfig, data_root
 from novobench.errors import DataError
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
 from novobench.tasks.speech import scoring
-from novobench.tasks.speech.data import collate, open_utterances, padded
+from novobench.tasks.speech.data import collate, identify, open_utterances, padded
 from novobench.tasks.speech.features import LogMel
 from novobench.tasks.speech.model import build as build_model
 
@@ -141,6 +141,10 @@ class SpeechData(TaskData):
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
         self.collate = partial(collate, data=config.data)
+
+    def identify(self) -> str:
+        """The fingerprint, without what makes `setup` expensive."""
+        return identify(self.config, data_root(self.config))
 
     def setup(self, stage: str) -> None:
         splits = open_utterances(self.config, data_root(self.config))
