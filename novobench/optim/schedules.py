@@ -19,6 +19,9 @@ class ScheduleSpec:
     """`polynomial`: 2 is the paper's "quadratic" decay."""
     min_lr: float = 0.0
     """`polynomial` and `cosine` end here; an absolute rate. OpenSeq2Seq's Jasper has 1e-5."""
+    floor: Literal["shift", "max"] = "shift"
+    """How they end at `min_lr`: `shift` decays the part of the rate above it (OpenSeq2Seq, NeMo); `max` decays the
+    whole rate, and never goes below it (DeepLearningExamples)."""
     warmup_updates: int = 0
     """Length of the warm-up in updates; or give `warmup_fraction`."""
     warmup_fraction: float = 0.0
@@ -69,10 +72,11 @@ def learning_rate(update: int, total: int, base_lr: float, spec: ScheduleSpec) -
         return base_lr * (spec.warmup_start_factor + (1 - spec.warmup_start_factor) * climb)
     start = warmup if spec.decay_spans == "rest" else 0
     done = min(1.0, (update - start) / max(1, total - start))
-    if spec.name == "polynomial":
-        return (base_lr - spec.min_lr) * (1 - done) ** spec.power + spec.min_lr
-    if spec.name == "cosine":
-        return (base_lr - spec.min_lr) * 0.5 * (1 + math.cos(math.pi * done)) + spec.min_lr
+    if spec.name in ("polynomial", "cosine"):
+        left = (1 - done) ** spec.power if spec.name == "polynomial" else 0.5 * (1 + math.cos(math.pi * done))
+        if spec.floor == "max":
+            return max(base_lr * left, spec.min_lr)
+        return (base_lr - spec.min_lr) * left + spec.min_lr
     if spec.name == "multistep":
         return base_lr * spec.factor ** sum(update >= milestone * total for milestone in spec.milestones)
     return base_lr

@@ -17,6 +17,16 @@ def test_quadratic_decay_with_a_floor():
     assert learning_rate(10, 10, 1.0, spec) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("name", ["polynomial", "cosine"])
+def test_a_floor_can_cut_the_decay_off_instead_of_lifting_it(name):
+    """DeepLearningExamples' lr_policy: max(lr * ((N - step) / N) ** 2, min_lr)."""
+    spec = ScheduleSpec(name=name, power=2.0, min_lr=1e-5, floor="max")
+    for step in range(1001):
+        left = ((1000 - step) / 1000) ** 2 if name == "polynomial" else (1 + math.cos(math.pi * step / 1000)) / 2
+        assert learning_rate(step, 1000, 0.015, spec) == pytest.approx(max(0.015 * left, 1e-5), rel=1e-12)
+    assert learning_rate(990, 1000, 0.015, spec) == 1e-5
+
+
 def test_cosine_equals_torchs():
     parameter = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([parameter], lr=0.3)

@@ -28,13 +28,23 @@ from novobench.errors import DataError
 from novobench.files import derived_folder
 from novobench.tasks.catalog import epoch_updates
 from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, uniforms
+from novobench.tasks.sources import Count, check_counts
 from novobench.tasks.speech.config import SpeechDataConfig, stride
 from novobench.tasks.speech.corpus import Utterances, open_source
-from novobench.tasks.speech.features import LogMel, conditioned, mask_draws, masked, shortest
+from novobench.tasks.speech.features import (
+    LogMel,
+    conditioned,
+    frame_count,
+    mask_draws,
+    masked,
+    samples_at_speed,
+    shortest,
+)
+from novobench.tasks.speech.sources import Source
 
 log = logging.getLogger(__name__)
 
-_FEATURES_VERSION = 1
+_FEATURES_VERSION = 2
 """Raised when `features.py` computes something else, so that kept features are made anew."""
 
 
@@ -51,22 +61,23 @@ class SpeechSplits:
 
 def open_utterances(config: CellConfig, data_root: Path) -> SpeechSplits:
     """Open the configured source. Raises DataError, naming the file, if it is not as the config says."""
-    data = config.data
-    training = Utterances([open_source(data, data_root, name) for name in data.train_splits], data, "train")
-    judged = {
-        name: Utterances([open_source(data, data_root, data.split_names.get(name, name))], data, name)
-        for name in data.sets
+    data, sources = config.data, _open_sources(config.data, data_root)
+    training, *others = (Utterances(found, data, name) for name, found in sources.items())
+    judged = dict(zip(data.sets, others, strict=True))
+    found = {
+        "data.train_size": Count(training.found, data.train_size, "utterances in train"),
+        **{
+            f"data.set_sizes.{name}": Count(utterances.found, data.set_sizes[name], f"utterances in {name}")
+            for name, utterances in judged.items()
+        },
     }
-    expected = {"train": data.train_size, **{name: data.set_sizes[name] for name in judged}}
+    fit = training.found - int((training.lengths > data.max_seconds * data.features.sample_rate).sum())
+    if data.epoch_size is not None:
+        found["data.epoch_size"] = Count(fit, data.epoch_size, f"in train not longer than {data.max_seconds:g} s")
+    check_counts(f"data '{data.name}' ({data.source} {data.path or 'built in'})", found)
     counts: dict[str, int] = {}
     for name, utterances in {"train": training, **judged}.items():
         counts[name] = utterances.found
-        if utterances.found != expected[name]:
-            key = "data.train_size" if name == "train" else f"data.set_sizes.{name}"
-            raise DataError(
-                f"data '{data.name}' ({data.source} {data.path or 'built in'}) has {utterances.found} utterances in "
-                f"{name}, but {key} is {expected[name]}. Complete the data, or set {key}."
-            )
         if len(utterances) != utterances.found:
             counts[f"{name}_bad"] = utterances.found - len(utterances)
     kept = _kept if data.keep_features else None
@@ -76,8 +87,23 @@ def open_utterances(config: CellConfig, data_root: Path) -> SpeechSplits:
         name: EvaluationUtterances(utterances, config, FeatureMaker(utterances, config, [1.0], kept))
         for name, utterances in judged.items()
     }
-    fingerprint = ":".join([data.name, training.fingerprint, *(u.fingerprint for u in judged.values())])
-    return SpeechSplits(train, sets, fingerprint, counts)
+    return SpeechSplits(train, sets, _identity(data, sources), counts)
+
+
+def identify(config: CellConfig, data_root: Path) -> str:
+    """The fingerprint alone, without lengths or features: of the built-in corpus and of files that have not changed it
+    is in the cache."""
+    return _identity(config.data, _open_sources(config.data, data_root))
+
+
+def _open_sources(data: SpeechDataConfig, data_root: Path) -> dict[str, list[Source]]:
+    """`train` and each evaluation set."""
+    splits = {"train": data.train_splits} | {name: [data.split_names.get(name, name)] for name in data.sets}
+    return {name: [open_source(data, data_root, split) for split in found] for name, found in splits.items()}
+
+
+def _identity(data: SpeechDataConfig, sources: dict[str, list[Source]]) -> str:
+    return ":".join([data.name, *("-".join(source.fingerprint for source in found) for found in sources.values())])
 
 
 # ---------------------------------------------------------------------------------------------- features
@@ -108,14 +134,15 @@ class FeatureMaker:
         samples = self.utterances.read(index)
         if samples is None:
             return None
-        samples = conditioned(samples, self.data.features, speed, self.utterances.listing(index).id)
+        samples = conditioned(samples, self.data, speed, self.utterances.listing(index).id)
         return samples if self.on_device else self.log_mel(samples)
 
 
 def _kept(maker: FeatureMaker, speed: float) -> list[np.ndarray]:
     """The features of all utterances at a speed, float32 [F, T] each, from the cache; computed there once a machine."""
     ids = [maker.utterances.listing(index).id for index in range(len(maker.utterances))]
-    key = repr((_FEATURES_VERSION, speed, maker.bands, maker.data.features, maker.utterances.cache_key, ids))
+    settings = (_FEATURES_VERSION, speed, maker.data.sox_speed, maker.bands, maker.data.features)
+    key = repr((settings, maker.utterances.cache_key, ids))
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def build(folder: Path) -> None:
@@ -181,8 +208,6 @@ class PackedUtterances(Dataset):
         items: list[dict[str, Any] | None] = []
         for index, speed, draw in zip(chosen.tolist(), speeds.tolist(), draws, strict=True):
             heard = self.maker(index, speed)
-            if heard is not None and not self.maker.on_device:
-                heard = masked(heard, self.data, draw)
             items.append(None if heard is None else {"heard": heard, "letters": self.letters[index], "draws": draw})
         if not any(items):
             names = ", ".join(self.utterances.listing(index).name for index in chosen.tolist()[:3])
@@ -195,11 +220,19 @@ class PackedUtterances(Dataset):
 
     def _unfit(self, speeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which utterances at these speeds are shorter than their letters or a frame need, and which are too long."""
-        samples = self.utterances.lengths * speeds
-        heard = -(-(1 + samples // self.data.features.hop) // self.stride)
+        samples = self._samples(speeds)
+        outputs = -(-frame_count(samples, self.data.features) // self.stride)
         limited = self.utterances.lengths if self.data.limit_before_speed else samples
-        short = (heard < self.needed) | (samples < shortest(self.data.features))
+        short = (outputs < self.needed) | (samples < shortest(self.data.features))
         return short, limited > self.data.max_seconds * self.data.features.sample_rate
+
+    def _samples(self, speeds: np.ndarray) -> np.ndarray:
+        """Length of each utterance at its speed."""
+        samples = self.utterances.lengths.copy()
+        for speed in self.data.speeds:
+            chosen = speeds == speed
+            samples[chosen] = samples_at_speed(samples[chosen], speed, self.data)
+        return samples
 
     def packed(self, epoch: int) -> np.ndarray:
         """The utterances of each micro-batch of an epoch, [M, B]."""
@@ -214,11 +247,11 @@ class PackedUtterances(Dataset):
                 "long enough for its transcript."
             )
         filled = np.resize(order, self.length * self.micro)
-        frames = self.utterances.lengths[filled] * speeds[filled]
+        samples = self._samples(speeds)[filled]
         window = max(1, self.data.bucket_window) * self.micro
         for start in range(0, len(filled), window) if self.data.bucket_window else ():
             part = slice(start, start + window)
-            filled[part] = filled[part][np.argsort(frames[part], kind="stable")]
+            filled[part] = filled[part][np.argsort(samples[part], kind="stable")]
         return filled.reshape(-1, self.micro)
 
 
@@ -281,13 +314,17 @@ def collate(items: list[dict[str, Any] | None], data: SpeechDataConfig) -> dict[
     batch["letter_counts"] = torch.tensor([len(known) for known in letters])
     if data.features_on == "accelerator":
         return batch
-    return batch | padded(batch.pop("heard"), data.pad_frames)
+    return batch | padded(batch.pop("heard"), data, batch.get("draws"))
 
 
-def padded(features: list[Tensor], multiple: int) -> dict[str, Tensor]:
-    """Features [F, T] of each utterance as one batch [B, F, T], T a multiple of `multiple`, and their lengths [B]."""
+def padded(features: list[Tensor], data: SpeechDataConfig, draws: list[np.ndarray] | None = None) -> dict[str, Tensor]:
+    """Features [F, T] of each utterance as one batch [B, F, T], T a multiple of `data.pad_frames`, and their lengths
+    [B]; masked where there are `draws`."""
     lengths = [each.shape[1] for each in features]
-    longest = -(-max(lengths) // multiple) * multiple
+    longest = -(-max(lengths) // data.pad_frames) * data.pad_frames
+    if draws is not None:
+        frames = longest if data.masks_over_padding else None
+        features = [masked(each, data, draw, frames) for each, draw in zip(features, draws, strict=True)]
     batch = features[0].new_zeros(len(features), features[0].shape[0], longest)
     for row, each in zip(batch, features, strict=True):
         row[:, : each.shape[1]] = each

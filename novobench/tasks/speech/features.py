@@ -2,14 +2,15 @@
 
 S samples, F Mel bands, T frames.
 
-Two variants of the features exist, OpenSeq2Seq's (speech_utils.py) and DeepLearningExamples' (common/features.py);
-`FeatureConfig` has a switch for each difference.
+Two variants of the features exist, OpenSeq2Seq's (speech_utils.py) and DeepLearningExamples' (parts/features.py);
+`FeatureConfig` and `SpeechDataConfig` have a switch for each difference.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from math import gcd
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ from torch import Tensor, nn
 from novobench.tasks.sampling import derive_seed
 from novobench.tasks.speech.config import FeatureConfig, SpeechDataConfig
 
+_Count = TypeVar("_Count", int, np.ndarray)
+
+_LEAST_PEAK = 1e-5 / 32768
+"""OpenSeq2Seq adds 1e-5 to the peak of 16-bit samples, which are 32,768 times as large as ours."""
 _QUIET_DB = 60.0
 _QUIET_FRAME, _QUIET_HOP = 2048, 512
 """librosa's `effects.trim`: how far below the loudest frame silence begins, and its frames in samples."""
@@ -30,64 +35,97 @@ _LEAST_STD = 1e-10
 
 
 class LogMel(nn.Module):
-    """Samples [S] to normalised log-Mel features [F, 1 + S // hop], each feature with mean 0 and deviation 1."""
+    """Samples [S] to normalised log-Mel features [F, T], each feature with mean 0 and deviation 1; T is
+    `frame_count`."""
 
     def __init__(self, config: FeatureConfig, bands: int) -> None:
         super().__init__()
         self.config = config
         self.preemphasis = torchaudio.transforms.Preemphasis(config.preemphasis)
         self.spectrogram = torchaudio.transforms.Spectrogram(
-            config.fft, config.window, config.hop, window_fn=partial(torch.hann_window, periodic=False)
+            config.fft_samples,
+            config.window_samples,
+            config.hop_samples,
+            window_fn=partial(torch.hann_window, periodic=False),
         )
         self.mel = torchaudio.transforms.MelScale(
-            bands, config.sample_rate, 0.0, config.highest_hertz, config.fft // 2 + 1, norm="slaney", mel_scale="slaney"
+            bands,
+            config.sample_rate,
+            0.0,
+            config.mel_top,
+            config.fft_samples // 2 + 1,
+            norm="slaney",
+            mel_scale="slaney",
         )
 
     @torch.no_grad()
     def forward(self, samples: Tensor) -> Tensor:
         with torch.autocast(samples.device.type, enabled=False):  # 16 bits are too few for powers
             features = torch.log(self.mel(self.spectrogram(self.preemphasis(samples))) + _LOG_FLOOR)
+        features = features[:, : frame_count(len(samples), self.config)]
         features -= features.mean(dim=1, keepdim=True)
         std = features.std(dim=1, keepdim=True, correction=int(self.config.sample_std))
         return features / (std + _ADDED_STD if self.config.sample_std else std.clamp_min(_LEAST_STD))
 
 
+def frame_count(samples: _Count, config: FeatureConfig) -> _Count:
+    """Frames of so many samples."""
+    return -(-samples // config.hop_samples) if config.whole_hops else 1 + samples // config.hop_samples
+
+
 def shortest(config: FeatureConfig) -> int:
-    """Samples that the centred Fourier transform needs: it mirrors half a window at both ends."""
-    return config.fft // 2 + 1
+    """Samples that features need: the centred Fourier transform mirrors half its size at both ends, and a deviation
+    takes two frames."""
+    return max(config.fft_samples // 2, config.hop_samples) + 1
 
 
-def conditioned(samples: Tensor, config: FeatureConfig, speed: float, name: str) -> Tensor:
-    """The recording as it goes into `LogMel`: trimmed, at another speed, scaled to its peak, with dither.
+def conditioned(samples: Tensor, data: SpeechDataConfig, speed: float, name: str) -> Tensor:
+    """The recording as it goes into `LogMel`: scaled to its peak, at another speed, trimmed, with dither.
 
     The dither is a function of `name` and `speed`, so an utterance has the same features whenever it is asked for.
     """
+    config = data.features
+    if config.peak_normalize:
+        samples = samples / (samples.abs().max() + _LEAST_PEAK)
+    samples = at_speed(samples, speed, data)
     if config.trim_silence:
         samples = without_silence(samples)
-    samples = at_speed(samples, config.sample_rate, speed)
-    if config.peak_normalize:
-        samples = samples / (samples.abs().max() + 1e-5)
     if config.dither:
         generator = torch.Generator().manual_seed(derive_seed("dither", name, str(speed)))
         samples = samples + config.dither * torch.randn(samples.shape, generator=generator)
     return samples
 
 
-def at_speed(samples: Tensor, rate: int, speed: float) -> Tensor:
-    """`speed` times as long, read at the same rate, by windowed-sinc resampling (resampy's `kaiser_best`)."""
-    new = round(rate * speed)
-    if new == rate:
+def _rates(speed: float, data: SpeechDataConfig) -> tuple[int, int]:
+    """A recording made at the first rate and resampled to the second is at this speed when read at the first."""
+    rate, other = data.features.sample_rate, round(data.features.sample_rate * speed)
+    divisor = gcd(rate, other)
+    rates = rate // divisor, other // divisor
+    return rates[::-1] if data.sox_speed else rates
+
+
+def samples_at_speed(samples: _Count, speed: float, data: SpeechDataConfig) -> _Count:
+    """Length at this speed: rounded down as resampy does, with `sox_speed` to the nearest as sox does."""
+    old, new = _rates(speed, data)
+    return (2 * samples * new + old) // (2 * old) if data.sox_speed else samples * new // old
+
+
+def at_speed(samples: Tensor, speed: float, data: SpeechDataConfig) -> Tensor:
+    """The recording at this speed, see `SpeechDataConfig.sox_speed`, by windowed-sinc resampling (resampy's
+    `kaiser_best`)."""
+    old, new = _rates(speed, data)
+    if old == new:
         return samples
-    divisor = gcd(rate, new)
-    return torchaudio.functional.resample(
+    resampled = torchaudio.functional.resample(
         samples,
-        rate // divisor,
-        new // divisor,
+        old,
+        new,
         lowpass_filter_width=64,
         rolloff=0.9475937167399596,
         resampling_method="sinc_interp_kaiser",
         beta=14.769656459379492,
     )
+    return resampled[: samples_at_speed(len(samples), speed, data)]
 
 
 def without_silence(samples: Tensor) -> Tensor:
@@ -105,18 +143,21 @@ def mask_draws(config: SpeechDataConfig) -> int:
     return 2 * (config.frequency_masks + config.time_masks)
 
 
-def masked(features: Tensor, config: SpeechDataConfig, draws: np.ndarray) -> Tensor:
-    """SpecAugment: some bands and some spans of frames of `features` [F, T] set to 0. `draws` are uniform in (0, 1)."""
+def masked(features: Tensor, config: SpeechDataConfig, draws: np.ndarray, frames: int | None = None) -> Tensor:
+    """SpecAugment: some bands and some spans of frames of `features` [F, T] set to 0. `draws` are uniform in (0, 1).
+
+    Time masks are placed within the first `frames` frames, T if None. Of n places a mask of width w starts at one of
+    the first n - w, never at the last possible one, as in both codes.
+    """
     if not len(draws):
         return features
     features = features.clone()
-    pairs = draws.reshape(-1, 2)
-    for number, (wide, place) in enumerate(pairs):
-        axis, limit = (
-            (0, config.frequency_mask_width) if number < config.frequency_masks else (1, config.time_mask_width)
-        )
-        extent = features.shape[axis]
+    for number, (wide, place) in enumerate(draws.reshape(-1, 2)):
+        in_time = number >= config.frequency_masks
+        limit = config.time_mask_width if in_time else config.frequency_mask_width
+        extent = frames if in_time and frames is not None else features.shape[int(in_time)]
         width = min(extent, limit if config.fixed_mask_width else int(wide * (limit + 1)))
-        start = int(place * (extent - width + 1))
-        features.narrow(axis, start, width).zero_()
+        start = int(place * (extent - width))
+        span = slice(start, start + width)
+        features[(slice(None), span) if in_time else span] = 0
     return features

@@ -8,6 +8,8 @@ the padding beside it; the statistics of batch norm do count padded frames while
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +36,7 @@ class Jasper(nn.Module):
 
     def init_weights(self, kind: str) -> None:
         """Xavier kernels (normal or uniform; the output's always uniform), bias 0; batch norm starts as 1 and 0."""
-        draw = nn.init.xavier_normal_ if kind == "xavier_normal" else nn.init.xavier_uniform_
+        draw = _xavier_truncated_ if kind == "xavier_normal" else nn.init.xavier_uniform_
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 (nn.init.xavier_uniform_ if module is self.output else draw)(module.weight)
@@ -101,6 +103,13 @@ class JasperBlock(nn.Module):
             if position < last:
                 x = x.masked_fill(over, 0.0)
         return x
+
+
+def _xavier_truncated_(kernel: Tensor) -> None:
+    """Xavier's variance from a normal distribution that is cut off at two standard deviations: the factor 1.3 makes up
+    for the cut (tf.contrib.layers.xavier_initializer with uniform=False)."""
+    std = math.sqrt(1.3 * 2 / (kernel[0].numel() + kernel[:, 0].numel()))
+    nn.init.trunc_normal_(kernel, 0.0, std, -2 * std, 2 * std)
 
 
 def _over(x: Tensor, lengths: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ B utterances, F Mel bands, T frames, T' outputs, L letters, V letters and the bl
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,8 +16,8 @@ from novobench.config import CellConfig, data_root
 from novobench.errors import DataError
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
 from novobench.tasks.speech import scoring
-from novobench.tasks.speech.data import collate, open_utterances, padded
-from novobench.tasks.speech.features import LogMel, masked
+from novobench.tasks.speech.data import collate, identify, open_utterances, padded
+from novobench.tasks.speech.features import LogMel
 from novobench.tasks.speech.model import build as build_model
 
 _TIMED_SECONDS = 12.3
@@ -56,10 +55,7 @@ class SpeechTask(TaskModule):
         if "heard" not in batch:
             return batch
         features = [self.log_mel(samples) for samples in batch["heard"]]
-        if "draws" in batch:
-            both = zip(features, batch["draws"], strict=True)
-            features = [masked(each, self.config.data, draws) for each, draws in both]
-        return batch | padded(features, self.config.data.pad_frames)
+        return batch | padded(features, self.config.data, batch.get("draws"))
 
     def _losses(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of each utterance [B], log-probabilities [B, T', V], and outputs of each utterance [B]."""
@@ -77,7 +73,7 @@ class SpeechTask(TaskModule):
 
     def random_batch(self, size: int) -> dict[str, Any]:
         data = self.config.data
-        frames = round(_TIMED_SECONDS * data.features.sample_rate / data.features.hop)
+        frames = round(_TIMED_SECONDS * data.features.sample_rate / data.features.hop_samples)
         frames += -frames % data.pad_frames
         letters = 15 * round(_TIMED_SECONDS)  # LibriSpeech has about 15 letters a second
         return {
@@ -147,9 +143,8 @@ class SpeechData(TaskData):
         self.collate = partial(collate, data=config.data)
 
     def identify(self) -> str:
-        """Without features, which take minutes and are no part of it."""
-        self.config = replace(self.config, data=replace(self.config.data, keep_features=False))
-        return super().identify()
+        """The fingerprint, without what makes `setup` expensive."""
+        return identify(self.config, data_root(self.config))
 
     def setup(self, stage: str) -> None:
         splits = open_utterances(self.config, data_root(self.config))

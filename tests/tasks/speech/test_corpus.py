@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,12 @@ import soundfile
 import yaml
 
 from novobench.config import CellConfig
-from novobench.errors import DataError
+from novobench.errors import ConfigError, DataError
 from novobench.tasks.sampling import SampleKey
 from novobench.tasks.speech import builtin
-from novobench.tasks.speech.corpus import in_alphabet
 from novobench.tasks.speech.data import open_utterances
 from novobench.tasks.speech.task import SpeechData, build
+from novobench.tasks.speech.transcripts import in_alphabet
 from tests.tasks.speech.recordings import (
     HUB_NAMES,
     RATE,
@@ -94,9 +95,11 @@ def test_the_built_in_corpus_goes_through_the_same_door(root, monkeypatch):
     corpus = {split: spoken(split) for split in SIZES}
     monkeypatch.setattr(builtin, "corpus", lambda: corpus)
     monkeypatch.setattr(builtin, "SAMPLE_RATE", RATE)
-    assert everything(small(data__source="espeak"), root) == everything(small(), root)
+    assert everything(small(data__source="espeak", data__name="espeak-words"), root) == everything(small(), root)
     with pytest.raises(DataError, match="The built-in corpus has no split 'dev-cleen'. Did you mean 'dev-clean'"):
-        open_utterances(small(data__source="espeak", data__split_names={"dev-clean": "dev-cleen"}), root)
+        open_utterances(
+            small(data__source="espeak", data__name="espeak-words", data__split_names={"dev-clean": "dev-cleen"}), root
+        )
 
 
 def test_what_is_read_is_what_was_written(root):
@@ -149,11 +152,35 @@ def test_sets_have_their_roles(root, monkeypatch):
     [
         ("  IT'S   Two\tbooks ", "it's two books"),
         ("Café déjà Ångström naïve", "cafe deja angstrom naive"),
+        ("Cafe\u0301", "cafe"),  # the accent by itself
         ("ｆｕｌｌ ﬁne", "full fine"),  # full width, and a ligature
+        ("I don’t, I won‘t, I ca`nt".replace(",", ""), "i don't i won't i ca'nt"),
+        ("well-known yes—no 1".replace(" 1", ""), "well known yes no"),
+        ("one\u2013two\u2010three\u2212".replace("\u2212", ""), "one two three"),
+        ("one\u2028two\u00a0three\u200bfour", "one two three four"),  # what parts lines and words
+        ("\ufeffco\u00adop", "coop"),  # a byte-order mark, a soft hyphen
+        ("İSTANBUL", "istanbul"),
     ],
 )
 def test_transcripts_become_plain_letters(text, expected):
     assert in_alphabet(text, ALPHABET) == expected
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize(
+    ("alphabet", "text", "expected"),
+    [
+        (" abcdefghijklmnopqrstuvwxyzäöüß", "Schöne GRÜẞE, Café".replace(",", ""), "schöne grüße cafe"),
+        (" abcdefghijklmnopqrstuvwxyzæøå'", "Smørrebrød på Århus", "smørrebrød på århus"),
+        (" abcdefghijklmnoprstuwyząćęłńóśźż", "Łódź ŻÓŁĆ", "łódź żółć"),
+        (" абвгдежзийклмнопрстуфхцчшщъыьэюя", "Ёлка й", "елка й"),
+        (" abcçdefgğhıijklmnoöprsştuüvyz", "ISPARTA İzmir", "ısparta izmir"),
+        (" abcdeêghinoôơprstuưvxy", "thế", "thê"),  # the tone goes, the letter stays
+        (" abcdefghijklmnopqrstuvwxyz-", "well-known", "well-known"),
+    ],
+)
+def test_letters_of_the_alphabet_are_kept(alphabet, text, expected, form):
+    assert in_alphabet(unicodedata.normalize(form, text), alphabet) == expected
 
 
 @pytest.mark.parametrize(
@@ -161,14 +188,33 @@ def test_transcripts_become_plain_letters(text, expected):
     [
         ("", "it has no transcript"),
         (" \t ", "it has no transcript"),
-        ("中文", "its transcript '中文' has no plain letter"),
+        ("—", "its transcript '—' has no letter"),
+        ("中文", "its transcript has '中', which is not in data.alphabet"),
         ("ROOM 7", "its transcript has '7', which is not in data.alphabet"),
-        ("well-known", "its transcript has '-'"),
+        ("straße", "its transcript has 'ß'"),
+        ("smørrebrød", "its transcript has 'ø'"),
+        ("łódź", "its transcript has 'ł'"),
+        ("привет you", "its transcript has 'п'"),
+        ("two 😀", "its transcript has '😀'"),
+        ("“two”", "its transcript has '“'"),
+        ("one \ud83d two", r"its transcript has '\\ud83d'"),
+        ("कि", "its transcript has 'क'"),
     ],
 )
-def test_transcripts_outside_the_alphabet_are_told(text, expected):
+def test_what_has_no_form_in_the_alphabet_is_told(text, expected):
     with pytest.raises(ValueError, match=expected):
         in_alphabet(text, ALPHABET)
+
+
+def test_a_vowel_sign_is_no_accent():
+    with pytest.raises(ValueError, match="which is not in data.alphabet"):
+        in_alphabet("कि", " कखग")
+
+
+@pytest.mark.parametrize("alphabet", [" Abc", " ae\u0308"])
+def test_alphabets_are_lower_case_and_composed(alphabet):
+    with pytest.raises(ConfigError, match="'data.alphabet' must hold lower-case letters, each one character"):
+        small(data__alphabet=alphabet, model__outputs=len(alphabet) + 1)
 
 
 # ------------------------------------------------------------------------------------ bad utterances
@@ -384,7 +430,7 @@ def test_missing_folders_and_splits_are_named(root, tmp_path):
         DataError, match="has no split 'dev-cleen'. Did you mean 'dev-clean'.*It holds: dev-clean, test-"
     ):
         open_utterances(small(data__search_set="dev-cleen", data__set_sizes={"dev-cleen": 5, "test-clean": 4}), root)
-    with pytest.raises(DataError, match=r"No manifest .*/train-c.json. Did you mean 'train-.'.*There are: dev-clean"):
+    with pytest.raises(DataError, match=r"has no manifest 'train-c.json'. Did you mean 'train-.'.*It holds: dev-clean"):
         open_utterances(small(**SOURCES["manifest"], data__train_splits=["train-c"]), root)
     hub = {**SOURCES["hub"], "data__train_splits": ["train.c"]}
     with pytest.raises(DataError, match=r"hub\[train.c\].*Unknown split.*train.a.*Set data.hub_config, data.train_sp"):
@@ -439,13 +485,14 @@ def test_a_null_in_a_manifest_is_no_word(broken):
         open_utterances(small(**SOURCES["manifest"]), broken)
 
 
-def test_wrong_sizes_are_told(root):
-    with pytest.raises(
-        DataError, match=r"\(librispeech tree\) has 13 utterances in train, but data.train_size is 14. C"
-    ):
-        open_utterances(small(data__train_size=14), root)
-    with pytest.raises(DataError, match="has 5 utterances in dev-clean, but data.set_sizes.dev-clean is 6. Complete"):
-        open_utterances(small(data__set_sizes={"dev-clean": 6, "test-clean": 4}), root)
+def test_all_wrong_sizes_are_told_at_once(root):
+    with pytest.raises(DataError) as told:
+        open_utterances(small(data__train_size=14, data__set_sizes={"dev-clean": 6, "test-clean": 4}), root)
+    assert str(told.value) == (
+        "data 'tiny' (librispeech tree) has 13 utterances in train, but data.train_size is 14, "
+        "5 utterances in dev-clean, but data.set_sizes.dev-clean is 6. "
+        "Complete the data, or add: --set data.train_size=13 data.set_sizes.dev-clean=5"
+    )
 
 
 # ------------------------------------------------------------------------------------ through the command: exit code 1

@@ -1,16 +1,19 @@
 """What training and evaluation hear: whole micro-batches, speeds, kept features, masks, all from (seed, epoch)."""
 
 import dataclasses
+from fractions import Fraction
 from itertools import groupby, product
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch.nn import functional as F
 
 from novobench.config import CellConfig
-from novobench.errors import DataError
+from novobench.errors import ConfigError, DataError
 from novobench.tasks.sampling import SampleKey, uniforms
 from novobench.tasks.speech.config import SpeechDataConfig
 from novobench.tasks.speech.corpus import Utterances
@@ -102,6 +105,24 @@ def test_an_epoch_stays_as_long_where_utterances_are_left_out():
     assert set(found) == set(fits)
     times = np.bincount(found)[fits]
     assert times.max() - times.min() <= 1
+
+
+def test_an_epochs_updates_can_be_counted_from_what_fits(root):
+    """DeepLearningExamples' N: utterances not longer than the limit, which then come once an epoch."""
+    limit = {"data__limit_before_speed": True, "data__max_seconds": 15.0}
+    fits = np.flatnonzero(LENGTHS <= 15 * RATE)
+    train = packed(**limit, data__epoch_size=len(fits))
+    assert len(fits) < COUNT - 16
+    assert len(train) == -(-len(fits) // 16) * 4
+    assert set(train.packed(0).ravel()[: len(fits)]) == set(fits)
+    seconds = sorted(len(soundfile.read(path)[0]) / RATE for path in (root / "tree").glob("train-*/**/*.flac"))
+    limit["data__max_seconds"] = (seconds[8] + seconds[9]) / 2
+    assert open_utterances(small(**limit, data__epoch_size=9), root).train.packed(0).shape == (4, 4)
+    with pytest.raises(DataError, match=r"has 9 in train not longer than .* s, but data.epoch_size is 10\..*_size=9$"):
+        open_utterances(small(**limit, data__epoch_size=10), root)
+    for wrong in ({"data__epoch_size": 104}, {"data__epoch_size": 0}, {"data__limit_before_speed": False}):
+        with pytest.raises(ConfigError, match="'data.epoch_size' .* must be 1 to data.train_size 103, and needs"):
+            config(**{**limit, "data__epoch_size": 90, **wrong})
 
 
 def test_bucketing_sorts_inside_windows_alone():
@@ -202,7 +223,7 @@ def test_utterances_shorter_than_their_transcripts_never_come_and_are_counted_an
     short = {}
     for speed in (0.9, 1.0, 1.1):
         for index, text in enumerate(texts):
-            resampled = len(at_speed(torch.zeros(int(lengths[index])), RATE, speed))
+            resampled = len(at_speed(torch.zeros(int(lengths[index])), speed, train.data))
             frames = 1 + resampled // 160
             blanks = sum(len(list(run)) - 1 for _, run in groupby(text))
             short[index, speed] = -(-frames // 2) < len(text) + blanks
@@ -265,28 +286,55 @@ def test_a_batch_has_the_speeds_that_were_drawn(root):
     for epoch in (0, 1):
         speeds = speeds_of(train, epoch)
         for place, chosen in enumerate(train.packed(epoch)):
-            samples = [-(-round(int(train.utterances.lengths[i]) * speeds[i] * 10) // 10) for i in chosen]
+            samples = [round(int(train.utterances.lengths[i]) * speeds[i] * 10) // 10 for i in chosen]
             assert train[SampleKey(epoch, place)]["lengths"].tolist() == [1 + n // 160 for n in samples]
 
 
+def played(samples: torch.Tensor, speed: float, sox: bool = False) -> torch.Tensor:
+    return at_speed(samples, speed, SpeechDataConfig(sox_speed=sox))
+
+
+@pytest.mark.parametrize("sox", [False, True], ids=["resampled", "sox"])
 @pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
-def test_speed_is_resampling_and_moves_the_pitch(speed):
+def test_speed_is_resampling_and_moves_the_pitch(speed, sox):
+    """By the factor f a recording becomes f times as long and its tones lower by f; with sox's `speed` the reverse."""
     seconds, hertz = 2.0, 1000.0
+    longer = 1 / speed if sox else speed
     time = torch.arange(int(seconds * RATE), dtype=torch.float64) / RATE
     sine = torch.sin(2 * torch.pi * hertz * time).float()
-    heard = at_speed(sine, RATE, speed)
-    assert len(heard) == round(seconds * RATE * speed)
+    heard = played(sine, speed, sox)
+    assert len(heard) == {0.9: 35556, 1.0: 32000, 1.1: 29091}[speed] if sox else round(seconds * RATE * speed)
     inside = heard[1000:-1000]
     spectrum = np.abs(np.fft.rfft(inside.numpy() * np.hanning(len(inside)), 2**18))
-    assert spectrum.argmax() * RATE / 2**18 == pytest.approx(hertz / speed, abs=0.1)
-    expected = torch.sin(2 * torch.pi * hertz / speed * torch.arange(len(heard), dtype=torch.float64) / RATE)
+    assert spectrum.argmax() * RATE / 2**18 == pytest.approx(hertz / longer, abs=0.1)
+    expected = torch.sin(2 * torch.pi * hertz / longer * torch.arange(len(heard), dtype=torch.float64) / RATE)
     assert (inside - expected[1000:-1000]).abs().max() < 1e-3
 
 
-def test_what_a_slower_rate_cannot_hold_is_filtered_out():
-    """At 0.9 a tone of 7.9 kHz would come back as an alias."""
+def test_lengths_are_resampys_and_soxs():
+    """resampy cuts the last fraction of a sample off, sox rounds to the nearest sample."""
+    for count in range(3000, 3100):
+        for speed, tenths in ((0.9, 9), (1.1, 11)):
+            assert len(played(torch.zeros(count), speed)) == count * tenths // 10
+            exact = Fraction(count * 10, tenths)
+            assert len(played(torch.zeros(count), speed, sox=True)) == floor(exact + Fraction(1, 2))
+
+
+def test_soxs_speeds_make_the_frames_that_are_counted(root):
+    """What packing thinks an utterance has in frames is what its features have."""
+    train = open_utterances(small(data__sox_speed=True, data__features__whole_hops=True), root).train
+    for index, length in enumerate(train.utterances.lengths.tolist()):
+        for speed, tenths in ((0.9, 9), (1.0, 10), (1.1, 11)):
+            samples = floor(Fraction(length * 10, tenths) + Fraction(1, 2))
+            assert train.maker(index, speed).shape[1] == ceil(Fraction(samples, 160))
+            assert train._samples(np.full(len(train.utterances), speed))[index] == samples
+
+
+@pytest.mark.parametrize(("speed", "sox"), [(0.9, False), (1.1, True)])
+def test_what_a_slower_rate_cannot_hold_is_filtered_out(speed, sox):
+    """With fewer samples a second a tone of 7.9 kHz would come back as an alias."""
     time = torch.arange(2 * RATE, dtype=torch.float64) / RATE
-    heard = at_speed(torch.sin(2 * torch.pi * 7900 * time).float(), RATE, 0.9)
+    heard = played(torch.sin(2 * torch.pi * 7900 * time).float(), speed, sox)
     assert heard[1000:-1000].abs().max() < 1e-3
 
 
@@ -313,6 +361,7 @@ def assert_same(one: list[dict], two: list[dict]) -> None:
 
 
 MASKS = {"data__frequency_masks": 2, "data__time_masks": 2}
+PADDED = {**MASKS, "data__masks_over_padding": True}
 
 
 def test_kept_features_are_the_same_bits(root, monkeypatch):
@@ -339,9 +388,10 @@ def test_kept_features_need_every_recording(root, tmp_path):
         open_utterances(small(data__keep_features=True, data__on_bad_utterance="skip"), tmp_path)
 
 
-def test_the_device_makes_the_same_features(root):
-    plain = heard(small(**MASKS), root)
-    settings = small(**MASKS, data__features_on="accelerator")
+@pytest.mark.parametrize("masks", [MASKS, PADDED], ids=["own frames", "padding"])
+def test_the_device_makes_the_same_features(root, masks):
+    plain = heard(small(**masks), root)
+    settings = small(**masks, data__features_on="accelerator")
     assert_same(plain, heard(settings, root, build(settings)[0]))
 
 
@@ -385,7 +435,7 @@ def test_fixed_widths_are_exact(axis):
         assert len(places) == 6 == places[-1] - places[0] + 1
         starts.add(int(places[0]))
     extent = 20 if axis == "frequency" else 50
-    assert {min(starts), max(starts)} == {0, extent - 6}
+    assert {min(starts), max(starts)} == {0, extent - 7}  # random.uniform(0, extent - 6), cut to an integer
 
 
 @pytest.mark.parametrize("axis", ["frequency", "time"])
@@ -411,6 +461,28 @@ def test_masks_of_both_kinds_add_up():
 
 def test_a_mask_wider_than_the_features_takes_all():
     assert mask(SpeechDataConfig(time_masks=1, fixed_mask_width=True), [0.5, 0.5], frames=4).all()
+
+
+def test_masks_can_be_placed_over_the_padding(root):
+    """DeepLearningExamples draws the start below the batch's padded length minus the width."""
+    masks = {"data__time_masks": 1, "data__fixed_mask_width": True, "data__pad_frames": 64}
+    plain = open_utterances(small(data__pad_frames=64), root).train
+    over = open_utterances(small(**masks, data__masks_over_padding=True), root).train
+    behind = 0
+    for epoch in range(4):
+        for place, chosen in enumerate(over.packed(epoch)):
+            one, two = (train[SampleKey(epoch, place)] for train in (plain, over))
+            padded = one["features"].shape[2]
+            draws = uniforms(over.seed, "mask", [SampleKey(epoch, int(i)) for i in chosen], 2)
+            for row, masked_row, length, (_, where) in zip(
+                one["features"], two["features"], one["lengths"].tolist(), draws, strict=True
+            ):
+                start = int(where * (padded - 6))
+                expected = row.clone()
+                expected[:, start : start + 6] = 0
+                assert torch.equal(masked_row, expected)
+                behind += start >= length
+    assert behind > 5
 
 
 def test_masks_depend_on_seed_epoch_and_utterance_alone(root):

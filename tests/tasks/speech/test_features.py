@@ -1,11 +1,18 @@
 """Features against an independent computation in NumPy, silence against librosa's rule written out as a loop."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from novobench.errors import ConfigError
+from novobench.suite.experiment import load_experiment
+from novobench.suite.plan import plan
 from novobench.tasks.speech.config import FeatureConfig, SpeechDataConfig
-from novobench.tasks.speech.features import LogMel, conditioned, masked, without_silence
+from novobench.tasks.speech.features import LogMel, at_speed, conditioned, masked, without_silence
+from tests.tasks.speech.recordings import small
 
 
 def mel_scale(hertz):
@@ -31,41 +38,110 @@ def filters(rate, size, bands, high):
 
 def by_hand(samples, config, bands):
     emphasised = np.append(samples[0], samples[1:] - config.preemphasis * samples[:-1])
-    half = config.fft // 2
+    half = config.fft_samples // 2
     mirrored = np.concatenate([emphasised[half:0:-1], emphasised, emphasised[-2 : -half - 2 : -1]])
-    window = np.zeros(config.fft)
-    start = (config.fft - config.window) // 2
-    window[start : start + config.window] = np.hanning(config.window)
-    count = 1 + len(samples) // config.hop
-    frames = np.stack([mirrored[t * config.hop : t * config.hop + config.fft] * window for t in range(count)])
+    window = np.zeros(config.fft_samples)
+    start = (config.fft_samples - config.window_samples) // 2
+    window[start : start + config.window_samples] = np.hanning(config.window_samples)
+    count = 1 + len(samples) // config.hop_samples
+    if config.whole_hops:
+        count = math.ceil(len(samples) / config.hop_samples)  # parts/features.py, get_seq_len; the others are set to 0
+    frames = np.stack(
+        [mirrored[t * config.hop_samples : t * config.hop_samples + config.fft_samples] * window for t in range(count)]
+    )
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
-    mel = np.log(filters(config.sample_rate, config.fft, bands, config.highest_hertz) @ power.T + 1e-20)
+    mel = np.log(filters(config.sample_rate, config.fft_samples, bands, config.mel_top) @ power.T + 1e-20)
     mean = mel.mean(axis=1, keepdims=True)
     if config.sample_std:
         return (mel - mean) / (mel.std(axis=1, ddof=1, keepdims=True) + 1e-5)
     return (mel - mean) / mel.std(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("sample_std", [False, True], ids=["OpenSeq2Seq", "DeepLearningExamples"])
-@pytest.mark.parametrize(("rate", "window", "hop"), [(16000, 320, 160), (22050, 441, 220)])
-def test_log_mel_features_are_the_definition(rate, window, hop, sample_std):
-    config = FeatureConfig(sample_rate=rate, window=window, hop=hop, sample_std=sample_std)
-    draw = np.random.default_rng(0)
-    time = np.arange(9000) / rate
-    samples = np.sin(2 * np.pi * (300 + 900 * time) * time) * np.hanning(9000) + 0.01 * draw.standard_normal(9000)
+def sweep(count, rate):
+    """A tone that rises from 300 Hz, over a little noise."""
+    time = np.arange(count) / rate
+    noise = 0.01 * np.random.default_rng(0).standard_normal(count)
+    return np.sin(2 * np.pi * (300 + 900 * time) * time) * np.hanning(count) + noise
+
+
+@pytest.mark.parametrize("dle", [False, True], ids=["OpenSeq2Seq", "DeepLearningExamples"])
+@pytest.mark.parametrize(("rate", "window", "hop"), [(16000, 320, 160), (22050, 441, 220), (8000, 160, 80)])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole hops", "part of a hop"])
+def test_log_mel_features_are_the_definition(rate, window, hop, dle, whole):
+    config = FeatureConfig(sample_rate=rate, window=window, hop=hop, sample_std=dle, whole_hops=dle)
+    count = 50 * hop if whole else 50 * hop + 7
+    samples = sweep(count, rate)
     found = LogMel(config, 64).double()(torch.from_numpy(samples))
     expected = by_hand(samples, config, 64)
-    assert found.shape == expected.shape == (64, 1 + 9000 // hop)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+    assert found.shape == expected.shape == (64, 50 if dle and whole else 51)
+    rounding = 1e-3 if rate < 16000 else 1e-4  # the filters are float32, and narrow at a low rate
+    np.testing.assert_allclose(found.numpy(), expected, rtol=rounding, atol=rounding)
     single = LogMel(config, 64)(torch.from_numpy(samples.astype(np.float32)))
     np.testing.assert_allclose(single.numpy(), expected, rtol=0, atol=5e-3)
+
+
+def test_windows_follow_the_sample_rate():
+    """20 and 10 ms, the transform the power of two above, the Mel scale up to 8 kHz or what the rate can hold."""
+    known = {rate: FeatureConfig(sample_rate=rate) for rate in (8000, 16000, 22050, 44100)}
+    sizes = {rate: (f.window_samples, f.hop_samples, f.fft_samples, f.mel_top) for rate, f in known.items()}
+    assert sizes == {
+        8000: (160, 80, 256, 4000.0),
+        16000: (320, 160, 512, 8000.0),
+        22050: (441, 220, 512, 8000.0),
+        44100: (882, 441, 1024, 8000.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("features", "told"),
+    [
+        (
+            {"sample_rate": 8000, "highest_hertz": 8000.0},
+            "highest_hertz' is 8000, but at sample_rate 8000 nothing above",
+        ),
+        ({"highest_hertz": 0.0}, "highest_hertz' is 0, but"),
+        ({"window": 600, "fft": 512}, "window 600, hop 160 and fft 512 make no frames"),
+        ({"hop": 0}, "hop 0 and fft 512 make no frames"),
+        ({"sample_rate": 0}, "sample_rate 0, window 0"),
+    ],
+)
+def test_features_that_no_rate_can_have_are_refused(features, told):
+    with pytest.raises(ConfigError, match=told):
+        small(**{f"data__features__{key}": value for key, value in features.items()})
+
+
+def test_table_5_hears_what_deep_learning_examples_first_release_hears():
+    """Its jasper10x5dr_sp_offline_specaugment.toml by its own code: per-feature means and deviations over ceil(S / 160)
+    frames, no scaling to the peak, and no trimming, as train.py never passes trim_silence on."""
+    for cell in plan([load_experiment("table5")], "paper", [0]):
+        data = cell.config.data
+        assert not data.features.trim_silence
+        quiet = dataclasses.replace(data, features=dataclasses.replace(data.features, dither=0.0))
+        for count in (16000, 16001, 16159):
+            samples = np.concatenate([np.zeros(3200), sweep(count - 3200, 16000) / 3])
+            heard = conditioned(torch.from_numpy(samples), quiet, 1.0, "an utterance")
+            assert np.array_equal(heard.numpy(), samples)
+            expected = by_hand(samples + 1e-6 * sweep(count, 16000), data.features, 64)
+            found = LogMel(data.features, 64).double()(heard + 1e-6 * torch.from_numpy(sweep(count, 16000)))
+            assert found.shape == expected.shape == (64, {16000: 100, 16001: 101, 16159: 101}[count])
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_peak_is_taken_before_the_speed_is_changed():
+    """speech_utils.py: normalize_signal, then augment_audio_signal."""
+    loud = torch.zeros(4000)
+    loud[2000] = 0.5  # resampled to 0.9 of its length, a click becomes lower
+    data = SpeechDataConfig(features=FeatureConfig(dither=0.0))
+    heard = conditioned(loud, data, 0.9, "a click")
+    assert float(heard.abs().max()) < 0.95
+    torch.testing.assert_close(heard, at_speed(loud * 2, 0.9, data), rtol=1e-6, atol=1e-8)
 
 
 def test_digital_silence_gives_finite_features():
     config = FeatureConfig()
     samples = torch.zeros(4000)
     samples[1000:2000] = torch.sin(torch.arange(1000) * 0.3)
-    heard = conditioned(samples, config, 1.0, "an utterance")
+    heard = conditioned(samples, SpeechDataConfig(), 1.0, "an utterance")
     assert float(heard[:900].std()) == pytest.approx(1e-5, rel=0.1)  # the dither
     assert float(heard.abs().max()) == pytest.approx(1.0, abs=1e-3)  # scaled to its peak
     assert torch.isfinite(LogMel(config, 64)(heard)).all()
@@ -73,10 +149,10 @@ def test_digital_silence_gives_finite_features():
 
 
 def test_dither_belongs_to_the_utterance():
-    config, samples = FeatureConfig(), torch.sin(torch.arange(1000.0))
+    config, samples = SpeechDataConfig(), torch.sin(torch.arange(1000.0))
     assert torch.equal(conditioned(samples, config, 1.0, "a"), conditioned(samples, config, 1.0, "a"))
     assert not torch.equal(conditioned(samples, config, 1.0, "a"), conditioned(samples, config, 1.0, "b"))
-    plain = FeatureConfig(dither=0.0, peak_normalize=False)
+    plain = SpeechDataConfig(features=FeatureConfig(dither=0.0, peak_normalize=False))
     assert torch.equal(conditioned(samples, plain, 1.0, "a"), samples)
 
 
