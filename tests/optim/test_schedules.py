@@ -1,5 +1,7 @@
 """Schedules and weight-decay groups."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
