@@ -64,7 +64,7 @@ def listing_key(paths: Sequence[Path]) -> str:
 
 
 def content_digests(paths: Sequence[Path]) -> np.ndarray:
-    """BLAKE2b of each file's bytes, uint8 [n, 16]; zeros for a file that cannot be read.
+    """BLAKE2b of each file's bytes, uint8 [n, 16]; zeros for a file that is missing or not readable.
 
     All files are read once a machine: the digests are kept in the cache until one of the files changes.
     """
@@ -84,8 +84,10 @@ def _content_digest(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
-    except OSError:
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         return bytes(_DIGEST_BYTES)
+    except OSError as error:  # it may pass, so nothing of it is kept
+        raise DataError(f"Cannot read {path}: {error.strerror or error}. Run the same command again.") from None
 
 
 def remembered(name: str, paths: Sequence[Path], compute: Callable[[], str]) -> str:

@@ -1,11 +1,14 @@
 """Which cells run together, and on which GPUs: decided without any, from what the environment shows."""
 
+import dataclasses
+
 import pytest
 
 from novobench import hardware
 from novobench.errors import ConfigError
 from novobench.suite import executors, records
-from novobench.suite.plan import PlannedCell, forecast
+from novobench.suite.forecast import forecast
+from novobench.suite.plan import PlannedCell
 from tests.cells import small_config
 
 
@@ -85,7 +88,9 @@ def test_it_is_told_how_cells_share_a_gpu(machine, monkeypatch, tmp_path):
 def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     """1,000 updates of 32 in 100 s, four at a time: the GPU did 1,280 samples a second, 160 for each of eight."""
     runtime = {"devices": 1, "nodes": 1, "cells_per_gpu": 4}
-    config = {"task": "image", "batch": {"size": 32}, "runtime": runtime}
+    (cell,) = cells(1, cells_per_gpu=8)
+    parts = {part: dataclasses.asdict(getattr(cell.config, part)) for part in ("model", "data")}
+    config = {"task": "image", "batch": {"size": 32}, "runtime": runtime, **parts}
     shared = dict.fromkeys(records.RECORD_FIELDS, "1") | {"cell": "a", "split": "train", "update": "1000"}
     lines = [shared | {"metric": "train_seconds", "value": "100.0"}]
     results = records.Results("gpu")
@@ -93,6 +98,5 @@ def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     results.put("a", records.StoredCell(lines, [], {"schema": 1}, entry))
     results.write()
     past = records.speeds("gpu")
-    assert past == {"image": 1280.0}
-    (cell,) = cells(1, cells_per_gpu=8)
+    assert list(past.values()) == [(1000 * 32, 100.0 / 4)]
     assert forecast(cell, past).seconds == 8 * 32 / 160  # eight updates of 32

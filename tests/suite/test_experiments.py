@@ -13,7 +13,8 @@ from novobench.config import ROOT, SCALES, to_yaml
 from novobench.errors import ConfigError
 from novobench.files import write_text
 from novobench.suite.experiment import experiment_names, load_experiment, row_config, searched, tuned_key
-from novobench.suite.plan import forecast, plan
+from novobench.suite.forecast import forecast
+from novobench.suite.plan import plan
 from novobench.tasks.catalog import epoch_updates, epochs, total_updates
 from novobench.training.run_folder import RunFolder
 from tests.cells import train_apart
