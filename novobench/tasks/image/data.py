@@ -78,7 +78,10 @@ def open_images(
         splits = _Splits(config, data_root)
         own_search = None if splits.search is None else len(splits.search.labels)
         sizes = len(splits.train.labels), own_search, len(splits.test.labels)
-        _check_counts(config, model, *sizes, len(splits.train.classes), spare_splits(config, data_root))
+        spare = spare_splits(config, data_root)
+        _check_counts(config, model, *sizes, len(splits.train.classes), spare)
+        if spare:
+            log.info("Not used: %s of %s; data.test_split and data.search_split choose splits.", spare, config.name)
         for images in filter(None, (splits.train, splits.search, splits.test)):
             check_sizes(images, config)
         training: Any = TrainingImages

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from novobench.config import cell_id, parse_overrides
+from novobench.config import cell_id, load_tree, override, parse_overrides
 from novobench.errors import ConfigError, DataError
+from novobench.suite.experiment import CONFIGS
+from novobench.tasks.catalog import resolve
 from novobench.tasks.image import pictures
 from novobench.tasks.image.config import ImageDataConfig, ImageModelConfig
 from novobench.tasks.image.data import LEFT_OUT, identify, open_images
@@ -334,6 +336,16 @@ def test_crop_and_resize_follow_the_image_size():
         assert (config.resize_size, config.crop_padding) == (resize, padding)
     config = ImageDataConfig(image_size=64, crop="pad_shift", resize_size=72, crop_padding=0)
     assert (config.resize_size, config.crop_padding) == (72, 0)
+
+
+def test_gpu_scale_takes_images_of_another_size_whole():
+    """The recipe for 32 pixels, told of 64: no crop or resize of 32 is left over from its file."""
+    tree = load_tree(CONFIGS / "image" / "gpu.yaml")
+    cell = {"task": "image", "seed": 0, "optimizer.name": "novograd", "optimizer.lr": 0.02}
+    own = {"data.name": "mine", "data.path": "mine", "data.image_size": 64}
+    before, after = (resolve(override(tree, cell | changes, "test"), "test").data for changes in ({}, own))
+    assert (before.image_size, before.resize_size, before.crop_padding) == (32, 32, 4)
+    assert (after.image_size, after.resize_size, after.crop_padding) == (64, 64, 8)
 
 
 def test_an_id_does_not_tell_how_the_sizes_were_said():
