@@ -150,7 +150,9 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
 
     told, tell = context.Pipe(duplex=False)
     process = context.Process(
-        target=entry.main, args=(str(folder.path), devices, cell.config.runtime.threads, tell), name=cell.id
+        target=entry.main,
+        args=(dict(os.environ), str(folder.path), devices, cell.config.runtime.threads, tell),
+        name=cell.id,
     )
     old_beat = folder.heartbeat()
     process.start()

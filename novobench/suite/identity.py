@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from multiprocessing import connection
 from typing import Any
@@ -73,7 +74,7 @@ def _measured(configs: Sequence[CellConfig]) -> list[tuple[str, str]]:
             while waiting and len(running) < hardware.cores():
                 number, config = waiting.pop(0)
                 told, tell = context.Pipe(duplex=False)
-                process = context.Process(target=entry.identify, args=(config, tell))
+                process = context.Process(target=entry.identify, args=(dict(os.environ), config, tell))
                 process.start()
                 tell.close()
                 running[told] = number, process

@@ -120,7 +120,13 @@ def search(experiment: Experiment, scale: str, budget: int, seeds: int, jobs: in
         best = searching.conclude(experiment, scale, done, command)
     for key, trial in best.items():
         out.print(f"{key}: " + ", ".join(f"{name} {value:g}" for name, value in trial.rates.items()))
-    out.print(f"Written: {shown(tuned_file(experiment.task, scale))}")
+    tuned = shown(tuned_file(experiment.task, scale))
+    out.print(f"Written: {tuned}")
+    if lost := searching.untraced(experiment.task, scale):
+        out.print(
+            f"{shown(records.results_folder(scale) / 'search.csv')} has no trials for these rates in {tuned}: "
+            f"{', '.join(lost)}. If it once had, restore it from git; else search them again."
+        )
     if failed:
         out.print(f"{len(failed)} trials failed and cannot win; the first: {next(iter(failed.values()))}")
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
@@ -164,25 +163,23 @@ def _of(line: Line, task: str) -> bool:
 
 
 def _read_search(task: str, scale: str) -> list[Line]:
-    """The lines of `search.csv`. Raises NovobenchError if the file is damaged, or lacks a search that gave the task its
-    rates: written again, it would be lost for good."""
+    """The lines of `search.csv`. Raises NovobenchError if the file is damaged, or lacks the trial that won a search."""
     path = records.results_folder(scale) / "search.csv"
     lines = read_lines(path, KINDS, ("key", "trial", "seed", "cell"))
     chosen = {line["key"] for line in lines if line["chosen"] == "1" and _of(line, task)}
-    lost = [] if not lines else [key for key in _tuned(task, scale) if key not in chosen]
-    lost += [line["key"] for line in lines if _of(line, task) and line["key"] not in chosen]
+    lost = [line["key"] for line in lines if _of(line, task) and line["key"] not in chosen]
     if lost:
         raise NovobenchError(
             f"{shown(path)} lacks the chosen trial of {', '.join(dict.fromkeys(lost))}, so lines of it are lost. "
-            f"Restore it from git; or take these rates out of {shown(tuned_file(task, scale))} and their lines out of "
-            "search.csv, and search them again."
+            "Restore it from git, or take out the lines that are left of them and search them again."
         )
     return lines
 
 
-def _tuned(task: str, scale: str) -> dict[str, Any]:
-    path = tuned_file(task, scale)
-    return read_yaml(path) if path.exists() else {}
+def untraced(task: str, scale: str) -> list[str]:
+    """Tuned rates of the task that no trial in `search.csv` gave."""
+    chosen = {line["key"] for line in _read_search(task, scale) if line["chosen"] == "1" and _of(line, task)}
+    return [key for key in read_yaml(tuned_file(task, scale)) if key not in chosen]
 
 
 def _score(values: Sequence[float | None], sign: float) -> float:
@@ -192,10 +189,11 @@ def _score(values: Sequence[float | None], sign: float) -> float:
 
 
 def _write_tuned(task: str, scale: str, best: dict[str, Trial], metric: str, command: str) -> None:
-    tuned = _tuned(task, scale) | {key: dict(trial.rates) for key, trial in best.items()}
+    path = tuned_file(task, scale)
+    tuned = (read_yaml(path) if path.exists() else {}) | {key: dict(trial.rates) for key, trial in best.items()}
     header = (
         f"# Rates of the {task} rows at {scale} scale, found by `novobench search`; not edited by hand.\n"
         f"# Every trial and seed is in results/{scale}/search.csv; the best mean {metric} on the held-out split wins.\n"
         f"# Last command: {command}\n"
     )
-    write_text(tuned_file(task, scale), header + yaml.safe_dump(dict(sorted(tuned.items())), sort_keys=False))
+    write_text(path, header + yaml.safe_dump(dict(sorted(tuned.items())), sort_keys=False))

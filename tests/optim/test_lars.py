@@ -138,6 +138,7 @@ def test_a_training_with_larc_takes_openseq2seqs_steps(mode):
     factors = [DecayGroup(pattern, factor) for pattern, factor in config.optimizer.decay_factors.items()]
     optimizer = registry.build("sgd", param_groups(net, 0.3, factors), lr=0.05, weight_decay=0.3)
     loop = UpdateLoop(config, None, None, None, None)
+    net.streams = {}
     loop.guard.start(net, optimizer)
     for update in range(30):
         loop.update = update

@@ -131,6 +131,7 @@ def test_an_update_that_overflows_in_half_precision_leaves_no_trace(name, overfl
         guard.config = dataclasses.replace(
             guard.config, optimizer=dataclasses.replace(guard.config.optimizer, name=name)
         )
+        net.streams = {}
         guard.start(net, optimizer)
         for update in taken:
             optimizer.zero_grad()

@@ -55,9 +55,7 @@ def test_every_file_of_a_run_is_json(tmp_path):
     metrics = MetricsLog(folder.metrics)
     metrics.append(1, "train", {"loss": 2.0, "epoch": 0.5})
     metrics.append(2, "train", {"loss": NAN, "epoch": 1.0})
-    with folder.metrics.open("a") as file:
-        file.write('{"update": 3, "split": "train", "loss": Infinity}\n')  # as it once was
-    metrics.cut_back(3)
+    metrics.append(3, "train", {"loss": INF})
     assert [strict(line)["loss"] for line in folder.metrics.read_text().splitlines()] == [2.0, None, None]
     folder.write_predictions("test", [{"index": 0, "score": -INF}])
     assert folder.read_predictions("test") == [{"index": 0, "score": None}]
@@ -127,8 +125,9 @@ def test_other_searches_are_never_lost(workspace, results):
     searched([(4.0,), (3.0,)])
     assert [line.split(",")[1] for line in path.read_text().splitlines()] == ["key", "other", "other", "key", "key"]
     assert yaml.safe_load(tuned.read_text()) == {"key": {"optimizer.lr": 1.0}, "other": {"optimizer.lr": 2.0}}
+    path.write_text("\n".join(lines) + "\n")
+    assert search.untraced("image", "laptop") == ["other"]
     for damage, told in (
-        (lines, "lacks the chosen trial of other"),
         ([*lines, other[0]], "lacks the chosen trial of other"),
         ([line.replace(",value", "") for line in lines], r"its header lacks \['value'\]"),
         ([*lines[:2], "<<<<<<< HEAD", *lines[2:]], "line 3 is the mark of a merge conflict"),

@@ -79,7 +79,9 @@ def test_another_cells_or_versions_checkpoint_is_passed_over(change, reason, tmp
     folder, expected = interrupted(tmp_path)
     newest = max(folder.checkpoints.iterdir())
     state = {**checkpoints.load(newest), **change}
-    checkpoints.save(folder.checkpoints, 8, {key: value for key, value in state.items() if value is not None})
+    checkpoints.save(
+        folder.checkpoints, 8, {key: value for key, value in state.items() if key == "best" or value is not None}
+    )
     with caplog.at_level(logging.WARNING):
         cell.run(folder.path)
     assert reason in caplog.text

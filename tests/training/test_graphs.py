@@ -67,12 +67,16 @@ def stand_in(monkeypatch):
     made.clear()
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
     monkeypatch.setattr(graphs, "check", lambda *_: None)
+    monkeypatch.setattr("novobench.hardware.accelerator", lambda: "cuda")
 
 
 @pytest.mark.parametrize("task", ["image", "language"])
 def test_a_graph_changes_no_bit(task, stand_in, tmp_path):
     """With two micro-batches an update, batch norm, and memory that goes from one segment to the next."""
-    plain, graphed_one = (small_cell(tmp_path / str(on), task, runtime__cuda_graphs=on) for on in (False, True))
+    plain, graphed_one = (
+        small_cell(tmp_path / str(on), task, runtime__cuda_graphs=on, runtime__accelerator="auto")
+        for on in (False, True)
+    )
     cell.run(plain.path)
     assert not made
     cell.run(graphed_one.path)
@@ -81,7 +85,7 @@ def test_a_graph_changes_no_bit(task, stand_in, tmp_path):
 
 
 def test_a_resumed_training_makes_its_graph_anew(stand_in, tmp_path):
-    folder = small_cell(tmp_path, "language", runtime__cuda_graphs=True)
+    folder = small_cell(tmp_path, "language", runtime__cuda_graphs=True, runtime__accelerator="auto")
     cell.run(folder.path)
     expected = result(folder)
     folder.record.unlink()
@@ -92,15 +96,14 @@ def test_a_resumed_training_makes_its_graph_anew(stand_in, tmp_path):
     assert result(folder) == expected
 
 
-def test_a_cpu_has_no_cuda_graphs(tmp_path):
-    with pytest.raises(ConfigError, match="runtime.cuda_graphs is true, but this training runs on cpu"):
-        cell.run(small_cell(tmp_path, runtime__cuda_graphs=True).path)
+@pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+def test_a_cpu_has_no_cuda_graphs(accelerator, tmp_path):
+    with pytest.raises(ConfigError, match="'runtime.cuda_graphs' is true, but this training runs on cpu"):
+        cell.run(small_cell(tmp_path, runtime__cuda_graphs=True, runtime__accelerator=accelerator).path)
 
 
 def test_a_task_whose_shapes_differ_has_no_graph(tmp_path, monkeypatch):
-    class Cuda:
-        type = "cuda"
-
-    monkeypatch.setattr("pytorch_lightning.strategies.SingleDeviceStrategy.root_device", Cuda())
+    monkeypatch.setattr("novobench.hardware.accelerator", lambda: "cuda")
+    changes = {"runtime__cuda_graphs": True, "runtime__accelerator": "auto"}
     with pytest.raises(ConfigError, match="shapes of the task 'translation' differ"):
-        cell.run(small_translation(tmp_path, runtime__cuda_graphs=True, runtime__deterministic=False).path)
+        cell.run(small_translation(tmp_path, **changes).path)
