@@ -262,13 +262,13 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
         word = " ".join(word.split())[:200]  # for a message of one line
         if not equals or not key:
             raise ConfigError(f"'{word}' is not an override: write key=value, e.g. optimizer.lr=0.1.")
-        if "${" in value:
-            raise ConfigError(f"'{word}' uses '${{…}}': configs are pure data; write the value itself.")
         changes.pop(key, None)  # so that it takes its place behind those that came before
         try:
             changes[key] = yaml_text.parse_word(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"'{word}': the value is not valid YAML: {yaml_text.problem(error)}.") from None
+        if "${" in json.dumps(changes[key], default=str):  # not before: YAML has escapes
+            raise ConfigError(f"'{word}' uses '${{…}}': configs are pure data; write the value itself.")
     return changes
 
 

@@ -193,7 +193,9 @@ def test_overrides_from_the_command_line():
     }
 
 
-@pytest.mark.parametrize("word", ["optimizer.lr", "=1", "a=[1,", "a=${b}", "a={b: 1, b: 2}", "a=[1,\n2"])
+@pytest.mark.parametrize(
+    "word", ["optimizer.lr", "=1", "a=[1,", "a=${b}", r'a="\x24{b}"', "a={b: 1, b: 2}", "a=[1,\n2"]
+)
 def test_words_that_are_no_overrides(word):
     with pytest.raises(ConfigError) as found:
         parse_overrides([word])

@@ -20,6 +20,8 @@ from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
 
 _POLL_SECONDS = 0.05
+_ABSENT_SECONDS = 5.0
+"""Between two looks at the cells: this process was stopped, or the machine slept. What nobody watched is no stall."""
 
 Kind = Literal["started", "progress", "finished", "failed"]
 
@@ -45,8 +47,13 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
     slots = _device_slots(cells, min(jobs, len(cells)))
     running: dict[int, _Running] = {}
     context = forkserver()
+    looked = time.monotonic()
     try:
         while waiting or running:
+            absent = time.monotonic() - looked
+            looked += absent
+            for job in running.values() if absent > _ABSENT_SECONDS else ():
+                job.last_change += absent
             for slot, devices in enumerate(slots):
                 if slot not in running and waiting:
                     running[slot] = _start(context, waiting.pop(0), devices, _most_on_one(slots))
@@ -150,8 +157,8 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
 
     told, tell = context.Pipe(duplex=False)
     process = context.Process(
-        target=entry.main,
-        args=(dict(os.environ), str(folder.path), devices, cell.config.runtime.threads, tell),
+        target=entry.begin,
+        args=(dict(os.environ), entry.main, str(folder.path), devices, cell.config.runtime.threads, tell),
         name=cell.id,
     )
     old_beat = folder.heartbeat()

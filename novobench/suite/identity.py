@@ -74,7 +74,7 @@ def _measured(configs: Sequence[CellConfig]) -> list[tuple[str, str]]:
             while waiting and len(running) < hardware.cores():
                 number, config = waiting.pop(0)
                 told, tell = context.Pipe(duplex=False)
-                process = context.Process(target=entry.identify, args=(dict(os.environ), config, tell))
+                process = context.Process(target=entry.begin, args=(dict(os.environ), entry.identify, config, tell))
                 process.start()
                 tell.close()
                 running[told] = number, process

@@ -1,25 +1,27 @@
-"""Where a process for a cell begins. Imports nothing heavy, so the command line can name it without torch.
-
-A forkserver keeps the environment that it was started in; `environment` is that of the process that asks.
-"""
+"""Where a process for a cell begins. Imports nothing heavy, so the command line can name it without torch."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 
-def main(environment: dict[str, str], path: str, devices: str | None, threads: int, tell: Any) -> None:
+def begin(environment: dict[str, str], call: Callable[..., None], *arguments: Any) -> None:
+    """`call` in the environment of the process that asks: a forkserver keeps the one that it was started in."""
+    os.environ.update(environment)
+    call(*arguments)
+
+
+def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
     """Hand over to `worker`, which the forkserver has imported already."""
     from novobench.training import worker
 
-    os.environ.update(environment)
     worker.main(path, devices, threads, tell)
 
 
-def identify(environment: dict[str, str], config: Any, tell: Any) -> None:
+def identify(config: Any, tell: Any) -> None:
     """As `main`, for `worker.identify`."""
     from novobench.training import worker
 
-    os.environ.update(environment)
     worker.identify(config, tell)

@@ -78,6 +78,25 @@ def test_before_and_in_set_up_the_process_is_looked_at(watched):
     assert watched.later(61) == (True, 0.0)
 
 
+def test_time_in_which_nobody_watched_is_no_stall(watched, monkeypatch):
+    """The command is stopped for 1,000 s, as by Ctrl-Z, while its cell trains on."""
+    process, pauses = watched.job.process, iter([1, 1000, 1])
+    process.exitcode = None
+
+    def sleep(_):
+        pause = next(pauses, None)
+        if pause is None:
+            process.exitcode = 0
+        else:
+            watched.later(pause)
+
+    monkeypatch.setattr(executors.time, "sleep", sleep)
+    monkeypatch.setattr(executors, "forkserver", lambda: None)
+    monkeypatch.setattr(executors, "_start", lambda *_: watched.job)
+    monkeypatch.setattr(executors._Running, "end", lambda job: "stopped" if process.exitcode is None else "")
+    assert executors.run_local([watched.job.cell], 1, lambda event: None) == {}
+
+
 def test_afterwards_only_batches_count(watched):
     watched.folder.beat(2, 8)
     assert watched.later(50, 1) == (False, 0.25)
