@@ -23,31 +23,14 @@ from tests.tasks.speech.recordings import (
     SIZES,
     SMALL,
     SOURCES,
-    make_manifests,
     make_parquet,
-    make_tree,
     small,
     transcripts,
 )
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ALPHABET = " abcdefghijklmnopqrstuvwxyz'"
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """Nothing a test makes stays."""
-    cache = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("NOVOBENCH_CACHE", str(cache))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache / "datasets")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_tree(folder)
-    make_manifests(folder)
-    make_parquet(folder)
-    return folder
 
 
 @pytest.fixture

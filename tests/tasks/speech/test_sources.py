@@ -18,9 +18,7 @@ from tests.tasks.speech.recordings import (
     RATE,
     SIZES,
     SOURCES,
-    make_manifests,
     make_parquet,
-    make_tree,
     small,
     transcripts,
 )
@@ -28,21 +26,7 @@ from tests.tasks.speech.recordings import (
 MANIFEST = SOURCES["manifest"]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """Nothing a test makes stays."""
-    cache = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("NOVOBENCH_CACHE", str(cache))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache / "datasets")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_tree(folder)
-    make_manifests(folder)
-    make_parquet(folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
