@@ -173,5 +173,5 @@ def test_two_processes_train_what_one_trains(tmp_path):
     for split, metrics in one.read_record()["metrics"].items():
         found = two.read_record()["metrics"][split]
         assert found["wer"]["n"] == metrics["wer"]["n"]
-        assert found["wer"]["value"] == pytest.approx(metrics["wer"]["value"], abs=0.5)
+        assert found["wer"]["value"] == pytest.approx(metrics["wer"]["value"], abs=1.0)
         assert found["loss"]["value"] == pytest.approx(metrics["loss"]["value"], rel=0.02)
