@@ -160,7 +160,7 @@ def test_the_same_bits_with(changes, uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     """The same weights to the order of sums, dropout and speeds included; error rates as close as the averaged
-    running statistics are."""
+    running statistics are, which after eight updates still hold much of their start, more of it in two processes."""
     shared = {"runtime__precision": "64-true", "batch": {"size": 32, "micro": 8}}
     one = small_cell(tmp_path / "one", "speech", **shared)
     two = small_cell(tmp_path / "two", "speech", runtime__devices=2, **shared)
@@ -174,4 +174,4 @@ def test_two_processes_train_what_one_trains(tmp_path):
         found = two.read_record()["metrics"][split]
         assert found["wer"]["n"] == metrics["wer"]["n"]
         assert found["wer"]["value"] == pytest.approx(metrics["wer"]["value"], abs=1.0)
-        assert found["loss"]["value"] == pytest.approx(metrics["loss"]["value"], rel=0.02)
+        assert found["loss"]["value"] == pytest.approx(metrics["loss"]["value"], rel=0.06)
