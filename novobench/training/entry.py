@@ -9,6 +9,7 @@ from typing import Any
 
 def begin(environment: dict[str, str], call: Callable[..., None], *arguments: Any) -> None:
     """`call` in the environment of the process that asks: a forkserver keeps the one that it was started in."""
+    os.environ.clear()
     os.environ.update(environment)
     call(*arguments)
 

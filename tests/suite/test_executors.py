@@ -1,6 +1,7 @@
 """Which cells run together, and on which GPUs: decided without any, from what the environment shows."""
 
 import dataclasses
+import os
 
 import pytest
 
@@ -9,6 +10,7 @@ from novobench.errors import ConfigError
 from novobench.suite import executors, records
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import PlannedCell
+from novobench.training import entry
 from tests.cells import small_config
 
 
@@ -100,3 +102,11 @@ def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     past = records.speeds("gpu")
     assert list(past.values()) == [(1000 * 32, 100.0 / 4)]
     assert forecast(cell, past).seconds == 8 * 32 / 160  # eight updates of 32
+
+
+def test_a_process_has_the_environment_of_who_asks(monkeypatch):
+    """Its forkserver may have been started in another one, by an earlier command of the same Python process."""
+    seen = []
+    monkeypatch.setattr(os, "environ", {"NOVOBENCH_DATA": "another"})
+    entry.begin({"NOVOBENCH_CACHE": "mine"}, lambda *given: seen.append((dict(os.environ), given)), 1, 2)
+    assert seen == [({"NOVOBENCH_CACHE": "mine"}, (1, 2))]
