@@ -98,11 +98,8 @@ def test_a_checkpoint_that_no_longer_fits_is_told(tmp_path):
     assert "\n" not in folder.failure_reason()
 
 
-class Odd(torch.optim.SGD):
-    """An optimizer that keeps something in its state that is neither tensor nor number."""
-
-    kept = np.ones(2)
-    from_step = 1
+class _Counting(torch.optim.SGD):
+    """SGD that counts its steps and then does something to its first parameter."""
 
     def __init__(self, params, lr, weight_decay=0.0):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
@@ -111,9 +108,19 @@ class Odd(torch.optim.SGD):
     def step(self, closure=None):
         loss = super().step(closure)
         self.steps += 1
-        if self.steps >= self.from_step:
-            self.state[self.param_groups[0]["params"][0]]["history"] = [1.0, self.kept]
+        self.after_step(self.param_groups[0]["params"][0])
         return loss
+
+
+class Odd(_Counting):
+    """An optimizer that keeps something in its state that is neither tensor nor number."""
+
+    kept = np.ones(2)
+    from_step = 1
+
+    def after_step(self, parameter):
+        if self.steps >= self.from_step:
+            self.state[parameter]["history"] = [1.0, self.kept]
 
 
 @pytest.mark.parametrize(
@@ -208,19 +215,12 @@ def test_what_is_not_finite_is_null(tmp_path):
 # ------------------------------------------------------------------------------------ no result
 
 
-class Exploding(torch.optim.SGD):
+class Exploding(_Counting):
     """All is well until the last step, whose gradient is finite."""
 
-    def __init__(self, params, lr, weight_decay=0.0):
-        super().__init__(params, lr=lr, weight_decay=weight_decay)
-        self.steps = 0
-
-    def step(self, closure=None):
-        loss = super().step(closure)
-        self.steps += 1
+    def after_step(self, parameter):
         if self.steps == 8:
-            self.param_groups[0]["params"][0].data[0] = -math.inf
-        return loss
+            parameter.data[0] = -math.inf
 
 
 @pytest.mark.parametrize("purpose", ["table", "search"])

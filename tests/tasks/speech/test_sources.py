@@ -152,7 +152,7 @@ def test_signs_that_end_lines_elsewhere_end_none_of_a_manifest(files):
 @pytest.mark.parametrize("name", ["one\\u0000.flac", "one\\ud83d.flac"])
 def test_a_name_that_no_file_can_have_is_told(name, files):
     path = files / "manifests" / "train-b.json"
-    path.write_text('{"audio_filepath": "%s", "text": "one"}\n' % name)  # noqa: UP031
+    path.write_text(f'{{"audio_filepath": "{name}", "text": "one"}}\n')
     with pytest.raises(DataError, match=r"train-b.json line 1 is no JSON object with audio_filepath and text \("):
         open_utterances(small(**MANIFEST), files)
 
