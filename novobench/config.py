@@ -65,9 +65,9 @@ class OptimizerConfig:
     clip_norm: float | None = None
     """Clip the global gradient norm to this value; one policy for all rows of a table."""
     larc_trust: float | None = None
-    """Layer-wise adaptive rate clipping of the gradients with this trust coefficient (paper §4.3)."""
+    """Layer-wise adaptive rate clipping with this trust coefficient (paper §4.3), of the gradient and its L2 decay."""
     larc_mode: Literal["clip", "scale"] = "clip"
-    """`clip` only ever shrinks a gradient; `scale` sets the layer-wise rate outright."""
+    """`clip` only ever shrinks a gradient; `scale` gives each layer's gradient the norm trust × ‖w‖, times the rate."""
 
 
 @dataclass(frozen=True)
