@@ -67,7 +67,7 @@ class OptimizerConfig:
     larc_trust: float | None = None
     """Layer-wise adaptive rate clipping with this trust coefficient (paper §4.3), of the gradient and its L2 decay."""
     larc_mode: Literal["clip", "scale"] = "clip"
-    """`clip` only ever shrinks a gradient; `scale` gives each layer's gradient the norm trust × ‖w‖, times the rate."""
+    """`clip` only ever shrinks a gradient; `scale` gives each layer's gradient the norm trust × ‖w‖."""
 
 
 @dataclass(frozen=True)
