@@ -79,5 +79,5 @@ doctor: $(READY) ## check this machine
 	$(BIN)/novobench doctor
 
 clean: ## remove .venv, caches and runs/ (results/ stay)
-	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs build *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

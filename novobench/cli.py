@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from novobench.errors import NovobenchError
+from novobench.errors import NovobenchError, one_line
 
 if TYPE_CHECKING:
     from novobench.suite.experiment import Experiment
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except NovobenchError as error:
         if arguments.debug:
             raise
-        print(f"novobench: {error}", file=sys.stderr)
+        print(f"novobench: {one_line(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("novobench: interrupted. Run the same command again to go on where it stopped.", file=sys.stderr)

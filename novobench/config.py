@@ -4,7 +4,7 @@ A config is pure data: YAML files joined by `base:`, then dotted overrides, then
 dataclasses. A wrong word ends in one line that names the file, the full key, the reason and the nearest
 right word. Fields marked `scientific=False` do not change a result, so they stay out of a cell's id.
 
-This module imports neither torch nor any other part of novobench but its errors.
+This module imports no torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -25,8 +24,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from novobench import yaml_text
+from novobench import ranges, yaml_text
 from novobench.errors import ConfigError, suggestion
+from novobench.ranges import FileName, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: `configs/`, `experiments/`, `results/` and `runs/` lie here."""
@@ -40,9 +40,9 @@ _PRACTICAL: dict[str, Any] = {"scientific": False}
 class BatchConfig:
     """`size` = `micro` × devices × accumulation; the last is derived, so devices never change the recipe."""
 
-    size: int
+    size: PositiveInt
     """Effective batch: samples per weight update."""
-    micro: int
+    micro: PositiveInt
     """Samples per forward pass. Batch norm sees these and no others (ghost batch norm; paper §4.2 uses 128)."""
 
 
@@ -50,21 +50,21 @@ class BatchConfig:
 class OptimizerConfig:
     name: str
     """An entry of the registry, or `package.module:Class`. `novobench list optimizers` shows them."""
-    lr: float
+    lr: NonNegativeFloat
     """Base learning rate, before the schedule."""
-    lr_factor: float = 1.0
+    lr_factor: PositiveFloat = 1.0
     """Multiplies `lr`: linear scaling with the batch (Goyal et al., 2017) from a rate tuned at a smaller one."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """Decay coefficient, before `decay_factors` and the schedule."""
     preset: str | None = field(default=None, metadata=_PRACTICAL)
     """A named set of options, e.g. `os2s`; explicit options win. Not in the id: the options it gives are."""
     options: Any = field(default_factory=dict)
     """The optimizer's own options, checked against its entry."""
-    decay_factors: dict[str, float] = field(default_factory=dict)
+    decay_factors: dict[str, NonNegativeFloat] = field(default_factory=dict)
     """Ordered pattern -> factor on `weight_decay`; the first match wins, no match means 1. E.g. `{'@norm': 0}`."""
-    clip_norm: float | None = None
+    clip_norm: PositiveFloat | None = None
     """Clip the global gradient norm to this value; one policy for all rows of a table."""
-    larc_trust: float | None = None
+    larc_trust: PositiveFloat | None = None
     """Layer-wise adaptive rate clipping with this trust coefficient (paper §4.3), of the gradient and its L2 decay."""
     larc_mode: Literal["clip", "scale"] = "clip"
     """`clip` only ever shrinks a gradient; `scale` gives each layer's gradient the norm trust × ‖w‖."""
@@ -74,38 +74,38 @@ class OptimizerConfig:
 class RuntimeConfig:
     """How a training runs. The first group changes results and is scientific; the second is not."""
 
-    threads: int = 1
+    threads: PositiveInt = 1
     """CPU threads in one process. Another count sums in another order, so it changes bits."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     channels_last: bool = False
     """Memory format of 4-D tensors; faster convolutions on GPUs, other kernels, other bits."""
-    selection_points: int = 0
+    selection_points: NonNegativeInt = 0
     """Evaluations of the `search` split, evenly spaced over the run, from which the judged weights are selected: those
     of the lowest loss. 0: the last weights are judged."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=_PRACTICAL)
-    devices: int = field(default=1, metadata=_PRACTICAL)
+    devices: PositiveInt = field(default=1, metadata=_PRACTICAL)
     """Processes of one training, one a device; more than one means DDP through torchrun."""
-    nodes: int = field(default=1, metadata=_PRACTICAL)
-    cells_per_gpu: int = field(default=1, metadata=_PRACTICAL)
+    nodes: PositiveInt = field(default=1, metadata=_PRACTICAL)
+    cells_per_gpu: PositiveInt = field(default=1, metadata=_PRACTICAL)
     """Trainings that share one GPU, where there are two CPU cores for each and `--jobs` says nothing else; for nets
     too small to fill it. A trained cell's config says how many did."""
-    workers: int = field(default=0, metadata=_PRACTICAL)
+    workers: NonNegativeInt = field(default=0, metadata=_PRACTICAL)
     """Data-loader worker processes; 0 loads in the training process."""
     deterministic: bool = field(default=True, metadata=_PRACTICAL)
     """Ask torch for deterministic kernels; those it lacks are named in the log, and the record says so."""
     cuda_graphs: bool = field(default=False, metadata=_PRACTICAL)
     """Launch forward and backward pass as CUDA graphs, for tasks whose shapes never change (image, language): less work
     for the host, the same bits."""
-    log_every: int = field(default=0, metadata=_PRACTICAL)
+    log_every: NonNegativeInt = field(default=0, metadata=_PRACTICAL)
     """Updates between two lines of `metrics.jsonl`; 0 means 1/100 of the run."""
-    curve_points: int = field(default=8, metadata=_PRACTICAL)
+    curve_points: NonNegativeInt = field(default=8, metadata=_PRACTICAL)
     """Evaluations of the `search` split over the run, evenly spaced."""
-    checkpoint_every: int = field(default=200, metadata=_PRACTICAL)
+    checkpoint_every: PositiveInt = field(default=200, metadata=_PRACTICAL)
     """Updates between checkpoints."""
-    max_nonfinite: int = field(default=20, metadata=_PRACTICAL)
+    max_nonfinite: PositiveInt = field(default=20, metadata=_PRACTICAL)
     """Skipped updates in a row after which a training is given up."""
-    stall_minutes: float = field(default=30.0, metadata=_PRACTICAL)
+    stall_minutes: PositiveFloat = field(default=30.0, metadata=_PRACTICAL)
     """A cell that shows no progress for this long is stopped and counts as failed."""
     trackers: list[str] = field(default_factory=list, metadata=_PRACTICAL)
     """`tensorboard`, `wandb`: also send the metrics there (optional extras)."""
@@ -115,7 +115,7 @@ class RuntimeConfig:
 class ForecastConfig:
     """Speed before anything has run, so that `plan` can tell the time."""
 
-    samples_per_second: float | None = None
+    samples_per_second: PositiveFloat | None = None
     """Per device, of one training; with `runtime.cells_per_gpu`, of one among so many."""
     source: str = ""
 
@@ -125,7 +125,7 @@ class CellConfig:
     """One training, complete. `model`, `data` and `schedule` are checked against dataclasses the task names."""
 
     task: str
-    seed: int
+    seed: NonNegativeInt
     budget: str
     """How long: `100ep`, `100000steps` or `12e9tokens`."""
     batch: BatchConfig
@@ -138,7 +138,7 @@ class CellConfig:
     """`search` trials are judged on the `search` split and never see a test set."""
     recipe_version: int = 1
     """Raised by the task when a default, or code that changes results, changes."""
-    scale: str = field(default="laptop", metadata=_PRACTICAL)
+    scale: FileName = field(default="laptop", metadata=_PRACTICAL)
     data_root: str = field(default="data", metadata=_PRACTICAL)
     """Folder of read-only data sets; the environment variable NOVOBENCH_DATA wins."""
     forecast: ForecastConfig = field(default_factory=ForecastConfig, metadata=_PRACTICAL)
@@ -155,23 +155,6 @@ class CellConfig:
                 "Change batch.size, batch.micro or runtime.devices."
             )
         return self.batch.size // per_pass
-
-
-# ---------------------------------------------------------------------------------------------- budgets
-
-_BUDGET = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)(?P<unit>[a-z]+)")
-_UNITS = ("ep", "steps", "tokens")
-
-
-def parse_budget(text: str) -> tuple[float, str]:
-    """`"100ep"` -> `(100.0, "ep")`; units are `ep` (epochs), `steps` (updates) and `tokens`."""
-    match = _BUDGET.fullmatch(text.strip())
-    if not match or match["unit"] not in _UNITS or math.isinf(float(match["number"])):
-        hint = suggestion(match["unit"], list(_UNITS)) if match and match["unit"] not in _UNITS else ""
-        raise ConfigError(
-            f"budget '{text}' is not a number with a unit: write e.g. 100ep, 100000steps or 12e9tokens.{hint}"
-        )
-    return float(match["number"]), match["unit"]
 
 
 # ---------------------------------------------------------------------------------------------- loading
@@ -275,7 +258,8 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str) -> Any:
     """`tree` checked against the dataclass `schema`, whose open nodes are checked against `nodes`.
 
-    `nodes` maps a dotted key whose field is typed `Any` to the dataclass that holds there.
+    `nodes` maps a dotted key whose field is typed `Any` to the dataclass that holds there. Values must lie in the
+    ranges that the fields declare.
     """
     try:
         structure = OmegaConf.structured(schema)
@@ -292,9 +276,11 @@ def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str)
         merged = OmegaConf.merge(structure, tree)
         for key, node in nodes.items():
             _read_free_values(OmegaConf.select(merged, key), node)
-        return OmegaConf.to_object(merged)
+        made = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_explained(error)}") from None
+    ranges.check(made, where)
+    return made
 
 
 def _fit_mappings(structure: DictConfig, tree: DictConfig, where: str, path: str = "") -> None:

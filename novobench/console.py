@@ -6,9 +6,12 @@ from rich.console import Console
 
 
 def console() -> Console:
-    """Standard output; as wide as it needs when it is not a terminal, so that a pipe gets whole lines."""
-    made = Console(highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(highlight=False, width=240)
+    """Standard output; as wide as it needs when it is not a terminal, so that a pipe gets whole lines.
+
+    Brackets are text: names and errors hold them, and none is to be taken for rich's markup.
+    """
+    made = Console(highlight=False, markup=False, soft_wrap=False)
+    return made if made.is_terminal else Console(highlight=False, markup=False, width=240)
 
 
 def duration(seconds: float) -> str:

@@ -11,21 +11,23 @@ from novobench.config import ROOT
 
 PACKAGE = ROOT / "novobench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"checks", "config", "console", "errors", "files", "hardware", "processes"}
+GROUND = {"budget", "checks", "config", "console", "errors", "files", "hardware", "processes"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "console": set(),
     "hardware": set(),
     "processes": set(),
-    "config": {"errors", "yaml_text"},
+    "ranges": {"errors"},
+    "budget": {"errors"},
+    "config": {"errors", "ranges", "yaml_text"},
     "yaml_text": set(),
     "checks": {"config", "errors"},
     "optim": set(),
-    "tasks": GROUND | {"optim"},
+    "tasks": GROUND | {"optim", "ranges"},
     "training": GROUND | {"optim", "tasks"},
     "bench": GROUND | {"optim", "tasks", "training"},
-    "suite": GROUND | {"optim", "tasks", "training"},
+    "suite": GROUND | {"optim", "ranges", "tasks", "training"},
     "cli": GROUND | {"suite", "bench"},
     "__main__": {"cli"},
     "__init__": set(),

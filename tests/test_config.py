@@ -6,6 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from novobench.budget import parse_budget
 from novobench.config import (
     BatchConfig,
     CellConfig,
@@ -13,7 +14,6 @@ from novobench.config import (
     data_root,
     load_tree,
     override,
-    parse_budget,
     parse_overrides,
     read_yaml,
     to_yaml,

@@ -43,7 +43,7 @@ class Rows:
 
     def say(self, text: str) -> None:
         """Print a line of text."""
-        console().print(text, markup=False, soft_wrap=True)
+        console().print(text, soft_wrap=True)
 
     def _print(self, cells: Sequence[str]) -> None:
         pairs = zip(cells, self._columns, strict=True)

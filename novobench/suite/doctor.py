@@ -39,7 +39,7 @@ def check() -> int:
     out = console()
     bad = 0
     for state, text in _checks():
-        out.print(f"{state:<5} {text}", markup=False)
+        out.print(f"{state:<5} {text}")
         bad += state == "FAIL"
     out.print("All well." if not bad else f"{bad} problem(s) would stop a run.")
     return 1 if bad else 0

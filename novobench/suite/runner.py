@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from novobench.config import shown
 from novobench.console import console, duration
-from novobench.errors import DataError, NovobenchError
+from novobench.errors import DataError, NovobenchError, one_line
 from novobench.files import number, told_plainly, write_json
 from novobench.suite import records
 from novobench.suite.collection import collect, undamaged
@@ -177,8 +177,8 @@ class _Display:
             self.count += 1
             self.progress.remove_task(self.bars.pop(cell))
             self.progress.advance(self.all)
-            told = f"in {duration(event.seconds)}" if event.kind == "finished" else f"FAILED: {_one_line(event.error)}"
-            self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.users)}) {told}", markup=False)
+            told = f"in {duration(event.seconds)}" if event.kind == "finished" else f"FAILED: {one_line(event.error)}"
+            self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.users)}) {told}")
 
 
 def _check_writable(scale: str) -> None:
@@ -209,9 +209,9 @@ def _value(metric: dict[str, Any]) -> str:
 def _summary(failed: dict[str, str], problems: Sequence[str], cells: Sequence[PlannedCell]) -> int:
     """Tell what failed, each in one line; the exit code."""
     for cell, error in failed.items():
-        print(f"novobench: {cell} failed: {_one_line(error)}", file=sys.stderr)
+        print(f"novobench: {cell} failed: {one_line(error)}", file=sys.stderr)
     for problem in problems:
-        print(f"novobench: {_one_line(problem)}", file=sys.stderr)
+        print(f"novobench: {one_line(problem)}", file=sys.stderr)
     if failed:
         print(
             f"novobench: {len(failed)} of {len(cells)} cells failed; the others are finished and kept. "
@@ -219,11 +219,3 @@ def _summary(failed: dict[str, str], problems: Sequence[str], cells: Sequence[Pl
             file=sys.stderr,
         )
     return 1 if failed or problems else 0
-
-
-_MOST_LETTERS = 1000
-
-
-def _one_line(error: str) -> str:
-    line = " ".join(error.split())
-    return line if len(line) <= _MOST_LETTERS else f"{line[:_MOST_LETTERS]} … (the rest is in the cell's log.txt)"

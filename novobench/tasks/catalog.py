@@ -15,8 +15,9 @@ from typing import Any, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
+from novobench.budget import parse_budget
 from novobench.checks import check
-from novobench.config import CellConfig, laid_over, load_tree, override, parse_budget, typed
+from novobench.config import CellConfig, laid_over, load_tree, override, typed
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry, schedules
 

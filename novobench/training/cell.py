@@ -28,7 +28,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from novobench import hardware
 from novobench.checks import check_device
 from novobench.config import CellConfig, cell_id, load_tree
-from novobench.errors import NovobenchError, TrainingError
+from novobench.errors import NovobenchError, TrainingError, one_line
 from novobench.files import told_plainly, write_json, write_text
 from novobench.processes import end_with_parent
 from novobench.tasks import base
@@ -42,8 +42,6 @@ from novobench.training.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 RECORD_SCHEMA = 1
-_LONGEST = 2000
-"""Characters of an error's message."""
 _CHECKPOINT_KEYS = {
     "update", "cell", "log", "best", "model", "optimizer", "precision", "streams", "fingerprint", "counters",
     "nonfinite_in_a_row", "search",
@@ -72,19 +70,14 @@ def run(path: Path, *, process: bool = False) -> None:
             else:
                 train(config, folder, rank)
         except NovobenchError as error:
-            reason = in_short(_without_traceback(str(error)))
+            reason = one_line(_without_traceback(str(error)))
             with suppress(NovobenchError):  # on a full disk it can only be raised
                 folder.fail(reason)
             raise type(error)(reason) from error
         except Exception as error:
-            reason = in_short(_without_traceback(str(error).strip())) or "no message"
+            reason = one_line(_without_traceback(str(error))) or "no message"
             folder.fail(f"{type(error).__name__}: {reason}")
             raise
-
-
-def in_short(message: str) -> str:
-    """A message that a person can read, and that a pipe takes (64 KiB) before somebody does."""
-    return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 200]} … {message[-200:]}"
 
 
 def _without_traceback(message: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from novobench.config import CellConfig
-from novobench.errors import NovobenchError
+from novobench.errors import NovobenchError, kind_and_message, one_line
 from novobench.files import told_plainly
 from novobench.processes import end_with_parent
 from novobench.tasks import base
@@ -57,6 +57,6 @@ def identify(config: CellConfig, tell: Any) -> None:
         _, data = base.build(config)
         tell.send((data.identify(), ""))
     except NovobenchError as error:
-        tell.send(("", cell.in_short(str(error))))
+        tell.send(("", one_line(error)))
     except Exception as error:  # readers of files that changed can fail anywhere
-        tell.send(("", cell.in_short(f"{type(error).__name__}: {' '.join(str(error).split())}")))
+        tell.send(("", kind_and_message(error)))

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from novobench.config import CellConfig, parse_budget
+from novobench.budget import parse_budget
+from novobench.config import CellConfig
 from novobench.errors import DataError
 from novobench.files import derived_folder, write_json
 from novobench.tasks.base import Metric

@@ -1,0 +1,120 @@
+"""Which values a config field may take, declared with its type and checked by one function.
+
+A string in an annotation is an interval in mathematical notation: `Annotated[float, "[0, 1)"]`, with `inf` for a side
+without a bound. Inside `list[...]` or `dict[str, ...]` it holds for each entry. Every number of a config must be
+finite, annotated or not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+from functools import cache
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from novobench.errors import ConfigError
+
+NOT_EMPTY = "not empty"
+"""Annotation of a list or mapping that needs an entry."""
+FILE_NAME = "file name"
+"""Annotation of a string that becomes part of a file's name."""
+
+PositiveInt = Annotated[int, "[1, inf)"]
+NonNegativeInt = Annotated[int, "[0, inf)"]
+PositiveFloat = Annotated[float, "(0, inf)"]
+NonNegativeFloat = Annotated[float, "[0, inf)"]
+Fraction = Annotated[float, "[0, 1]"]
+DropoutRate = Annotated[float, "[0, 1)"]
+FileName = Annotated[str, FILE_NAME]
+
+_LARGEST_INT = 2**63 - 1
+"""What torch and numpy hold."""
+_INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
+_UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f:*?\"<>|]|^\.|^\s|\s$")
+_LONGEST_NAME = 100
+
+
+def check(config: Any, where: str) -> None:
+    """Raise ConfigError, naming `where` and the full key, for the first field of a dataclass with a value that it may
+    not take."""
+    try:
+        _check_fields(config, "")
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _check_fields(config: Any, key: str) -> None:
+    for name, hint in _hints(type(config)).items():  # type: ignore[arg-type]
+        _check(getattr(config, name), hint, f"{key}.{name}" if key else name)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    fields = {spec.name for spec in dataclasses.fields(kind)}
+    return {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name in fields}
+
+
+def _check(value: Any, hint: Any, key: str) -> None:
+    if dataclasses.is_dataclass(value):
+        _check_fields(value, key)
+        return
+    if value is None or hint is Any:  # whether None is allowed is a question of type
+        return
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        for rule in inner[1:]:
+            if demanded := _violated(rule, value):
+                raise ConfigError(f"'{key}' must be {demanded}, not {_shown(value)}.")
+        _check(value, inner[0], key)
+    elif origin in (Union, types.UnionType):
+        kind = next((kind for kind in inner if kind is not type(None)), Any)
+        _check(value, kind, key)
+    elif origin is list:
+        for place, entry in enumerate(value):
+            _check(entry, inner[0], f"{key}[{place}]")
+    elif origin is dict:
+        for name, entry in value.items():
+            _check(name, inner[0], f"{key}, key {name!r},")
+            _check(entry, inner[1], f"{key}.{name}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"'{key}' must be a finite number, not {value}.")
+    elif isinstance(value, int) and abs(value) > _LARGEST_INT:
+        raise ConfigError(f"'{key}' must be a number below 2^63, not {_shown(value)}.")
+
+
+def _violated(rule: str, value: Any) -> str:
+    """What a rule demands, in words, if `value` breaks it; else an empty string."""
+    if rule == NOT_EMPTY:
+        return "" if value else "given at least one entry"
+    if rule == FILE_NAME:
+        wrong = not value or len(value) > _LONGEST_NAME or _UNSAFE.search(value)
+        return "usable in a file name: no slash or control character, no leading dot" if wrong else ""
+    low_sign, low, high, high_sign = _bounds(rule)
+    above = value >= low if low_sign == "[" else value > low
+    below = value <= high if high_sign == "]" else value < high
+    return "" if above and below else _in_words(low_sign, low, high, high_sign)
+
+
+@cache
+def _bounds(interval: str) -> tuple[str, float, float, str]:
+    match = _INTERVAL.fullmatch(interval)
+    if match is None:
+        raise ValueError(f"{interval!r} is not an interval such as '[0, 1)'")
+    return match[1], float(match[2]), float(match[3]), match[4]
+
+
+def _in_words(low_sign: str, low: float, high: float, high_sign: str) -> str:
+    lower = f"{low:g} or more" if low_sign == "[" else f"above {low:g}"
+    upper = f"at most {high:g}" if high_sign == "]" else f"below {high:g}"
+    if math.isinf(low):
+        return upper
+    if math.isinf(high):
+        return f"{lower} and finite"
+    return f"{low:g} to {high:g}" if (low_sign, high_sign) == ("[", "]") else f"{lower} and {upper}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
