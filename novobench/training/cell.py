@@ -21,7 +21,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock, SoftFileLock, Timeout
 from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -29,7 +28,7 @@ from novobench import hardware
 from novobench.checks import check_device
 from novobench.config import CellConfig, cell_id, load_tree
 from novobench.errors import NovobenchError, TrainingError, one_line
-from novobench.files import told_plainly, write_json, write_text
+from novobench.files import lock, remove_leftovers, write_json, write_text
 from novobench.processes import end_with_parent
 from novobench.tasks import base
 from novobench.tasks.catalog import epochs, resolve, total_updates
@@ -266,23 +265,16 @@ def weights_digest(module: torch.nn.Module) -> str:
 @contextmanager
 def _held_lock(folder: RunFolder) -> Iterator[None]:
     """Hold the cell's lock. If another process has it: say who, and wait until it is done or gone."""
-    with told_plainly(folder.path, "write into"):
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock: FileLock | SoftFileLock = FileLock(folder.lock)
-        try:
-            lock.acquire(timeout=0)
-        except NotImplementedError:  # a file system without locks
-            lock = SoftFileLock(folder.lock)
-            lock.acquire()
-        except Timeout:
-            beat = folder.heartbeat() or {}
-            who = f"process {beat.get('pid', 'unknown')} on {beat.get('host', 'this machine')}"
-            log.warning("%s is being trained by %s; waiting for its record.", folder.path.name, who)
-            lock.acquire()
-    try:
+
+    def waiting() -> None:
+        beat = folder.heartbeat() or {}
+        who = f"process {beat.get('pid', 'unknown')} on {beat.get('host', 'this machine')}"
+        log.warning("%s is being trained by %s; waiting for its record.", folder.path.name, who)
+
+    with lock(folder.lock, waiting):
+        for place in (folder.path, folder.checkpoints):
+            remove_leftovers(place)
         yield
-    finally:
-        lock.release()
 
 
 def _launch_processes(config: CellConfig, folder: RunFolder) -> None:
