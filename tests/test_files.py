@@ -100,9 +100,9 @@ def test_the_advice_is_for_the_trouble(tmp_path, kind, advice):
     ):
         raise OSError(kind, os.strerror(kind))
     elsewhere = tmp_path.parent / "data.wav"
-    with pytest.raises(NovobenchError, match=rf"{os.strerror(kind)} \({elsewhere}\)\. "):
-        with told_plainly(tmp_path / "x", "write"):
-            raise OSError(kind, os.strerror(kind), str(elsewhere))
+    told = rf"{os.strerror(kind)} \({elsewhere}\)\. "
+    with pytest.raises(NovobenchError, match=told), told_plainly(tmp_path / "x", "write"):
+        raise OSError(kind, os.strerror(kind), str(elsewhere))
 
 
 # ------------------------------------------------------------------------------------ what kills leave

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,16 +17,16 @@ from typing import Any, cast
 import numpy as np
 import PIL
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from novobench.errors import DataError
 from novobench.files import derived_folder
-from novobench.hardware import cores
 from novobench.tasks.image.builtin import Digits
 from novobench.tasks.image.config import ImageDataConfig, ImageModelConfig
-from novobench.tasks.image.pictures import BadPicture
+from novobench.tasks.image.pictures import DECODER_VERSION, BadPicture, MissingPicture
 from novobench.tasks.image.sources import FolderImages, HubImages, Images, open_source, spare_splits
 from novobench.tasks.sampling import SampleKey, derive_seed, uniforms
 from novobench.tasks.sources import Count, check_counts
@@ -166,12 +165,13 @@ def check_sizes(images: Images, config: ImageDataConfig) -> None:
     side = config.resize_size
 
     def build(folder: Path) -> None:
-        with ThreadPoolExecutor(cores()) as pool:
-            np.save(folder / "sizes.npy", np.array(list(pool.map(lambda index: _size(images, index), range(count)))))
+        np.save(folder / "sizes.npy", images.sizes(range(count)))
 
     count = len(images.labels)
-    key = hashlib.sha256(repr((images.fingerprint, PIL.__version__)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((images.fingerprint, DECODER_VERSION, PIL.__version__)).encode()).hexdigest()[:16]
     sizes = np.load(derived_folder(f"image/sizes-{key}", build) / "sizes.npy")
+    if len(bad := np.flatnonzero(~sizes.any(axis=1))):  # tried again: what failed once may be good now
+        sizes[bad] = images.sizes(bad)
     others = np.flatnonzero((sizes != side).any(axis=1) & (sizes > 0).any(axis=1))
     if not len(others):
         return
@@ -186,13 +186,6 @@ def check_sizes(images: Images, config: ImageDataConfig) -> None:
         f"{side} (data.resize_size; {len(others)} of {count} are not), or training would see other pieces of them than "
         f"evaluation. Set {remedy}."
     )
-
-
-def _size(images: Images, index: int) -> tuple[int, int]:
-    try:
-        return images.size(index)
-    except BadPicture:
-        return 0, 0  # decoding it will say why
 
 
 # ---------------------------------------------------------------------------------------------- samples
@@ -211,11 +204,10 @@ class _Prepared(Dataset):
     def pixels(self, sample: int) -> tuple[Tensor, int]:
         """The decoded picture, uint8 [3, H, W], and its label; `LEFT_OUT` if it is bad and may be skipped."""
         index = int(self.chosen[sample])
-        try:
-            return torch.from_numpy(self.images.read(index)).permute(2, 0, 1), int(self.images.labels[index])
-        except BadPicture as error:
-            tell_bad(self.images, index, str(error), self.config)
+        picture = decoded(self.images, index, self.config)
+        if picture is None:
             return torch.full((3, self.side, self.side), GREY, dtype=torch.uint8), LEFT_OUT
+        return torch.from_numpy(picture).permute(2, 0, 1), int(self.images.labels[index])
 
     def normalised(self, picture: Tensor) -> Tensor:
         return normalised(picture, self.mean, self.std)
@@ -225,14 +217,38 @@ class _Prepared(Dataset):
         return TF.resize(picture.float(), size, antialias=self.config.antialias)
 
 
-def tell_bad(images: Images, index: int, reason: str, config: ImageDataConfig) -> None:
-    """Raise DataError for a picture that cannot be decoded, or warn of it where `on_bad_image` is `skip`."""
-    if config.on_bad_image == "error":
-        raise DataError(
-            f"{images.name(index)} cannot be decoded: {reason}. Replace the file, or set "
-            "data.on_bad_image=skip to go on without it."
-        )
-    log.warning("Skipped %s, which cannot be decoded: %s", images.name(index), reason)
+def read(images: Images, index: int, config: ImageDataConfig) -> np.ndarray:
+    """A picture that the config's crops can use, uint8 [H, W, 3]. Raises BadPicture, with the reason."""
+    picture = images.read(index)
+    (height, width), side = picture.shape[:2], cast(int, config.resize_size)
+    if config.images_on == "accelerator" and (height, width) != (side, side):  # changed since `check_sizes`
+        raise BadPicture(f"it has {width} × {height} pixels instead of data.resize_size {side} squared")
+    if max(height, width) * side**2 > min(height, width) * cast(int, Image.MAX_IMAGE_PIXELS):
+        raise BadPicture(f"its {width} × {height} pixels cannot be resized to a short side of {side}: it is too narrow")
+    return picture
+
+
+def decoded(images: Images, index: int, config: ImageDataConfig) -> np.ndarray | None:
+    """A picture, uint8 [H, W, 3], or None, with a warning, for a bad one where `on_bad_image` is `skip`.
+
+    Raises DataError for a bad one elsewhere, and for one that was there when the data were opened: what is skipped must
+    not depend on when a disk is away.
+    """
+    try:
+        return read(images, index, config)
+    except BadPicture as error:
+        if isinstance(error, MissingPicture) and images.readable[index]:
+            raise DataError(
+                f"{images.name(index)} can no longer be read: {error}. It was there when the data were opened: bring "
+                "it back, then run the same command again."
+            ) from None
+        if config.on_bad_image == "error":
+            raise DataError(
+                f"{images.name(index)} cannot be decoded: {error}. Replace the file, or set data.on_bad_image=skip to "
+                "go on without it."
+            ) from None
+        log.warning("Skipped %s, which cannot be decoded: %s", images.name(index), error)
+        return None
 
 
 def normalised(pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -299,7 +315,7 @@ def crop_box(
         if 0 < w <= width and 0 < h <= height:
             return int(draws[-3] * (height - h + 1)), int(draws[-2] * (width - w + 1)), h, w
     shape = min(max(width / height, ratio[0]), ratio[1])
-    w, h = min(width, round(height * shape)), min(height, round(width / shape))
+    w, h = max(min(width, round(height * shape)), 1), max(min(height, round(width / shape)), 1)
     return (height - h) // 2, (width - w) // 2, h, w
 
 

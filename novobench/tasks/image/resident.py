@@ -10,7 +10,6 @@ N pictures of H × W pixels, B in a batch, S a side of what the network sees.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,16 +22,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
-from novobench.files import derived_folder, write_json
+from novobench.files import derived_folder
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import GREY, LEFT_OUT, Images, crop_draws, normalised, tell_bad
-from novobench.tasks.image.pictures import BadPicture
+from novobench.tasks.image.data import GREY, LEFT_OUT, Images, crop_draws, decoded, normalised, read
+from novobench.tasks.image.pictures import DECODER_VERSION, BadPicture
 from novobench.tasks.sampling import SampleKey, derive_seed
 
 log = logging.getLogger(__name__)
-
-_DECODER_VERSION = 2
-"""Raised when `Images.read` gives other pixels, so that kept ones are made anew."""
 
 
 class Picked:
@@ -53,13 +49,16 @@ class _Resident(Dataset):
     """Pictures uint8 [N, 3, H, W] with labels; they move to the device of the first batch and stay."""
 
     def __init__(self, images: Images, chosen: np.ndarray, config: ImageDataConfig) -> None:
-        decoded, bad = _kept(images, config)
-        for index in bad:
-            if np.any(chosen == index):
-                tell_bad(images, index, bad[index], config)
+        kept, bad = _kept(images, config)
+        pixels, self.labels = kept[chosen], images.labels[chosen]
+        for place in np.flatnonzero(np.isin(chosen, bad)):  # tried again: what failed once may be good now
+            picture = decoded(images, int(chosen[place]), config)
+            if picture is None:
+                self.labels[place] = LEFT_OUT
+            else:
+                pixels[place] = picture.transpose(2, 0, 1)
         self.config, self.size = config, config.image_size
-        self.labels = np.where(np.isin(chosen, list(bad)), LEFT_OUT, images.labels[chosen])
-        self.pixels = torch.from_numpy(decoded[chosen])
+        self.pixels = torch.from_numpy(pixels)
         self.mean = torch.tensor(config.mean).view(-1, 1, 1)
         self.std = torch.tensor(config.std).view(-1, 1, 1)
         self.channels = torch.arange(3).view(1, 3, 1, 1)
@@ -118,24 +117,23 @@ class ResidentEvaluation(_Resident):
         return Picked(self, self.numbers(places, unmoved, unmoved, unmoved > 0), (torch.from_numpy(places),))
 
 
-def _kept(images: Images, config: ImageDataConfig) -> tuple[np.ndarray, dict[int, str]]:
-    """All pictures of a split, uint8 [N, 3, H, W], from the cache, decoded there once a machine; and why those that are
-    bad cannot be decoded, by index."""
+def _kept(images: Images, config: ImageDataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """All pictures of a split, uint8 [N, 3, H, W], from the cache, decoded there once a machine; and the indices of
+    those that could not be decoded then."""
     size = cast(int, config.resize_size)
-    key = repr((_DECODER_VERSION, PIL.__version__, size, images.fingerprint))
+    key = repr((DECODER_VERSION, PIL.__version__, size, images.fingerprint))
 
     def build(folder: Path) -> None:
         log.info("Decoding %s pictures.", len(images.labels))
         pixels = np.full((len(images.labels), 3, size, size), GREY, dtype=np.uint8)
-        bad = {}
+        bad = []
         for index in range(len(pixels)):
             try:
-                pixels[index] = images.read(index).transpose(2, 0, 1)
-            except BadPicture as error:
-                bad[index] = str(error)
+                pixels[index] = read(images, index, config).transpose(2, 0, 1)
+            except BadPicture:
+                bad.append(index)
         np.save(folder / "pixels.npy", pixels)
-        write_json(folder / "bad.json", bad)
+        np.save(folder / "bad.npy", np.array(bad, dtype=np.int64))
 
     folder = derived_folder(f"image/pixels-{hashlib.sha256(key.encode()).hexdigest()[:16]}", build)
-    bad = json.loads((folder / "bad.json").read_text(encoding="utf-8"))
-    return np.load(folder / "pixels.npy", mmap_mode="r"), {int(index): reason for index, reason in bad.items()}
+    return np.load(folder / "pixels.npy", mmap_mode="r"), np.load(folder / "bad.npy")

@@ -6,18 +6,22 @@ import hashlib
 import json
 import logging
 import os
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from novobench.errors import DataError, suggestion
-from novobench.tasks.hub import open_hub, row_digests, row_source
+from novobench.errors import DataError, kind_and_message, suggestion
+from novobench.hardware import cores
+from novobench.tasks.hub import open_hub, read_rows, row_digests, row_source
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.pictures import BadPicture, picture_size, rgb_pixels
+from novobench.tasks.image.pictures import BadPicture, MissingPicture, picture_size, quiet, rgb_pixels
 from novobench.tasks.sources import content_digests
 
 log = logging.getLogger(__name__)
@@ -57,17 +61,35 @@ class Images(ABC):
         """RGB pixels, uint8 [H, W, 3]. Raises BadPicture."""
         return rgb_pixels(self.encoded(index))
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Width and height. Raises BadPicture."""
-        return picture_size(self.encoded(index))
+    def sizes(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Width and height of pictures, from their headers, int64 [n, 2]; zeros for one that is bad."""
 
-    @cached_property
+        def size(index: int) -> tuple[int, int]:
+            try:
+                return picture_size(self.encoded(int(index)))
+            except BadPicture:
+                return 0, 0  # decoding it will say why
+
+        with quiet(), ThreadPoolExecutor(cores()) as pool:
+            return np.array(list(pool.map(size, indices)), dtype=np.int64).reshape(-1, 2)
+
+    @property
     def fingerprint(self) -> str:
         """16 hex digits of class names, labels and encoded pictures, in order; other file names are the same data."""
+        return self._identity[0]
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Whether each picture had content when the fingerprint was taken, bool [N]."""
+        return self._identity[1]
+
+    @cached_property
+    def _identity(self) -> tuple[str, np.ndarray]:
+        digests = self.digests()
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         digest.update(self.labels.astype("<i8").tobytes())
-        digest.update(self.digests().tobytes())
-        return digest.hexdigest()[:16]
+        digest.update(digests.tobytes())
+        return digest.hexdigest()[:16], np.asarray(digests.any(axis=1))
 
     def number_as(self, training: Images, key: str) -> None:
         """Give each class the number that it has in the training split; `key` chose this split. A class may be absent,
@@ -75,9 +97,11 @@ class Images(ABC):
         known = {name: number for number, name in enumerate(training.classes)}
         new = [name for label, name in enumerate(self.classes) if name not in known and np.any(self.labels == label)]
         if new:
+            alike = any(name.casefold() == new[0].casefold() for name in known)
+            case = " They differ in upper and lower case alone." if alike else ""
             raise DataError(
-                f"{self.where} has classes that {training.where} lacks: {_listed(new)}; there are {_listed(known)}. "
-                f"Complete the training split, take those images out, or set {key}."
+                f"{self.where} has classes that {training.where} lacks: {_listed(new)}; there are "
+                f"{_listed(known)}.{case} Complete the training split, take those images out, or set {key}."
             )
         self.labels = np.array([known.get(name, -1) for name in self.classes])[self.labels]
         self.classes = training.classes
@@ -106,7 +130,8 @@ class FolderImages(Images):
                 f"{_printable(root)} has no split '{split}'.{suggestion(split, there)} It holds: {_listed(there)}. "
                 f"Set {f'{key}={spare[0]}' if spare else key}."
             )
-        self.classes = _folders(self.folder)
+        folders = _class_folders(self.folder)
+        self.classes = sorted(folders)
         if not self.classes:
             raise DataError(
                 f"{self.where} holds no class folders; an ImageFolder tree is <split>/<class>/<image>. Sort the images "
@@ -116,15 +141,16 @@ class FolderImages(Images):
         labels: list[int] = []
         left_out: list[str] = []
         for label, name in enumerate(self.classes):
-            found, others = _pictures(self.folder / name)
-            left_out += (f"{name}/{other}" for other in others)
+            folder = folders[name]
+            found, others = _pictures(self.folder / folder)
+            left_out += (f"{folder}/{other}" for other in others)
             if not found:
                 such = f" that ends in {', '.join(_ENDINGS)}, but e.g. {_printable(others[0])}" if others else ""
                 raise DataError(
-                    f"{_printable(self.folder / name)} is an empty class: no image in it{such}. Remove the folder or "
+                    f"{_printable(self.folder / folder)} is an empty class: no image in it{such}. Remove the folder or "
                     "fill it."
                 )
-            self.files += (f"{name}/{file}" for file in found)
+            self.files += (f"{folder}/{file}" for file in found)
             labels += [label] * len(found)
         if left_out:
             log.warning(
@@ -169,18 +195,23 @@ class HubImages(Images):
         self.labels, self.classes = _labels(found, config, self.where, split_key(config, split))
 
     def encoded(self, index: int) -> Path | bytes:
-        source = row_source(self.table[int(index)][self.column], self.folder)
+        source = row_source(read_rows(self.table, [int(index)], self.column, self.where)[0], self.folder)
         if source is None:
             raise BadPicture("its row holds neither bytes nor a path")
-        if isinstance(source, Path) and not source.is_file():
-            raise BadPicture(f"its row holds no bytes but the path of a file, and there is no file {source}")
         return source
+
+    def read(self, index: int) -> np.ndarray:
+        try:
+            return super().read(index)
+        except MissingPicture as error:
+            path = str(self.encoded(index))
+            raise MissingPicture(f"its row holds no bytes but the path of a file, {path}: {error}") from None
 
     def name(self, index: int) -> str:
         return f"{self.where} row {index}"
 
     def digests(self) -> np.ndarray:
-        return row_digests(self.table, self.column, self.folder, self.split)
+        return row_digests(self.table, self.column, self.folder, self.split, self.where)
 
 
 def open_source(config: ImageDataConfig, data_root: Path, split: str) -> Images:
@@ -235,26 +266,97 @@ def _labels(table: Any, config: ImageDataConfig, where: str, key: str) -> tuple[
     return np.array([order[value] for value in values], dtype=np.int64), [str(value) for value in order]
 
 
+@contextmanager
+def _listing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = _printable(error.filename or folder)
+        raise DataError(
+            f"Cannot list {place}: {error.strerror or kind_and_message(error)}. Make it readable, then run the same "
+            "command again."
+        ) from None
+
+
 def _folders(folder: Path) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in _STRAY_FOLDERS
-    )
+    with _listing(folder), os.scandir(folder) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if _is_folder(entry) and not entry.name.startswith(".") and entry.name not in _STRAY_FOLDERS
+        )
+
+
+def _class_folders(split: Path) -> dict[str, str]:
+    """Name of a class -> its folder. Names are composed (NFC), so that a class is the same whether its folder's name
+    was written on macOS or elsewhere. Raises DataError for two folders of one name, and for a link to nowhere."""
+    with _listing(split), os.scandir(split) as entries:
+        for entry in entries:
+            if entry.is_symlink() and not os.path.exists(entry.path) and not entry.name.startswith("."):
+                raise DataError(
+                    f"{_printable(entry.path)} is a link to {_printable(os.readlink(entry.path))}, which leads "
+                    "nowhere: a class may be missing. Bring back what it leads to, or remove the link."
+                )
+    found: dict[str, str] = {}
+    alike: dict[str, str] = {}
+    for folder in _folders(split):
+        name = unicodedata.normalize("NFC", folder)
+        if name in found:
+            raise DataError(
+                f"{_printable(split)} has two folders whose names look the same and differ in their Unicode form: "
+                f"{found[name]!a} and {folder!a}. Put their images into one."
+            )
+        found[name] = folder
+        if other := alike.get(name.casefold()):
+            log.warning(
+                "%s has classes that differ in upper and lower case alone: %s and %s. If they are one, put their "
+                "images into one folder.", _printable(split), _printable(other), _printable(name),
+            )  # fmt: skip
+        alike[name.casefold()] = name
+    return found
 
 
 def _pictures(folder: Path) -> tuple[list[str], list[str]]:
-    """Files under `folder` that are named as images, and those that are not, relative and sorted."""
+    """Files under `folder` that are named as images, and those that are not, relative and sorted.
+
+    Links are followed, but for those that lead back to a folder above them.
+    """
     found: list[str] = []
     others: list[str] = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in _STRAY_FOLDERS]
-        below = os.path.relpath(place, folder)
-        for file in files:
-            if not file.startswith("."):
-                name = file if below == "." else f"{below}/{file}"
-                (found if file.lower().endswith(_ENDINGS) else others).append(name)
+    with _listing(folder):
+        above = [_identity(parent) for parent in folder.absolute().parents]
+    waiting = [("", above)]
+    while waiting:
+        below, above = waiting.pop()
+        place = folder / below
+        with _listing(place):
+            here = _identity(place)
+            with os.scandir(place) as listed:
+                entries = list(listed)
+        if here in above:
+            log.warning("Left out %s: it leads back to a folder above it.", _printable(place))
+            continue
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in _STRAY_FOLDERS:
+                continue
+            name = f"{below}/{entry.name}" if below else entry.name
+            if _is_folder(entry):
+                waiting.append((name, [*above, here]))
+            else:
+                (found if entry.name.lower().endswith(_ENDINGS) else others).append(name)
     return sorted(found), sorted(others)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    about = os.stat(folder)
+    return about.st_dev, about.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or where nobody may look
+        return False
 
 
 def _listed(names: Iterable[str]) -> str:

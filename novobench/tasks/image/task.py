@@ -39,9 +39,12 @@ class ImageTask(TaskModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
+        loss = F.cross_entropy(self(images).float(), labels, ignore_index=LEFT_OUT)
         if self.config.data.on_bad_image == "skip":
-            self.skipped_samples = self.skipped_samples + (labels == LEFT_OUT).sum()
-        return F.cross_entropy(self(images).float(), labels, ignore_index=LEFT_OUT)
+            bad = labels == LEFT_OUT
+            self.skipped_samples = self.skipped_samples + bad.sum()
+            loss = torch.where(bad.all(), 0.0, loss)  # the mean over no image is no number; its gradient is 0 anyway
+        return loss
 
     def random_batch(self, size: int) -> tuple[Tensor, Tensor]:
         data, model = self.config.data, self.config.model
