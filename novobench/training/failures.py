@@ -13,6 +13,9 @@ from novobench.errors import NovobenchError, kind_and_message, one_line
 _MEMORY = re.compile(r"out of memory|can.t allocate memory|not enough memory|cannot allocate memory|ALLOC_FAILED", re.I)
 """What torch says of a CPU and CUDA of its libraries, in errors that have no type of their own."""
 
+_PEER = re.compile(r"(closed|reset) by (remote )?peer|broken pipe|remote process exited", re.I)
+"""What gloo and NCCL say where another process of the training has ended."""
+
 
 def reason(error: BaseException) -> str:
     """One line for the user. What the project did not foresee is told with its kind and the place it comes from."""
@@ -29,6 +32,8 @@ def reason(error: BaseException) -> str:
             f"Out of memory: {told}{_place(error)}. Lower batch.micro (batch.size stays: more are accumulated), or "
             "train fewer cells at a time (--jobs)."
         )
+    if isinstance(error, RuntimeError) and _PEER.search(told):
+        return f"Another of the training's processes has ended before this one ({told}). Its last words are in log.txt"
     return f"{told}{_place(error)}. Its traceback is in log.txt"
 
 

@@ -118,7 +118,8 @@ class Guard:
                 raise TrainingError(
                     f"Gradients were not finite in {limit} updates in a row, up to update {number} of {self.total} "
                     f"({weights}optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}): the training "
-                    "has diverged. Lower optimizer.lr, clip gradients with optimizer.clip_norm, or raise runtime.max_nonfinite."
+                    "has diverged. Lower optimizer.lr, clip gradients with optimizer.clip_norm, or raise "
+                    "runtime.max_nonfinite."
                 )
 
 
