@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 
 from novobench.config import shown
-from novobench.errors import NovobenchError
+from novobench.errors import NovobenchError, one_line
 from novobench.files import number
 from novobench.suite.checked_files import SCHEMA, Line, check_line
 from novobench.suite.plan import runs_folder
@@ -80,7 +79,7 @@ def read_run(folder: RunFolder) -> StoredCell:
         curves = _curve_lines(folder.metrics, record["cell"])
     examples: dict[str, Any] = {"schema": SCHEMA}
     for split in splits:
-        if folder.predictions(split).exists():
+        if folder.predictions(split).exists() or folder.predictions(split).name in record.get("files", {}):
             with undamaged(folder, folder.predictions(split).name, record):
                 if not folder.predictions(split).stat().st_size:
                     raise ValueError("it is empty")  # gzip would read no lines
@@ -97,8 +96,10 @@ def undamaged(folder: RunFolder, name: str, record: Mapping[str, Any] | None = N
         if record is not None and folder.altered(name, record):
             raise ValueError("its content is not what record.json says")
         yield
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, zlib.error, yaml.YAMLError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    except NovobenchError:
+        raise
+    except Exception as error:  # readers of damaged files can fail anywhere
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
         raise NovobenchError(
             f"{shown(folder.path / name)} of a finished cell is damaged: {reason}. What was collected from it before "
             f"stays. Restore the file, or remove the folder {shown(folder.path)} to train the cell again."

@@ -232,6 +232,8 @@ def _write_record(
             "command again: it goes on from an earlier checkpoint."
         )
     described = environment.describe()
+    with told_plainly(folder.path, "read"):
+        files = folder.digests()
     record = {
         "schema": RECORD_SCHEMA,
         "cell": cell_id(config),
@@ -258,7 +260,7 @@ def _write_record(
         "weights_sha256": weights_digest(module),
         "fingerprint": data.fingerprint,
         "counts": data.counts,
-        "files": folder.digests(),
+        "files": files,
         **{key: described[key] for key in ("code", "dirty", "hardware")},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -125,5 +125,5 @@ _BEAT = {"pid": int, "host": str, "update": int, "total": int, "setting_up": boo
 
 
 def _digest(path: Path) -> str:
-    with told_plainly(path, "read"), path.open("rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
