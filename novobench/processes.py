@@ -1,10 +1,13 @@
-"""Processes that end when the one that started them does, whatever ended it."""
+"""Processes that end when the one that started them does, or a signal says so, and how they ended."""
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -28,6 +31,46 @@ def end_with_parent(_: int = 0) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_at_signals() -> None:
+    """Let SIGINT and SIGTERM end this process at once, compiled code that computes or waits included, as SIGHUP does.
+
+    Nothing is lost: whatever a training writes is whole at any moment. A signal that is ignored stays ignored. What a
+    crash of compiled code was about goes to standard error.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+        faulthandler.enable()
+
+
+_CRASHES = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS"}
+
+
+def how_it_ended(exit_code: int) -> str:
+    """What an exit code says of a process, as the rest of a sentence that began with the process."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = "unknown"
+    by = f"signal {-exit_code} ({name})"
+    if name == "SIGKILL":
+        return f"was killed by {by}, as the system does when memory runs out"
+    return f"crashed in compiled code, with {by}" if name in _CRASHES else f"was ended by {by}"
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this machine is stopped, as by SIGSTOP; no where the system does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
 
 
 def activity(pid: int) -> tuple[int, ...]:

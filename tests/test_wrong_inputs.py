@@ -333,7 +333,10 @@ def test_a_killed_worker(small, novobench):
     done.set()
     thread.join()
     assert code == 1
-    assert "was killed by signal 9; run the same command again to go on from its checkpoint" in reason(err)
+    assert (
+        "was killed by signal 9 (SIGKILL), as the system does when memory runs out. Run the same command again to go on"
+        in reason(err)
+    )
     code, out, err = novobench(*words)
     assert (code, err) == (0, "")
     assert "test: top1" in out

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 
 from novobench.config import shown
-from novobench.errors import NovobenchError
+from novobench.errors import NovobenchError, one_line
 from novobench.files import number
 from novobench.suite.checked_files import SCHEMA, Line, check_line
 from novobench.suite.plan import runs_folder
@@ -72,16 +71,16 @@ def read_run(folder: RunFolder) -> StoredCell:
         config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         if (config["task"], config["seed"]) != (record["task"], record["seed"]):
             raise ValueError("it is another cell's")
-    with undamaged(folder, "environment.json"):
+    with undamaged(folder, "environment.json", record):
         environment = json.loads(folder.environment.read_text(encoding="utf-8"))
         if not isinstance(environment, dict):
             raise ValueError("it holds no object")
-    with undamaged(folder, "metrics.jsonl"):
+    with undamaged(folder, "metrics.jsonl", record):
         curves = _curve_lines(folder.metrics, record["cell"])
     examples: dict[str, Any] = {"schema": SCHEMA}
     for split in splits:
-        if folder.predictions(split).exists():
-            with undamaged(folder, folder.predictions(split).name):
+        if folder.predictions(split).exists() or folder.predictions(split).name in record.get("files", {}):
+            with undamaged(folder, folder.predictions(split).name, record):
                 if not folder.predictions(split).stat().st_size:
                     raise ValueError("it is empty")  # gzip would read no lines
                 examples[split] = folder.read_predictions(split)[:_EXAMPLES]
@@ -90,12 +89,17 @@ def read_run(folder: RunFolder) -> StoredCell:
 
 
 @contextmanager
-def undamaged(folder: RunFolder, name: str) -> Iterator[None]:
-    """Tell whatever goes wrong in reading the file `name` of a finished run in one line."""
+def undamaged(folder: RunFolder, name: str, record: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Tell whatever goes wrong in reading the file `name` of a finished run in one line, and if it is not the file that
+    its record was written for."""
     try:
+        if record is not None and folder.altered(name, record):
+            raise ValueError("its content is not what record.json says")
         yield
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, zlib.error, yaml.YAMLError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    except NovobenchError:
+        raise
+    except Exception as error:  # readers of damaged files can fail anywhere
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
         raise NovobenchError(
             f"{shown(folder.path / name)} of a finished cell is damaged: {reason}. What was collected from it before "
             f"stays. Restore the file, or remove the folder {shown(folder.path)} to train the cell again."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -13,15 +14,20 @@ from typing import Any, Literal
 
 from novobench import hardware
 from novobench.config import to_yaml
-from novobench.errors import ConfigError
-from novobench.files import write_text
-from novobench.processes import activity
+from novobench.errors import ConfigError, NovobenchError
+from novobench.files import told_plainly, write_text
+from novobench.processes import activity, how_it_ended, is_stopped
 from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
 
 _POLL_SECONDS = 0.05
 _ABSENT_SECONDS = 5.0
 """Between two looks at the cells: this process was stopped, or the machine slept. What nobody watched is no stall."""
+
+_END_SECONDS = 5.0
+"""For a process that is told to end; then it is killed."""
+_LINGERING = 60.0
+"""Seconds for a process that has written its record; then it is killed."""
 
 Kind = Literal["started", "progress", "finished", "failed"]
 
@@ -50,29 +56,37 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
     looked = time.monotonic()
     try:
         while waiting or running:
-            absent = time.monotonic() - looked
-            looked += absent
+            now = time.monotonic()  # of this look: were this process stopped in the midst of it, that is absence, too
+            absent, looked = now - looked, now
             for job in running.values() if absent > _ABSENT_SECONDS else ():
                 job.last_change += absent
             for slot, devices in enumerate(slots):
                 if slot not in running and waiting:
-                    running[slot] = _start(context, waiting.pop(0), devices, _most_on_one(slots))
-                    tell(Event("started", running[slot].cell))
+                    cell = waiting.pop(0)
+                    tell(Event("started", cell))
+                    try:
+                        running[slot] = _start(context, cell, devices, _most_on_one(slots))
+                    except NovobenchError as error:
+                        failed[cell.id] = str(error)
+                        tell(Event("failed", cell, error=str(error)))
             for slot, job in list(running.items()):
-                if job.process.exitcode is None and not job.stalled():
-                    tell(Event("progress", job.cell, done=job.progress()))
+                if job.process.exitcode is None and not job.stalled(now):
+                    tell(Event("progress", job.cell, done=job.progress(now)))
                     continue
                 del running[slot]
-                error = job.end()
-                if error:
-                    failed[job.cell.id] = error
-                    tell(Event("failed", job.cell, error=error))
+                reason = job.end()
+                if reason:
+                    failed[job.cell.id] = reason
+                    tell(Event("failed", job.cell, error=reason))
                 else:
                     tell(Event("finished", job.cell, done=1.0, seconds=time.monotonic() - job.started))
             time.sleep(_POLL_SECONDS)
     finally:
         for job in running.values():
             job.process.terminate()
+        for job in running.values():
+            job.process.join(_END_SECONDS)
+            job.process.kill()  # it may be stopped
             job.process.join()
     return failed
 
@@ -99,8 +113,8 @@ class _Running:
     last_sign: Any = None
     last_change: float = 0.0
 
-    def progress(self) -> float:
-        """The share of updates that are done. Notes when something last moved.
+    def progress(self, now: float) -> float:
+        """The share of updates that are done. Notes when something last moved; `now` is the clock as of this look.
 
         A training beats after each batch, in evaluations too. What is done before the first one has no steps to count:
         reading, encoding, computing features, waiting for another process that does. There it counts whether the
@@ -111,39 +125,48 @@ class _Running:
             sign, done = activity(self.process.pid), 0.0
         else:
             sign, done = beat["time"], beat["update"] / max(beat["total"], 1)
-            if beat.get("setting_up"):
+            if beat["setting_up"]:
                 sign = activity(beat["pid"] if beat["host"] == platform.node() else self.process.pid)
         if sign != self.last_sign:
-            self.last_sign, self.last_change = sign, time.monotonic()
+            self.last_sign, self.last_change = sign, now
         return done
 
-    def stalled(self) -> bool:
-        return time.monotonic() - self.last_change > 60 * self.cell.config.runtime.stall_minutes
+    def stalled(self, now: float) -> bool:
+        """Whether nothing has moved for too long. One that has its record has only to end: it may not, if something
+        that it loaded has left a thread behind."""
+        silent = now - self.last_change
+        return silent > 60 * self.cell.config.runtime.stall_minutes or (silent > _LINGERING and self.folder.finished)
 
     def end(self) -> str:
         """Wait for the process; empty if the record is there, else the reason."""
-        if self.process.exitcode is None:
+        stopped = self.process.exitcode is None and is_stopped(self.process.pid)
+        stalled = self.process.exitcode is None
+        if stalled:
             self.process.kill()
-            self.process.join()
-            return (
-                f"no progress for {self.cell.config.runtime.stall_minutes:g} minutes (runtime.stall_minutes); "
-                f"stopped. See {self.folder.log}"
-            )
-        code = self.process.exitcode
         self.process.join()
+        code = self.process.exitcode
         if self.folder.finished:
             return ""
-        reason = self.folder.failure_reason() or self._last_words()
-        if reason:
+        if stalled:
+            why = " (its process was stopped by a signal, as Ctrl-Z sends)" * stopped
+            return (
+                f"no progress for {self.cell.config.runtime.stall_minutes:g} minutes (runtime.stall_minutes){why}; "
+                f"stopped. See {self.folder.log}"
+            )
+        if reason := self.folder.failure_reason() or self._last_words():
             return reason
+        how = how_it_ended(code)
         if code < 0:
-            return f"its process was killed by signal {-code}; run the same command again to go on from its checkpoint"
-        return f"its process ended with exit code {code}. See {self.folder.log}"
+            return f"its process {how}. Run the same command again to go on from its checkpoint. See {self.folder.log}"
+        return (
+            f"its process {how} and left no record. Something that it loaded may have ended it, such as an optimizer's "
+            f"module. See {self.folder.log}"
+        )
 
     def _last_words(self) -> str:
         try:
             return self.told.recv() if self.told.poll() else ""
-        except EOFError:  # it ended without a word
+        except (EOFError, OSError, pickle.UnpicklingError):  # it ended without a word, or within one
             return ""
 
 
@@ -152,7 +175,8 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
     if devices is not None:  # what its speed is worth depends on it
         config = replace(config, runtime=replace(config.runtime, cells_per_gpu=sharing))
     write_text(folder.config, to_yaml(config))
-    folder.failure.unlink(missing_ok=True)
+    with told_plainly(folder.failure, "remove"):
+        folder.failure.unlink(missing_ok=True)
     from novobench.training import entry
 
     told, tell = context.Pipe(duplex=False)

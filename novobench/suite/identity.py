@@ -18,6 +18,8 @@ from rich.console import Console
 
 from novobench import hardware
 from novobench.config import CellConfig, data_root
+from novobench.errors import NovobenchError
+from novobench.suite.collection import undamaged
 from novobench.suite.executors import forkserver
 from novobench.suite.plan import PlannedCell
 from novobench.tasks.catalog import task_config
@@ -46,7 +48,12 @@ def other_data(cells: Sequence[PlannedCell], out: Console) -> dict[str, str]:
             out.print(f"{len(users)} finished cells: {where} cannot be compared, the records stand: {problem}")
             continue
         for cell in users:
-            trained_on = cell.folder.read_record().get("fingerprint")
+            try:
+                with undamaged(cell.folder, "record.json"):
+                    trained_on = cell.folder.read_record()["fingerprint"]
+            except NovobenchError as error:
+                errors[cell.id] = str(error)
+                continue
             if fingerprint != trained_on:
                 errors[cell.id] = (
                     f"{where} are not those that it was trained on: "

@@ -11,10 +11,11 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from novobench import hardware
 from novobench.checks import check_device
 from novobench.config import CellConfig, cell_id, load_tree
-from novobench.errors import NovobenchError, TrainingError, one_line
+from novobench.errors import NovobenchError, TrainingError
 from novobench.files import lock, remove_leftovers, write_json, write_text
-from novobench.processes import end_with_parent
+from novobench.processes import end_at_signals, end_with_parent, how_it_ended
 from novobench.tasks import base
 from novobench.tasks.catalog import epochs, resolve, total_updates
-from novobench.training import checkpoints, environment, graphs
+from novobench.training import checkpoints, environment, failures, graphs
 from novobench.training.guard import GradScaler
 from novobench.training.loop import UpdateLoop
 from novobench.training.metrics_log import MetricsLog
@@ -41,6 +42,8 @@ from novobench.training.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 RECORD_SCHEMA = 1
+_OTHERS_SECONDS = 3.0
+"""In which torchrun has seen that a process ended, and has ended the others."""
 _CHECKPOINT_KEYS = {
     "update", "cell", "log", "best", "model", "optimizer", "precision", "streams", "fingerprint", "counters",
     "nonfinite_in_a_row", "search",
@@ -59,8 +62,10 @@ def run(path: Path, *, process: bool = False) -> None:
     with nullcontext() if process else _held_lock(folder):
         if folder.finished:
             return
-        folder.failure.unlink(missing_ok=True)
         rank = int(os.environ["RANK"]) if process else None
+        if not process:
+            with told_plainly(folder.failure, "remove"):
+                folder.failure.unlink(missing_ok=True)
         if not rank:
             folder.beat(0, total_updates(config), setting_up=True)
         try:
@@ -68,25 +73,25 @@ def run(path: Path, *, process: bool = False) -> None:
                 _launch_processes(config, folder)
             else:
                 train(config, folder, rank)
-        except NovobenchError as error:
-            reason = one_line(_without_traceback(str(error)))
-            with suppress(NovobenchError):  # on a full disk it can only be raised
-                folder.fail(reason)
-            raise type(error)(reason) from error
-        except Exception as error:
-            reason = one_line(_without_traceback(str(error))) or "no message"
-            folder.fail(f"{type(error).__name__}: {reason}")
+        except (Exception, SystemExit) as error:
+            told = failures.reason(error)
+            _leave_word(folder, told, wait=process and not isinstance(error, NovobenchError))
+            if isinstance(error, NovobenchError | SystemExit):
+                raise (type(error) if isinstance(error, NovobenchError) else TrainingError)(told) from error
             raise
 
 
-def _without_traceback(message: str) -> str:
-    """The message itself where a data-loader worker has wrapped it in the text of its traceback."""
-    _, wrapped, original = message.partition("Original Traceback")
-    if not wrapped:
-        return message
-    lines = original.strip().splitlines()
-    ends = [number for number, line in enumerate(lines) if line.startswith(" ")][-1] + 1  # of the traceback's frames
-    return "\n".join(lines[ends:]).partition(": ")[2]
+def _leave_word(folder: RunFolder, told: str, *, wait: bool) -> None:
+    """Leave the reason of a failure in the folder, if none is there: of several processes the first one counts.
+
+    `wait`: this process may have failed because another one ended. torchrun then ends it while it waits, and what is
+    told is how the other one did.
+    """
+    if wait:
+        time.sleep(_OTHERS_SECONDS)
+    if not folder.failure_reason() and folder.path.exists():  # a folder that was removed stays so
+        with suppress(NovobenchError):  # on a full disk it can only be raised
+            folder.fail(told)
 
 
 def train(config: CellConfig, folder: RunFolder, rank: int | None = None) -> None:
@@ -220,7 +225,14 @@ def _write_record(
     loop: UpdateLoop,
     determinism: str,
 ) -> None:
+    if damage := loop.metrics_log.damage(loop.metrics_log.state()):
+        raise TrainingError(
+            f"{damage}, though this training alone writes to it. Look at the disk of {folder.path}, then run the same "
+            "command again: it goes on from an earlier checkpoint."
+        )
     described = environment.describe()
+    with told_plainly(folder.path, "read"):
+        files = folder.digests()
     record = {
         "schema": RECORD_SCHEMA,
         "cell": cell_id(config),
@@ -247,6 +259,7 @@ def _write_record(
         "weights_sha256": weights_digest(module),
         "fingerprint": data.fingerprint,
         "counts": data.counts,
+        "files": files,
         **{key: described[key] for key in ("code", "dirty", "hardware")},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -279,6 +292,7 @@ def _held_lock(folder: RunFolder) -> Iterator[None]:
 
 def _launch_processes(config: CellConfig, folder: RunFolder) -> None:
     """One training on several devices of this machine: torchrun starts this module once a device."""
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
@@ -286,8 +300,20 @@ def _launch_processes(config: CellConfig, folder: RunFolder) -> None:
     try:
         torchrun(["--standalone", processes, "-m", "novobench.training.cell", str(folder.path), "--process"])
     except ChildFailedError as error:
-        reason = folder.failure_reason() or f"one of its processes ended with {error.get_first_failure()[1].message}"
-        raise TrainingError(reason) from None
+        raise TrainingError(folder.failure_reason() or _first_to_end(error.failures, config, folder)) from None
+    except SignalException as error:  # torchrun has ended the others
+        signal.signal(error.sigval, signal.SIG_DFL)
+        os.kill(os.getpid(), error.sigval)
+
+
+def _first_to_end(failures: Mapping[int, Any], config: CellConfig, folder: RunFolder) -> str:
+    """Which of the processes ended without a word, and how. Those that torchrun ended are not among `failures`; one
+    that aborted may have done so because a connection to another broke."""
+    rank, failure = min(failures.items(), key=lambda found: (found[1].exitcode == -signal.SIGABRT, found[0]))
+    return (
+        f"process {rank} of its {config.runtime.devices} {how_it_ended(failure.exitcode)}, and so the others were "
+        f"stopped. Run the same command again to go on from its checkpoint. See {folder.log}"
+    )
 
 
 def _trackers(config: CellConfig, folder: RunFolder) -> list[Any]:
@@ -326,6 +352,7 @@ def _quiet_lightning() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    end_at_signals()
     one_of_several = sys.argv[2:] == ["--process"]
     if one_of_several:  # without torchrun's process nobody holds the cell's lock
         end_with_parent()

@@ -113,12 +113,19 @@ class Guard:
             self.skipped += 1
             self.in_a_row += 1
             if self.in_a_row >= limit:
+                lost = not_finite(self._module)
+                weights = f"the weights, too: {lost[0]}; " if lost else ""
                 raise TrainingError(
                     f"Gradients were not finite in {limit} updates in a row, up to update {number} of {self.total} "
-                    f"(optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}): the training has "
-                    "diverged. "
-                    "Lower optimizer.lr, clip gradients with optimizer.clip_norm, or raise runtime.max_nonfinite."
+                    f"({weights}optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}): the training "
+                    "has diverged. Lower optimizer.lr, clip gradients with optimizer.clip_norm, or raise "
+                    "runtime.max_nonfinite."
                 )
+
+
+def not_finite(module: nn.Module) -> list[str]:
+    """The names of its weights and statistics that hold a number which is not finite; waits for the device."""
+    return [name for name, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]
 
 
 class _Buffers:

@@ -8,6 +8,8 @@ steps that an uninterrupted one takes.
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
 from typing import Any
 
@@ -19,12 +21,13 @@ from novobench.config import CellConfig, cell_id
 from novobench.errors import TrainingError
 from novobench.optim import registry, schedules
 from novobench.optim.lars import larc_
+from novobench.processes import end_at_signals
 from novobench.tasks.base import Metric, TaskData, TaskModule
 from novobench.tasks.catalog import epoch_updates, total_updates
 from novobench.tasks.sampling import derive_seed
 from novobench.training import checkpoints, graphs
 from novobench.training.evaluation import average_batch_norm, evaluate
-from novobench.training.guard import Guard
+from novobench.training.guard import Guard, not_finite
 from novobench.training.metrics_log import MetricsLog
 from novobench.training.run_folder import RunFolder
 
@@ -68,6 +71,7 @@ class UpdateLoop(pl.Callback):
         self._loss_sum: torch.Tensor | float = 0.0
         self._losses = 0
         self._last_beat = 0.0
+        self._place = folder.place()
         self.rank = 0
         self._entered = 0.0
         self._to_capture = runtime.cuda_graphs
@@ -84,6 +88,11 @@ class UpdateLoop(pl.Callback):
         self._beat()
         if self.update >= self.total:  # killed between the last checkpoint and the record
             self.finish(trainer, module)  # type: ignore[arg-type]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        end_at_signals()  # Lightning's handler waits for the update's end, and for other processes
+        if trainer.received_sigterm:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _load(self, trainer: pl.Trainer, module: TaskModule, state: dict[str, Any]) -> None:
         try:
@@ -169,6 +178,11 @@ class UpdateLoop(pl.Callback):
         """After each batch of training or evaluation: who watches this training takes silence for a stall."""
         if self.rank == 0 and time.monotonic() - self._last_beat > _BEAT_SECONDS:
             self._last_beat = time.monotonic()
+            if self.folder.place() != self._place:
+                raise TrainingError(
+                    f"{self.folder.path} was removed or replaced while this cell trained (update {self.update} of "
+                    f"{self.total}), so it was stopped. Run the same command again to train it anew."
+                )
             self.folder.beat(self.update, self.total)
 
     def _log_training(self, trainer: pl.Trainer) -> None:
@@ -267,7 +281,7 @@ class UpdateLoop(pl.Callback):
         Earlier weights that were selected are not what the log has at this update, so nothing of theirs enters it.
         Raises `TrainingError` if weights, statistics or metrics are not finite: such a training has no result.
         """
-        self._refuse_diverged([n for n, t in module.state_dict().items() if not torch.isfinite(t).all()])
+        self._refuse_diverged(not_finite(module))
         average_batch_norm(module, trainer.world_size)
         earlier = self.best is not None and self.best["update"] < self.update
         if self.best is not None:

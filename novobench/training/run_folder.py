@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import math
 import os
 import platform
 import time
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from novobench.errors import one_line
 from novobench.files import json_text, told_plainly, write_bytes, write_json
 
 
@@ -42,7 +46,7 @@ class RunFolder:
 
         Atomic, not synced: it may be lost, never torn.
         """
-        temporary = self._heartbeat.with_suffix(f".{os.getpid()}")
+        temporary = self.path / ".heartbeat.json.tmp"  # one alone: whoever beats holds the lock
         beat = {
             "pid": os.getpid(),
             "host": platform.node(),
@@ -60,11 +64,33 @@ class RunFolder:
                 raise
 
     def heartbeat(self) -> dict[str, Any] | None:
-        """The last beat; None if there was none."""
+        """The last beat, with the keys and types that `beat` gives it; None if there was none, or it is damaged."""
         try:
-            return json.loads(self._heartbeat.read_text())
-        except (OSError, json.JSONDecodeError):
+            found = json.loads(self._heartbeat.read_bytes())
+        except (OSError, ValueError, RecursionError):
             return None
+        if not isinstance(found, dict) or {key: type(value) for key, value in found.items()} != _BEAT:
+            return None
+        sane = 0 < found["pid"] < 2**31 and 0 <= found["update"] <= found["total"] < 2**63
+        return found if sane and math.isfinite(found["time"]) else None
+
+    def place(self) -> tuple[int, int] | None:
+        """Which folder this path leads to; None if there is none."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def digests(self) -> dict[str, str]:
+        """The sha256 of each file that a finished training leaves for its results, by name; for its record."""
+        paths = [self.environment, self.metrics, *sorted(self.path.glob("predictions-*.jsonl.gz"))]
+        return {path.name: _digest(path) for path in paths}
+
+    def altered(self, name: str, record: Mapping[str, Any]) -> bool:
+        """Whether a file is not as it was when the record was written; no if the record does not say."""
+        files = record.get("files", {})
+        return name in files and _digest(self.path / name) != files[name]
 
     def predictions(self, split: str) -> Path:
         return self.path / f"predictions-{split}.jsonl.gz"
@@ -86,8 +112,18 @@ class RunFolder:
         write_json(self.failure, {"error": message, "time": time.time()})
 
     def failure_reason(self) -> str:
-        """Why the last try failed; empty if it did not, or died without a word."""
+        """Why the last try failed; empty if it did not, died without a word, or its word is damaged."""
         try:
-            return json.loads(self.failure.read_text(encoding="utf-8"))["error"]
-        except OSError:
+            found = json.loads(self.failure.read_bytes())
+        except (OSError, ValueError, RecursionError):
             return ""
+        told = found.get("error") if isinstance(found, dict) else None
+        return one_line(told) if isinstance(told, str) else ""
+
+
+_BEAT = {"pid": int, "host": str, "update": int, "total": int, "setting_up": bool, "time": float}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,7 @@ which has it preloaded starts a cell in milliseconds instead of seconds."""
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -13,10 +14,10 @@ from typing import Any
 from novobench.config import CellConfig
 from novobench.errors import NovobenchError, kind_and_message, one_line
 from novobench.files import told_plainly
-from novobench.processes import end_with_parent
+from novobench.processes import end_at_signals, end_with_parent
 from novobench.tasks import base
 from novobench.tasks.catalog import task_names
-from novobench.training import cell
+from novobench.training import cell, failures
 
 for _name in task_names():
     with contextlib.suppress(ModuleNotFoundError):  # a task whose extra is not installed fails when it is asked for
@@ -31,18 +32,22 @@ def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes this one starts
+    end_at_signals()
     end_with_parent()  # a cell whose command was killed stops too, and gives its lock free for the next try
     folder = cell.RunFolder(Path(path))
     try:
         with told_plainly(folder.log, "write"):
             folder.path.mkdir(parents=True, exist_ok=True)
-            log = folder.log.open("a", buffering=1)
+            log = folder.log.open("ab", buffering=0)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # any text can be logged, whatever the locale
+                stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
         cell.run(folder.path)
-    except NovobenchError as error:
-        tell.send(str(error))
+    except Exception as error:
+        tell.send(failures.reason(error))
         logging.exception("This cell failed.")
         sys.exit(1)
 

@@ -63,8 +63,8 @@ def watched(tmp_path, monkeypatch):
     def later(seconds, *activity):
         now.time += seconds
         now.activity = activity or now.activity
-        share = job.progress()
-        return job.stalled(), share
+        share = job.progress(now.time)
+        return job.stalled(now.time), share
 
     return SimpleNamespace(folder=folder, later=later, job=job)
 

@@ -12,7 +12,7 @@ import torch
 from novobench.errors import DataError, TrainingError
 from novobench.tasks.base import Metric
 from novobench.tasks.image.task import ImageTask
-from novobench.training import cell, checkpoints
+from novobench.training import cell, checkpoints, failures
 from novobench.training.metrics_log import MetricsLog, read
 from tests.cells import result, small_cell
 
@@ -261,5 +261,5 @@ def test_an_error_in_a_loader_worker_is_one_line(tmp_path):
         "Caught DecompressionBombError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
         '  File "worker.py", line 1, in f\n    g()\n    ~^^\nPIL.Image.DecompressionBombError: Size (1: 2)\nis odd'
     )
-    assert cell._without_traceback(wrapped) == "Size (1: 2)\nis odd"
-    assert cell._without_traceback("plain: words") == "plain: words"
+    assert failures.without_traceback(wrapped) == "Size (1: 2)\nis odd"
+    assert failures.without_traceback("plain: words") == "plain: words"

@@ -1,0 +1,69 @@
+"""Why a training failed, in one line, whatever ended it."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+import torch
+
+from novobench.errors import NovobenchError, kind_and_message, one_line
+
+_MEMORY = re.compile(r"out of memory|can.t allocate memory|not enough memory|cannot allocate memory|ALLOC_FAILED", re.I)
+"""What torch says of a CPU and CUDA of its libraries, in errors that have no type of their own."""
+
+_PEER = re.compile(r"(closed|reset) by (remote )?peer|broken pipe|remote process exited", re.I)
+"""What gloo and NCCL say where another process of the training has ended."""
+
+
+def reason(error: BaseException) -> str:
+    """One line for the user. What the project did not foresee is told with its kind and the place it comes from."""
+    if isinstance(error, NovobenchError):
+        return one_line(without_traceback(str(error)))
+    if isinstance(error, SystemExit):
+        return (
+            f"sys.exit({one_line(repr(error.code))}) was called{_place(error)}, which ends a process without a result. "
+            "A module that a training loads, such as an optimizer's, must not call it."
+        )
+    told = _kind_and_message(error)
+    if _for_want_of_memory(error, told):
+        return (
+            f"Out of memory: {told}{_place(error)}. Lower batch.micro (batch.size stays: more are accumulated), or "
+            "train fewer cells at a time (--jobs)."
+        )
+    if isinstance(error, RuntimeError) and _PEER.search(told):
+        return f"Another of the training's processes has ended before this one ({told}). Its last words are in log.txt"
+    return f"{told}{_place(error)}. Its traceback is in log.txt"
+
+
+def without_traceback(message: str) -> str:
+    """The message itself where a data-loader worker has wrapped it in the text of its traceback."""
+    _, wrapped, original = message.partition("Original Traceback")
+    lines = original.strip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith(" ")]
+    if not wrapped or not frames:
+        return message
+    return "\n".join(lines[frames[-1] + 1 :]).partition(": ")[2]
+
+
+def _kind_and_message(error: BaseException) -> str:
+    kind = type(error).__name__
+    try:
+        message = str(error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error)
+    except Exception as second:  # of an error's own making
+        return f"{kind}, whose message cannot be had ({type(second).__name__})"
+    if "Original Traceback" in message:
+        return f"{kind}: {one_line(without_traceback(message)) or 'no message'}".rstrip(". ")
+    return kind_and_message(error) if message else f"{kind} without a message"
+
+
+def _for_want_of_memory(error: BaseException, told: str) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and _MEMORY.search(told) is not None
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" (in {frames[-1].name}, {Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
