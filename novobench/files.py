@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from novobench import places
 from novobench.errors import NovobenchError
 
 
@@ -105,8 +106,7 @@ def derived_folder(name: str, build: Callable[[Path], None]) -> Path:
     `name` must tell content and code version apart, e.g. `language/corpus-<hash>`. The folder appears whole or not at
     all; processes that ask for it together wait for one of them; a damaged one is built again.
     """
-    root = Path(os.environ.get("NOVOBENCH_CACHE", Path.home() / ".cache" / "novobench"))
-    folder = root / name
+    folder = places.cache_root() / name
     with told_plainly(folder, "write"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):

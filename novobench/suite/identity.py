@@ -18,7 +18,7 @@ from rich.console import Console
 
 from novobench import hardware
 from novobench.config import CellConfig, data_root
-from novobench.suite.executors import forkserver
+from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
 from novobench.tasks.catalog import task_config
 
@@ -75,7 +75,7 @@ def _measured(configs: Sequence[CellConfig]) -> list[tuple[str, str]]:
                 number, config = waiting.pop(0)
                 told, tell = context.Pipe(duplex=False)
                 process = context.Process(target=entry.begin, args=(dict(os.environ), entry.identify, config, tell))
-                process.start()
+                start(process)
                 tell.close()
                 running[told] = number, process
             for told in connection.wait(list(running)):
