@@ -1,3 +1,8 @@
-from novobench.cli import main
+import sys
+
+try:
+    from novobench.cli import main
+except KeyboardInterrupt:
+    sys.exit(130)
 
 main()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from novobench.errors import NovobenchError, one_line
+from novobench import places, signals
+from novobench.console import lasting_output, told_of_output
+from novobench.errors import NovobenchError, one_line, told
 
 if TYPE_CHECKING:
     from novobench.suite.experiment import Experiment
@@ -16,38 +19,79 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command. Exit code 0: done; 1: something failed; 2: the words were wrong."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    """Run one command. Exit code 0: done; 1: something failed; 2: the words were wrong; 128 + n: stopped by signal n.
+
+    Whatever fails ends in one line on standard error; a traceback is shown with `--debug` alone.
+    """
+    if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses an older one, a checkout on PYTHONPATH does not
+        sys.exit(f"novobench: Python 3.11 or newer is needed, this is {sys.version.split()[0]}.")
+    with lasting_output() as lost, signals.raised() as came:
+        code = _ended(argv, came)
+        sys.stdout.flush()
+        if problem := told_of_output(lost):
+            _say(problem)
+            code = code or 1
+    sys.exit(code)
+
+
+def _ended(argv: Sequence[str] | None, came: list[int]) -> int:
+    """Run one command to its exit code, and say what failed."""
     try:
-        sys.exit(arguments.call(arguments))
-    except NovobenchError as error:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as ended:  # it has shown the help, or said what was wrong
+        return ended.code if isinstance(ended.code, int) else 2
+    try:
+        places.settle()
+        if arguments.needs_checkout:
+            places.require_checkout()
+        return arguments.call(arguments)
+    except (Exception, KeyboardInterrupt) as error:
+        if came or isinstance(error, KeyboardInterrupt):  # a library may take a signal for an error of its own
+            if argv is None:
+                signals.ignore_interrupts()
+            return _stopped(came[0] if came else signal.SIGINT)
         if arguments.debug:
             raise
-        print(f"novobench: {one_line(error)}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("novobench: interrupted. Run the same command again to go on where it stopped.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
+        _say(told(error))
+        return error.exit_code if isinstance(error, NovobenchError) else 1
+
+
+def _stopped(number: int) -> int:
+    by = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    _say(f"{by}. Run the same command again to go on where it stopped.")
+    return 128 + number
+
+
+def _say(problem: str) -> None:
+    print(f"novobench: {one_line(problem)}", file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors repeat what was typed: printable, and of bounded length."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="novobench",
         description="Reproduces the NovoGrad paper and compares optimizers honestly.",
         epilog="Example: novobench run table1 --scale laptop --seeds 3",
     )
+    parser.add_argument("--debug", action="store_true", help="show an error's traceback")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def verb(name: str, call: Any, text: str, example: str) -> argparse.ArgumentParser:
+    def debug(sub: argparse.ArgumentParser) -> None:  # before the command or after it
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+
+    def verb(name: str, call: Any, text: str, example: str, *, checkout: bool = True) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text, epilog=f"Example: novobench {example}")
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        sub.set_defaults(call=call)
+        debug(sub)
+        sub.set_defaults(call=call, needs_checkout=checkout)
         return sub
 
-    sub = verb("list", _list, "Show what there is: experiments, optimizers, tasks.", "list optimizers")
+    sub = verb("list", _list, "Show what there is: experiments, optimizers, tasks.", "list optimizers", checkout=False)
     sub.add_argument("what", nargs="?", choices=["experiments", "optimizers", "tasks"], default="experiments")
 
     sub = verb(
@@ -75,9 +119,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(sub, "--keys", "KEY", "only these sets of rates")
     _add_running(sub)
 
-    sub = verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor")
+    verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor", checkout=False)
 
-    sub = verb("bench", _bench, "Measure the speed of optimizers and of trainings.", "bench optimizer --rounds 15")
+    text = "Measure the speed of optimizers and of trainings."
+    sub = verb("bench", _bench, text, "bench optimizer --rounds 15", checkout=False)
     kinds = sub.add_subparsers(metavar="WHAT", required=True)
     text = "Step time of optimizers, as ratios to AdamW(fused=True) inside one run."
     kind = kinds.add_parser("optimizer", help=text, description=text)
@@ -92,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "instead time launch settings of NovoGrad's CUDA kernels, one by one"
     kind.add_argument("--sweep", action="store_true", help=text)
     kind.add_argument("--output", type=Path, help="also write each row to this CSV file, and a plot next to it")
+    debug(kind)
     kind.set_defaults(what="optimizer")
     text = "Training speed of the tasks' models on random data, against the card's peak and published figures."
     kind = kinds.add_parser("throughput", help=text, description=text)
@@ -106,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "then save a whole update, load it into a new model, and compare the next update of both"
     kind.add_argument("--checkpoint", action="store_true", help=text)
     kind.add_argument("--output", type=Path, help="also write each row to this CSV file")
-    kind.set_defaults(what="throughput")
+    debug(kind)
+    kind.set_defaults(what="throughput", needs_checkout=True)
     return parser
 
 
@@ -133,10 +180,16 @@ def _add_list(sub: argparse.ArgumentParser, flag: str, metavar: str, text: str) 
     sub.add_argument(flag, nargs="+", action="extend", default=[], metavar=metavar, help=text)
 
 
+_MOST = 1_000_000
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    try:
+        number = int(text)
+    except ValueError:  # no number, or one of thousands of digits
+        number = 0
+    if not 1 <= number <= _MOST:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to {_MOST:,}")
     return number
 
 
@@ -146,6 +199,8 @@ def _positive(text: str) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from novobench.suite import show
 
+    if arguments.what == "experiments":
+        places.require_checkout()
     show.listing(arguments.what)
     return 0
 

@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,12 +23,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from novobench import ranges, yaml_text
+from novobench import places, ranges, yaml_text
 from novobench.errors import ConfigError, suggestion
+from novobench.places import ROOT
 from novobench.ranges import FileName, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
-ROOT = Path(__file__).resolve().parent.parent
-"""The checkout: `configs/`, `experiments/`, `results/` and `runs/` lie here."""
 
 SCALES = ("laptop", "gpu", "paper")
 
@@ -378,7 +375,7 @@ def cell_id(config: CellConfig) -> str:
 
 def data_root(config: CellConfig) -> Path:
     """Where read-only data sets lie: $NOVOBENCH_DATA, else `data_root` (relative to the checkout)."""
-    return (ROOT / os.environ.get("NOVOBENCH_DATA", config.data_root)).resolve()
+    return places.data_root(config.data_root)
 
 
 def to_yaml(config: Any) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 
+from novobench import places
 from novobench.errors import NovobenchError, one_line
 
 _MENDS = {
@@ -228,8 +229,7 @@ def derived_folder(name: str, build: Callable[[Path], None]) -> Path:
     and no folders; if it raises, nothing is kept. The folder appears whole or not at all; processes that ask for it
     together wait for one of them; a damaged one is built again. A whole one is used though the cache is read-only.
     """
-    root = Path(os.environ.get("NOVOBENCH_CACHE", Path.home() / ".cache" / "novobench"))
-    folder = root / name
+    folder = places.cache_root() / name
     if _as_listed(folder):
         return folder
     with lock(folder.with_name(f"{folder.name}.lock")):

@@ -11,16 +11,31 @@ from novobench.config import ROOT
 
 PACKAGE = ROOT / "novobench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"budget", "checks", "config", "console", "errors", "files", "hardware", "processes"}
+GROUND = {
+    "budget",
+    "checks",
+    "config",
+    "console",
+    "errors",
+    "files",
+    "hardware",
+    "places",
+    "processes",
+    "requirements",
+    "signals",
+}
 MAY_IMPORT = {
     "errors": set(),
-    "files": {"errors"},
+    "places": {"errors"},
+    "files": {"errors", "places"},
     "console": set(),
     "hardware": set(),
+    "signals": set(),
+    "requirements": {"errors", "places"},
     "processes": set(),
     "ranges": {"errors"},
     "budget": {"errors"},
-    "config": {"errors", "ranges", "yaml_text"},
+    "config": {"errors", "places", "ranges", "yaml_text"},
     "yaml_text": set(),
     "checks": {"config", "errors"},
     "optim": set(),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from novobench import hardware
@@ -17,6 +15,7 @@ from novobench.config import to_yaml
 from novobench.errors import ConfigError, NovobenchError
 from novobench.files import told_plainly, write_text
 from novobench.processes import activity, how_it_ended, is_stopped
+from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
 
@@ -89,15 +88,6 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
             job.process.kill()  # it may be stopped
             job.process.join()
     return failed
-
-
-def forkserver() -> Any:
-    """Starts processes that have imported all that a training needs."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["novobench.training.worker"])
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the forkserver; each cell sets its own count
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return context
 
 
 @dataclass
@@ -186,14 +176,14 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
         name=cell.id,
     )
     old_beat = folder.heartbeat()
-    process.start()
+    start(process)
     tell.close()
     return _Running(process, cell, folder, time.monotonic(), told, old_beat, last_change=time.monotonic())
 
 
 def _gpus(cells: Sequence[PlannedCell]) -> list[str]:
     """The GPUs that the cells may train on; none where one of them is to train on the CPU."""
-    return [] if any(cell.config.runtime.accelerator == "cpu" for cell in cells) else visible_gpus()
+    return [] if any(cell.config.runtime.accelerator == "cpu" for cell in cells) else hardware.visible_gpus()
 
 
 def _device_slots(cells: Sequence[PlannedCell], jobs: int) -> list[str | None]:
@@ -215,14 +205,6 @@ def _device_slots(cells: Sequence[PlannedCell], jobs: int) -> list[str | None]:
 def _most_on_one(slots: Sequence[str | None]) -> int:
     """Cells that share a group of GPUs."""
     return -(-len(slots) // len(set(slots)))
-
-
-def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs that this process may use, without starting CUDA."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        named = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-        return [gpu for gpu in named if gpu.strip() not in ("", "-1")]
-    return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
 
 
 def default_jobs(cells: Sequence[PlannedCell]) -> int:

@@ -20,7 +20,7 @@ from novobench import hardware
 from novobench.config import CellConfig, data_root
 from novobench.errors import NovobenchError
 from novobench.suite.collection import undamaged
-from novobench.suite.executors import forkserver
+from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
 from novobench.tasks.catalog import task_config
 
@@ -82,7 +82,7 @@ def _measured(configs: Sequence[CellConfig]) -> list[tuple[str, str]]:
                 number, config = waiting.pop(0)
                 told, tell = context.Pipe(duplex=False)
                 process = context.Process(target=entry.begin, args=(dict(os.environ), entry.identify, config, tell))
-                process.start()
+                start(process)
                 tell.close()
                 running[told] = number, process
             for told in connection.wait(list(running)):

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from novobench import places
 from novobench.config import shown
 from novobench.console import console, duration
 from novobench.errors import DataError, NovobenchError, one_line
-from novobench.files import number, told_plainly, write_json
+from novobench.files import number, told_plainly
 from novobench.suite import records
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
@@ -153,7 +154,7 @@ class _Display:
     def __init__(self, total: int, out: Console) -> None:
         self.out = out
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=out, transient=True, disable=not out.is_terminal,
         )  # fmt: skip
         self.all = self.progress.add_task("all cells", total=total)
@@ -184,10 +185,8 @@ class _Display:
 def _check_writable(scale: str) -> None:
     """Find out before hours of training that their results could not be kept."""
     for folder in (runs_folder(scale), records.results_folder(scale)):
-        probe = folder / ".probe"
         with told_plainly(folder, "write into"):
-            write_json(probe, {})
-            probe.unlink(missing_ok=True)  # another command may look at the same time
+            places.probe(folder)
 
 
 def _print_metrics(cell: PlannedCell, out: Console) -> None:

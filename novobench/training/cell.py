@@ -29,7 +29,7 @@ from novobench import hardware
 from novobench.checks import check_device
 from novobench.config import CellConfig, cell_id, load_tree
 from novobench.errors import NovobenchError, TrainingError
-from novobench.files import lock, remove_leftovers, write_json, write_text
+from novobench.files import lock, remove_leftovers, told_plainly, write_json, write_text
 from novobench.processes import end_at_signals, end_with_parent, how_it_ended
 from novobench.tasks import base
 from novobench.tasks.catalog import epochs, resolve, total_updates

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
+
+from novobench.errors import told
 
 
 def begin(environment: dict[str, str], call: Callable[..., None], *arguments: Any) -> None:
@@ -16,13 +20,19 @@ def begin(environment: dict[str, str], call: Callable[..., None], *arguments: An
 
 def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
     """Hand over to `worker`, which the forkserver has imported already."""
-    from novobench.training import worker
-
-    worker.main(path, devices, threads, tell)
+    _worker(lambda problem: tell.send(problem)).main(path, devices, threads, tell)
 
 
 def identify(config: Any, tell: Any) -> None:
     """As `main`, for `worker.identify`."""
-    from novobench.training import worker
+    _worker(lambda problem: tell.send(("", problem))).identify(config, tell)
 
-    worker.identify(config, tell)
+
+def _worker(tell: Callable[[str], None]) -> ModuleType:
+    """All that a training needs. Where it cannot be imported, `tell` gets the reason, and the process ends."""
+    try:
+        from novobench.training import worker
+    except Exception as error:
+        tell(told(error))
+        sys.exit(1)
+    return worker
