@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,9 +60,9 @@ def listing_key(paths: Sequence[Path]) -> str:
         try:
             about = path.stat()
             state = f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             state = "missing"
-        digest.update(os.fsencode(path) + f"\0{state}\n".encode())
+        digest.update(str(path).encode("utf-8", "surrogatepass") + f"\0{state}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -82,12 +85,47 @@ def content_digests(paths: Sequence[Path]) -> np.ndarray:
 
 def _content_digest(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
+    except NoFile:
         return bytes(_DIGEST_BYTES)
     except OSError as error:  # it may pass, so nothing of it is kept
-        raise DataError(f"Cannot read {path}: {error.strerror or error}. Run the same command again.") from None
+        raise _may_pass(path, error) from None
+
+
+class NoFile(ValueError):
+    """There is no file that can be read, and will be none by itself; the message says why."""
+
+
+_LASTING = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A file, open for reading. Raises NoFile where there is none, and DataError for what may pass, as too many open
+    files: nothing may be kept of that, and no item left out."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise NoFile("it is a folder")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            raise NoFile("it is no regular file")
+        return path.open("rb")
+    except NoFile:
+        raise
+    except FileNotFoundError:
+        raise NoFile(
+            f"it is a link to {os.readlink(path)}, which is missing" if path.is_symlink() else "it is missing"
+        ) from None
+    except ValueError:
+        raise NoFile("no file can have this name") from None
+    except OSError as error:
+        if error.errno in _LASTING:
+            raise NoFile(error.strerror) from None
+        raise _may_pass(path, error) from None
+
+
+def _may_pass(path: Path, error: OSError) -> DataError:
+    return DataError(f"Cannot read {path}: {error.strerror or error}. Run the same command again.")
 
 
 def remembered(name: str, paths: Sequence[Path], compute: Callable[[], str]) -> str:
