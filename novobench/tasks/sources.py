@@ -77,22 +77,26 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     Raises NoFile with the reason if there is none, and DataError, naming the file, if the disk or the network fails,
     also while the file is read: that may pass.
     """
-    try:
-        # A pipe is not waited for.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise NoFile("it is a pipe or a device, not a file")
-            yield file
+    try:  # a pipe is not waited for
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     except OSError as error:
         if error.errno in _PASSING:
             raise DataError(_failing(path, error)) from error
-        if error.filename is None:  # of the caller's reading, and not of the disk's
+        if not isinstance(error, FileNotFoundError):
+            raise NoFile(error.strerror or type(error).__name__) from None
+        gone = f"it is a link to {os.readlink(path)}, which is missing" if path.is_symlink() else "it is missing"
+        raise NoFile(gone) from None
+    except ValueError:  # a null character, or one that the file system's encoding lacks
+        raise NoFile("no file can have this name") from None
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise NoFile("it is a pipe or a device, not a file")
+        try:
+            yield file
+        except OSError as error:
+            if error.errno in _PASSING:
+                raise DataError(_failing(path, error)) from error
             raise
-        raise NoFile(error.strerror or type(error).__name__) from None
-    except ValueError as error:
-        if "null byte" not in str(error):
-            raise
-        raise NoFile("a file's name cannot have a null character") from None
 
 
 def _failing(path: Path, error: OSError) -> str:
@@ -116,9 +120,10 @@ def listing_key(paths: Sequence[Path]) -> str:
             if error.errno in _PASSING:
                 raise DataError(_failing(path, error)) from error
             state = "missing"
-        except ValueError:  # a null character
+        except ValueError:  # a name that no file can have
             state = "missing"
-        digest.update(os.fsencode(path) + f"\0{state}\n".encode())
+            state = "missing"
+        digest.update(str(path).encode("utf-8", "surrogatepass") + f"\0{state}\n".encode())
     return digest.hexdigest()[:16]
 
 

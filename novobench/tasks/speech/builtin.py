@@ -16,10 +16,11 @@ import hashlib
 import json
 import logging
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -27,8 +28,9 @@ from pathlib import Path
 
 import numpy as np
 
-from novobench.errors import DataError, NovobenchError
+from novobench.errors import DataError, NovobenchError, kind_and_message, one_line
 from novobench.files import derived_folder
+from novobench.processes import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -140,17 +142,42 @@ def _settings_hash() -> str:
 
 
 def _build(folder: Path) -> None:
-    """Speak all splits, two processes at a time."""
+    """Speak all splits, two processes at a time. When one fails, or this is interrupted, the others are ended."""
+    speaking: list[subprocess.Popen[str]] = []
 
     def speak(split: str) -> None:
         command = [sys.executable, "-m", __name__, split, str(SPLITS[split]), str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            raise DataError(f"espeak-ng could not speak the split {split} of the built-in corpus: {lines[-1]}")
+        speaker = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        speaking.append(speaker)
+        _, told = speaker.communicate()
+        if speaker.returncode != 0:
+            lines = [line for line in told.split("\n") if line.strip()]
+            why = lines[-1] if lines and speaker.returncode > 0 else _ended(speaker.returncode)
+            raise DataError(f"espeak-ng could not speak the split {split} of the built-in corpus: {why}")
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(speak, sorted(SPLITS, key=SPLITS.__getitem__, reverse=True)))
+        try:
+            for done in as_completed(
+                [pool.submit(speak, split) for split in sorted(SPLITS, key=SPLITS.__getitem__, reverse=True)]
+            ):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for speaker in speaking:
+                speaker.kill()
+            raise
+
+
+def _ended(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"its process was ended by {name}. Run the same command again; if it stays so: {_MEND}"
 
 
 # From here on: what the process of one split does.
@@ -224,12 +251,15 @@ class Espeak:
     _BUFFER_MS = 500
 
     def __init__(self) -> None:
-        import espeakng_loader
+        try:
+            import espeakng_loader
 
-        data = Path(espeakng_loader.get_data_path())
-        self.variants = sorted(path.name for path in (data / "voices" / "!v").iterdir())
+            data = Path(espeakng_loader.get_data_path())
+            self.variants = sorted(path.name for path in (data / "voices" / "!v").iterdir())
+            self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+        except (ImportError, OSError) as error:
+            raise DataError(f"espeak-ng cannot be loaded ({kind_and_message(error)}). {_MEND}") from None
         self._heard: list[bytes] = []
-        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         # The path always: espeak-ng ends the process when it finds no data.
         rate = self._library.espeak_Initialize(self._SYNCHRONOUS, self._BUFFER_MS, str(data).encode(), 0)
         if rate != SAMPLE_RATE:
@@ -303,7 +333,10 @@ def speak_split(split: str, count: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     try:
         speak_split(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
     except NovobenchError as error:
-        sys.exit(str(error))
+        sys.exit(one_line(error))
+    except Exception as error:
+        sys.exit(kind_and_message(error))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from novobench.config import CellConfig
-from novobench.errors import DataError
+from novobench.errors import DataError, one_line
 from novobench.files import derived_folder
 from novobench.tasks.catalog import epoch_updates
 from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, uniforms
@@ -129,7 +129,7 @@ class FeatureMaker:
 
     def __call__(self, index: int, speed: float) -> Tensor | None:
         """None for a recording that is bad and may be skipped."""
-        if speed in self.known:
+        if speed in self.known and self.known[speed][index].shape[1]:
             return torch.from_numpy(self.known[speed][index].copy())
         samples = self.utterances.read(index)
         if samples is None:
@@ -139,7 +139,9 @@ class FeatureMaker:
 
 
 def _kept(maker: FeatureMaker, speed: float) -> list[np.ndarray]:
-    """The features of all utterances at a speed, float32 [F, T] each, from the cache; computed there once a machine."""
+    """The features of all utterances at a speed, float32 [F, T] each, from the cache; computed there once a machine.
+    Without frames are those that this speed makes too short, which are never asked for, and recordings that could not
+    be read, which are tried again."""
     ids = [maker.utterances.listing(index).id for index in range(len(maker.utterances))]
     settings = (_FEATURES_VERSION, speed, maker.data.sox_speed, maker.bands, maker.data.features)
     key = repr((settings, maker.utterances.cache_key, ids))
@@ -147,23 +149,15 @@ def _kept(maker: FeatureMaker, speed: float) -> list[np.ndarray]:
 
     def build(folder: Path) -> None:
         log.info("Computing the features of %s utterances at speed %g.", len(ids), speed)
-        made = [_features(maker, index, speed) for index in range(len(ids))]
+        enough = samples_at_speed(maker.utterances.lengths, speed, maker.data) >= shortest(maker.data.features)
+        found = [maker(index, speed) if enough[index] else None for index in range(len(ids))]
+        made = [np.empty((maker.bands, 0), np.float32) if each is None else each.numpy() for each in found]
         np.save(folder / "lengths.npy", np.array([features.shape[1] for features in made]))
         np.save(folder / "features.npy", np.concatenate(made, axis=1))
 
     folder = derived_folder(f"speech/features-{name}", build)
     ends = np.cumsum(np.load(folder / "lengths.npy"))
     return np.split(np.load(folder / "features.npy", mmap_mode="r"), ends[:-1], axis=1)
-
-
-def _features(maker: FeatureMaker, index: int, speed: float) -> np.ndarray:
-    found = maker(index, speed)
-    if found is None:
-        raise DataError(
-            f"{maker.utterances.listing(index).name} cannot be decoded, and with data.keep_features every recording "
-            "must be. Mend it, or set data.keep_features=false."
-        )
-    return found.numpy()
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -192,7 +186,7 @@ class PackedUtterances(Dataset):
             log.warning(
                 "Left out: %s utterances that are, at some speed, shorter than their transcripts need, e.g. %s.",
                 ever_short.sum(),
-                names,
+                one_line(names),
             )
         self.left_out = {name: n for name, n in left_out.items() if n}
         """Of all utterances at all speeds."""

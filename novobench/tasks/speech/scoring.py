@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jiwer
 
+from novobench.errors import DataError
 from novobench.tasks.base import Metric
 
 
@@ -43,9 +44,12 @@ class Errors(NamedTuple):
 
 
 def errors(references: list[str], hypotheses: list[str]) -> Errors:
-    """Of hypotheses against their references, none of which is empty."""
+    """Of hypotheses against their references. Raises DataError for a reference without a word: there is no rate."""
     if not references:
         return Errors(0, 0, 0, 0, 0, 0)
+    empty = sum(not reference.strip() for reference in references)
+    if empty:
+        raise DataError(f"{empty} of {len(references)} references have no word: there is no word error rate over them.")
     words = jiwer.process_words(references, hypotheses)
     letters = jiwer.process_characters(references, hypotheses)
     return Errors(

@@ -11,7 +11,8 @@ import soundfile
 from novobench.config import CellConfig, load_tree, override
 from novobench.suite.experiment import CONFIGS
 from novobench.tasks.catalog import resolve
-from novobench.tasks.speech.corpus import Listing, Utterances
+from novobench.tasks.speech.corpus import Utterances
+from novobench.tasks.speech.sources import Headers, Listing
 
 RATE = 16000
 SIZES = {"train-a": 7, "train-b": 6, "dev-clean": 5, "test-clean": 4}
@@ -144,8 +145,9 @@ class Imagined:
         self.listings = [Listing(f"u{i}", text, f"imagined {i}") for i, text in enumerate(texts)]
         self.fingerprint = self.cache_key = "imagined"
 
-    def headers(self) -> np.ndarray:
-        return np.stack([self.lengths, np.full(len(self.lengths), RATE), np.ones_like(self.lengths)], axis=1)
+    def headers(self) -> Headers:
+        rates, ones = np.full(len(self.lengths), RATE), np.ones_like(self.lengths)
+        return Headers(np.stack([self.lengths, rates, ones], axis=1), {})
 
     def samples(self, index: int) -> tuple[np.ndarray, int]:
         rng = np.random.default_rng(index)

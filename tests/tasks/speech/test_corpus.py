@@ -233,13 +233,13 @@ def cut_short(path: Path) -> None:
 
 
 BREAKS = {
-    "no recording": (lambda root: recording(root).unlink(), "it is missing or no audio file"),
+    "no recording": (lambda root: recording(root).unlink(), "the recording cannot be read: it is missing."),
     "no line": (lambda root: edit(root, line_of(root) + "\n", ""), "it has no transcript"),
     "noise for flac": (
         lambda root: recording(root).write_bytes(np.random.default_rng(0).bytes(5000)),
-        "it is missing or no audio file",
+        "the recording cannot be read: it is no audio file that libsndfile knows (",
     ),
-    "an empty file": (lambda root: recording(root).write_bytes(b""), "it is missing or no audio file"),
+    "an empty file": (lambda root: recording(root).write_bytes(b""), "the recording cannot be read: it is empty."),
     "sample rate": (
         lambda root: rewrite(root, rate=8000),
         "its sample rate is 8000 and data.features.sample_rate 16000; convert it, e.g. sox IN -r 16000 OUT",
@@ -306,7 +306,7 @@ def test_a_recording_that_ends_early_is_told_or_left_out_when_it_is_read(broken,
     assert soundfile.info(path).frames > 6000  # as its header says
     train = open_utterances(small(), broken).train
     index = [train.utterances.listing(i).id for i in range(13)].index(BAD)
-    expected = f"{path} (utterance {BAD}): it cannot be read: damaged or cut short: "
+    expected = f"{path} (utterance {BAD}): it cannot be read: it is damaged or cut short ("
     with pytest.raises(DataError) as told:
         train.utterances.read(index)
     assert str(told.value).startswith(expected)
@@ -371,7 +371,7 @@ def test_rows_without_recording_or_text_are_bad_utterances(broken, caplog):
     rows["train-a"][2] = (*rows["train-a"][2][:2], None)
     rows["train-b"][1] = (rows["train-b"][1][0], None, rows["train-b"][1][2])
     make_parquet(broken, rows)
-    with pytest.raises(DataError, match=r"hub\[train.a\] row 2 .*missing or no audio file"):
+    with pytest.raises(DataError, match=r"hub\[train.a\] row 2 .*: the recording cannot be read: it is missing"):
         open_utterances(small(**SOURCES["hub"]), broken)
     counts = open_utterances(small(**SOURCES["hub"], data__on_bad_utterance="skip"), broken).counts
     assert counts["train_bad"] == 2
@@ -438,7 +438,9 @@ def test_transcripts_that_are_not_utf8_are_told(broken):
     path = next((broken / "tree").glob("**/10-1.trans.txt"))
     content = path.read_text().replace(line_of(broken), f"{BAD} CAFÉ")
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(DataError, match=r"10-1.trans.txt is not UTF-8 \(byte \d+\). Convert it, e.g. with iconv"):
+    with pytest.raises(
+        DataError, match=r"10-1.trans.txt line 2 is not UTF-8 \(byte 0xc9\). Convert the file, e.g. iconv"
+    ):
         open_utterances(small(), broken)
     path.write_text(content, encoding="utf-8")
     assert "cafe" in open_utterances(small(), broken).train.utterances.texts
@@ -510,7 +512,7 @@ def test_a_recording_cut_short_ends_the_command(broken, run_tiny):
     cut_short(recording(broken))
     code, _, err = run_tiny()
     assert code == 1
-    assert f"{recording(broken)} (utterance {BAD}): it cannot be read: damaged or cut short" in reason(err)
+    assert f"{recording(broken)} (utterance {BAD}): it cannot be read: it is damaged or cut short" in reason(err)
     assert "data.on_bad_utterance=skip" in err
 
 

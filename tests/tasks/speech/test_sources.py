@@ -153,8 +153,11 @@ def test_signs_that_end_lines_elsewhere_end_none_of_a_manifest(files):
 def test_a_name_that_no_file_can_have_is_told(name, files):
     path = files / "manifests" / "train-b.json"
     path.write_text(f'{{"audio_filepath": "{name}", "text": "one"}}\n')
-    with pytest.raises(DataError, match=r"train-b.json line 1 is no JSON object with audio_filepath and text \("):
-        open_utterances(small(**MANIFEST), files)
+    with pytest.raises(DataError, match="the recording cannot be read: no file can have this name"):
+        open_utterances(small(**MANIFEST, data__train_size=8), files)
+    path.write_text(path.read_text() + f'{{"audio_filepath": "{"x" * 5000}.flac", "text": "one"}}\n')
+    settings = small(**MANIFEST, data__train_size=9, data__on_bad_utterance="skip")
+    assert open_utterances(settings, files).counts["train_bad"] == 2
 
 
 # ------------------------------------------------------------------------------------ lengths that no header knows
@@ -216,7 +219,10 @@ def test_a_segment_of_a_recording_of_unknown_length(files, long):
 def test_a_recording_without_a_header_is_told(name, files):
     (files / "manifests" / name).write_bytes(bytes(9600))
     rewrite(files, {"audio_filepath": name})
-    with pytest.raises(DataError, match=f"{name} .*no audio file; a .raw file has no header, convert it, e.g. to WAV"):
+    with pytest.raises(
+        DataError,
+        match=rf"{name} .*no audio file that libsndfile knows .*; a .raw file has no header",
+    ):
         open_utterances(small(**MANIFEST), files)
     assert open_utterances(small(**MANIFEST, data__on_bad_utterance="skip"), files).counts["train_bad"] == 1
 
