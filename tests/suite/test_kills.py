@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,9 @@ SEARCHING = [
     "before tuned-laptop.yaml one",
     "after tuned-laptop.yaml all",
 ]
+
+_TIMED = re.compile("train_seconds|per_second")
+"""Numbers that differ each time."""
 
 
 class Checkout:
@@ -129,7 +133,7 @@ class Checkout:
         results = self.path / "results" / "laptop"
         for path in sorted(results.glob("*.csv")):
             with path.open(newline="") as file:
-                lines = [line for line in csv.DictReader(file) if line.get("metric") != "train_seconds"]
+                lines = [line for line in csv.DictReader(file) if not _TIMED.search(" ".join(line.values()))]
             found[path.name] = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
         if (results / "examples.json").exists():
             found["examples"] = json.loads((results / "examples.json").read_text())
@@ -158,6 +162,28 @@ def test_the_command_finishes_after_three_kills(tmp_path):
     for moment in ("before update-000000020.ckpt one", "before record.json all", "after records.csv one"):
         checkout.killed_at(command, moment)
     compare(checkout.finish(command), expected)
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_cells_and_keeps_what_is_finished(tmp_path):
+    """Ctrl-C in a terminal: SIGINT to all processes of the command."""
+    checkout, command = Checkout(tmp_path), "run kills_image kills_language --jobs 1"
+    process = checkout.start(command)
+    runs, end = checkout.path / "runs" / "laptop", time.monotonic() + 300
+    while not (list(runs.glob("*/record.json")) and len(list(runs.glob("*/metrics.jsonl"))) == 2):
+        assert process.poll() is None, checkout.output()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130, checkout.output()
+    while _group(process.pid):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert "Traceback" not in checkout.output()
+    assert "interrupted. Run the same command again" in checkout.output()
+    (finished,) = [path.parent.name for path in runs.glob("*/record.json")]
+    assert finished in (checkout.path / "results" / "laptop" / "records.csv").read_text()
+    checkout.finish(command)
 
 
 @pytest.fixture(scope="module")
