@@ -307,12 +307,14 @@ def _launch_processes(config: CellConfig, folder: RunFolder) -> None:
 
 
 def _first_to_end(failures: Mapping[int, Any], config: CellConfig, folder: RunFolder) -> str:
-    """Which of the processes ended without a word, and how. Those that torchrun ended are not among `failures`; one
-    that aborted may have done so because a connection to another broke."""
-    rank, failure = min(failures.items(), key=lambda found: (found[1].exitcode == -signal.SIGABRT, found[0]))
+    """Which of the processes ended without a word, and how. torchrun then ends the others by SIGTERM; one that aborted
+    may have done so because a connection to another broke."""
+    ends = {rank: failure.exitcode for rank, failure in failures.items()}
+    rank = min(ends, key=lambda rank: (ends[rank] == -signal.SIGTERM, ends[rank] == -signal.SIGABRT, rank))
+    who = "one" if ends[rank] == -signal.SIGTERM else f"process {rank}"
     return (
-        f"process {rank} of its {config.runtime.devices} {how_it_ended(failure.exitcode)}, and so the others were "
-        f"stopped. Run the same command again to go on from its checkpoint. See {folder.log}"
+        f"{who} of its {config.runtime.devices} processes {how_it_ended(ends[rank])}, and so the others were stopped. "
+        f"Run the same command again to go on from its checkpoint. See {folder.log}"
     )
 
 

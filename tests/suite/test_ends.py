@@ -70,8 +70,8 @@ def test_what_ended_a_training_is_told_in_one_line(runs, monkeypatch):
 
 
 RANKS = {
-    "SIGTERM": f"process 1 of its 2 was ended by signal 15 (SIGTERM), and so the others were stopped. {GO_ON}",
-    "SIGKILL": "process 1 of its 2 was killed by signal 9 (SIGKILL), as the system does when memory runs out, and so",
+    "SIGTERM": f"one of its 2 processes was ended by signal 15 (SIGTERM), and so the others were stopped. {GO_ON}",
+    "SIGKILL": "process 1 of its 2 processes was killed by signal 9 (SIGKILL), as the system does",
     "leave": "sys.exit(0) was called (in leave, faulty.py line ",
     "leave_at_once": "Another of the training's processes has ended before this one (RuntimeError: ",
     "bad_data": "data.path: picture 7 is no picture.",

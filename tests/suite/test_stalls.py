@@ -66,7 +66,7 @@ def watched(tmp_path, monkeypatch):
         share = job.progress(now.time)
         return job.stalled(now.time), share
 
-    return SimpleNamespace(folder=folder, later=later, job=job)
+    return SimpleNamespace(folder=folder, later=later, job=job, now=now)
 
 
 def test_before_and_in_set_up_the_process_is_looked_at(watched):
@@ -95,6 +95,62 @@ def test_time_in_which_nobody_watched_is_no_stall(watched, monkeypatch):
     monkeypatch.setattr(executors, "_start", lambda *_: watched.job)
     monkeypatch.setattr(executors._Running, "end", lambda job: "stopped" if process.exitcode is None else "")
     assert executors.run_local([watched.job.cell], 1, lambda event: None) == {}
+
+
+@pytest.mark.parametrize("reading", range(2, 9))
+def test_a_command_that_is_stopped_in_the_midst_of_a_look_kills_nothing(reading, watched, monkeypatch):
+    """The 1,000 s pass right after one of its readings of the clock."""
+    process, readings = watched.job.process, []
+    process.exitcode = None
+
+    def clock():
+        readings.append(watched.now.time)
+        if len(readings) == reading:
+            watched.now.time += 1000
+        if len(readings) == 12:
+            process.exitcode = 0
+        return readings[-1]
+
+    monkeypatch.setattr(executors.time, "monotonic", clock)
+    monkeypatch.setattr(executors.time, "sleep", lambda _: None)
+    monkeypatch.setattr(executors, "forkserver", lambda: None)
+    monkeypatch.setattr(executors, "_start", lambda *_: watched.job)
+    monkeypatch.setattr(executors._Running, "end", lambda job: "stopped" if process.exitcode is None else "")
+    assert executors.run_local([watched.job.cell], 1, lambda event: None) == {}
+
+
+def test_a_process_that_has_its_record_need_not_end_by_itself(watched):
+    watched.folder.beat(8, 8)
+    watched.later(1)
+    watched.later(executors._LINGERING - 1)
+    watched.folder.record.write_text("{}")
+    assert watched.later(0) == (False, 1.0)
+    assert watched.later(2) == (True, 1.0)
+    ended = []
+    watched.job.process.exitcode = None
+    watched.job.process.kill, watched.job.process.join = lambda: ended.append("kill"), lambda: ended.append("join")
+    assert watched.job.end() == ""
+    assert ended == ["kill", "join"]
+
+
+def test_a_cell_that_cannot_begin_stops_no_other(tmp_path, monkeypatch):
+    """A folder lies where its config is to be written, or its last reason was."""
+    monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path)
+    cells = [PlannedCell(small_config(seed=seed)) for seed in range(3)]
+    for cell, name in zip(cells, ("config.yaml", "failure.json", ""), strict=True):
+        (cell.folder.path / name).mkdir(parents=True)
+    process = SimpleNamespace(exitcode=0, join=lambda: None, pid=-1)
+    context = SimpleNamespace(
+        Pipe=lambda duplex: (SimpleNamespace(poll=lambda: False), SimpleNamespace(close=lambda: None)),
+        Process=lambda **_: SimpleNamespace(start=lambda: cells[2].folder.record.write_text("{}"), **vars(process)),
+    )
+    monkeypatch.setattr(executors, "forkserver", lambda: context)
+    events = []
+    failed = executors.run_local(cells, 1, lambda event: events.append((event.cell.config.seed, event.kind)))
+    assert [kind for seed, kind in events if seed < 2] == ["started", "failed"] * 2
+    assert (2, "finished") in events
+    assert "config.yaml: " in failed[cells[0].id]
+    assert "failure.json: " in failed[cells[1].id]
 
 
 def test_afterwards_only_batches_count(watched):

@@ -13,6 +13,7 @@ from novobench.errors import DataError, TrainingError
 from novobench.tasks.base import Metric
 from novobench.tasks.image.task import ImageTask
 from novobench.training import cell, checkpoints, failures
+from novobench.training.guard import Guard
 from novobench.training.metrics_log import MetricsLog, read
 from tests.cells import result, small_cell
 
@@ -234,6 +235,49 @@ def test_a_training_that_ends_in_weights_that_are_not_finite_has_no_record(purpo
             cell.run(folder.path)
         assert not folder.finished
         assert "Lower optimizer.lr" in folder.failure_reason()
+
+
+class Spoiling(_Counting):
+    """Sets one number of a tensor at one of its steps, whose gradient is finite."""
+
+    value, at = math.nan, 8
+
+    def after_step(self, parameter):
+        if self.steps == self.at:
+            self.tensor.view(-1)[-1] = self.value
+
+
+SPOILT = {
+    "NaN in the last update": ("network.classifier.bias", math.nan, 8),
+    "inf in the last update": ("network.classifier.weight", math.inf, 8),
+    "NaN in a statistic": ("running_mean", math.nan, 8),
+    "inf in a variance": ("running_var", math.inf, 8),
+    "NaN before an evaluation during the training": ("network.classifier.weight", math.nan, 4),
+    "inf in the midst": ("network.classifier.bias", -math.inf, 5),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_numbers_that_are_not_finite_are_named_by_their_tensor(what, tmp_path, monkeypatch):
+    wanted, value, at = SPOILT[what]
+    start = Guard.start
+
+    def found(self, module, optimizer):
+        start(self, module, optimizer)
+        name, optimizer.tensor = next((n, t.detach()) for n, t in module.state_dict().items() if n.endswith(wanted))
+        names.append(name)
+
+    names = []
+    monkeypatch.setattr(Guard, "start", found)
+    monkeypatch.setattr(Spoiling, "value", value)
+    monkeypatch.setattr(Spoiling, "at", at)
+    changes = {"optimizer__name": f"{__name__}:Spoiling", "optimizer__options": {}, "runtime__max_nonfinite": 3}
+    folder = small_cell(tmp_path, **changes)
+    with pytest.raises(TrainingError, match="diverged") as caught:
+        cell.run(folder.path)
+    assert names[0] in str(caught.value)
+    assert not folder.finished
+    assert folder.failure_reason() == str(caught.value)
 
 
 def test_weights_too_large_to_compute_with_are_no_result(tmp_path):
