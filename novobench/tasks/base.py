@@ -214,6 +214,21 @@ def build(config: CellConfig) -> tuple[TaskModule, TaskData]:
     return task.build(config)
 
 
+def loader_trouble(message: str) -> str:
+    """What an error of torch's data loader says of its workers' machine, in plain words; empty if it says nothing."""
+    if "shared memory" in message or "bus error" in message or "</torch_" in message:
+        return (
+            "Data-loader workers hand over their batches in /dev/shm, which is full. Enlarge it (docker run "
+            "--shm-size), or set runtime.workers=0, then run the same command again: finished work is kept."
+        )
+    if "DataLoader worker" in message and ("exited unexpectedly" in message or "killed by signal" in message):
+        return (
+            f"A data-loader worker was ended from outside ({message.strip().rstrip('.')}): memory may have run out. "
+            "Free memory or lower runtime.workers, then run the same command again: finished work is kept."
+        )
+    return ""
+
+
 def _closure_before_step(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Lightning computes gradients in the closure that it hands to `step`. Many people's optimizers take none, or never
     call it, so it is called for them, once; those that cannot do without one, as L-BFGS, are left as they are."""

@@ -75,7 +75,10 @@ def run(path: Path, *, process: bool = False) -> None:
             raise type(error)(reason) from error
         except Exception as error:
             reason = one_line(_without_traceback(str(error))) or "no message"
-            folder.fail(f"{type(error).__name__}: {reason}")
+            told = base.loader_trouble(reason)
+            folder.fail(told or f"{type(error).__name__}: {reason}")
+            if told:
+                raise TrainingError(told) from error
             raise
 
 
