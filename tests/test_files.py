@@ -297,3 +297,21 @@ def test_a_build_that_fails_leaves_nothing_and_works_when_asked_again(error, tol
         derived_folder("room/a-1", fail)
     assert os.listdir(cache / "room") == ["a-1.lock"]
     built()
+
+
+def test_a_training_and_a_collection_remove_what_kills_have_left(tmp_path, monkeypatch):
+    from novobench.suite import collection, records
+    from novobench.training import cell
+    from tests.cells import small_cell
+
+    folder = small_cell(tmp_path / "cell")
+    folder.record.write_text("{}")  # finished: nothing is trained
+    folder.checkpoints.mkdir()
+    (tmp_path / "results").mkdir()
+    left = [temporary(place, "x", GONE, files._machine()) for place in (folder.path, folder.checkpoints)]
+    cell.run(folder.path)
+    monkeypatch.setattr(records, "results_folder", lambda scale: tmp_path / "results")
+    monkeypatch.setattr(collection, "results_folder", lambda scale: tmp_path / "results")
+    left.append(temporary(tmp_path / "results", "cells.json", GONE, files._machine()))
+    collection.collect([], "laptop")
+    assert not any(path.exists() for path in left)

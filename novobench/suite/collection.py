@@ -17,10 +17,10 @@ import yaml
 
 from novobench.config import shown
 from novobench.errors import NovobenchError, one_line
-from novobench.files import number
+from novobench.files import number, remove_leftovers
 from novobench.suite.checked_files import SCHEMA, Line, check_line
 from novobench.suite.plan import runs_folder
-from novobench.suite.records import CELL_SCHEMA, CURVE_KINDS, RECORD_KINDS, Results, StoredCell
+from novobench.suite.records import CELL_SCHEMA, CURVE_KINDS, RECORD_KINDS, Results, StoredCell, results_folder
 from novobench.training.run_folder import RunFolder
 
 _TRAINING_NUMBERS = {
@@ -42,6 +42,7 @@ def collect(folders: Iterable[RunFolder], scale: str) -> list[str]:
     Returns a line for each cell that could not be: a damaged file in its run folder, or results that are incomplete
     and have no run folder. Raises NovobenchError, with nothing written, if a results file is damaged.
     """
+    remove_leftovers(results_folder(scale))
     results = Results(scale)
     results.seal()
     given = {folder.path.name: folder for folder in folders}

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _ROWS = 256
 """Rows read at a time."""
 _UNREADABLE = re.compile(r"::|[\x00-\x1f\x7f]")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
 def open_hub(
@@ -137,6 +137,8 @@ def _damage(folder: Path) -> str:
     import pyarrow.parquet
 
     for path in sorted(folder.rglob("*.parquet")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):  # none of the data
+            continue
         try:
             with pyarrow.parquet.ParquetFile(path) as file:
                 for _ in file.iter_batches(_ROWS):

@@ -27,6 +27,8 @@ def reason(error: BaseException) -> str:
             "A module that a training loads, such as an optimizer's, must not call it."
         )
     told = _kind_and_message(error)
+    if trouble := loader_trouble(told):
+        return trouble
     if _for_want_of_memory(error, told):
         return (
             f"Out of memory: {told}{_place(error)}. Lower batch.micro (batch.size stays: more are accumulated), or "
@@ -35,6 +37,21 @@ def reason(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and _PEER.search(told):
         return f"Another of the training's processes has ended before this one ({told}). Its last words are in log.txt"
     return f"{told}{_place(error)}. Its traceback is in log.txt"
+
+
+def loader_trouble(message: str) -> str:
+    """What an error of torch's data loader says of its workers' machine, in plain words; empty if it says nothing."""
+    if "shared memory" in message or "bus error" in message or "</torch_" in message:
+        return (
+            "Data-loader workers hand over their batches in /dev/shm, which is full. Enlarge it (docker run "
+            "--shm-size), or set runtime.workers=0, then run the same command again: finished work is kept."
+        )
+    if "DataLoader worker" in message and ("exited unexpectedly" in message or "killed by signal" in message):
+        return (
+            f"A data-loader worker was ended from outside ({message.strip().rstrip('.')}): memory may have run out. "
+            "Free memory or lower runtime.workers, then run the same command again: finished work is kept."
+        )
+    return ""
 
 
 def without_traceback(message: str) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from novobench.config import cell_id, parse_overrides
 from novobench.errors import ConfigError, DataError
 from novobench.suite.experiment import load_experiment, row_config
+from novobench.tasks import base
 from novobench.tasks.catalog import task_config, task_names
-from novobench.tasks.sources import Count, check_counts, content_digests
+from novobench.tasks.sources import Count, check_counts, content_digests, listing_key
+from novobench.training.failures import loader_trouble
+from tests.cells import small_config
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +114,63 @@ def test_all_wrong_counts_are_named_together_with_options_that_make_them_right()
         "--set data.train_size=16 data.search_size=2 model.classes=2"
     )
     check_counts("data 'pets'", {"data.test_size": Count(4, 4, "test images")})
+
+
+@pytest.mark.parametrize("kind", [errno.EIO, errno.ESTALE, errno.ENOMEM])
+def test_a_disk_that_fails_is_told_and_no_conclusion_is_kept(tmp_path: Path, kind: int, monkeypatch: Any) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"content")
+    before = listing_key([path])
+    with monkeypatch.context() as patch:
+        original = Path.stat
+
+        def failing(self: Path, **settings: Any) -> os.stat_result:
+            if self == path:
+                raise OSError(kind, os.strerror(kind))
+            return original(self, **settings)
+
+        patch.setattr(Path, "stat", failing)
+        for use in (listing_key, content_digests):
+            with pytest.raises(DataError, match=rf"Cannot read {path}: {os.strerror(kind)}. Check the disk"):
+                use([path])
+    assert listing_key([path]) == before != listing_key([tmp_path / "missing"])
+    assert content_digests([path]).tobytes() == hashlib.blake2b(b"content", digest_size=16).digest()
+
+
+def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:
+    for name in ("a\0b", "x" * 300, "a.bin/b"):
+        assert not content_digests([tmp_path / name]).any()
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("DataLoader worker (pid(s) 22774) exited unexpectedly", r"ended from outside .*22774.*lower runtime.workers"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", r"killed by signal: Killed\): memory may have"),
+        ("unable to allocate shared memory(shm) for file </torch_1_2_0>: Success (0)", "/dev/shm, which is full"),
+        ("unable to write to file </torch_1_2_0>: No space left on device (28)", "runtime.workers=0"),
+        ("Unexpected bus error encountered in worker. This might be caused by insufficient sh", "/dev/shm, which is"),
+        ("mat1 and mat2 shapes cannot be multiplied", "^$"),
+    ],
+)
+def test_what_ends_a_worker_is_told_plainly(message: str, told: str) -> None:
+    assert re.search(told, loader_trouble(message))
+
+
+class Deadly(torch.utils.data.Dataset):
+    """Its worker is killed, as by a system that has run out of memory."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_plainly() -> None:
+    _, data = base.build(small_config("image", runtime__workers=1))
+    with pytest.raises(RuntimeError) as raised:
+        list(data._loader(Deadly(), [[0, 1], [2, 3]]))
+    assert "ended from outside" in loader_trouble(str(raised.value))

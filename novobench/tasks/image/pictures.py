@@ -102,6 +102,6 @@ def _opened(encoded: Path | bytes) -> Iterator[Image.Image]:
     except MemoryError:  # a header may promise anything
         raise BadPicture("it needs more memory than there is") from None
     except (OSError, Image.DecompressionBombError) as error:
-        raise BadPicture(one_line(error) or type(error).__name__) from error
+        raise BadPicture(one_line(error).rstrip(".") or type(error).__name__) from error
     except Exception as error:  # damaged files make Pillow raise errors of many kinds, some of them of no base class
         raise BadPicture(kind_and_message(error)) from error

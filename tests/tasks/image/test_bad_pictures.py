@@ -1,0 +1,408 @@
+"""A picture that cannot be decoded is named or left out, the same by loader and accelerator, and no other is."""
+
+import dataclasses
+import errno
+import hashlib
+import io
+import logging
+import os
+import socket
+import struct
+import unicodedata
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+from torch.nn import functional as F
+
+from novobench.errors import DataError
+from novobench.tasks import sources
+from novobench.tasks.image import pictures
+from novobench.tasks.image.config import ImageDataConfig
+from novobench.tasks.image.data import GREY, LEFT_OUT, crop_box, identify, open_images
+from novobench.tasks.image.pictures import BadPicture, rgb_pixels
+from novobench.tasks.image.sources import FolderImages
+from novobench.tasks.image.task import ImageData, ImageTask
+from novobench.tasks.sampling import SampleKey
+from tests.cells import small_config
+
+SIDE = 8
+PETS = ImageDataConfig(
+    source="folder", name="pets", train_size=4, search_size=0, test_size=2, image_size=SIDE, resize_size=SIDE,
+    crop="none", mean=[0.0] * 3, std=[1.0] * 3, flip=False,
+)  # fmt: skip
+BAD = "train/dog/1.png"
+BAD_INDEX = 3
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def png(seed=0, size=(SIDE, SIDE)):
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(file, "png")
+    return file.getvalue()
+
+
+def save(path, seed=0, size=(SIDE, SIDE)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(seed, size))
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """2 classes × 2 training pictures and 1 test picture, no two alike."""
+    for seed, name in enumerate(["train/cat/0", "train/cat/1", "train/dog/0", "train/dog/1", "val/cat/0", "val/dog/0"]):
+        save(tmp_path / "pets" / f"{name}.png", seed)
+    return tmp_path / "pets"
+
+
+def trained_on(pets, **changes):
+    """All training images float32 [N, 3, H, W] and their labels."""
+    config = dataclasses.replace(PETS, **changes)
+    train = open_images(config, pets.parent, seed=0).train
+    keys = [SampleKey(0, i) for i in range(len(train))]
+    if config.images_on == "accelerator":
+        images, labels = train[keys].to(torch.device("cpu"))
+        return images, labels.tolist()
+    images, labels = zip(*(train[key] for key in keys), strict=True)
+    return torch.stack(images), list(labels)
+
+
+def check_bad(pets, told, named=BAD):
+    """The picture is named as bad, or left out and the others are whole, whoever makes the batches."""
+    for images_on in ("loader", "accelerator"):
+        with pytest.raises(DataError, match=rf"{named} cannot be decoded: .*{told}.*data.on_bad_image=skip"):
+            trained_on(pets, images_on=images_on)
+        images, labels = trained_on(pets, images_on=images_on, on_bad_image="skip")
+        assert labels == [0, 0, 1, LEFT_OUT]
+        assert (images[BAD_INDEX] == GREY).all()
+        for seed in range(3):
+            assert np.array_equal(images[seed].numpy().transpose(1, 2, 0), rgb_pixels(png(seed)))
+
+
+def header_of(width, height):
+    whole = png()
+    content = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
+    return whole[:12] + content + struct.pack(">I", zlib.crc32(content)) + whole[33:]
+
+
+CONTENTS = {
+    "nothing": (b"", "no picture of a format"),
+    "text": (b"no picture", "no picture of a format"),
+    "cut": (png()[:-30], "truncated|broken|stream"),
+    "terabytes": (header_of(2**20, 2**20), "1099511627776 pixels. exceeds limit"),
+    "no width": (header_of(0, 8), "no picture of a format"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "no picture of a format"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_content_that_is_no_picture(pets, kind):
+    content, told = CONTENTS[kind]
+    (pets / BAD).write_bytes(content)
+    check_bad(pets, told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("dangling link", "No such file"),
+        ("link to itself", "Too many levels of symbolic links"),
+        ("link to a folder below a file", "Not a directory"),
+        ("pipe", "a pipe or a device"),
+        ("device", "a pipe or a device"),
+        ("socket", "No such device or address"),
+    ],
+)
+def test_places_that_are_no_files(pets, kind, told, monkeypatch):
+    path = pets / BAD
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        monkeypatch.chdir(path.parent)  # a socket's path has 100 characters
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    else:
+        nowhere = {"dangling link": "nowhere", "link to itself": path.name, "device": "/dev/zero"}
+        path.symlink_to(nowhere.get(kind, "0.png/x"))
+    check_bad(pets, told)
+
+
+def fail_to_open(monkeypatch, path, kind, times=10**9):
+    """Opening `path` fails so often with the error number `kind`."""
+    original, left = os.open, [times]
+
+    def failing(name, flags, *mode, **settings):
+        if os.fspath(name) == str(path) and left[0]:
+            left[0] -= 1
+            raise OSError(kind, os.strerror(kind), str(name))
+        return original(name, flags, *mode, **settings)
+
+    monkeypatch.setattr(sources.os, "open", failing)
+
+
+@pytest.mark.parametrize("kind", [errno.EACCES, errno.EPERM])
+def test_a_file_that_nobody_may_read(pets, kind, monkeypatch):
+    fail_to_open(monkeypatch, pets / BAD, kind)
+    check_bad(pets, os.strerror(kind))
+
+
+ERRORS = [
+    MemoryError(), KeyError("x"), IndexError("x"), TypeError("x"), ValueError("x\x1b[2J\ny"), ZeroDivisionError("x"),
+    struct.error("x"), SystemError("x"), RecursionError("x"), OSError("decoder error -2"), OSError(errno.EINVAL, "x"),
+    RuntimeError(), AssertionError(), SyntaxError("x"), EOFError("x"), AttributeError("x"), OverflowError("x"),
+    UnicodeDecodeError("ascii", b"\xff", 0, 1, "x"), Image.DecompressionBombError("x"), NotImplementedError("x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["load", "_open"])
+def test_whatever_a_decoder_raises(error, where, monkeypatch):
+    def fail(self, *_):
+        raise error
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, where, fail)
+    with pytest.raises(BadPicture) as raised:
+        rgb_pixels(png())
+    reason = str(raised.value)
+    assert reason.isprintable()
+    assert len(reason) > 3 or isinstance(error, OSError | Image.DecompressionBombError)
+
+
+def test_pillows_warnings_are_no_trouble(pets, monkeypatch):
+    """Some twice as many pixels as it warns of are an error."""
+    expected = np.asarray(Image.open(io.BytesIO(png(3))))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIDE * SIDE - 1)
+    assert np.array_equal(rgb_pixels(png(3)), expected)
+    assert FolderImages(PETS, pets.parent, "train").sizes(range(4)).tolist() == [[SIDE, SIDE]] * 4
+    with pytest.raises(BadPicture, match=r"256 pixels. exceeds limit of 126"):
+        rgb_pixels(png(3, (16, 16)))
+
+
+def test_a_picture_that_no_memory_could_hold_resized(pets):
+    save(pets / BAD, 3, (1, 30_000))
+    for split in ("train", "test"):
+        config = dataclasses.replace(PETS, crop="random_resized", resize_size=64, test_split="train", test_size=4)
+        images = getattr(open_images(config, pets.parent, seed=0), split)
+        with pytest.raises(DataError, match=rf"{BAD} cannot be decoded: its 30000 × 1 pixels .* too narrow"):
+            _ = images[SampleKey(0, 3) if split == "train" else 3]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1), (2, 3)])
+def test_no_crop_is_empty(height, width):
+    for ratio in ((0.75, 1.33), (3.0, 4.0), (0.1, 0.2)):
+        _, _, h, w = crop_box(height, width, np.full(23, 0.5), (0.01, 0.02), ratio)
+        assert 1 <= h <= height
+        assert 1 <= w <= width
+
+
+# ------------------------------------------------------------------------------------ a batch of nothing
+
+
+def test_a_micro_batch_of_bad_pictures_teaches_nothing_and_is_counted():
+    folder = {"data__source": "folder", "data__name": "pets", "model__in_channels": 3, "data__image_size": 8}
+    module = ImageTask(small_config("image", data__on_bad_image="skip", **folder))
+    images, labels = torch.randn(4, 3, 8, 8), torch.tensor([1, LEFT_OUT, 2, LEFT_OUT])
+    loss = module.training_step((images, labels), 0)
+    assert loss == F.cross_entropy(module(images)[labels >= 0], labels[labels >= 0])
+    assert module.skipped_samples == 2
+    module.zero_grad()
+    loss = module.training_step((images, torch.full((4,), LEFT_OUT)), 0)
+    loss.backward()
+    assert loss == 0.0
+    assert all((p.grad == 0).all() for p in module.parameters() if p.grad is not None)
+    assert module.skipped_samples == 6
+
+
+@pytest.mark.parametrize("bad", [[], [0], [0, 1]])
+def test_an_evaluation_of_few_pictures_or_none(pets, monkeypatch, bad):
+    monkeypatch.setenv("NOVOBENCH_DATA", str(pets.parent))
+    for index in bad:
+        (pets / "val" / ("cat", "dog")[index] / "0.png").write_bytes(b"")
+    changes = {f"data__{key}": value for key, value in dataclasses.asdict(PETS).items()}
+    changes |= {"model__in_channels": 3, "model__classes": 2, "data__on_bad_image": "skip", "batch__size": 4}
+    config = small_config("image", **changes | {"batch__micro": 4, "data__evaluation_batch": 1})
+    module, data = ImageTask(config).eval(), ImageData(config)
+    data.setup("fit")
+    assert [each.name for each in data.evaluation_sets] == ["test"]  # a search set of no image is none
+    module.evaluation_start()
+    with torch.inference_mode():
+        for batch in data.evaluation_batches(data.evaluation_sets[0].dataset, 0, 1):
+            module.evaluation_step(batch)
+    if len(bad) == 2:
+        with pytest.raises(DataError, match="No evaluation image of 'pets' can be decoded"):
+            module.evaluation_end()
+    else:
+        metrics = module.evaluation_end()
+        assert metrics["top5"][:2] == (100.0, 2 - len(bad))
+        assert ("skipped" in metrics) == bool(bad)
+
+
+# ------------------------------------------------------------------------------------ trouble that passes
+
+
+@pytest.mark.parametrize("kind", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("images_on", ["loader", "accelerator"])
+def test_a_disk_that_fails_is_not_a_bad_picture_and_nothing_is_kept(pets, kind, images_on, monkeypatch):
+    way = {"images_on": images_on, "on_bad_image": "skip"}
+    for failures in range(3):  # of digests, of sizes, of decoding
+        with monkeypatch.context() as patch:
+            opened = [0]
+            original = os.open
+
+            def failing(name, flags, *mode, opened=opened, original=original, failures=failures, **settings):
+                if os.fspath(name).endswith(BAD):
+                    opened[0] += 1
+                    if opened[0] > failures:
+                        raise OSError(kind, os.strerror(kind), str(name))
+                return original(name, flags, *mode, **settings)
+
+            patch.setattr(sources.os, "open", failing)
+            with pytest.raises(DataError, match=rf"Cannot read .*{BAD}: {os.strerror(kind)}. Check the disk"):
+                trained_on(pets, **way)
+        (pets.parent / "cache").rename(pets.parent / f"cache {failures}")
+    images, labels = trained_on(pets, **way)
+    assert labels == [0, 0, 1, 1]
+    assert np.array_equal(images[3].numpy().transpose(1, 2, 0), rgb_pixels(png(3)))
+
+
+def test_what_failed_when_it_was_kept_is_tried_again(pets, monkeypatch):
+    """No time or size of a file changes: the reader may be somebody else now."""
+    digest = hashlib.blake2b(png(3), digest_size=16).digest()
+    way = {"images_on": "accelerator", "on_bad_image": "skip"}
+    with monkeypatch.context() as patch:
+        fail_to_open(patch, pets / BAD, errno.EACCES)
+        assert sources.content_digests([pets / BAD]).tobytes() == bytes(16)
+        assert trained_on(pets, **way)[1] == [0, 0, 1, LEFT_OUT]
+        before = identify(PETS, pets.parent)
+    assert sources.content_digests([pets / BAD]).tobytes() == digest
+    assert identify(PETS, pets.parent) != before
+    assert trained_on(pets, **way)[1] == [0, 0, 1, 1]
+    with monkeypatch.context() as patch:  # the same content, which a decoder failed to read
+        (pets.parent / "cache").rename(pets.parent / "old")
+        patch.setattr(pictures, "_formats", lambda: ("GIF",))
+        assert trained_on(pets, **way)[1] == [LEFT_OUT] * 4
+    images, labels = trained_on(pets, **way)
+    assert labels == [0, 0, 1, 1]
+    assert np.array_equal(images[3].numpy().transpose(1, 2, 0), rgb_pixels(png(3)))
+
+
+def test_a_size_that_could_not_be_read_is_checked_once_it_can(pets, monkeypatch):
+    save(pets / BAD, 3, (6, 9))
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "_formats", lambda: ("GIF",))
+        open_images(PETS, pets.parent, seed=0)
+    with pytest.raises(DataError, match=rf"{BAD} has 9 × 6 pixels"):
+        open_images(PETS, pets.parent, seed=0)
+
+
+def test_a_picture_that_goes_away_while_it_is_trained_on_is_not_skipped(pets):
+    train = open_images(dataclasses.replace(PETS, on_bad_image="skip"), pets.parent, seed=0).train
+    assert train[SampleKey(0, 3)][1] == 1
+    (pets / BAD).rename(pets / "train" / "away.png")
+    with pytest.raises(DataError, match=rf"{BAD} can no longer be read: No such file.*bring it back"):
+        _ = train[SampleKey(1, 3)]
+    (pets / "train" / "away.png").rename(pets / BAD)
+    assert train[SampleKey(1, 3)][1] == 1
+
+
+# ------------------------------------------------------------------------------------ what a tree may hold
+
+
+def listed(pets):
+    return FolderImages(PETS, pets.parent, "train").files
+
+
+def test_links_that_lead_back_are_left_out_and_others_followed(pets, caplog):
+    before = listed(pets)
+    dog = pets / "train" / "dog"
+    (dog / "self").symlink_to(".")
+    (dog / "up").symlink_to("../../train")
+    (dog / "more").mkdir()
+    save(dog / "more" / "2.png")
+    (dog / "more" / "back").symlink_to(dog)
+    (pets.parent / "elsewhere").mkdir()
+    save(pets.parent / "elsewhere" / "3.png")
+    (dog / "linked").symlink_to(pets.parent / "elsewhere")
+    (dog / "odd").symlink_to("odd")
+    with caplog.at_level(logging.WARNING):
+        assert listed(pets) == sorted([*before, "dog/linked/3.png", "dog/more/2.png"])
+    for name in ("self", "up", "more/back"):
+        assert f"{dog}/{name}: it leads back to a folder above it" in caplog.text
+
+
+def test_a_class_that_is_a_link_to_nowhere_is_told(pets):
+    (pets / "train" / "emu").symlink_to("/mnt/away/emu")
+    with pytest.raises(DataError, match="train/emu is a link to /mnt/away/emu, which leads nowhere: a class may be"):
+        listed(pets)
+    (pets / "train" / "emu").unlink()
+    (pets / "train" / ".hidden").symlink_to("nowhere")
+    assert len(listed(pets)) == 4
+
+
+@pytest.mark.parametrize("below", ["", "dog", "dog/more"])
+@pytest.mark.parametrize("kind", [errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_listed_is_told(pets, below, kind, monkeypatch):
+    save(pets / "train" / "dog" / "more" / "2.png")
+    original = os.scandir
+
+    def failing(path):
+        if str(path).rstrip("/") == str(pets / "train" / below).rstrip("/"):
+            raise OSError(kind, os.strerror(kind), str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(DataError, match=rf"Cannot list {pets / 'train' / below}: {os.strerror(kind)}"):
+        listed(pets)
+
+
+def test_a_class_has_one_name_in_every_unicode_form(pets):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    for split in ("train", "val"):
+        (pets / split / "cat").rename(pets / split / composed)
+    before = identify(PETS, pets.parent)
+    (pets / "val" / composed).rename(pets / "val" / decomposed)
+    assert identify(PETS, pets.parent) == before
+    assert open_images(PETS, pets.parent, seed=0).test[0][1] == 0
+    (pets / "train" / composed).rename(pets / "train" / decomposed)
+    assert identify(PETS, pets.parent) == before
+    save(pets / "train" / composed / "9.png")
+    with pytest.raises(DataError, match=r"train has two folders whose names look the same .*'cafe\\u0301'.*'caf\\xe9'"):
+        listed(pets)
+
+
+def test_classes_that_differ_by_case_are_told(pets, caplog):
+    (pets / "val" / "cat").rename(pets / "val" / "Cat")
+    with pytest.raises(DataError, match="val has classes that .* lacks: Cat; there are cat, dog. They differ in upper"):
+        open_images(PETS, pets.parent, seed=0)
+    save(pets / "train" / "Cat" / "0.png")
+    with caplog.at_level(logging.WARNING):
+        assert FolderImages(PETS, pets.parent, "train").classes == ["Cat", "cat", "dog"]
+    assert "classes that differ in upper and lower case alone: Cat and cat" in caplog.text
+
+
+def test_classes_and_splits_of_any_bytes(pets):
+    for split in ("train", "val"):
+        os.rename(pets / split / "cat", os.fsencode(pets / split) + b"/c\xe4t")
+    os.rename(pets / "val", os.fsencode(pets) + b"/v\xe4l")
+    splits = open_images(dataclasses.replace(PETS, test_split="v\udce4l"), pets.parent, seed=0)
+    assert splits.test.images.classes == ["c\udce4t", "dog"]
+    assert [splits.test[i][1] for i in range(2)] == [0, 1]
+    assert splits.test.images.name(0).endswith(r"pets/v\xe4l/c\xe4t/0.png")
+    with pytest.raises(DataError, match=r"has no split 'val'.*It holds: train, v\\xe4l"):
+        open_images(PETS, pets.parent, seed=0)
+
+
+@pytest.mark.parametrize(
+    "odd", ["a[x]b", "st*r", "qu?", "{a,b}", "sp ace", "a::b", "%20", "#", "**", "a'b\"", "a\nb", "~"]
+)
+def test_a_data_root_of_any_name(pets, odd):
+    (pets.parent / odd).mkdir()
+    pets.rename(pets.parent / odd / "pets")
+    assert len(FolderImages(PETS, pets.parent / odd, "train").files) == 4

@@ -1,0 +1,181 @@
+"""Folders of tables are opened whatever they are called, and by their own name alone; damage is told or mended."""
+
+import errno
+import os
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from novobench.errors import DataError
+from novobench.tasks.hub import open_hub, read_rows, row_digests
+
+COLUMNS = {"text": "data.text_column"}
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    """Where `datasets` and novobench keep what they made of files."""
+    monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "kept")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    return tmp_path / "kept"
+
+
+def table(folder: Path, *texts, name="test-00000-of-00001.parquet", column="text"):
+    folder.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table({column: list(texts)}), folder / name)
+    return folder / name
+
+
+def texts(root: Path, path="d", split="test", columns=COLUMNS):
+    return list(open_hub(path, "", root, split, columns, "data.test_split")["text"])
+
+
+@pytest.mark.parametrize("odd", ["a[x]b", "**", "qu?", "[!x]", "{a,b}", "~ é#%20"])
+def test_a_folder_of_any_name_is_that_folder_alone(tmp_path, odd):
+    for other in ("axb", "stir", "quo", "a", "y", "d"):  # what patterns of those names would match
+        table(tmp_path / "above" / other / "d", "wrong")
+        table(tmp_path / "data" / other, "wrong")
+    table(tmp_path / "above" / odd / "d", "right")
+    table(tmp_path / "above" / odd / "d", "train", name="train-00000-of-00001.parquet")
+    table(tmp_path / "data" / odd, "right")
+    assert texts(tmp_path / "above" / odd) == ["right"]
+    assert texts(tmp_path / "above" / odd, split="train") == ["train"]
+    assert texts(tmp_path / "data", odd) == ["right"]
+
+
+@pytest.mark.parametrize("odd", ["a::b", "a\nb"])
+def test_a_path_that_the_library_cannot_read_is_told(tmp_path, odd):
+    table(tmp_path / odd / "d", "x")
+    with pytest.raises(DataError, match="(?s)cannot read the path .*'::' or a control character. Rename the folder"):
+        texts(tmp_path / odd)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda whole: b"", "0 bytes"),
+        (lambda whole: whole[:100], "magic bytes not found"),
+        (lambda whole: b"x" * 500, "magic bytes not found"),
+        (lambda whole: whole[:4] + bytes(12) + whole[16:], "test-0.*cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named_and_mended_it_is_read(tmp_path, damage, told, capfd):
+    path = table(tmp_path / "d", *map(str, range(50)))
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    with pytest.raises(DataError, match=rf"{path} cannot be read: .*{told}|{told}.*Replace the file"):
+        texts(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    path.write_bytes(whole)
+    assert texts(tmp_path) == [*map(str, range(50))]
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 500, None])
+def test_what_the_library_keeps_is_made_again_where_it_is_damaged(tmp_path, kept, content):
+    table(tmp_path / "d", "a", "b")
+    assert texts(tmp_path) == ["a", "b"]
+    files = [path for path in kept.rglob("*") if path.suffix in (".arrow", ".json")]
+    assert {path.suffix for path in files} == {".arrow", ".json"}
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:40] if content is None else content)
+        assert texts(tmp_path) == ["a", "b"]
+
+
+def test_rows_that_cannot_be_read_name_what_is_kept(tmp_path, kept, monkeypatch):
+    table(tmp_path / "d", "a", "b")
+    found = open_hub("d", "", tmp_path, "test", COLUMNS, "data.test_split")
+    assert read_rows(found, range(2), "text", "d[test]") == ["a", "b"]
+
+    def fail(*_):
+        raise pyarrow.ArrowInvalid("Expected to read 80 bytes")
+
+    monkeypatch.setattr(datasets.Dataset, "__getitem__", fail)
+    with pytest.raises(DataError, match=rf"rows 0 to 1 of d\[test\]: ArrowInvalid: Expected.*Remove what .*{kept}"):
+        read_rows(found, range(2), "text", "d[test]")
+
+
+def test_nothing_to_read_is_told(tmp_path):
+    (tmp_path / "d").mkdir()
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"{tmp_path}/d holds no data files. It needs .* test-00000-of-00001.parq"):
+            texts(tmp_path)
+        (tmp_path / "d" / "README.md").write_text("no data")
+    table(tmp_path / "d", "hidden", name=".test-00000-of-00001.parquet")
+    table(tmp_path / "d" / ".git", "hidden")
+    with pytest.raises(DataError, match="holds no data files"):
+        texts(tmp_path)
+    table(tmp_path / "d", "seen")
+    assert texts(tmp_path) == ["seen"]
+    with pytest.raises(DataError, match=r"d\[other\]: Unknown split \"other\".* Set data.test_split"):
+        texts(tmp_path, split="other")
+    with pytest.raises(DataError, match=r"no column 'txt'. Did you mean 'text'\? It holds: text. Set data.text_column"):
+        texts(tmp_path, columns={"txt": "data.text_column"})
+
+
+def test_other_files_than_parquet_are_read_too(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "test.csv").write_text("text\na\nb\n")
+    assert texts(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("", "data.path is empty: set it to a folder under the data root .*, or to a hub id"),
+        ("a/b/c", "No data folder .*/data/a/b/c, and 'a/b/c' cannot be a hub id"),
+        ("../d", "No data folder .*/data/../d, and '../d' cannot be a hub id"),
+        ("/nowhere", "No data folder /nowhere, and '/nowhere' cannot be a hub id"),
+        ("we!rd", "cannot be a hub id"),
+        ("file", "/data/file is no folder: set data.path to the folder in which"),
+        ("here", "No data folder .*/data/here, though there is .*/here: folders are looked for under the data root"),
+        (
+            "no/one",
+            r"data set 'no/one': .*OfflineModeIsEnabled.*Check data.path and the network, or put ",
+        ),
+    ],
+)
+def test_a_path_that_is_neither_folder_nor_hub_id(tmp_path, monkeypatch, path, told):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").touch()
+    table(tmp_path / "here", "of the working directory")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=told):
+        texts(tmp_path / "data", path)
+
+
+def test_a_folder_is_never_taken_for_the_hubs_data_set_of_its_name(tmp_path):
+    """Offline, the library gives whatever it keeps under a name."""
+    table(tmp_path / "one" / "squad", "mine")
+    assert texts(tmp_path / "one", "squad") == ["mine"]
+    with pytest.raises(DataError, match="data set 'squad': .*Check data.path and the network"):
+        texts(tmp_path / "two", "squad")
+
+
+def test_digests_of_rows_follow_files_that_could_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "0.bin").write_bytes(b"content")
+    rows = [{"bytes": None, "path": "0.bin"}, {"bytes": b"own", "path": None}, {"bytes": None, "path": None}, None]
+    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "d" / "test-00000-of-00001.parquet")
+    found = open_hub("d", "", tmp_path, "test", {"image": ""}, "data.test_split")
+
+    def has_content():
+        return row_digests(found, "image", tmp_path / "d", "test", "d[test]").any(axis=1).tolist()
+
+    with monkeypatch.context() as patch:
+        original = os.open
+
+        def failing(name, *settings, **more):
+            if str(name).endswith("0.bin"):
+                raise OSError(errno.EACCES, "Permission denied", str(name))
+            return original(name, *settings, **more)
+
+        patch.setattr(os, "open", failing)
+        assert has_content() == [False, True, False, False]
+    assert has_content() == [True, True, False, False]
+    assert not np.array_equal(*row_digests(found, "image", tmp_path / "d", "test", "d[test]")[:2])
