@@ -7,8 +7,9 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
@@ -53,23 +54,79 @@ def check_counts(data: str, counts: Mapping[str, Count], why: str = "") -> None:
     raise DataError(f"{data} has {listed}. {f'{why} ' if why else ''}Complete the data, or add: --set {options}")
 
 
+_PASSING = {
+    getattr(errno, name)
+    for name in (
+        "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EAGAIN", "EBUSY", "EINTR", "ETIMEDOUT", "ENOTCONN",
+        "ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH",
+        "ENETRESET", "EREMOTEIO", "ENOLINK", "ECOMM", "EPROTO", "ESHUTDOWN",
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
+"""Trouble of a disk, a network or a machine, not of one file: it may pass, so nothing may be concluded from it."""
+
+
+class NoFile(Exception):
+    """There is no file that can be read in a place, with the reason: nothing, no permission, a folder, a pipe."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """An ordinary file, open for reading.
+
+    Raises NoFile with the reason if there is none, and DataError, naming the file, if the disk or the network fails,
+    also while the file is read: that may pass.
+    """
+    try:
+        # A pipe is not waited for.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise NoFile("it is a pipe or a device, not a file")
+            yield file
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise DataError(_failing(path, error)) from error
+        if error.filename is None:  # of the caller's reading, and not of the disk's
+            raise
+        raise NoFile(error.strerror or type(error).__name__) from None
+    except ValueError as error:
+        if "null byte" not in str(error):
+            raise
+        raise NoFile("a file's name cannot have a null character") from None
+
+
+def _failing(path: Path, error: OSError) -> str:
+    return (
+        f"Cannot read {path}: {error.strerror}. Check the disk, the network and the limits of this machine, then run "
+        "the same command again."
+    )
+
+
 def listing_key(paths: Sequence[Path]) -> str:
-    """16 hex digits that change when a file is added, removed, renamed, replaced or written to; reads no content."""
+    """16 hex digits that change when a file is added, removed, renamed, replaced or written to; reads no content.
+
+    Raises DataError where the disk or the network fails.
+    """
     digest = hashlib.sha256()
     for path in paths:
         try:
             about = path.stat()
             state = f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}"
-        except (OSError, ValueError):  # ValueError: a name that no file can have
+        except OSError as error:
+            if error.errno in _PASSING:
+                raise DataError(_failing(path, error)) from error
             state = "missing"
-        digest.update(str(path).encode("utf-8", "surrogatepass") + f"\0{state}\n".encode())
+        except ValueError:  # a null character
+            state = "missing"
+        digest.update(os.fsencode(path) + f"\0{state}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def content_digests(paths: Sequence[Path]) -> np.ndarray:
     """BLAKE2b of each file's bytes, uint8 [n, 16]; zeros for a file that is missing or not readable.
 
-    All files are read once a machine: the digests are kept in the cache until one of the files changes.
+    All files are read once a machine: the digests are kept in the cache until one of the files changes. What could not
+    be read is tried again each time. Raises DataError where the disk or the network fails.
     """
 
     def build(folder: Path) -> None:
@@ -80,52 +137,20 @@ def content_digests(paths: Sequence[Path]) -> np.ndarray:
         np.save(folder / "digests.npy", np.frombuffer(digests, dtype=np.uint8).reshape(-1, _DIGEST_BYTES))
 
     folder = derived_folder(f"contents/{listing_key(paths)}", build)
-    return np.load(folder / "digests.npy")
+    digests = np.load(folder / "digests.npy")
+    for place in np.flatnonzero(~digests.any(axis=1)).tolist():
+        digests[place] = np.frombuffer(_content_digest(paths[place]), dtype=np.uint8)
+    return digests
 
 
 def _content_digest(path: Path) -> bytes:
     try:
-        with open_regular(path) as file:
+        with opened(path) as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
     except NoFile:
         return bytes(_DIGEST_BYTES)
-    except OSError as error:  # it may pass, so nothing of it is kept
-        raise _may_pass(path, error) from None
-
-
-class NoFile(ValueError):
-    """There is no file that can be read, and will be none by itself; the message says why."""
-
-
-_LASTING = (errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """A file, open for reading. Raises NoFile where there is none, and DataError for what may pass, as too many open
-    files: nothing may be kept of that, and no item left out."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise NoFile("it is a folder")
-        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
-            raise NoFile("it is no regular file")
-        return path.open("rb")
-    except NoFile:
-        raise
-    except FileNotFoundError:
-        raise NoFile(
-            f"it is a link to {os.readlink(path)}, which is missing" if path.is_symlink() else "it is missing"
-        ) from None
-    except ValueError:
-        raise NoFile("no file can have this name") from None
     except OSError as error:
-        if error.errno in _LASTING:
-            raise NoFile(error.strerror) from None
-        raise _may_pass(path, error) from None
-
-
-def _may_pass(path: Path, error: OSError) -> DataError:
-    return DataError(f"Cannot read {path}: {error.strerror or error}. Run the same command again.")
+        raise DataError(_failing(path, error)) from error
 
 
 def remembered(name: str, paths: Sequence[Path], compute: Callable[[], str]) -> str:
