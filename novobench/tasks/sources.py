@@ -122,7 +122,6 @@ def listing_key(paths: Sequence[Path]) -> str:
             state = "missing"
         except ValueError:  # a name that no file can have
             state = "missing"
-            state = "missing"
         digest.update(str(path).encode("utf-8", "surrogatepass") + f"\0{state}\n".encode())
     return digest.hexdigest()[:16]
 

@@ -14,6 +14,7 @@ from novobench.tasks.speech.sources import Listing, Paths, no_folder, no_split, 
 _SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".sph")
 """Of recordings; where a name has two, the first of these counts."""
 _TRANSCRIPTS = ".trans.txt"
+_DEPTH = len(("speaker", "chapter", "transcripts"))
 
 
 class LibriSpeechSource(Paths):
@@ -78,7 +79,11 @@ def _visible(folder: Path) -> Iterator[Path]:
 def _elsewhere(folder: Path) -> str:
     found = (path.relative_to(folder) for path in folder.rglob(f"*{_TRANSCRIPTS}"))
     shown = min((path for path in found if not any(part.startswith(".") for part in path.parts)), default=None)
-    return f" It holds {shown}: set data.path and the split's name so that two folders lie between." if shown else ""
+    if shown is None:
+        return ""
+    if len(shown.parts) == _DEPTH:
+        return f" {shown} has none."
+    return f" It holds {shown}: set data.path and the split's name so that two folders lie between."
 
 
 def _folders(folder: Path) -> list[Path]:

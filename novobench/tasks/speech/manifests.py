@@ -79,7 +79,7 @@ class ManifestSource(Paths):
     def _add(self, entry: dict[str, Any], folder: Path, number: int) -> None:
         given, text, duration = entry["audio_filepath"], entry["text"], entry.get("duration")
         name, faults = f"{self.manifest} line {number}", []
-        if isinstance(given, str) and given:
+        if _may_name_a_file(given):
             path = folder / os.path.expanduser(given)
             name = str(path)
         else:
@@ -112,6 +112,13 @@ class ManifestSource(Paths):
                 ),
             )
         return found
+
+
+def _may_name_a_file(given: Any) -> bool:
+    try:
+        return isinstance(given, str) and 0 not in os.fsencode(given or "\0")
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -126,7 +126,8 @@ class _Bytes(io.BytesIO):
 
 @contextmanager
 def _opened(recording: Recording, kind: type[soundfile.SoundFile] = soundfile.SoundFile) -> Iterator[Any]:
-    """The recording, open. Whatever is raised here and in the block, but DataError for what may pass, is BadRecording.
+    """The recording, open. Whatever is raised here and in the block is BadRecording, but for DataError: what may pass,
+    as a disk's failure or too many open files, must not decide what is left out.
 
     soundfile gets no names: it would go by their endings, and cannot take those that are not UTF-8.
     """
@@ -143,7 +144,8 @@ def _opened(recording: Recording, kind: type[soundfile.SoundFile] = soundfile.So
     except (BadRecording, DataError):
         raise
     except NoFile as error:
-        raise BadRecording(str(error)) from None
+        link = f" (it is a link to {os.readlink(str(recording))})" if os.path.islink(str(recording)) else ""
+        raise BadRecording(f"{error}{link}") from None
     except Exception as error:
         told = error.error_string if isinstance(error, soundfile.LibsndfileError) else kind_and_message(error)
         raise BadRecording(f"{failed} ({one_line(told).rstrip('.')})") from error

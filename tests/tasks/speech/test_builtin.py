@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -219,3 +220,91 @@ def test_other_samples_are_reported(small, caplog):
 def test_the_speaking_process_needs_no_torch(tmp_path):
     code = "import sys; from novobench.tasks.speech import builtin; print('torch' in sys.modules)"
     assert elsewhere(code, tmp_path).strip() == "False"
+
+
+# ------------------------------------------------------------------------------------ speaking processes that fail
+
+
+def stand_in(monkeypatch, folder: Path, script: str) -> None:
+    """Instead of the speaking process."""
+    path = folder / "speaker"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+    monkeypatch.setenv("NOVOBENCH_CACHE", str(folder / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("kill -SEGV $$", "its process was ended by SIGSEGV. Run the same command again"),
+        ("kill -KILL $$", "its process was ended by SIGKILL. Run the same command again"),
+        ("exit 3", "exit status 3"),
+        ("printf 'a\\n\\351 no data\\n\\n' >&2; exit 1", "corpus: \ufffd no data"),
+    ],
+)
+def test_a_process_that_ends_early_is_told(script, expected, monkeypatch, tmp_path):
+    stand_in(monkeypatch, tmp_path, script)
+    with pytest.raises(DataError) as told:
+        fresh_corpus({"train": 3})
+    assert "could not speak the split train of the built-in corpus: " in str(told.value)
+    assert expected in str(told.value)
+    assert [path.suffix for path in (tmp_path / "cache" / "speech").iterdir()] == [".lock"]
+
+
+def test_when_one_process_fails_the_others_are_not_waited_for(monkeypatch, tmp_path):
+    stand_in(monkeypatch, tmp_path, '[ "$3" = train ] && exec sleep 60; exit 1')
+    started = time.monotonic()
+    with pytest.raises(DataError, match="the split dev-clean"):
+        fresh_corpus({"train": 3, "dev-clean": 2})
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error"),
+    [
+        ("ctypes", "CDLL", OSError("libespeak-ng.so: invalid ELF header")),
+        ("espeakng_loader", "get_data_path", OSError("no such folder")),
+        ("espeakng_loader", "get_library_path", ImportError("no library in the wheel")),
+    ],
+)
+def test_a_library_that_cannot_be_loaded_is_told(module, name, error, monkeypatch):
+    import importlib
+
+    monkeypatch.setattr(importlib.import_module(module), name, lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(DataError) as told:
+        builtin.Espeak()
+    kind = type(error).__name__
+    assert str(told.value) == f"espeak-ng cannot be loaded ({kind}: {error}). Run: pip install espeakng-loader==0.2.4"
+
+
+@pytest.mark.slow
+def test_speaking_processes_end_with_the_one_that_asked(tmp_path):
+    """Killed, so that it can end nothing itself; the next one builds the corpus, and waits for nothing."""
+    command = [sys.executable, "-c", "from novobench.tasks.speech import builtin; builtin.corpus()"]
+    environment = {**os.environ, "NOVOBENCH_CACHE": str(tmp_path)}
+    asked = subprocess.Popen(command, env=environment)
+
+    def speaking() -> list[int]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(tmp_path).encode() in b" ".join(words) and b"novobench.tasks.speech.builtin" in words:
+                found.append(int(path.parent.name))
+        return found
+
+    deadline = time.monotonic() + 60
+    while len(speaking()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(speaking()) == 2
+    asked.kill()
+    asked.wait()
+    deadline = time.monotonic() + 10
+    while speaking() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not speaking()
+    code = f"from novobench.tasks.speech import builtin; builtin.SPLITS = {SMALL!r}; print(len(builtin.corpus()))"
+    assert elsewhere(code, tmp_path).strip() == str(len(SMALL))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchaudio.functional import edit_distance
 
+from novobench.errors import DataError
 from novobench.tasks.speech import scoring
 
 ALPHABET = " abc'"
@@ -55,3 +56,9 @@ def test_errors_of_shares_add_up():
     whole = scoring.errors(references, hypotheses)
     shares = [scoring.errors(references[part], hypotheses[part]) for part in (slice(0, 13), slice(13, 40), slice(0, 0))]
     assert tuple(map(sum, zip(*shares, strict=True))) == tuple(whole)
+
+
+@pytest.mark.parametrize("reference", ["", " "])
+def test_over_references_without_a_word_there_is_no_error_rate(reference):
+    with pytest.raises(DataError, match="1 of 2 references have no word: there is no word error rate over them"):
+        scoring.errors(["one", reference], ["one", "two"])
