@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import logging
@@ -163,22 +164,64 @@ def remembered(name: str, paths: Sequence[Path], compute: Callable[[], str]) -> 
     return (folder / "value.txt").read_text(encoding="utf-8")
 
 
+def why_no_file(path: Path) -> str:
+    """Why `path` cannot be opened as a file, opening nothing, as a pipe would be waited for; empty if it can."""
+    if os.path.isfile(path):
+        return ""
+    if os.path.isdir(path):
+        return "it is a folder"
+    if os.path.islink(path):
+        return f"it is a link to {os.readlink(path)}, which is not there"
+    return "it is a pipe or a device" if os.path.exists(path) else "it is missing"
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of what lies in a folder, sorted, without hidden ones; none if there is no such folder. Raises DataError if
+    it cannot be listed."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"Cannot look into the folder {folder}: {reason}. Set data.path or its rights.") from None
+
+
 def text_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text without the byte-order mark that some editors put first, and otherwise as they stand.
 
-    Only a newline ends a line: other separators of Unicode occur inside sentences. Raises DataError, naming the file.
+    Only a newline ends a line: other separators of Unicode occur inside sentences. Raises DataError, naming the file
+    and, where there is one, the line.
     """
+    if reason := why_no_file(path):
+        raise DataError(f"Cannot read {path}: {reason}. Put the text there.")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}.") from None
+        raise DataError(f"Cannot read {path}: {error.strerror or error}. Mend that and run again.") from None
+    for start, program in _PACKED.items():
+        if content.startswith(start):
+            raise DataError(f"{path} is packed by {program}. Unpack it, and leave the text under this name.")
+    # UTF-16 is known by its mark, or else by the null bytes that are half of most texts.
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or content.count(0) > len(content) / 4:
+        raise DataError(f"{path} is UTF-16, or no text at all. Convert it: iconv -f utf-16 -t utf-8 {path.name}.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        before = error.object[: error.start]  # without the mark, unlike `content`
         raise DataError(
-            f"{path} line {line} is not UTF-8 (byte 0x{content[error.start]:02x}). Convert the file, e.g. "
-            f"iconv -f latin1 -t utf-8 {path.name}."
+            f"{path} line {before.count(10) + 1} is not UTF-8 (byte 0x{error.object[error.start]:02x}). Convert the "
+            f"file, e.g. iconv -f latin1 -t utf-8 {path.name}."
         ) from None
     lines = text.split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh91AY&SY": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\3\4": "zip",
+}
+"""How files begin that were not unpacked."""

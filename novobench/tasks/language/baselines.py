@@ -1,7 +1,9 @@
 """What counting words achieves: perplexities of n-gram models, to be read beside every network's.
 
 The unigram model adds 1 to each count. The others are interpolated Kneser-Ney models with one absolute discount an
-order (Chen & Goodman, 1999): an n-gram's count gives way to how many different words it was seen after.
+order (Chen & Goodman, 1999): an n-gram's count gives way to how many different words it was seen after. Their estimate
+of the discount is 0 for an order in which nothing was counted once, as in a text of one repeated line, and what was not
+seen would be impossible; the discount is then 1/2, as KenLM's where it cannot be estimated.
 
 N tokens of the training text, V words. An n-gram is one integer, its words the digits of a number in base V.
 """
@@ -14,6 +16,8 @@ import math
 import numpy as np
 
 log = logging.getLogger(__name__)
+
+_FALLBACK_DISCOUNT = 0.5
 
 Counts = tuple[np.ndarray, np.ndarray]
 """Sorted n-grams, and how often each was counted."""
@@ -46,9 +50,10 @@ def kneser_ney(train: np.ndarray, text: np.ndarray, words: int, order: int) -> n
 
 
 def _ngrams(tokens: np.ndarray, words: int, length: int) -> np.ndarray:
-    grams = np.zeros(len(tokens) - length + 1, np.int64)
+    count = max(len(tokens) - length + 1, 0)
+    grams = np.zeros(count, np.int64)
     for place in range(length):
-        grams = grams * words + tokens[place : len(tokens) - length + 1 + place]
+        grams = grams * words + tokens[place : count + place]
     return grams
 
 
@@ -56,7 +61,7 @@ def _interpolated(level: Counts, grams: np.ndarray, words: int, lower: np.ndarra
     """(max(count − d, 0) + d · kinds after the context · lower) / count of the context, or `lower` if that is 0."""
     known, counts = level
     once, twice = (counts == 1).sum(), (counts == 2).sum()
-    discount = once / (once + 2 * twice) if once else 0.0
+    discount = once / (once + 2 * twice) if once else _FALLBACK_DISCOUNT
     contexts, place = np.unique(known // words, return_inverse=True)
     totals, kinds = np.bincount(place, counts), np.bincount(place)
     count = _looked_up(known, counts, grams)
@@ -67,6 +72,8 @@ def _interpolated(level: Counts, grams: np.ndarray, words: int, lower: np.ndarra
 
 
 def _looked_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    if not len(keys):  # of a text shorter than an n-gram
+        return np.zeros(len(wanted))
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[place] == wanted, values[place], 0)
 

@@ -37,7 +37,7 @@ def glosses() -> dict[str, list[str]]:
     if digest != _SHA256:
         raise DataError(f"{path} is not the expected text (sha256 {digest}); install timm 1.0.31.")
     lines: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
-    for number, line in enumerate(content.decode().splitlines()):
+    for number, line in enumerate(content.decode().removesuffix("\n").split("\n")):
         held_out = {_VALID: "valid", _TEST: "test"}.get(number // _BLOCK % 20, "train")
         lines[held_out].append(" ".join(_WORD.findall(line.partition("\t")[2].lower())))
     return lines

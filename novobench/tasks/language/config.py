@@ -110,6 +110,11 @@ class LanguageDataConfig:
 def validate(config: CellConfig) -> None:
     """Check what types alone cannot. Raises ConfigError with the key."""
     model, data = config.model, config.data
+    if data.updates_per_epoch(config.batch.size) < 1:
+        raise ConfigError(
+            f"'data.train_tokens' {data.train_tokens} are not enough for one update: batch.size {config.batch.size} "
+            f"streams of data.segment_length {data.segment_length} tokens and one more each. Lower one of the two."
+        )
     cutoffs = model.cutoffs
     if cutoffs != sorted(set(cutoffs)) or (cutoffs and not 0 < cutoffs[0] <= cutoffs[-1] < model.vocabulary_size):
         raise ConfigError(

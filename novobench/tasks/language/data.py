@@ -130,6 +130,7 @@ class EvaluationText(Dataset):
         self, tokens: np.ndarray, protocol: EvaluationProtocol, pieces: int = 1, words: list[str] | None = None
     ) -> None:
         self.words, self.protocol = words, protocol
+        pieces = min(pieces, len(tokens))  # none without a token
         self.targets = np.array_split(tokens, pieces)
         self.inputs = np.array_split(np.concatenate([[0], tokens[:-1]]), pieces)
         self.passes = -(-len(self.targets[0]) // protocol.target_length)  # the first piece is the longest

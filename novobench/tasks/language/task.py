@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from novobench.config import CellConfig, data_root
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
 from novobench.tasks.catalog import epoch_updates
-from novobench.tasks.language.corpus import checked_counts, identify, open_corpus
+from novobench.tasks.language.corpus import check_length, checked_counts, identify, open_corpus
 from novobench.tasks.language.data import (
     IGNORED,
     EvaluationText,
@@ -140,6 +140,7 @@ class LanguageData(TaskData):
     def setup(self, stage: str) -> None:
         config = self.config.data
         corpus = open_corpus(config, data_root(self.config))
+        check_length(corpus, config, self.config.batch.size)
         self.counts = checked_counts(corpus, config, self.config.model)
         self.fingerprint = f"{config.name}:{corpus.fingerprint}"
         self.baselines = {

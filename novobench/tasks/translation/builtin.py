@@ -134,4 +134,4 @@ def corpus() -> list[Pair]:
             f"num2words spells the built-in corpus in another way than expected (sha256 {digest}); install the version "
             "that constraints.txt names: pip install num2words==0.5.14"
         )
-    return [tuple(line.split("\t")) for line in text.decode().splitlines()]  # type: ignore[misc]
+    return [tuple(line.split("\t")) for line in text.decode().removesuffix("\n").split("\n")]  # type: ignore[misc]

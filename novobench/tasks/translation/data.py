@@ -31,7 +31,7 @@ from novobench.config import CellConfig
 from novobench.errors import DataError
 from novobench.files import derived_folder, write_json
 from novobench.tasks.base import Metric
-from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order
+from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, updates_per_epoch
 from novobench.tasks.sources import Count, check_counts
 from novobench.tasks.translation import pieces
 from novobench.tasks.translation.config import TranslationDataConfig
@@ -71,9 +71,10 @@ def open_pairs(config: CellConfig, data_root: Path) -> TranslationSplits:
     counts |= {name: n for name, n in prepared.counts.items() if name != "found"}
     counts |= {"train_batches": len(train), "padded_tokens": train.padded_tokens}
     sets = {
-        name: EvaluationPairs(text, prepared.model, config, beams=1 if name == "search" else data.beams, name=name)
+        name: EvaluationPairs(text, prepared.model, beams=1 if name == "search" else data.beams)
         for name, text in texts.items()
     }
+    _check_positions(sets, config.model.positions)
     fingerprint = _fingerprint(data, prepared.fingerprint, splits)
     baselines = _baselines(source, splits, texts) if data.neighbours else {}
     return TranslationSplits(train, sets.pop("search"), sets, prepared.model, fingerprint, counts, baselines)
@@ -120,6 +121,15 @@ def _baselines(source: Split, splits: dict[str, Split], texts: dict[str, Pairs])
     }
 
 
+def _check_positions(sets: dict[str, EvaluationPairs], positions: int) -> None:
+    name, longest = max(((name, pairs.longest) for name, pairs in sets.items()), key=lambda found: found[1])
+    if longest > positions:
+        raise DataError(
+            f"{name} has a sentence of {longest} pieces, but model.positions is {positions}. Add: --set "
+            f"model.positions={longest}"
+        )
+
+
 def _check_counts(config: CellConfig, counts: dict[str, int], micro_batches: int) -> None:
     """Compare what is found with what the config says; the tokens of an epoch too, where the budget counts epochs."""
     data, tokens = config.data, micro_batches * config.batch.micro
@@ -133,6 +143,14 @@ def _check_counts(config: CellConfig, counts: dict[str, int], micro_batches: int
     elif tokens != data.train_tokens:
         told = "data '%s' has %d %s, but data.train_tokens is %d. Epochs in curves are counted by the latter."
         log.warning(told, data.name, tokens, what, data.train_tokens)
+    if updates_per_epoch(tokens, config.batch.size, data.tail) < 1:
+        step = config.batch.size // config.accumulation  # what the devices take at once
+        size = tokens // step * step
+        instead = f"add: --set batch.size={size} data.train_tokens={tokens}" if size else "lower batch.micro"
+        raise DataError(
+            f"data '{data.name}' has {tokens} {what}, but one update takes batch.size {config.batch.size}. Use more "
+            f"text, or {instead}"
+        )
     origin = "built in" if data.source == "numbers" else f"{data.source} {data.path or data.name}"
     check_counts(f"data '{data.name}' ({origin})", declared)
 
@@ -197,9 +215,10 @@ def pack(lengths: np.ndarray, tokens: int, multiple: int) -> np.ndarray:
                 break
             stop += 1
         if stop == start:
+            largest = int(lengths.sum(axis=0).max())
             raise DataError(
                 f"A pair of {sources[start]} + {targets[start]} pieces does not fit into a micro-batch of {tokens} "
-                "tokens. Raise batch.micro or lower data.max_length."
+                f"tokens. Raise batch.micro to {largest} or more, and batch.size with it, or lower data.max_length."
             )
         if stop < len(sources) and stop - start > multiple:
             stop -= (stop - start) % multiple
@@ -226,19 +245,13 @@ class EvaluationPairs(Dataset):
         self,
         text: Pairs,
         model: spm.SentencePieceProcessor,
-        config: CellConfig,
         *,
         beams: int,
-        name: str,
     ) -> None:
         self.text, self.beams = text, beams
         self.sources, self.targets = encode(model, text.sources), encode(model, text.targets)
         self.order = sorted(range(len(self.sources)), key=lambda i: (len(self.sources[i]), i))
-        longest = max((len(x) for x in [*self.sources, *self.targets]), default=0)
-        if longest > config.model.positions:
-            raise DataError(
-                f"{name} has a sentence of {longest} pieces; model.positions is {config.model.positions}. Raise it."
-            )
+        self.longest = max((len(x) for x in [*self.sources, *self.targets]), default=0)
 
     def __len__(self) -> int:
         return len(self.order)

@@ -96,7 +96,9 @@ def fairseq_words(line: str) -> str:
 
 def nearest_neighbours(sources: Sequence[str], known: Pairs) -> list[str]:
     """For each source, the translation of the known source that shares most words with it (Dice's coefficient over
-    distinct words; the first of equals)."""
+    distinct words; the first of equals); empty where nothing is known."""
+    if not sources or not known.sources:
+        return [""] * len(sources)
     from scipy.sparse import csr_array
 
     words: dict[str, int] = {}

@@ -6,13 +6,14 @@ A training split may hold empty lines, which `pieces` counts and leaves out; an 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from novobench.errors import DataError, suggestion
+from novobench.errors import DataError, kind_and_message, suggestion
 from novobench.tasks.hub import open_hub
-from novobench.tasks.sources import remembered, text_lines
+from novobench.tasks.sources import names_in, remembered, text_lines, why_no_file
 from novobench.tasks.translation.config import TranslationDataConfig
 
 
@@ -99,7 +100,7 @@ class FilesSplit:
 
     def __init__(self, config: TranslationDataConfig, data_root: Path, split: str) -> None:
         folder = data_root / (config.path or config.name)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise DataError(
                 f"No data folder {folder} for '{config.name}' (data.path under the data root). Put files "
                 f"{split}.{config.source_language} and {split}.{config.target_language} there, set NOVOBENCH_DATA or "
@@ -107,8 +108,9 @@ class FilesSplit:
             )
         self.paths = [folder / f"{split}.{language}" for language in (config.source_language, config.target_language)]
         for path in self.paths:
-            if not path.is_file():
-                raise DataError(f"No file {path}. {_what_to_do(folder, config, split)}")
+            if reason := why_no_file(path):
+                why = "" if reason == "it is missing" else f": {reason}"
+                raise DataError(f"No file {path}{why}. {_what_to_do(folder, config, split)}")
         self.name = str(self.paths[0])
 
     def read(self) -> Pairs:
@@ -122,8 +124,11 @@ class FilesSplit:
 
 def _what_to_do(folder: Path, config: TranslationDataConfig, split: str) -> str:
     """About a split whose files are missing: which key to set, or how to name the files."""
-    there = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    there = [name for name in names_in(folder) if os.path.isfile(folder / name)]
     source, target = f".{config.source_language}", f".{config.target_language}"
+    packed = [name for name in there if name.startswith((f"{split}{source}.", f"{split}{target}."))]
+    if packed:
+        return f"Unpack {' and '.join(packed)}."
     whole = [name.removesuffix(source) for name in there if name.endswith(source)]
     whole = [name for name in whole if name + target in there]
     keys = ("train_split", "search_split", "test_split")
@@ -160,25 +165,38 @@ class HubSplit:
     files."""
 
     def __init__(self, config: TranslationDataConfig, data_root: Path, split: str) -> None:
-        self.name, self.split = f"{config.path}[{split}]", split
+        path = config.path or config.name
+        self.name, self.split = f"{path}[{split}]", split
         self.languages = (config.source_language, config.target_language)
-        settings = "data.hub_config or the splits"
-        self.table = open_hub(config.path, config.hub_config, data_root, split, {}, settings)
-        columns = self.table.column_names
-        first = self.table[0].get("translation") if len(self.table) else dict.fromkeys(self.languages)
-        found = list(first) if isinstance(first, dict) else []
+        self.table = open_hub(path, config.hub_config, data_root, split, {}, "data.hub_config or the splits")
+        found = _sentences(self.table.features.get("translation"))
         missing = [language for language in self.languages if language not in found]
         if missing:
             raise DataError(
-                f"{self.name} has no column 'translation' with '{missing[0]}'. It holds: {', '.join(columns)}"
-                f"{' of ' + ', '.join(found) if found else ''}. Set data.path, data.hub_config or the "
-                "languages."
+                f"{self.name} has no column 'translation' with '{missing[0]}'. It holds: "
+                f"{', '.join(self.table.column_names) or 'no column'}{' of ' + ', '.join(found) if found else ''}. Set "
+                "data.path, data.hub_config or the languages."
             )
+        for language in self.languages:
+            if found[language] not in _TEXT_KINDS:
+                raise DataError(
+                    f"{self.name}: '{language}' of column 'translation' is no text but {found[language]}. Set "
+                    "data.path or data.hub_config, or write the data set again."
+                )
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
-        for rows in self.table.iter(batch_size=10_000):
-            for row in rows["translation"]:
-                yield tuple(" ".join((row[language] or "").split("\n")).strip() for language in self.languages)
+        """Both sentences of each row, empty where there is none. As of a file, a byte-order mark at the start is none
+        of the text."""
+        mark = "\ufeff"
+        try:
+            for rows in self.table.iter(batch_size=10_000):
+                for row in rows["translation"]:
+                    row = row or {}
+                    both = (" ".join((row.get(language) or "").split("\n")) for language in self.languages)
+                    yield tuple(sentence.removeprefix(mark).strip() for sentence in both)
+                    mark = ""
+        except UnicodeDecodeError:
+            raise DataError(f"{self.name} has text that is not UTF-8. Write the data set again.") from None
 
     def read(self) -> Pairs:
         pairs = Pairs([], [])
@@ -189,8 +207,22 @@ class HubSplit:
 
     def fingerprint(self) -> str:
         files = [Path(file["filename"]) for file in self.table.cache_files]
+        if not files:  # a table in memory is of no file that could be looked up
+            return _digest(self._rows())
         about = hashlib.sha256("\0".join([self.split, *self.languages]).encode()).hexdigest()[:16]
         return remembered(f"translation/hub-{about}", files, lambda: _digest(self._rows()))
+
+
+_TEXT_KINDS = ("string", "large_string", "string_view")
+
+
+def _sentences(feature: Any) -> dict[str, str]:
+    """Language -> type, of a column of {language: sentence}; none of any other column."""
+    if isinstance(getattr(feature, "languages", None), list) and type(feature).__name__ == "Translation":
+        return dict.fromkeys(feature.languages, "string")
+    if not isinstance(feature, dict):
+        return {}
+    return {language: getattr(kind, "dtype", "lists or mappings") for language, kind in feature.items()}
 
 
 class SacreBleuSplit:
@@ -201,18 +233,25 @@ class SacreBleuSplit:
 
         direction = f"{config.source_language}-{config.target_language}"
         if name not in DATASETS:
-            raise DataError(f"sacreBLEU knows no test set '{name}'.{suggestion(name, list(DATASETS))}")
+            raise DataError(
+                f"'data.more_tests': sacreBLEU knows no test set '{name}'.{suggestion(name, list(DATASETS))} Known: "
+                "see sacrebleu --list."
+            )
         if direction not in DATASETS[name].langpairs:
-            raise DataError(f"sacreBLEU's '{name}' has no {direction}.")
+            raise DataError(
+                f"'data.more_tests': sacreBLEU's '{name}' has no {direction}. It has: "
+                f"{', '.join(DATASETS[name].langpairs)}."
+            )
         self.name, self.direction, self._dataset = f"sacrebleu:{name}", direction, DATASETS[name]
 
     def read(self) -> Pairs:
         try:
             paths = [self._dataset.get_source_file(self.direction), *self._dataset.get_reference_files(self.direction)]
-        except Exception as error:  # its download and its parsers have many ways to fail
+        except (Exception, SystemExit) as error:  # its download and its parsers have many ways to fail, or exit
+            reason = "its download is damaged" if isinstance(error, SystemExit) else kind_and_message(error)
             raise DataError(
-                f"sacreBLEU cannot give '{self.name}': {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
-                "Check the network, or put the set into $SACREBLEU yourself."
+                f"sacreBLEU cannot give '{self.name}': {reason}. Check the network and remove what is left of a "
+                f"download in {self._dataset._outdir}, or put the set there yourself."
             ) from None
         pairs = Pairs(*(read_lines(path) for path in paths[:2]))
         _check_equal(pairs, *paths[:2])

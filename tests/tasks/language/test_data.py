@@ -1,6 +1,7 @@
 """Text from glosses, files and hub files: the same ids from each, contiguous streams, every token scored once."""
 
 import dataclasses
+import gzip
 import math
 import os
 import re
@@ -16,7 +17,7 @@ from novobench.errors import DataError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks.language.baselines import kneser_ney, perplexities
 from novobench.tasks.language.config import EvaluationProtocol, LanguageDataConfig, LanguageModelConfig
-from novobench.tasks.language.corpus import checked_counts, open_corpus
+from novobench.tasks.language.corpus import check_length, checked_counts, open_corpus
 from novobench.tasks.language.data import IGNORED, EvaluationText, StreamOrder, TrainingStreams, probe
 from novobench.tasks.language.task import LanguageData
 from novobench.tasks.sampling import SampleKey
@@ -140,14 +141,17 @@ def test_it_is_read_from_the_cache_and_a_damaged_cache_is_built_again(root, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": ""}, r"wiki: the text of split 'train' is empty"),
-        ({"test": " \n \n"}, r"wiki: the text of split 'test' is empty"),
+        ({"train": ""}, r"wiki\.train\.tokens holds no word"),
+        ({"test": " \n \n"}, r"wiki\.test\.tokens holds no word"),
         ({"valid": b"the cat\nthe c\xe4t\n"}, r"wiki\.valid\.tokens line 2 is not UTF-8 \(byte 0xe4\)"),
         (
             {"valid": "the cat\nthe dog , the dog\n"},
-            r"'valid' holds 1 words .* e\.g\. 'dog' \(2 times, first in line 2",
+            r"wiki\.valid\.tokens holds 1 words .* e\.g\. 'dog' \(2 times, first in line 2",
         ),
-        ({"train": TEXT["train"] + "<eos>\n"}, r"already holds the word <eos> \(1 times\)"),
+        (
+            {"train": TEXT["train"] + "<eos>\n"},
+            r"wiki\.train\.tokens has the word <eos> in 1 of its lines, first in line 7",
+        ),
     ],
 )
 def test_a_bad_file_is_told_in_one_line(changes, message, root):
@@ -201,6 +205,100 @@ def test_files_that_are_not_sure_to_be_meant_are_told(names, message, tmp_path):
         open_corpus(TINY, tmp_path)
 
 
+def test_the_three_texts_are_of_one_kind(root):
+    """`train.txt` beside `wiki.train.tokens`: the kind is taken of which all three are there."""
+    for split in ("train", "valid", "test"):
+        (root / "wiki" / f"{split}.txt").write_text("a b\n")
+    assert "cat" in open_corpus(TINY, root).words
+    (root / "wiki" / "wiki.test.tokens").unlink()
+    assert open_corpus(TINY, root).words == ["<eos>", "a", "b"]
+
+
+def pipe(folder):
+    os.mkfifo(folder / "wiki.test.tokens")
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (
+            lambda folder: (folder / "wiki.test.tokens").mkdir(),
+            r"No such text: .* The folder holds: wiki\.test\.tokens/,",
+        ),
+        (lambda folder: (folder / "wiki.test.tokens").symlink_to("gone"), "it is a link to gone, which is not there"),
+        (pipe, "it is a pipe or a device"),
+        (lambda folder: (folder / ".test.txt").write_text("a\n"), r"No such text: .* The folder holds: wiki\.train"),
+        (lambda folder: (folder / "wiki.test.tokens.gz").write_text("a\n"), r"\. Unpack wiki\.test\.tokens\.gz\."),
+        (lambda folder: (folder / "wiki.test.tokens").write_bytes(gzip.compress(b"a")), "is packed by gzip. Unpack it"),
+        (
+            lambda folder: (folder / "wiki.test.tokens").write_text(TEXT["test"], "utf-16"),
+            "Convert it: iconv -f utf-16",
+        ),
+        (
+            lambda folder: (folder / "wiki.test.tokens").write_text(TEXT["test"], "utf-16-be"),
+            "Convert it: iconv -f utf",
+        ),
+        (
+            lambda folder: (folder / "wiki.test.tokens").write_bytes(b"\xef\xbb\xbfa\n\xed\xa0\x80\n"),
+            r"line 2 is not UTF-8 \(byte 0xed\)",
+        ),
+    ],
+)
+def test_what_is_no_text_is_told(place, message, root):
+    (root / "wiki" / "wiki.test.tokens").unlink()
+    place(root / "wiki")
+    with pytest.raises(DataError, match=message) as told:
+        open_corpus(TINY, root)
+    assert "Did you mean 'wiki.train" not in str(told.value)
+
+
+@pytest.mark.parametrize("path", ["a" * 300, "a\0b", "wiki/wiki.train.tokens"])
+def test_a_path_that_is_no_folder_is_told(path, root):
+    with pytest.raises(DataError, match="Set data.path|a file of its name"):
+        open_corpus(tiny(path=path), root)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("minimum_count", [1, 2])
+def test_a_text_that_marks_the_ends_of_its_lines_is_told(split, minimum_count, root):
+    write(root / "wiki", **{split: "the cat\nthe <eos> cat <eos>\nthe <eos>\n"})
+    with pytest.raises(
+        DataError, match=rf"wiki\.{split}\.tokens has the word <eos> in 2 of its lines, first in line 2"
+    ):
+        open_corpus(tiny(minimum_count=minimum_count), root)
+
+
+@pytest.mark.parametrize(
+    ("train", "minimum_count", "advised"),
+    [
+        ("a a b b b\n", 1, 3),
+        ("a a b b b\n", 2, 3),  # the words of a text without rare ones need more
+        ("a a b\n", 1, 2),
+        ("a a <unk> <unk> <unk>\n", 1, 2),
+    ],
+)
+def test_the_advice_about_unknown_words_helps(train, minimum_count, advised, root):
+    write(root / "wiki", train=train, valid="a\n", test="c\n")
+    with pytest.raises(DataError, match=rf"test\.tokens holds 1 words .*set data\.minimum_count={advised} to read"):
+        open_corpus(tiny(minimum_count=minimum_count), root)
+    corpus = open_corpus(tiny(minimum_count=advised), root)
+    assert corpus.words[corpus.tokens["test"][0]] == "<unk>"
+
+
+def test_a_share_that_leaves_nothing_is_told(root):
+    with pytest.raises(DataError, match=r"data\.train_share 0\.1 leaves no word of the 6 lines of .*train\.tokens"):
+        open_corpus(tiny(train_share=0.1), root)
+
+
+def test_a_text_too_short_for_an_update_is_told(root):
+    corpus = open_corpus(TINY, root)
+    tokens = len(corpus.tokens["train"])
+    for streams, segment in ((1, tokens - 1), (5, tokens // 5 - 1)):
+        check_length(corpus, tiny(segment_length=segment), streams)
+        with pytest.raises(DataError, match=rf"has {tokens} train tokens .* data\.segment_length {segment + 1} tokens"):
+            check_length(corpus, tiny(segment_length=segment + 1), streams)
+
+
 def test_a_byte_order_mark_and_windows_line_ends_change_nothing(root):
     write(root / "windows", **{split: b"\xef\xbb\xbf" + t.replace("\n", "\r\n").encode() for split, t in TEXT.items()})
     assert open_corpus(tiny(path="windows"), root).fingerprint == open_corpus(TINY, root).fingerprint
@@ -222,10 +320,13 @@ def test_a_row_of_several_lines_is_what_a_file_of_them_is(root):
         datasets.Dataset.from_dict({"text": rows}).to_parquet(str(root / "hub" / f"{name}-00000-of-00001.parquet"))
     write(root / "wiki", train=TEXT["train"] + "\n")  # what is missing is an empty line
     assert open_corpus(tiny(source="hub", path="hub"), root).fingerprint == open_corpus(TINY, root).fingerprint
+    marked = datasets.Dataset.from_dict({"text": ["\ufeff" + TEXT["test"]]})
+    marked.to_parquet(str(root / "hub" / "test-00000-of-00001.parquet"))
+    assert open_corpus(tiny(source="hub", path="", name="hub"), root).fingerprint == open_corpus(TINY, root).fingerprint
     numbers = datasets.Dataset.from_dict({"text": [1, 2]})
     for name in ("train", "validation", "test"):
         numbers.to_parquet(str(root / "hub" / f"{name}-00000-of-00001.parquet"))
-    with pytest.raises(DataError, match=r"hub\[train\]: column 'text' is no text. Set data.text_column"):
+    with pytest.raises(DataError, match=r"hub\[train\]: column 'text' is no text but int64. Set data.text_column"):
         open_corpus(tiny(source="hub", path="hub"), root)
 
 
@@ -233,7 +334,9 @@ def test_a_line_that_moves_to_the_next_split_is_another_text(root):
     write(root / "wiki", train="a b\nvalid\nb a\n", valid="b\n", test="a\n")
     first = open_corpus(TINY, root).tokens
     write(root / "wiki", train="a b\n", valid="b a\nvalid\nb\n", test="a\n")
-    with pytest.raises(DataError, match="'valid' holds 1 words that the training text lacks, e.g. 'valid'"):
+    with pytest.raises(
+        DataError, match=r"wiki\.valid\.tokens holds 1 words that the training text lacks, e.g. 'valid'"
+    ):
         open_corpus(TINY, root)
     assert len(first["train"]) == 8
 
@@ -253,6 +356,19 @@ def test_counts_must_be_those_of_the_config(root):
     options = str(told.value).partition("Complete the data, or add: --set ")[2]
     expected = {"data.valid_tokens": 8, "model.vocabulary_size": len(corpus.words), "model.cutoffs": []}
     assert parse_overrides(options.split()) == expected
+
+
+@pytest.mark.parametrize("changes", [{"probe_tokens": 10_000}, {"evaluation_streams": 50}])
+def test_what_is_cut_from_short_texts_is_proposed_too(changes, root):
+    corpus = open_corpus(TINY, root)
+    words = LanguageModelConfig(vocabulary_size=len(corpus.words), cutoffs=[])
+    with pytest.raises(DataError, match=f"data.{next(iter(changes))} is") as told:
+        checked_counts(corpus, tiny(**changes), words)
+    options = parse_overrides(str(told.value).partition("Complete the data, or add: --set ")[2].split())
+    right = tiny(**{**changes, **{key.removeprefix("data."): value for key, value in options.items()}})
+    assert checked_counts(corpus, right, words)["train"] == right.train_tokens
+    assert right.probe_tokens <= right.train_tokens
+    assert right.evaluation_streams <= min(right.valid_tokens, right.test_tokens)
 
 
 def test_data_are_identified_without_counting_words(root, monkeypatch):
@@ -323,7 +439,7 @@ def textbook(train, order, discount_of):
 
 def leave_out(table):
     kinds = Counter(table.values())
-    return kinds[1] / (kinds[1] + 2 * kinds[2]) if kinds[1] else 0.0
+    return kinds[1] / (kinds[1] + 2 * kinds[2]) if kinds[1] else 0.5
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -335,6 +451,27 @@ def test_kneser_ney_is_the_textbooks(order):
     padded = [0] * (order - 1) + text.tolist()
     expected = [p(tuple(padded[i : i + order - 1]), padded[i + order - 1]) for i in range(len(text))]
     np.testing.assert_allclose(kneser_ney(train, text, int(train.max()) + 1, order), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(
+    ("train", "text"),
+    [
+        ([1, 1, 1, 0] * 50, [1, 1, 0, 0, 1]),  # nothing is counted once
+        ([1, 2, 0] * 50, [2, 2, 1, 0]),  # nor is a word seen after more than one other
+        ([1] * 300 + [0], [1, 1, 0]),
+        ([1, 0], [1, 0, 0]),  # shorter than an n-gram
+        ([0, 1], [0, 1]),
+    ],
+)
+def test_a_text_of_one_repeated_line_has_finite_perplexities(train, text, order):
+    p = textbook(train, order, leave_out)
+    padded = [0] * (order - 1) + text
+    expected = [p(tuple(padded[i : i + order - 1]), padded[i + order - 1]) for i in range(len(text))]
+    found = kneser_ney(np.array(train, np.int32), np.array(text, np.int32), max(train) + 1, order)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert found.min() > 0
+    assert all(map(math.isfinite, perplexities(np.array(train, np.int32), np.array(text, np.int32), 3).values()))
 
 
 def test_kneser_ney_sums_to_one():
@@ -449,6 +586,12 @@ def test_every_token_is_scored_once(pieces, length, world):
     order = sorted(place for place in said if place >= 0)
     assert [token for place in order for token in said[place]] == tokens.tolist()
     assert [token for place in order for token in said[-place - 1]] == [0, *tokens[:-1].tolist()]
+
+
+def test_more_pieces_than_tokens_are_as_many_as_there_are():
+    text = EvaluationText(np.array([3, 0], np.int32), EvaluationProtocol(target_length=4), 50)
+    said = [batch.targets.tolist() for rank in range(3) for batch in text.share(range(rank, len(text), 3))]
+    assert said == [[[3]], [[0]]]
 
 
 def test_what_a_row_says_can_be_read():
