@@ -18,6 +18,8 @@ from rich.console import Console
 
 from novobench import hardware
 from novobench.config import CellConfig, data_root
+from novobench.errors import NovobenchError
+from novobench.suite.collection import undamaged
 from novobench.suite.executors import forkserver
 from novobench.suite.plan import PlannedCell
 from novobench.tasks.catalog import task_config
@@ -29,10 +31,12 @@ def other_data(cells: Sequence[PlannedCell], out: Console) -> dict[str, str]:
     Each set of data is measured once, in a process of its own. Data that are not there any more are told of on `out`,
     and their records stand.
     """
+    built_in = {task: task_config(task).BUILT_IN for task in {cell.config.task for cell in cells}}
     asked: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        if cell.folder.finished and cell.config.data.source != task_config(cell.config.task).BUILT_IN:
-            asked.setdefault(_data_of(cell.config), []).append(cell)
+        config = cell.config
+        if config.data.source != built_in[config.task] and cell.folder.finished:
+            asked.setdefault(_data_of(config), []).append(cell)
     if not asked:
         return {}
     count = sum(map(len, asked.values()))
@@ -46,7 +50,11 @@ def other_data(cells: Sequence[PlannedCell], out: Console) -> dict[str, str]:
             out.print(f"{len(users)} finished cells: {where} cannot be compared, the records stand: {problem}")
             continue
         for cell in users:
-            trained_on = cell.folder.read_record().get("fingerprint")
+            try:
+                with undamaged(cell.folder, "record.json"):
+                    trained_on = cell.folder.read_record().get("fingerprint")
+            except NovobenchError:  # the collection names it
+                continue
             if fingerprint != trained_on:
                 errors[cell.id] = (
                     f"{where} are not those that it was trained on: "
