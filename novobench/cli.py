@@ -217,7 +217,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from novobench.suite import runner
 
     experiments, cells = _planned(arguments)
-    return runner.run(experiments, cells, arguments.scale, arguments.seeds, arguments.jobs)
+    return runner.run(experiments, cells, arguments.scale, arguments.jobs)
 
 
 def _search(arguments: argparse.Namespace) -> int:

@@ -17,10 +17,21 @@ import yaml
 
 from novobench.config import shown
 from novobench.errors import NovobenchError, one_line
-from novobench.files import number, remove_leftovers
-from novobench.suite.checked_files import SCHEMA, Line, check_line
+from novobench.files import json_text, number, remove_leftovers
+from novobench.suite import up_to_date
+from novobench.suite.checked_files import SCHEMA, Line, check_entry, check_line
 from novobench.suite.plan import runs_folder
-from novobench.suite.records import CELL_SCHEMA, CURVE_KINDS, RECORD_KINDS, Results, StoredCell, results_folder
+from novobench.suite.records import (
+    CELL_SCHEMA,
+    CURVE_KINDS,
+    RECORD_KINDS,
+    CurveLine,
+    RecordLine,
+    Results,
+    StoredCell,
+    results_folder,
+)
+from novobench.training import metrics_log
 from novobench.training.run_folder import RunFolder
 
 _TRAINING_NUMBERS = {
@@ -36,22 +47,24 @@ _PRIVATE = ("data_root", "path", "trackers")
 """Config keys that name this machine's folders or accounts; results do not carry them."""
 
 
-def collect(folders: Iterable[RunFolder], scale: str) -> list[str]:
+def collect(folders: Iterable[RunFolder], scale: str, results: Results | None = None) -> list[str]:
     """Put the finished cells among `folders` into the results of their scale. The caller holds `records.locked`.
 
-    Returns a line for each cell that could not be: a damaged file in its run folder, or results that are incomplete
-    and have no run folder. Raises NovobenchError, with nothing written, if a results file is damaged.
+    A run folder that is as it was when its cell was collected is not read again. `results`: if they are read already.
+    Returns a line for each cell that could not be collected: a damaged file in its run folder, or results that are
+    incomplete and have no run folder. Raises NovobenchError, with nothing written, if a results file is damaged.
     """
     remove_leftovers(results_folder(scale))
-    results = Results(scale)
+    results = results or Results(scale)
     results.seal()
     given = {folder.path.name: folder for folder in folders}
     given |= {cell: RunFolder(runs_folder(scale) / cell) for cell in results.incomplete if cell not in given}
     problems = []
     for cell, folder in given.items():
-        if folder.finished:
+        state = up_to_date.state(folder.path)
+        if not results.is_up_to_date(cell, state) and folder.finished:
             try:
-                results.put(cell, read_run(folder))
+                results.put(cell, read_run(folder), state)
             except NovobenchError as error:
                 problems.append(str(error))
     results.write()
@@ -67,9 +80,10 @@ def read_run(folder: RunFolder) -> StoredCell:
         records = _record_lines(record)
         kept = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring", "finished", "purpose")
         kept_entry = {key: record[key] for key in kept}
+        check_entry({"schema": CELL_SCHEMA, **kept_entry}, {"fingerprint": str}, (CELL_SCHEMA,))
         splits = list(record["metrics"])
     with undamaged(folder, "config.yaml"):
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        config = yaml.load(folder.config.read_text(encoding="utf-8"), Loader=_Yaml)
         if (config["task"], config["seed"]) != (record["task"], record["seed"]):
             raise ValueError("it is another cell's")
     with undamaged(folder, "environment.json", record):
@@ -84,9 +98,22 @@ def read_run(folder: RunFolder) -> StoredCell:
             with undamaged(folder, folder.predictions(split).name, record):
                 if not folder.predictions(split).stat().st_size:
                     raise ValueError("it is empty")  # gzip would read no lines
-                examples[split] = folder.read_predictions(split)[:_EXAMPLES]
-    entry = {"schema": CELL_SCHEMA, "config": _without_private(config), "environment": environment, **kept_entry}
+                examples[split] = _as_stored(folder.read_predictions(split)[:_EXAMPLES])
+    with undamaged(folder, "record.json"):
+        kept_entry = _as_stored(kept_entry)
+    with undamaged(folder, "config.yaml"):
+        config = _as_stored(_without_private(config))
+    with undamaged(folder, "environment.json"):
+        environment = _as_stored(environment)
+    entry = {"schema": CELL_SCHEMA, "config": config, "environment": environment, **kept_entry}
     return StoredCell(records, curves, examples, entry)
+
+
+def _as_stored(content: Any) -> Any:
+    """What readers of a JSON file will find. Raises ValueError or TypeError if it cannot be written."""
+    text = json_text(content)
+    text.encode()  # half a character is no text
+    return json.loads(text)
 
 
 @contextmanager
@@ -100,42 +127,56 @@ def undamaged(folder: RunFolder, name: str, record: Mapping[str, Any] | None = N
     except NovobenchError:
         raise
     except Exception as error:  # readers of damaged files can fail anywhere
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error) or type(error).__name__
         raise NovobenchError(
             f"{shown(folder.path / name)} of a finished cell is damaged: {reason}. What was collected from it before "
             f"stays. Restore the file, or remove the folder {shown(folder.path)} to train the cell again."
         ) from None
 
 
-def _record_lines(record: dict[str, Any]) -> list[Line]:
-    shared = {key: record[key] for key in ("cell", "task", "optimizer", "seed", "code", "hardware")}
-    shared |= {"schema": SCHEMA, "update": record["updates"], "dirty": int(record["dirty"])}
-    lines = [
-        {**shared, "split": split, "metric": name, **metric, "value": _value(metric["value"])}
-        for kind in ("metrics", "baselines")
-        for split, metrics in record.get(kind, {}).items()
-        for name, metric in metrics.items()
-    ]
+_Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, and much faster where PyYAML has it
+
+
+def _record_lines(record: dict[str, Any]) -> list[RecordLine]:
+    shared = {"schema": SCHEMA, "update": record["updates"], "dirty": int(record["dirty"]), "seed": record["seed"]}
+    for key in ("cell", "task", "optimizer", "code", "hardware"):
+        if not isinstance(record[key], str):
+            raise ValueError(f"its {key} is {record[key]!r}")
+        shared[key] = record[key]
+    lines = []
+    for kind in ("metrics", "baselines"):
+        for split, metrics in record.get(kind, {}).items():
+            for name, metric in metrics.items():
+                if metric.keys() != {"value", "n", "unit"} or not isinstance(metric["unit"], str):
+                    raise ValueError(f"its {split} {name} is {metric}")
+                lines.append({**shared, "split": split, "metric": name, **metric, "value": _value(metric["value"])})
     for name, unit in _TRAINING_NUMBERS.items():
         value = _value(record[name])
         lines.append({**shared, "split": "train", "metric": name, "value": value, "n": 1, "unit": unit})
-    return [check_line(_as_text(line), RECORD_KINDS) for line in lines]
+    places = [(line["split"], line["metric"]) for line in lines]
+    if len(set(places)) < len(places):
+        raise ValueError("a metric of a split is there twice")
+    return [RecordLine(**check_line(_as_text(line), RECORD_KINDS)) for line in lines]
 
 
-def _curve_lines(path: Path, cell: str) -> list[Line]:
+def _curve_lines(path: Path, cell: str) -> list[CurveLine]:
     """The curves of a finished cell, whose log has whole lines only."""
-    series: dict[str, list[Line]] = {}
-    for text in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(text)
+    if not (b"\n" + path.read_bytes()).endswith(b"\n"):
+        raise ValueError("its last line is cut")
+    series: dict[str, dict[int, CurveLine]] = {}
+    for entry in metrics_log.read(path):
         for name, value in entry.items():
             if name not in ("update", "split", "epoch", "seconds"):
                 point = {"schema": SCHEMA, "cell": cell, "series": f"{entry['split']}/{name}"}
                 point |= {"update": entry["update"], "epoch": round(entry["epoch"], 6), "value": _value(value)}
                 point["seconds"] = round(entry["seconds"], 3) if "seconds" in entry else ""
-                line = check_line(_as_text(point), CURVE_KINDS)
-                series.setdefault(line["series"], []).append(line)
-    thinned = []
-    for points in series.values():
+                line = CurveLine(**check_line(_as_text(point), CURVE_KINDS))
+                of_update = series.setdefault(line.series, {})
+                if int(line.update) in of_update:
+                    raise ValueError(f"{line.series} of update {line.update} is there twice")
+                of_update[int(line.update)] = line
+    thinned: list[CurveLine] = []
+    for points in (list(of_update.values()) for of_update in series.values()):
         step = -(-len(points) // _CURVE_POINTS)
         thinned += points[::-1][::step][::-1]  # the last point always stays
     return thinned

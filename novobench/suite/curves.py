@@ -29,9 +29,9 @@ def curves_of(cell: StoredCell) -> Curves:
     """The series of a cell; a value that was not finite is NaN."""
     found: Curves = {}
     for line in cell.curves:
-        seconds = float(line["seconds"]) if line["seconds"] else None
-        point = Point(int(line["update"]), float(line["epoch"]), seconds, number(line["value"]))
-        found.setdefault(line["series"], []).append(point)
+        seconds = float(line.seconds) if line.seconds else None
+        point = Point(int(line.update), float(line.epoch), seconds, number(line.value))
+        found.setdefault(line.series, []).append(point)
     return found
 
 

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from novobench.config import CellConfig, typed
 from novobench.errors import ConfigError
@@ -43,8 +44,9 @@ def forecast(cell: PlannedCell, past: Mapping[str, tuple[float, float]]) -> Fore
     for same in (True, False):
         kept = {key: ratio for key, ratio in ratios.items() if ratio is not None and (not same or ratio == 1)}
         seconds = sum(past[key][1] for key in kept)
-        if seconds > 0:
-            speed = sum(ratio * past[key][0] for key, ratio in kept.items()) / seconds
+        done = sum(ratio * past[key][0] for key, ratio in kept.items())
+        if 0 < seconds < math.inf and 0 < done < math.inf:  # NaN is neither
+            speed = done / seconds
             return Forecast(samples * runtime.cells_per_gpu / speed, "finished cells" + ("" if same else _SCALED))
     declared = config.forecast.samples_per_second
     of, meant_for = _declared(experiment.CONFIGS / config.task / f"{config.scale}.yaml", config.task)
@@ -87,13 +89,13 @@ def _cost(key: str) -> tuple[str, float | str] | None:
     """The task and the cost of a sample, or the model where the task tells no cost; None if today's fields are others
     than those in `key`."""
     content = json.loads(key)
-    task = task_config(content["task"])
-    schemas = {"model": task.MODEL, "data": task.DATA}
     try:
+        task = task_config(content["task"])
+        schemas = {"model": task.MODEL, "data": task.DATA}
         parts = {part: typed(OmegaConf.create(content[part]), kind, {}, part) for part, kind in schemas.items()}
-    except ConfigError:
-        return None
-    if not hasattr(task, "relative_cost"):
-        return content["task"], repr(parts["model"])
-    cost = float(task.relative_cost(SimpleNamespace(**parts)))
-    return (content["task"], cost) if cost > 0 else None
+        if not hasattr(task, "relative_cost"):
+            return content["task"], repr(parts["model"])
+        cost = float(task.relative_cost(SimpleNamespace(**parts)))
+    except (ConfigError, OmegaConfBaseException, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None  # such a config is refused today
+    return (content["task"], cost) if 0 < cost < math.inf else None

@@ -31,10 +31,12 @@ def other_data(cells: Sequence[PlannedCell], out: Console) -> dict[str, str]:
     Each set of data is measured once, in a process of its own. Data that are not there any more are told of on `out`,
     and their records stand.
     """
+    built_in = {task: task_config(task).BUILT_IN for task in {cell.config.task for cell in cells}}
     asked: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        if cell.folder.finished and cell.config.data.source != task_config(cell.config.task).BUILT_IN:
-            asked.setdefault(_data_of(cell.config), []).append(cell)
+        config = cell.config
+        if config.data.source != built_in[config.task] and cell.folder.finished:
+            asked.setdefault(_data_of(config), []).append(cell)
     if not asked:
         return {}
     count = sum(map(len, asked.values()))
@@ -51,8 +53,7 @@ def other_data(cells: Sequence[PlannedCell], out: Console) -> dict[str, str]:
             try:
                 with undamaged(cell.folder, "record.json"):
                     trained_on = cell.folder.read_record()["fingerprint"]
-            except NovobenchError as error:
-                errors[cell.id] = str(error)
+            except NovobenchError:  # the collection names it
                 continue
             if fingerprint != trained_on:
                 errors[cell.id] = (

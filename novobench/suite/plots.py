@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
+import warnings
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -11,15 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from novobench.files import write_text
 from novobench.suite import records
+from novobench.suite.checked_files import write_changed
 from novobench.suite.curves import Curves, Point, curves_of
 from novobench.suite.experiment import Experiment, Panel
 from novobench.suite.table_rows import TableRow, table_rows
-from novobench.suite.tables import setting
+from novobench.suite.tables import one_line, setting
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, for any eye
 _MARKERS = "osD^vP"
+_NO_BREAK = "\N{WORD JOINER}"
+"""Before each label: matplotlib takes one that begins with an underscore for none."""
 _STYLES = ("-", "--", ":", "-.")
 """Of the series of a panel; rows have the colours and markers."""
 
@@ -38,30 +42,35 @@ def write_figure(experiment: Experiment, scale: str, entries: list[TableRow] | N
             axes.remove()
         for axes, panel in zip(grid.flat, experiment.figure, strict=False):
             draw(axes, panel, rows)
-        figure.suptitle(f"{experiment.title} ({scale} scale)", fontsize=10)
+        figure.suptitle(f"{one_line(experiment.title)} ({scale} scale)", fontsize=10, parse_math=False)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "novobench"})
+        with warnings.catch_warnings():
+            # Text stays text in the file, and is drawn with the fonts of whoever opens it.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
+            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "novobench"})
     path = records.results_folder(scale) / "figures" / f"{experiment.name}.svg"
-    write_text(path, buffer.getvalue())
+    write_changed(path, buffer.getvalue().encode())
     return path
 
 
 def _label(experiment: Experiment, entry: TableRow) -> str:
-    key, label = experiment.legend, entry.row.label
+    key, label = experiment.legend, one_line(entry.row.label)
     if entry.mixed:
         label += ", seeds on different data"
-    return f"{label} ({experiment.shown.get(key, key)} {setting(entry.config, key)})" if key else label
+    return one_line(f"{label} ({experiment.shown.get(key, key)} {setting(entry.config, key)})") if key else label
 
 
 def draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:
     """A line for each row, seed and series; a value that is not finite breaks it."""
+    above_zero = False
     for number, (label, cells) in enumerate(rows):
         in_legend = set()
         for curves in cells:
-            for style, series in zip(_STYLES, panel.y, strict=False):
+            for style, series in zip(itertools.cycle(_STYLES), panel.y, strict=False):
                 points = _line(panel, curves, series)
                 if not any(math.isfinite(x) and math.isfinite(y) for x, y in points):
                     continue
+                above_zero = above_zero or any(y > 0 for _, y in points)
                 named = f"{label}, {series.partition('/')[0]}" if len(panel.y) > 1 else label
                 axes.plot(
                     [x for x, _ in points],
@@ -71,22 +80,24 @@ def draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None
                     marker=_MARKERS[number % len(_MARKERS)],
                     markersize=3.5,
                     linewidth=1.2,
-                    label=None if series in in_legend else named,
+                    label=None if series in in_legend else _NO_BREAK + named,
                 )
                 in_legend.add(series)
     if panel.diagonal:
         frame = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}  # of the curves: the line would bring in (0, 0)
         axes.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
         axes.set(**frame)
-    if panel.logarithmic:
+    if panel.logarithmic and above_zero:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter() if _narrow(axes) else NullFormatter())
-    axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
+    axes.set_xlabel(one_line(panel.x_label), parse_math=False)
+    axes.set_ylabel(one_line(panel.y_label), parse_math=False)
     axes.grid(color="0.9")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+        for text in axes.legend(fontsize=8).get_texts():
+            text.set_text(text.get_text().removeprefix(_NO_BREAK))
+            text.set_parse_math(False)
 
 
 def _narrow(axes: Axes) -> bool:

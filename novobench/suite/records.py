@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, SoftFileLock
 
 from novobench.config import ROOT, shown
-from novobench.files import json_text, number, write_csv, write_json
+from novobench.files import json_text, number, told_plainly
+from novobench.suite import up_to_date
 from novobench.suite.checked_files import (
     SCHEMA,
     Kinds,
-    Line,
-    damaged,
     name,
     number_or_empty,
     read_entries,
     read_lines,
+    read_values,
+    write_changed,
+    write_csv,
     yes_or_no,
 )
+from novobench.suite.up_to_date import Seen
 
 CELL_SCHEMA = 2
 """Of the entries of `cells.json`. Those of schema 1 have no digests."""
@@ -36,50 +42,124 @@ RECORD_KINDS: Kinds = {
     "schema": int, "cell": name, "task": name, "optimizer": name, "seed": int, "split": name, "metric": name,
     "value": number, "n": int, "unit": str, "update": int, "code": name, "dirty": yes_or_no, "hardware": name,
 }  # fmt: skip
-RECORD_FIELDS = tuple(RECORD_KINDS)
 CURVE_KINDS: Kinds = {
     "schema": int, "cell": name, "series": name, "update": int, "epoch": float, "seconds": number_or_empty,
     "value": number,
 }  # fmt: skip
-CURVE_FIELDS = tuple(CURVE_KINDS)
-_KEYS = {"config": dict, "environment": dict, "fingerprint": str}
+ENTRY_KEYS = {"config": dict, "environment": dict, "fingerprint": str}
 """What readers need of an entry of `cells.json`."""
 _LAST_METRIC = "parameters"
 """With which the lines of a cell end in `records.csv`."""
+
+
+_Line = TypeVar("_Line", "RecordLine", "CurveLine")
+
+
+class RecordLine(NamedTuple):
+    """A line of `records.csv`: a number that a training ended with."""
+
+    schema: str
+    cell: str
+    task: str
+    optimizer: str
+    seed: str
+    split: str
+    metric: str
+    value: str
+    n: str
+    unit: str
+    update: str
+    code: str
+    dirty: str
+    hardware: str
+
+
+class CurveLine(NamedTuple):
+    """A line of `curves.csv`: a point of a series of a cell."""
+
+    schema: str
+    cell: str
+    series: str
+    update: str
+    epoch: str
+    seconds: str
+    value: str
 
 
 def results_folder(scale: str) -> Path:
     return ROOT / "results" / scale
 
 
-def locked(scale: str) -> FileLock:
+@contextmanager
+def locked(scale: str) -> Iterator[None]:
     """Held by whoever reads the results or the tuned rates of a scale in order to write them again."""
     path = ROOT / "runs" / scale / "collect.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path)
+    lock: FileLock | SoftFileLock = FileLock(path)
+    with told_plainly(path, "lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except NotImplementedError:  # a file system without locks
+            lock = SoftFileLock(path.with_suffix(".lockfile"))
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ---------------------------------------------------------------------------------------------- a cell's results
 
 
-@dataclass
 class StoredCell:
-    """What the files hold of one cell."""
+    """What the files hold of one cell. `curves` and `examples` of cells known to be whole are read when asked for."""
 
-    records: list[Line] = field(default_factory=list)
-    curves: list[Line] = field(default_factory=list)
-    examples: dict[str, Any] | None = None
-    entry: dict[str, Any] | None = None
+    def __init__(
+        self,
+        records: list[RecordLine] | None = None,
+        curves: list[CurveLine] | None = None,
+        examples: dict[str, Any] | None = None,
+        entry: dict[str, Any] | None = None,
+        read_rest: Callable[[], None] | None = None,
+    ) -> None:
+        self.records, self.entry = records or [], entry
+        self._curves, self._examples = curves or [], examples
+        self._read_rest = read_rest
+
+    @property
+    def curves(self) -> list[CurveLine]:
+        if self._read_rest:
+            self._read_rest()
+        return self._curves
+
+    @property
+    def examples(self) -> dict[str, Any] | None:
+        if self._read_rest:
+            self._read_rest()
+        return self._examples
+
+    def add_rest(self, curves: list[CurveLine], examples: dict[str, Any] | None) -> None:
+        self._curves, self._examples, self._read_rest = curves, examples, None
 
     def digests(self) -> dict[str, str]:
         """File -> digest of this cell's part of it."""
         assert self.entry is not None
         return {
-            "records.csv": _digest([[line[key] for key in RECORD_FIELDS[1:]] for line in self.records]),
-            "curves.csv": _digest([[line[key] for key in CURVE_FIELDS[1:]] for line in self.curves]),
+            "records.csv": _digest([line[1:] for line in self.records]),
+            "curves.csv": _digest([line[1:] for line in self.curves]),
             "examples.json": _digest(self.examples),
             "cells.json": _digest({key: self.entry[key] for key in self.entry if key not in ("schema", "digests")}),
         }
+
+    @property
+    def sealed(self) -> bool:
+        """Whether there are digests of it."""
+        return self.entry is not None and "digests" in self.entry
+
+    @property
+    def seals(self) -> str:
+        """Its digests as one word."""
+        return repr(sorted(self.entry["digests"].items())) if self.entry else ""
 
     @property
     def whole(self) -> bool:
@@ -87,8 +167,9 @@ class StoredCell:
         if self.entry is None:
             return False
         if "digests" in self.entry:
-            return self.entry["digests"] == self.digests()
-        ended = bool(self.records) and self.records[-1]["metric"] == _LAST_METRIC
+            schemas = {line[0] for line in (*self.records, *self.curves)}  # which are in no digest
+            return schemas <= {str(SCHEMA)} and self.entry["digests"] == self.digests()
+        ended = bool(self.records) and self.records[-1].metric == _LAST_METRIC
         return ended and bool(self.curves) and self.examples is not None
 
     def seal(self) -> None:
@@ -96,10 +177,10 @@ class StoredCell:
         assert self.entry is not None
         self.entry = {**self.entry, "schema": CELL_SCHEMA, "digests": self.digests()}
 
-    @property
+    @cached_property
     def numbers(self) -> dict[tuple[str, str], float]:
         """Split and metric -> value; NaN where it was not finite."""
-        return {(line["split"], line["metric"]): number(line["value"]) for line in self.records}
+        return {(line.split, line.metric): number(line.value) for line in self.records}
 
     @property
     def fingerprint(self) -> str:
@@ -110,22 +191,53 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _by_cell(path: Path, kinds: Kinds, line: type[_Line]) -> dict[str, list[_Line]]:
+    """The lines of a CSV file by their cells, in the order of the file."""
+    found: dict[str, list[_Line]] = {}
+    for _, values in read_values(path, kinds):
+        found.setdefault(values[1], []).append(line(*values))
+    return found
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_changed(path, (json_text(content, indent=1) + "\n").encode())
+
+
+_FILES = ("records.csv", "curves.csv", "examples.json", "cells.json")
+
+
 class Results:
     """All cells of `results/<scale>/`, by id. `whole` are the results; `incomplete` is what a kill or damage left."""
 
     def __init__(self, scale: str) -> None:
-        """Read the files. Raises NovobenchError that names the file, and the line, if one is damaged."""
+        """Read the files. Raises NovobenchError that names the file, and the line, if one is damaged.
+
+        Values are looked at only where a cell does not match its digests: what matches is what was collected, and was
+        looked at then. Nor are digests where the files are those that a collection has left.
+        """
         self.scale, self.folder = scale, results_folder(scale)
         self.cells: dict[str, StoredCell] = {}
-        for line in read_lines(self.folder / "records.csv", RECORD_KINDS, ("cell", "split", "metric")):
-            self._cell(line["cell"]).records.append(line)
-        for line in read_lines(self.folder / "curves.csv", CURVE_KINDS, ("cell", "series", "update")):
-            self._cell(line["cell"]).curves.append(line)
-        for cell, found in read_entries(self.folder / "examples.json", {}, (SCHEMA,)).items():
-            self._cell(cell).examples = found
-        for cell, found in read_entries(self.folder / "cells.json", _KEYS, (1, CELL_SCHEMA)).items():
+        self._note = ROOT / "runs" / scale / "collected.json"
+        self._seen, self._put = Seen.read(self._note), dict[str, str]()
+        self._as_left = self._seen.files == {file: up_to_date.digest(self.folder / file) for file in _FILES}
+        read_rest = self._read_rest if self._as_left else None
+        for cell, records in _by_cell(self.folder / "records.csv", RECORD_KINDS, RecordLine).items():
+            self.cells[cell] = StoredCell(records, read_rest=read_rest)
+        for cell, found in read_entries(self.folder / "cells.json", ENTRY_KEYS, (1, CELL_SCHEMA)).items():
             self._cell(cell).entry = found
-        self._whole = {cell: stored.whole for cell, stored in self.cells.items()}
+        if not self._as_left:
+            self._read_rest()
+        self._whole = {cell: self._as_left or stored.whole for cell, stored in self.cells.items()}
+        if not all(stored.sealed and self._whole[cell] for cell, stored in self.cells.items()):
+            read_lines(self.folder / "records.csv", RECORD_KINDS, ("cell", "split", "metric"))
+            read_lines(self.folder / "curves.csv", CURVE_KINDS, ("cell", "series", "update"))
+
+    def _read_rest(self) -> None:
+        curves = _by_cell(self.folder / "curves.csv", CURVE_KINDS, CurveLine)
+        examples = read_entries(self.folder / "examples.json", {}, (SCHEMA,))
+        for cell in self.cells | curves | examples:
+            if cell not in self._put:
+                self._cell(cell).add_rest(curves.get(cell, []), examples.get(cell))
 
     def _cell(self, cell: str) -> StoredCell:
         return self.cells.setdefault(cell, StoredCell())
@@ -138,15 +250,20 @@ class Results:
     def incomplete(self) -> list[str]:
         return [cell for cell, is_whole in self._whole.items() if not is_whole]
 
-    def put(self, cell: str, stored: StoredCell) -> None:
-        """Replace a cell's results; `write` makes it last."""
-        stored.examples, stored.entry = (json.loads(json_text(part)) for part in (stored.examples, stored.entry))
+    def is_up_to_date(self, cell: str, state: str) -> bool:
+        """Whether a cell is whole, and its run folder, in this `state`, is what it was made from."""
+        if not state or not self._whole.get(cell):
+            return False
+        return self._seen.folders.get(cell) == f"{state} {self.cells[cell].seals}"
+
+    def put(self, cell: str, stored: StoredCell, state: str = "") -> None:
+        """Replace a cell's results; `write` makes it last. `state`: of the run folder before it was read."""
         stored.seal()
-        self.cells[cell], self._whole[cell] = stored, True
+        self.cells[cell], self._whole[cell], self._put[cell] = stored, True, state
 
     def seal(self) -> None:
         """Give all whole cells their digests, in one file and so at once: from here on, damage to them is seen."""
-        open_ones = [stored for stored in self.whole.values() if stored.entry and "digests" not in stored.entry]
+        open_ones = [stored for stored in self.whole.values() if not stored.sealed]
         for stored in open_ones:
             stored.seal()
         if open_ones:
@@ -156,14 +273,26 @@ class Results:
         """Write the files, `cells.json` last: a cell that a kill leaves half written does not match its digests."""
         if not self.cells:
             return
-        stored = [self.cells[cell] for cell in sorted(self.cells)]
-        write_csv(self.folder / "records.csv", RECORD_FIELDS, [line for one in stored for line in one.records])
-        write_csv(self.folder / "curves.csv", CURVE_FIELDS, [line for one in stored for line in one.curves])
-        write_json(self.folder / "examples.json", self._parts("examples"))
-        self._write_cells()
+        if self._put or not self._as_left:
+            stored = [self.cells[cell] for cell in sorted(self.cells)]
+            curves = (line for one in stored for line in one.curves)
+            write_csv(self.folder / "records.csv", RecordLine._fields, (line for one in stored for line in one.records))
+            write_csv(self.folder / "curves.csv", CurveLine._fields, curves)
+            _write_json(self.folder / "examples.json", self._parts("examples"))
+            self._write_cells()
+        self._write_note()
 
     def _write_cells(self) -> None:
-        write_json(self.folder / "cells.json", self._parts("entry"))
+        _write_json(self.folder / "cells.json", self._parts("entry"))
+
+    def _write_note(self) -> None:
+        """Note what need not be read again."""
+        folders = {cell: seen for cell, seen in self._seen.folders.items() if cell in self.cells}
+        folders |= {cell: f"{state} {self.cells[cell].seals}" if state else "" for cell, state in self._put.items()}
+        files = {} if self.incomplete else {file: up_to_date.digest(self.folder / file) for file in _FILES}
+        now = Seen(files, folders)
+        if now != self._seen:
+            now.write(self._note)
 
     def _parts(self, part: str) -> dict[str, Any]:
         parts = {cell: getattr(self.cells[cell], part) for cell in sorted(self.cells)}
@@ -185,20 +314,22 @@ class Results:
 
 def speeds(scale: str) -> dict[str, tuple[float, float]]:
     """What finished cells took: JSON of their task, model and data -> samples and seconds of one device, both summed;
-    those that shared a GPU had a part of its time each."""
+    those that shared a GPU had a part of its time each.
+
+    A cell whose numbers or config do not tell (an older config, a time that is not finite) counts for nothing.
+    """
     found: dict[str, tuple[float, float]] = {}
-    for cell, stored in Results(scale).whole.items():
+    for stored in Results(scale).whole.values():
         spent = stored.numbers.get(("train", "train_seconds"), 0.0)
-        if not spent > 0 or stored.entry is None:  # NaN, too
-            continue
         try:
+            assert stored.entry is not None
             config = stored.entry["config"]
             key = json.dumps({part: config[part] for part in ("task", "model", "data")}, sort_keys=True)
             runtime, batch = config["runtime"], config["batch"]["size"]
             devices = runtime["devices"] * runtime["nodes"] / runtime.get("cells_per_gpu", 1)
-        except (KeyError, TypeError) as error:
-            raise damaged(results_folder(scale) / "cells.json", f"the config of {cell} lacks {error}") from None
-        samples, seconds = found.get(key, (0.0, 0.0))
-        samples += int(stored.records[0]["update"]) * batch
-        found[key] = samples, seconds + spent * devices
+            more = float(int(stored.records[0].update) * batch), float(spent * devices)
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+            continue
+        if all(math.isfinite(number) and number > 0 for number in more):
+            found[key] = tuple(map(sum, zip(found.get(key, (0.0, 0.0)), more, strict=True)))  # type: ignore[assignment]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,24 +12,22 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from novobench import places
-from novobench.config import shown
+from novobench.config import cell_id, shown
 from novobench.console import console, duration
 from novobench.errors import DataError, NovobenchError, one_line
 from novobench.files import number, told_plainly
 from novobench.suite import records
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
-from novobench.suite.experiment import Experiment, tuned_file
+from novobench.suite.experiment import CONFIGS, Experiment, tuned_file
 from novobench.suite.forecast import forecast
 from novobench.suite.identity import other_data
-from novobench.suite.plan import PlannedCell, plan, runs_folder
-from novobench.suite.table_rows import AskedRow, asked_rows, table_rows
+from novobench.suite.plan import PlannedCell, runs_folder
+from novobench.suite.table_rows import AskedRow, asked_rows, table_rows, without_seed
 from novobench.suite.tables import four_digits, markdown, write_table
 
 
-def run(
-    experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: str, seeds: int, jobs: int | None
-) -> int:
+def run(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: str, jobs: int | None) -> int:
     """Train the missing cells, collect the finished ones and write the tables. Exit code 1 if a cell failed.
 
     An interrupt ends the training; what is finished by then is collected all the same. Cells of an overridden recipe
@@ -38,16 +37,17 @@ def run(
     if not cells:
         raise NovobenchError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
     _check_writable(scale)
-    own = {cell.id for cell in plan(experiments, scale, range(seeds))}
+    asked = {experiment.name: asked_rows(experiment, scale) for experiment in experiments}
+    files = _files(experiments)
+    own = _of_rows([row for rows in asked.values() for row in rows], cells)
     foreign = other_data(cells, out)
     ours = [cell for cell in cells if cell.id in own and cell.id not in foreign]
-    asked = {experiment.name: asked_rows(experiment, scale) for experiment in experiments} if ours else {}
     try:
         failed = foreign | train(cells, scale, jobs, out)
     except KeyboardInterrupt:
-        _collect(experiments, asked, ours, scale, out, complete=False)
+        _collect(experiments, asked, files, ours, scale, out, complete=False)
         raise
-    problems = _collect(experiments, asked, ours, scale, out, complete=not failed)
+    problems = _collect(experiments, asked, files, ours, scale, out, complete=not failed)
     for cell in cells:
         if cell.id not in own and cell.folder.finished and cell.id not in foreign:
             try:
@@ -57,9 +57,27 @@ def run(
     return _summary(failed, problems, cells)
 
 
+def _of_rows(asked: Sequence[AskedRow], cells: Sequence[PlannedCell]) -> set[str]:
+    """Those of the cells that rows ask for as the experiments stand, without overrides."""
+    trainings = {without_seed(cell_id(row.config)) for row in asked if row.config is not None}
+    return {cell.id for cell in cells if without_seed(cell.id) in trainings}
+
+
+def _files(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
+    """The files that say what rows ask for, as they are now."""
+    found: dict[Path, bytes | None] = {}
+    for path in (*(experiment.file for experiment in experiments), *sorted(CONFIGS.rglob("*.yaml"))):
+        try:
+            found[path] = path.read_bytes()
+        except OSError:
+            found[path] = None
+    return found
+
+
 def _collect(
     experiments: Sequence[Experiment],
     asked: Mapping[str, Sequence[AskedRow]],
+    files: Mapping[Path, bytes | None],
     ours: Sequence[PlannedCell],
     scale: str,
     out: Console,
@@ -68,14 +86,15 @@ def _collect(
 ) -> list[str]:
     """Put the finished cells into `results/<scale>/`, and write what follows from them; returns what was wrong.
 
-    `asked` is what the rows asked for when the cells were planned: rates may have been searched meanwhile. Unless all
-    was trained (`complete`), only rows that were are printed.
+    `asked` is what the rows asked for when the cells were planned, and `files` what said so: rates may have been
+    searched meanwhile. Unless all was trained (`complete`), only rows that were are printed.
     """
     if not ours:
         return []
     with records.locked(scale):
-        problems = collect((cell.folder for cell in ours), scale)
         results = records.Results(scale)
+        problems = collect((cell.folder for cell in ours), scale, results)
+        same = _files(experiments) == files
         for experiment in experiments:
             rows = table_rows(experiment, scale, asked[experiment.name], results)
             there = rows if complete else [row for row in rows if row.cells]
@@ -88,7 +107,7 @@ def _collect(
                 from novobench.suite.plots import write_figure
 
                 out.print(f"Written: {shown(write_figure(experiment, scale, rows))}")
-            if _changed(experiment, asked[experiment.name], scale):
+            if not same and _changed(experiment, asked[experiment.name], scale):
                 out.print(
                     f"The rates or configs of {experiment.name} changed while this command ran; the table is of those "
                     "it began with. Run it again for the new ones."
@@ -135,8 +154,8 @@ def search(experiment: Experiment, scale: str, budget: int, seeds: int, jobs: in
 
 def train(cells: Sequence[PlannedCell], scale: str, jobs: int | None, out: Console) -> dict[str, str]:
     """Train those cells that have no record yet, the longest first; returns the errors by cell id."""
-    past = records.speeds(scale)
     to_do = [cell for cell in cells if not cell.folder.finished]
+    past = records.speeds(scale) if to_do else {}
     to_do.sort(key=lambda cell: -(forecast(cell, past).seconds or 0.0))  # so that no job is left alone with a long one
     out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} finished before, {len(to_do)} to train.")
     if not to_do:
@@ -178,7 +197,7 @@ class _Display:
             self.count += 1
             self.progress.remove_task(self.bars.pop(cell))
             self.progress.advance(self.all)
-            told = f"in {duration(event.seconds)}" if event.kind == "finished" else f"FAILED: {one_line(event.error)}"
+            told = f"in {duration(event.seconds)}" if event.kind == "finished" else "FAILED"
             self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.users)}) {told}")
 
 

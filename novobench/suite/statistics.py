@@ -25,12 +25,12 @@ class Estimate:
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     """Student's t interval of the mean; seeds are independent and, over one recipe, close to normal."""
-    from scipy.stats import t  # half a second to import, and only tables need it
+    from scipy.special import stdtrit  # the quantile of Student's t; scipy.stats would take a second to import
 
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
         return Estimate(mean, n)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * sd / math.sqrt(n)
     return Estimate(mean, n, sd, mean - half, mean + half)

@@ -75,9 +75,9 @@ def table_rows(
     asked: what the rows ask for, if not what they ask for now. results: if they are read already.
     """
     results = results or Results(scale)
-    whole = results.whole
+    whole, seeds, lost_seeds = results.whole, _by_training(results.whole), _by_training(results.incomplete)
     rows = [
-        TableRow(one.row, one.config, one.searched, {cell: whole[cell] for cell in _seeds(one.config, whole)})
+        TableRow(one.row, one.config, one.searched, {cell: whole[cell] for cell in _seeds(one.config, seeds)})
         for one in (asked_rows(experiment, scale) if asked is None else asked)
     ]
     for column in experiment.columns:
@@ -86,22 +86,35 @@ def table_rows(
             row.values[column.key] = [found[cell] for cell in row.cells if cell in found]
     for row in rows:
         row.warnings += _raised(experiment, row) + _not_finite(experiment, row) + _mixed_data(row)
-        if lost := _seeds(row.config, results.incomplete):
+        if lost := _seeds(row.config, lost_seeds):
             row.warnings.append(f"left out, because their results are incomplete: {_seeds_text(map(seed_of, lost))}")
     _warn_of_other_data(rows)
     return rows
 
 
-def _seeds(config: CellConfig | None, cells: Iterable[str]) -> list[str]:
+def _by_training(cells: Iterable[str]) -> dict[str, list[str]]:
+    """Cells that differ in their seeds alone, in the order of these, by what their ids have in common."""
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        found.setdefault(without_seed(cell), []).append(cell)
+    return {training: sorted(cells, key=seed_of) for training, cells in found.items()}
+
+
+def _seeds(config: CellConfig | None, cells: dict[str, list[str]]) -> list[str]:
     """Those of the cells that are this training, with any seed."""
-    if config is None:
-        return []
-    pattern = re.compile(re.sub(r"-s\d+-", r"-s\\d+-", cell_id(config)))
-    return sorted(filter(pattern.fullmatch, cells), key=seed_of)
+    return [] if config is None else cells.get(without_seed(cell_id(config)), [])
+
+
+_SEED = re.compile(r"-s(\d+)-")
+
+
+def without_seed(cell: str) -> str:
+    """What the ids of a training's seeds have in common."""
+    return _SEED.sub("-s-", cell, count=1)
 
 
 def seed_of(cell: str) -> int:
-    match = re.search(r"-s(\d+)-", cell)
+    match = _SEED.search(cell)
     return int(match[1]) if match else 0
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from novobench.config import CellConfig, to_yaml
-from novobench.files import write_csv, write_text
+from novobench.config import CellConfig
 from novobench.suite import records
-from novobench.suite.checked_files import SCHEMA
+from novobench.suite.checked_files import SCHEMA, write_changed, write_csv
 from novobench.suite.experiment import Column, Experiment
 from novobench.suite.table_rows import TableRow, table_rows
 
@@ -29,7 +28,7 @@ def write_table(experiment: Experiment, scale: str, rows: list[TableRow] | None 
     folder = records.results_folder(scale)
     csv_path, md_path = folder / f"{experiment.name}.csv", folder / f"{experiment.name}.md"
     _write_csv(csv_path, experiment, rows)
-    write_text(md_path, markdown(experiment, rows, scale))
+    write_changed(md_path, markdown(experiment, rows, scale).encode())
     return csv_path, md_path
 
 
@@ -39,10 +38,10 @@ def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None
     fields += [f"{key}{part}" for key in keys for part in ("", "_sd", "_low", "_high", "_paper")]
     lines = []
     for entry in rows:
-        line: dict[str, Any] = {"schema": SCHEMA, "row": entry.row.id, "label": entry.row.label}
-        line |= {key: setting(entry.config, key) for key in experiment.shown}
+        line: dict[str, Any] = {"schema": SCHEMA, "row": entry.row.id, "label": one_line(entry.row.label)}
+        line |= {key: one_line(setting(entry.config, key)) for key in experiment.shown}
         line["seeds"] = len(entry.cells)
-        line["warnings"] = "; ".join(entry.warnings)
+        line["warnings"] = one_line("; ".join(entry.warnings))
         estimates = entry.estimates
         for key in keys:
             found = estimates.get(key)
@@ -53,7 +52,7 @@ def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None
                 line |= {f"{key}_low": _digits(found.low), f"{key}_high": _digits(found.high)}
             line[f"{key}_paper"] = entry.row.printed.get(key, "")
         lines.append(line)
-    write_csv(path, fields, lines)
+    write_csv(path, fields, ([str(line.get(key, "")) for key in fields] for line in lines))
 
 
 _NOT_FINITE = "not finite"
@@ -78,26 +77,59 @@ def setting(config: CellConfig | None, key: str) -> str:
     """The value of a dotted key as a reader wants it; empty for a row without a cell."""
     if config is None:
         return ""
-    value = OmegaConf.select(OmegaConf.create(to_yaml(config)), key)
+    value: Any = config
+    for name in re.findall(r"[^.\[\]]+", key):
+        if isinstance(value, list):
+            value = value[int(name)] if name.isdecimal() and int(name) < len(value) else None
+        else:
+            value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)  # type: ignore[arg-type]
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def one_line(text: str) -> str:
+    """Text for a CSV file, a figure and a terminal: one line, without what these cannot hold or take for a command."""
+    return " ".join(_NO_TEXT.sub(" ", text).split())
+
+
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
+"""Control characters, halves of characters, and what is no character."""
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is, signs of its own included; in one line."""
+    return _SPECIAL.sub(r"\\\g<0>", one_line(text))
+
+
+_SPECIAL = re.compile(r"[\\`*\[<|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#|\w+;)")
+"""Markdown's signs within a line. An underscore between letters, as names have it, is none."""
+
+
+def prose(text: str) -> str:
+    """A note as Markdown shows it: text as it is, but code where there is a pair of backticks."""
+    parts = re.split(r"(`[^`]+`)", one_line(text))
+    escaped = "".join(part if place % 2 else _SPECIAL.sub(r"\\\g<0>", part) for place, part in enumerate(parts))
+    return re.sub(r"^(\d*)([-+=>#.)])", r"\1\\\2", escaped)  # no list, quotation or heading
 
 
 def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
     """The table a person reads: ours (95 % interval over seeds) beside the paper's value, notes below."""
     ours_elsewhere = "" if scale == "paper" else " (other data)"
-    head = ["", *experiment.shown.values(), "seeds"]
+    head = ["", *map(plain, experiment.shown.values()), "seeds"]
     columns = columns_of(experiment, rows)
     for column in columns:
-        head += [f"{column.label}", f"paper{ours_elsewhere}"]
+        head += [plain(column.label), f"paper{ours_elsewhere}"]
     body, notes = [], []
     for entry in rows:
         mark = ""
         quoted = f"Number quoted by the paper from {entry.row.quoted}; not run here." if entry.row.quoted else ""
-        for note in (entry.row.note or quoted, *(f"**Warning**: {text}." for text in entry.warnings)):
+        warnings = (f"**Warning**: {prose(text)}." for text in entry.warnings)
+        for note in (prose(entry.row.note or quoted), *warnings):
             if note:
                 notes.append(note)
                 mark += f" [{len(notes)}]"
-        cells = [entry.row.label + mark, *(setting(entry.config, key) for key in experiment.shown)]
+        cells = [plain(entry.row.label) + mark, *(plain(setting(entry.config, key)) for key in experiment.shown)]
         cells.append(str(len(entry.cells)) if entry.config is not None else "")
         estimates = entry.estimates
         for column in columns:
@@ -105,13 +137,14 @@ def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
             cells += [str(found) if found else _absent(entry, column.key)]
             cells += ["" if printed is None else f"{printed:.2f}"]
         body.append(cells)
-    lines = [f"# {experiment.name}: {experiment.title}", "", f"{experiment.where}, at {scale} scale.", ""]
+    title = plain(f"{experiment.name}: {experiment.title}")
+    lines = [f"# {title}", "", f"{prose(experiment.where)}, at {scale} scale.", ""]
     lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
     lines += [f"[{i}] {note}  " for i, note in enumerate(notes, 1)]
-    lines += ["" if notes else None, *(f"- {note}" for note in experiment.notes)]  # type: ignore[list-item]
-    lines += [f"- {note}" for note in _rates_notes(rows, scale)]
-    lines += [f"- {note}" for note in _beside_notes(experiment, rows)]
-    lines += [f"- {_seeds_note(rows)}", f"- {_code_note(rows)}"]
+    lines += ["" if notes else None, *(f"- {prose(note)}" for note in experiment.notes)]  # type: ignore[list-item]
+    lines += [f"- {prose(note)}" for note in _rates_notes(rows, scale)]
+    lines += [f"- {prose(note)}" for note in _beside_notes(experiment, rows)]
+    lines += [f"- {_seeds_note(rows)}", f"- {prose(_code_note(rows))}"]
     return "\n".join(line for line in lines if line is not None) + "\n"
 
 
@@ -151,8 +184,8 @@ def _seeds_note(rows: list[TableRow]) -> str:
 
 def _code_note(rows: list[TableRow]) -> str:
     lines = [line for entry in rows for stored in entry.cells.values() for line in stored.records]
-    hardware = sorted({line["hardware"] for line in lines})
-    dirty = any(line["dirty"] == "1" for line in lines)
+    hardware = sorted({line.hardware for line in lines})
+    dirty = any(line.dirty == "1" for line in lines)
     trained = f"Trained on {'; '.join(hardware) or 'nothing yet'}"
     return trained + (", some of it with uncommitted changes to the code." if dirty else ".")
 

@@ -3,6 +3,7 @@
 import csv
 import shutil
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from matplotlib.figure import Figure
 from novobench.suite.curves import Point, at_equal
 from novobench.suite.experiment import Panel, load_experiment
 from novobench.suite.plots import draw, write_figure
+from novobench.suite.records import CurveLine, StoredCell
+from novobench.suite.table_rows import TableRow
+from novobench.suite.tables import one_line
 
 EXPERIMENT = Path(__file__).with_name("small_figure.yaml")
 
@@ -73,6 +77,35 @@ def test_no_two_lines_look_alike_without_colour():
     axes = drawn(Panel("update", ["v/ppl", "t/ppl"], "update", "ppl"), rows)
     looks = [(line.get_linestyle(), line.get_marker()) for line in axes.get_lines()]
     assert len(looks) == len(set(looks)) == 12
+
+
+def test_a_legend_shows_whatever_words_there_are(workspace):
+    """Underscores and dollars mean something to matplotlib, some signs are in no font of its, and XML lacks others."""
+    labels = ["_hidden", "$unclosed", "$x^2$", "\\alpha", "日本語 🚀", "[b]", "<&>", "same", "same", "\x1b[31m \ud800"]
+    shown = [*labels[:-1], "[31m"]
+    axes = drawn(
+        Panel("update", ["v/loss"], "$", "_"), [(one_line(label), [{"v/loss": curve(3, 2)}]) for label in labels]
+    )
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == shown
+
+    experiment = load_experiment("small")
+    cells = {"one": StoredCell(curves=[CurveLine("1", "one", "v/loss", str(at), "0.5", "", "2.0") for at in (1, 2)])}
+    rows = [TableRow(replace(experiment.rows[0], label=label), None, False, cells) for label in labels]
+    panel = Panel("update", ["v/loss"], "$x", "a\nb")
+    path = write_figure(replace(experiment, title="$ _ \x00", figure=[panel]), "laptop", rows)
+    words = [element.text for element in ElementTree.fromstring(path.read_bytes()).iter() if element.text]
+    assert [word for word in words if word in shown] == shown
+    assert {"$ _ (laptop scale)", "$x", "a b"} <= set(words)
+
+
+@pytest.mark.parametrize("x", ["update", "epoch", "seconds", "t/loss"])
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_a_cell_without_curves(workspace, x, logarithmic):
+    experiment = load_experiment("small")
+    rows = [TableRow(row, None, False, {"one": StoredCell()}) for row in experiment.rows]
+    panel = Panel(x, ["v/loss", "t/loss"], "x", "y", minus="t/loss", logarithmic=logarithmic, diagonal=True)
+    path = write_figure(replace(experiment, figure=[panel]), "laptop", rows)
+    assert ElementTree.fromstring(path.read_bytes()).tag.endswith("svg")
 
 
 # ------------------------------------------------------------------------------------ an experiment of seconds

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from novobench.suite import records
 from novobench.suite.experiment import CONFIGS
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import PlannedCell
@@ -17,6 +19,7 @@ from novobench.tasks import catalog
 from novobench.tasks.image.config import ImageDataConfig, ImageModelConfig, relative_cost
 from novobench.tasks.speech.config import SpeechDataConfig, SpeechModelConfig
 from tests.cells import small_config
+from tests.suite.finished import collected, config_of, finished
 
 TASKS = ["image", "language", "speech", "translation"]
 WIDER = {"model__widths": [8, 16], "model__stem_width": 8}
@@ -89,6 +92,51 @@ def test_cells_of_other_fields_are_left_out():
     old["model"]["a_field_of_old"] = 1
     found = forecast(PlannedCell(config), {json.dumps(old): (1000.0, 2.0)})
     assert not found.source.startswith("finished cells")
+
+
+OLD = [
+    {"task": "a task of old", "model": {}, "data": {}},
+    {"task": "image", "model": [1], "data": {}},
+    {"task": "image", "model": None, "data": None},
+    {"task": ["image"], "model": {}, "data": {}},
+    {"task": "image", "model": "x", "data": {}},
+]
+
+
+@pytest.mark.parametrize("content", OLD, ids=range(len(OLD)))
+def test_cells_whose_config_is_refused_today_tell_nothing(content):
+    past = {json.dumps(content): (1000.0, 2.0)}
+    assert not forecast(PlannedCell(small_config()), past).source.startswith("finished cells")
+
+
+@pytest.mark.parametrize("speed", [(0.0, 2.0), (10.0, 0.0), (math.inf, 1.0), (1.0, math.inf), (math.nan, 1.0)])
+def test_speeds_that_are_no_speeds_tell_nothing(speed):
+    config = small_config()
+    found = forecast(PlannedCell(config), {key(config): speed})
+    assert not found.source.startswith("finished cells")
+    assert found.seconds is None or 0 < found.seconds < math.inf
+
+
+ODD_CONFIGS = {
+    "batch": {"size": "many"}, "runtime": {"devices": 1, "nodes": 1, "cells_per_gpu": 0}, "model": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", [None, *ODD_CONFIGS, "task"])
+def test_finished_cells_that_tell_no_speed(workspace, part):
+    """An old config, or numbers that are none: the others count."""
+    folder, other = finished("small", "sgd", {"test": {"top1": 50.0}}), finished("small", "sgd", {}, seed=1)
+    config = yaml.safe_load(folder.config.read_text())
+    if part in ODD_CONFIGS:
+        config[part] = ODD_CONFIGS[part]
+        folder.config.write_text(yaml.safe_dump(config))
+    elif part:
+        (record := json.loads(folder.record.read_text()))["train_seconds"] = None
+        folder.record.write_text(json.dumps(record))
+    assert collected(folder, other) == []
+    found = records.speeds("laptop")
+    assert sum(samples for samples, _ in found.values()) == 8 * 32 * (1 if part in ("batch", "runtime", "task") else 2)
+    assert forecast(PlannedCell(config_of("small", "sgd")), found).seconds == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -180,7 +180,7 @@ def test_a_curve_breaks_where_it_is_not_finite():
     draw(axes, Panel("update", ["v/loss"], "update", "loss", logarithmic=True), rows)
     (line,) = axes.get_lines()
     assert [str(y) for y in line.get_ydata()] == ["4.0", "nan", "2.0"]
-    assert axes.get_legend_handles_labels()[1] == ["one"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one"]
 
 
 # ------------------------------------------------------------------------------------ tables

@@ -89,7 +89,7 @@ def test_old_and_new_results_of_a_cell_never_mix(results, monkeypatch, last, sch
     assert collected(other) == []
     assert top1(results)["sgd"] == "70"
     (cell,) = [stored for cell, stored in records.Results("laptop").whole.items() if "-sgd-" in cell]
-    assert [line["value"] for line in cell.curves] == ["3.0", "0.5"]
+    assert [line.value for line in cell.curves] == ["3.0", "0.5"]
 
 
 def without_digests(results):
@@ -329,64 +329,3 @@ def test_a_cut_in_results_of_the_first_schema(results, workspace, kept):
     (line,) = collected()
     assert "1 cell is incomplete (image-sgd-s0-" in line
     assert content(results) == before
-
-
-# ------------------------------------------------------------------------------------ damaged run folders
-
-RUN_DAMAGES = {
-    "record.json": {
-        "empty": lambda b: b"",
-        "cut": lambda b: b[:-40],
-        "null": lambda b: b"null",
-        "latin-1": lambda b: b + b"\xff",
-        "without a key": lambda b: b.replace(b'"updates"', b'"update"'),
-        "without n": lambda b: b.replace(b'"n": 597, ', b""),
-        "text for a number": lambda b: b.replace(b"50.0", b'"half"'),
-        "another cell's": lambda b: b.replace(b"-s0-", b"-s1-"),
-    },
-    "config.yaml": {
-        "empty": lambda b: b"",
-        "no YAML": lambda b: b"a: [",
-        "zeros": lambda b: b"\0" * len(b),
-        "another task's": lambda b: b.replace(b"task: image", b"task: speech"),
-        "deleted": None,
-    },
-    "environment.json": {"cut": lambda b: b[:-3], "list": lambda b: b"[]", "deleted": None},
-    "metrics.jsonl": {
-        "latin-1": lambda b: b + b"\xff\n",
-        "cut": lambda b: b[:-10],
-        "in the middle": lambda b: b.replace(b"}\n", b"\n", 1),
-        "a list": lambda b: b + b"[1]\n",
-        "without epoch": lambda b: b + b'{"update": 9, "split": "train", "loss": 1}\n',
-        "without split": lambda b: b + b'{"update": 9, "epoch": 1, "loss": 1}\n',
-        "text for a number": lambda b: b + b'{"update": 9, "epoch": 1, "split": "train", "loss": "x"}\n',
-        "deleted": None,
-    },
-    "predictions-test.jsonl.gz": {
-        "empty": lambda b: b"",
-        "no gzip": lambda b: b"hello",
-        "cut": lambda b: b[:-6],
-        "flipped": lambda b: b[:20] + b"\x55\x55" + b[22:],
-    },
-}
-
-
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in RUN_DAMAGES.items() for kind in kinds])
-def test_a_damaged_file_of_a_finished_run(results, name, kind):
-    """Named; the other cells are collected, and what was collected from it before stays."""
-    folder, other = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
-    collected(folder)
-    before = records.Results("laptop").whole[folder.path.name]
-    path, damage = folder.path / name, RUN_DAMAGES[name][kind]
-    if damage is None:
-        path.unlink()
-    else:
-        damaged = damage(path.read_bytes())
-        assert damaged != path.read_bytes()
-        path.write_bytes(damaged)
-    (line,) = collected(folder, other)
-    assert line.startswith(f"{path} of a finished cell is damaged: ")
-    assert "\n" not in line
-    now = records.Results("laptop").whole
-    assert set(now) == {folder.path.name, other.path.name}
-    assert now[folder.path.name] == before

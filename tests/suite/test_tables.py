@@ -1,14 +1,21 @@
 """What a table warns of, and the columns that a scale's data lack."""
 
 import csv
+import dataclasses
+import re
 import shutil
+from collections import Counter
 
 import pytest
+from markdown_it import MarkdownIt
+from rich.markdown import Markdown
 
 from novobench.config import ROOT
+from novobench.console import console
 from novobench.suite.experiment import load_experiment
-from novobench.suite.tables import write_table
-from tests.suite.finished import collected, finished
+from novobench.suite.table_rows import TableRow
+from novobench.suite.tables import markdown, setting, write_table
+from tests.suite.finished import collected, config_of, finished
 
 
 @pytest.fixture
@@ -56,3 +63,73 @@ def test_columns_that_the_data_lack_are_left_out(recorded):
     assert "test_other" not in rows["t4_sgd"]
     assert "test-other" not in markdown
     assert "test-clean" in markdown
+
+
+# ------------------------------------------------------------------------------------ words that are signs elsewhere
+
+ODD = [
+    "a | b", "C:\\dir|", "`code", "``", "two\nlines", "_private_", "a_b", "<b>bold</b>", "*star*", "**", "$x_1$ and $",
+    "[x](y)", "![x](y)", "~~gone~~", "&amp; &lt; &", "# no heading", "- no list", "1. no list", "\\", "\\\\|", "|",
+    "日本語 🚀", "'quoted', \"twice\"", "http://a.b/c_d_", "\x1b[31mred", "half \ud800", "a\r\nb",
+]  # fmt: skip
+
+
+def as_shown(text):
+    """What a reader should see of it."""
+    return " ".join(re.sub("[\x00-\x1f\ud800-\udfff]", " ", text).split())
+
+
+def cells_of(markdown):
+    """The table as another reader of Markdown has it: the text of each cell."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    rows, inside = [], False
+    for token in tokens:
+        inside = (inside or token.type in ("th_open", "td_open")) and token.type not in ("th_close", "td_close")
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and inside:
+            rows[-1].append("".join(child.content for child in token.children))
+            assert {child.type for child in token.children} <= {"text", "text_special"}
+    return rows, tokens
+
+
+def test_tables_hold_whatever_words_there_are(workspace):
+    experiment = load_experiment("small")
+    row = experiment.rows[0]
+    rows = [TableRow(dataclasses.replace(row, label=text, note=text), None, False, {}) for text in ODD]
+    columns = [dataclasses.replace(experiment.columns[0], key=f"c{i}", label=text) for i, text in enumerate(ODD)]
+    odd = dataclasses.replace(
+        experiment, title="\n".join(ODD), where="# a | b\n", notes=ODD, columns=columns, shown={"optimizer.lr": ODD[0]}
+    )
+    table, tokens = cells_of(markdown(odd, rows, "laptop"))
+    width = 3 + 2 * len(ODD)
+    assert {len(cells) for cells in table} == {width}
+    assert [cells[0] for cells in table[1:]] == [f"{as_shown(text)} [{i}]" for i, text in enumerate(ODD, 1)]
+    assert table[0][3::2] == list(map(as_shown, ODD))
+    kinds = Counter(token.type for token in tokens)
+    assert (kinds["table_open"], kinds["heading_open"], kinds["list_item_open"]) == (1, 1, len(ODD) + 2)
+    items = [tokens[place + 2] for place, token in enumerate(tokens) if token.type == "list_item_open"]
+    assert ["".join(child.content for child in item.children) for item in items[:-2]] == list(map(as_shown, ODD))
+    heading = tokens[next(i for i, token in enumerate(tokens) if token.type == "heading_open") + 1]
+    assert "".join(child.content for child in heading.children) == f"small: {as_shown(' '.join(ODD))}"
+
+    csv_path, _ = write_table(odd, "laptop", rows)
+    with csv_path.open(newline="", encoding="utf-8") as file:
+        assert [line["label"] for line in csv.DictReader(file, strict=True)] == list(map(as_shown, ODD))
+
+
+def test_the_terminal_shows_brackets_of_labels(workspace, capsys):
+    experiment = load_experiment("small")
+    rows = [TableRow(dataclasses.replace(experiment.rows[0], label="[bold]x[/y]"), None, False, {})]
+    console().print(Markdown(markdown(experiment, rows, "laptop")))
+    assert "[bold]x[/y]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [("optimizer.lr", "0.05"), ("batch.size", "32"), ("model.widths", "[4, 8]"), ("model.widths[1]", "8"),
+     ("optimizer.clip_norm", "–"), ("no.such.key", "–"), ("batch", "{'size': 32, 'micro': 16}")],
+)  # fmt: skip
+def test_settings(workspace, key, expected):
+    assert setting(config_of("small", "sgd"), key) == expected
+    assert setting(None, key) == ""

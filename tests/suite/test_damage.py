@@ -1,0 +1,182 @@
+"""Damage to results and to run folders, of every kind: told in a line, or mended, and nothing else is lost."""
+
+import random
+import re
+
+import pytest
+
+from novobench.errors import NovobenchError
+from novobench.suite import records
+from tests.suite.finished import collected, finished
+
+TOP1 = {"test": {"top1": 50.0, "loss": 1.25}}
+RANDOM_DAMAGES = 60
+
+
+@pytest.fixture
+def results(workspace):
+    (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
+    return workspace / "results" / "laptop"
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# ------------------------------------------------------------------------------------ places that cannot be written
+
+
+@pytest.mark.parametrize("place", ["runs/laptop/collect.lock", "runs", "results", "results/laptop/small.csv"])
+def test_something_else_lies_where_a_command_writes(workspace, novobench, results, place):
+    (workspace / "runs" / "laptop").mkdir(parents=True)
+    folder = finished("small", "sgd", TOP1)
+    path = workspace / place
+    if path.suffix:
+        path.mkdir(parents=True)
+    else:
+        if path.exists():
+            path.rename(workspace / "away")
+        path.write_text("")
+    code, _, err = novobench("run", "small", "--rows", "sgd")
+    assert code == 1
+    assert err.startswith("novobench: Cannot ")
+    assert str(path) in err
+    assert err.count("\n") == 1
+    assert place == "runs" or folder.finished
+
+
+# ------------------------------------------------------------------------------------ damage of any kind
+
+
+ENDS = [b"[1]\n", b"null\n", b"{}\n", b"1\n", b"\n\n", b'"', b"\xff", b"<<<<<<< HEAD\n"]
+
+
+def damaged(content, chance):
+    """Some damage that a file can take."""
+    place = chance.randrange(len(content) + 1)
+    some = bytes(chance.randrange(256) for _ in range(chance.randrange(1, 6)))
+    return chance.choice(
+        [
+            lambda: content[:place],
+            lambda: content[:place] + some + content[place + len(some) :],
+            lambda: content[:place] + some + content[place:],
+            lambda: content[:place] + content[place + chance.randrange(1, 40) :],
+            lambda: content[:place] + b"\0" * (len(content) - place),
+            lambda: content.replace(b"\n", b"\r\n"),
+            lambda: content[place:] + content[:place],
+            lambda: content.replace(*chance.sample([b"1", b"2", b",", b'"', b"\n", b"0", b"e", b":"], 2)),
+            lambda: content + content,
+            lambda: (
+                content
+                + chance.choice([b"[1]\n", b"null\n", b"{}\n", b"1\n", b"\n\n", b'"', b"\xff", b"<<<<<<< HEAD\n"])
+            ),
+        ]
+    )()
+
+
+def told_of(folders):
+    """The lines of a collection; the error's text if it refused."""
+    try:
+        return collected(*folders)
+    except NovobenchError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("seed", range(RANDOM_DAMAGES // 20))
+def test_no_damage_ends_in_a_traceback_or_in_a_wrong_number(results, workspace, novobench, seed):
+    """Of whatever file: one line that says so, or it is mended. The other cell's number stands in any case."""
+    chance = random.Random(seed)
+    folders = finished("small", "sgd", TOP1), finished("small", "novograd", {"test": {"top1": 60.0, "loss": 1.0}})
+    assert collected(*folders) == []
+    files = [*results.iterdir(), *folders[0].path.iterdir()]
+    results_before = content(results)
+    whole = {path: path.read_bytes() for path in files}
+    for _ in range(20):
+        path = chance.choice(files)
+        path.write_bytes(damaged(whole[path], chance))
+        told = told_of(folders)
+        if isinstance(told, str):  # nothing was written
+            assert path.parent == results
+            assert path.name in told
+        else:
+            assert told or path.parent != results or content(results) == results_before
+            found = records.Results("laptop").whole
+            assert found[folders[1].path.name].numbers["test", "top1"] == 60.0
+            assert path.parent != results or found[folders[0].path.name].numbers["test", "top1"] == 50.0
+        for file, text in whole.items():
+            file.write_bytes(text)
+
+
+# ------------------------------------------------------------------------------------ damaged run folders
+
+RUN_DAMAGES = {
+    "record.json": {
+        "empty": lambda b: b"",
+        "cut": lambda b: b[:-40],
+        "null": lambda b: b"null",
+        "latin-1": lambda b: b + b"\xff",
+        "without a key": lambda b: b.replace(b'"updates"', b'"update"'),
+        "without n": lambda b: b.replace(b'"n": 597, ', b""),
+        "text for a number": lambda b: b.replace(b"50.0", b'"half"'),
+        "another cell's": lambda b: b.replace(b"-s0-", b"-s1-"),
+        "a number too large": lambda b: b.replace(b"50.0", b"1" + b"0" * 400),
+        "half a character": lambda b: b.replace(b'"a machine', b'"\\ud800 machine'),
+        "a long text": lambda b: b.replace(b'"a machine', b'"' + b"a" * 200_000),
+        "a line break": lambda b: b.replace(b'"a machine', b'"a\\r\\nmachine'),
+        "no text": lambda b: b.replace(b'"a machine, 2 cores"', b"[2]"),
+        "no fingerprint": lambda b: b.replace(b'"digits:0123"', b"null"),
+        "a cell in a metric": lambda b: b.replace(b'"n": 597, ', b'"n": 597, "cell": "x", '),
+        "deep": lambda b: b"[" * 100_000,
+    },
+    "config.yaml": {
+        "empty": lambda b: b"",
+        "no YAML": lambda b: b"a: [",
+        "zeros": lambda b: b"\0" * len(b),
+        "another task's": lambda b: b.replace(b"task: image", b"task: speech"),
+        "deleted": None,
+    },
+    "environment.json": {
+        "half a character": lambda b: b'{"a": "\\ud800"}',
+        "cut": lambda b: b[:-3],
+        "list": lambda b: b"[]",
+        "deleted": None,
+    },
+    "metrics.jsonl": {
+        "latin-1": lambda b: b + b"\xff\n",
+        "cut": lambda b: b[:-10],
+        "a line twice": lambda b: b + b[: b.index(b"\n") + 1],
+        "in the middle": lambda b: b.replace(b"}\n", b"\n", 1),
+        "a list": lambda b: b + b"[1]\n",
+        "without epoch": lambda b: b + b'{"update": 9, "split": "train", "loss": 1}\n',
+        "without split": lambda b: b + b'{"update": 9, "epoch": 1, "loss": 1}\n',
+        "text for a number": lambda b: b + b'{"update": 9, "epoch": 1, "split": "train", "loss": "x"}\n',
+        "deleted": None,
+    },
+    "predictions-test.jsonl.gz": {
+        "empty": lambda b: b"",
+        "no gzip": lambda b: b"hello",
+        "cut": lambda b: b[:-6],
+        "flipped": lambda b: b[:20] + b"\x55\x55" + b[22:],
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in RUN_DAMAGES.items() for kind in kinds])
+def test_a_damaged_file_of_a_finished_run(results, name, kind):
+    """Named; the other cells are collected, and what was collected from it before stays."""
+    folder, other = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
+    collected(folder)
+    before = records.Results("laptop").whole[folder.path.name].digests()
+    path, damage = folder.path / name, RUN_DAMAGES[name][kind]
+    if damage is None:
+        path.unlink()
+    else:
+        damaged = damage(path.read_bytes())
+        assert damaged != path.read_bytes()
+        path.write_bytes(damaged)
+    (line,) = collected(folder, other)
+    assert re.match(rf"{re.escape(str(path))} (line \d+ |of a finished cell )is damaged[:,] ", line)
+    assert "\n" not in line
+    now = records.Results("laptop").whole
+    assert set(now) == {folder.path.name, other.path.name}
+    assert now[folder.path.name].digests() == before
