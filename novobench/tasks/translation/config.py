@@ -7,6 +7,7 @@ tokens").
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -95,6 +96,9 @@ class TranslationDataConfig:
     extra_output: int = 50
     """An output may be this much longer than its source, in pieces (NeMo)."""
     max_output: int = 256
+    tokenize: Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char"] = "13a"
+    """How sacreBLEU cuts text into words, under sacreBLEU's own names. Target languages without spaces between words
+    need one of their own, or `char`."""
     neighbours: bool = False
     """Also score each test sentence's nearest training neighbour: what memory alone reaches."""
 
@@ -128,6 +132,27 @@ def validate(config: CellConfig) -> None:
     for key, length in (("data.max_length", data.max_length), ("data.max_output", data.max_output)):
         if length > model.positions:
             raise ConfigError(f"'{key}' {length} is more than the network's model.positions {model.positions}.")
+    suited = _WITHOUT_SPACES.get(re.split(r"[-_]", data.target_language.lower())[0])
+    if suited is not None and data.tokenize in ("13a", "intl"):
+        others = "" if suited == "char" else " or char"
+        raise ConfigError(
+            f"'data.tokenize' {data.tokenize} looks for spaces between words, and data.target_language "
+            f"{data.target_language} has none: BLEU would compare whole sentences. Set data.tokenize={suited}{others}."
+        )
+
+
+_WITHOUT_SPACES = {
+    language: tokenizer
+    for tokenizer, languages in {
+        "zh": "zh zho chi cmn yue",
+        "ja-mecab": "ja jpn",
+        "ko-mecab": "ko kor",
+        "char": "th tha lo lao km khm my mya bo bod",
+    }.items()
+    for language in languages.split()
+}
+"""ISO 639 code of a language that 13a cannot cut into words -> the tokenizer that can. Korean has spaces, but between
+phrases."""
 
 
 MODEL = TranslationModelConfig
