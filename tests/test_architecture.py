@@ -11,7 +11,18 @@ from novobench.config import ROOT
 
 PACKAGE = ROOT / "novobench"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"budget", "checks", "config", "console", "errors", "files", "hardware", "processes"}
+GROUND = {
+    "budget",
+    "config",
+    "device_limits",
+    "console",
+    "errors",
+    "files",
+    "hardware",
+    "processes",
+    "ranges",
+    "schema",
+}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
@@ -21,13 +32,14 @@ MAY_IMPORT = {
     "ranges": {"errors"},
     "budget": {"errors"},
     "config": {"errors", "ranges", "yaml_text"},
+    "schema": {"config", "errors", "ranges", "yaml_text"},
     "yaml_text": set(),
-    "checks": {"config", "errors"},
+    "device_limits": {"config", "errors"},
     "optim": set(),
-    "tasks": GROUND | {"optim", "ranges"},
+    "tasks": GROUND | {"optim"},
     "training": GROUND | {"optim", "tasks"},
     "bench": GROUND | {"optim", "tasks", "training"},
-    "suite": GROUND | {"optim", "ranges", "tasks", "training"},
+    "suite": GROUND | {"optim", "tasks", "training", "yaml_text"},
     "cli": GROUND | {"suite", "bench"},
     "__main__": {"cli"},
     "__init__": set(),

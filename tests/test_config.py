@@ -78,7 +78,7 @@ WORDS = [
 
 
 def speech(**changes):
-    return small_config("speech", **changes).data
+    return small_config("speech", **{"data__source": "manifest", "data__name": "mine", **changes}).data
 
 
 @pytest.mark.parametrize("word", WORDS)
