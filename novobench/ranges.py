@@ -81,7 +81,7 @@ def _check(value: Any, hint: Any, key: str) -> None:
             _check(entry, inner[0], f"{key}[{place}]")
     elif origin is dict:
         for name, entry in value.items():
-            _check(name, inner[0], f"{key}, key {name!r},")
+            _check(name, inner[0], f"{key}' key '{name}")
             _check(entry, inner[1], f"{key}.{name}")
     elif isinstance(value, str) and _NO_TEXT.search(value):
         raise ConfigError(f"'{key}' must be text without control characters, not {_shown(value)}.")

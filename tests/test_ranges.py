@@ -45,7 +45,7 @@ class Named:
         ({"widths": []}, "'widths' must be given at least one entry, not []."),
         ({"widths": [4, 0]}, "'widths[1]' must be 1 or more, not 0."),
         ({"sizes": {"dev": 0}}, "'sizes.dev' must be 1 or more, not 0."),
-        ({"sizes": {"../up": 1}}, "'sizes, key '../up',' must be usable in a file name"),
+        ({"sizes": {"../up": 1}}, "'sizes' key '../up' must be usable in a file name"),
         ({"inner": Inner(0)}, "'inner.width' must be 1 or more, not 0."),
         ({"layers": [Inner(), Inner(-1)]}, "'layers[1].width' must be 1 or more, not -1."),
         ({"inner": Inner(2**63)}, "'inner.width' must be a number below 2^63, not 9223372036854775808."),

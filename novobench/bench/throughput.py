@@ -27,7 +27,8 @@ from novobench import hardware
 from novobench.bench import peak, published
 from novobench.bench.results import Column, Rows, number, one_line
 from novobench.bench.resume import try_resuming
-from novobench.config import ROOT, CellConfig, check_not_decided, check_scale, override, parse_overrides
+from novobench.config import ROOT, BatchConfig, CellConfig, check_not_decided, check_scale, override, parse_overrides
+from novobench.schema import typed
 from novobench.tasks import base
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config, task_names
 
@@ -278,6 +279,11 @@ def _fast_convolutions() -> Iterator[None]:
             cudnn.benchmark_limit = kept[1]
 
 
+@dataclass(frozen=True)
+class _Batch:
+    batch: BatchConfig
+
+
 def cell_of(task: str, scale: str, changes: Sequence[str]) -> tuple[CellConfig, int]:
     """The task's config at a scale with NovoGrad, unless `changes` (`key=value`) name another optimizer, and how many
     of its micro-batches a whole update has; in the config itself an update is one."""
@@ -289,10 +295,9 @@ def cell_of(task: str, scale: str, changes: Sequence[str]) -> tuple[CellConfig, 
     where = f"bench throughput {task} at {scale} scale"
     start = {"task": task, "seed": 0, "scale": scale, "optimizer.name": "novograd", "optimizer.lr": 1e-3}
     tree = override(tree, {**start, **given}, where, default_list)
-    size, micro = (OmegaConf.select(tree, f"batch.{key}") for key in ("size", "micro"))
-    whole = resolve(override(tree, {"batch.micro": size}, where), where).batch.size
-    one = resolve(override(tree, {"batch.size": micro}, where), where)
-    return one, max(1, round(whole / one.batch.micro))
+    batch = typed(OmegaConf.masked_copy(tree, "batch"), _Batch, {}, where).batch
+    passes = max(1, round(batch.size / batch.micro))
+    return resolve(override(tree, {"batch.size": batch.micro}, where), where), passes
 
 
 _COLUMNS = (
