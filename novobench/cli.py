@@ -110,12 +110,12 @@ def _parser() -> argparse.ArgumentParser:
         "search",
         _search,
         "Search the rates that an experiment's rows name, with the same budget for each optimizer.",
-        "search table1 --scale laptop --budget 16 --seeds 2",
+        "search table1 --scale laptop --keys sgd-b32",
     )
     sub.add_argument("experiment")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or paper (default: laptop)")
-    sub.add_argument("--budget", type=_positive, default=16, help="trials for each set of rates (default: 16)")
-    sub.add_argument("--seeds", type=_positive, default=2, help="seeds of each trial (default: 2)")
+    sub.add_argument("--budget", type=_positive, help="trials for each set of rates (default: the experiment's)")
+    sub.add_argument("--seeds", type=_positive, help="seeds of each trial (default: the experiment's)")
     _add_list(sub, "--keys", "KEY", "only these sets of rates")
     _add_running(sub)
 

@@ -14,16 +14,16 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novobench import places, ranges, yaml_text
+from novobench import places, yaml_text
 from novobench.errors import ConfigError, suggestion
 from novobench.places import ROOT
 from novobench.ranges import FileName, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -104,8 +104,8 @@ class RuntimeConfig:
     """Skipped updates in a row after which a training is given up."""
     stall_minutes: PositiveFloat = field(default=30.0, metadata=_PRACTICAL)
     """A cell that shows no progress for this long is stopped and counts as failed."""
-    trackers: list[str] = field(default_factory=list, metadata=_PRACTICAL)
-    """`tensorboard`, `wandb`: also send the metrics there (optional extras)."""
+    trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list, metadata=_PRACTICAL)
+    """Also send the metrics there (optional extras)."""
 
 
 @dataclass(frozen=True)
@@ -210,21 +210,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def override(tree: DictConfig, changes: Mapping[str, Any], where: str) -> DictConfig:
+def override(
+    tree: DictConfig,
+    changes: Mapping[str, Any],
+    where: str,
+    default: Callable[[DictConfig, str], Any] = lambda tree, key: None,
+) -> DictConfig:
     """A copy of `tree` with dotted keys set in turn, e.g. `{"optimizer.lr": 0.1, "model.widths[0]": 16}`.
 
     A mapping adds its keys to those that are there, and `{}` takes them all away. One alone is added or changed by its
-    dotted key: `data.set_sizes.dev: 200`.
+    dotted key: `data.set_sizes.dev: 200`. Where the tree does not have the list of which an entry is set,
+    `default(tree, key)` gives it.
     """
     tree = copy.deepcopy(tree)
     for key, value in changes.items():
         try:
             if key.count(".") > _DEEPEST:
                 raise ValueError("it is nested too deeply")
+            whole = key.partition("[")[0]
+            if whole != key and OmegaConf.select(tree, whole) is None and (given := default(tree, whole)) is not None:
+                OmegaConf.update(tree, whole, given)
             _make_room(OmegaConf.select(tree, key), value)
             OmegaConf.update(tree, key, value, merge=value != {})
         except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
-            raise ConfigError(f"{where}: cannot set '{key}': {_first_line(error)}") from None
+            raise ConfigError(f"{where}: cannot set '{key}': {first_line(error)}") from None
     return tree
 
 
@@ -252,68 +261,8 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
-def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str) -> Any:
-    """`tree` checked against the dataclass `schema`, whose open nodes are checked against `nodes`.
-
-    `nodes` maps a dotted key whose field is typed `Any` to the dataclass that holds there. Values must lie in the
-    ranges that the fields declare.
-    """
-    try:
-        structure = OmegaConf.structured(schema)
-        for key, kind in get_type_hints(schema).items():
-            if dataclasses.is_dataclass(kind) and OmegaConf.is_missing(structure, key):
-                with read_write(structure):
-                    structure[key] = OmegaConf.structured(kind)
-        for key, node in nodes.items():
-            parent, _, name = key.rpartition(".")
-            holder = OmegaConf.select(structure, parent) if parent else structure
-            with read_write(holder):
-                holder[name] = OmegaConf.structured(node)
-        _fit_mappings(structure, tree, where)
-        merged = OmegaConf.merge(structure, tree)
-        for key, node in nodes.items():
-            _read_free_values(OmegaConf.select(merged, key), node)
-        made = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_explained(error)}") from None
-    ranges.check(made, where)
-    return made
-
-
-def _fit_mappings(structure: DictConfig, tree: DictConfig, where: str, path: str = "") -> None:
-    """Refuse what should be a mapping and is none, and drop the default of a mapping that is given: that is whole."""
-    for key, given in ((str(key), given) for key, given in tree.items()):
-        if key not in structure or not isinstance(structure[key], DictConfig):
-            continue
-        if not isinstance(given, DictConfig):
-            raise ConfigError(f"{where}: '{path}{key}' must be a mapping, not {'null' if given is None else given}.")
-        if dataclasses.is_dataclass(OmegaConf.get_type(structure, key)):
-            _fit_mappings(structure[key], given, where, f"{path}{key}.")
-        else:
-            with read_write(structure):
-                structure[key] = {}
-
-
-def _read_free_values(given: DictConfig, node: type) -> None:
-    """Read the fields that have no type, those of other people's optimizers."""
-    for name, kind in get_type_hints(node).items():
-        if Any in (kind, *get_args(kind)) and not OmegaConf.is_missing(given, name):
-            with read_write(given):
-                given[name] = yaml_text.free_value(OmegaConf.to_container(given)[name])  # type: ignore[index, call-overload]
-
-
-def _explained(error: OmegaConfBaseException) -> str:
-    key = str(error.full_key or error.key or "")
-    reason = _first_line(error)
-    if "missing mandatory value" in reason.lower():
-        return f"'{key}' must be given and is not."
-    unknown = re.match(r"Key '\S+' not in '\w+'\.?(?: Did you mean: ('\w+'))?", reason)
-    if unknown:
-        return f"there is no key '{key}'." + (f" Did you mean {unknown[1]}?" if unknown[1] else "")
-    return f"'{key}': {reason}"
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of an error's message, as a sentence."""
     line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return line if line.endswith((".", "?")) else line + "."
 
@@ -324,6 +273,30 @@ def shown(path: Path) -> str:
         return str(path.resolve().relative_to(ROOT))
     except ValueError:
         return str(path)
+
+
+_DECIDED = {
+    "seed": "--seeds N gives each row the seeds 0 to N-1",
+    "scale": "--scale chooses it",
+    "task": "the experiment's `task:` says it",
+    "purpose": "`novobench search` sets it for its trials",
+    "recipe_version": "it belongs to the task's code",
+}
+"""Fields of a cell that no override may set, and what decides them."""
+
+
+def check_not_decided(changes: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError if overrides set what a command or the code decides."""
+    for key in changes:
+        name = re.split(r"[.\[\]]+", key.lstrip(".["))[0]
+        if name in _DECIDED:
+            raise ConfigError(f"{where} cannot set '{name}': {_DECIDED[name]}.")
+
+
+def check_scale(scale: str) -> None:
+    """Raise ConfigError if there is no such scale."""
+    if scale not in SCALES:
+        raise ConfigError(f"There is no scale '{scale}'.{suggestion(scale, list(SCALES))} Known: {', '.join(SCALES)}.")
 
 
 # ---------------------------------------------------------------------------------------------- identity
@@ -366,11 +339,16 @@ def _default(spec: dataclasses.Field) -> Any:
 
 def cell_id(config: CellConfig) -> str:
     """`<task>-<optimizer>-s<seed>-<10 hex>`: the same for every row that asks for the same training."""
+    return cell_ids(config, [config.seed])[0]
+
+
+def cell_ids(config: CellConfig, seeds: Sequence[int]) -> list[str]:
+    """The ids of a config's cells with these seeds in the place of its own."""
     content = scientific(config)
     del content["seed"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
     optimizer = re.sub(r"[^A-Za-z0-9_]+", "_", config.optimizer.name)
-    return f"{config.task}-{optimizer}-s{config.seed}-{digest}"
+    return [f"{config.task}-{optimizer}-s{seed}-{digest}" for seed in seeds]
 
 
 def data_root(config: CellConfig) -> Path:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from novobench.errors import ConfigError
 
 NOT_EMPTY = "not empty"
-"""Annotation of a list or mapping that needs an entry."""
+"""Annotation of a list, mapping or string that must not be empty."""
 FILE_NAME = "file name"
 """Annotation of a string that becomes part of a file's name."""
 
@@ -28,12 +28,17 @@ NonNegativeFloat = Annotated[float, "[0, inf)"]
 Fraction = Annotated[float, "[0, 1]"]
 DropoutRate = Annotated[float, "[0, 1)"]
 FileName = Annotated[str, FILE_NAME]
+Name = Annotated[str, NOT_EMPTY]
+"""Something that is looked for under this name, and written under none."""
 
 _LARGEST_INT = 2**63 - 1
 """What torch and numpy hold."""
 _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 _UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f:*?\"<>|]|^\.|^\s|\s$")
 _LONGEST_NAME = 100
+"""Bytes, of the 255 that file systems allow a whole file name."""
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""What no path, table or UTF-8 file can hold: control characters but white space, and halves of characters."""
 
 
 def check(config: Any, where: str) -> None:
@@ -65,7 +70,7 @@ def _check(value: Any, hint: Any, key: str) -> None:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         for rule in inner[1:]:
-            if demanded := _violated(rule, value):
+            if demanded := violated(rule, value):
                 raise ConfigError(f"'{key}' must be {demanded}, not {_shown(value)}.")
         _check(value, inner[0], key)
     elif origin in (Union, types.UnionType):
@@ -76,25 +81,32 @@ def _check(value: Any, hint: Any, key: str) -> None:
             _check(entry, inner[0], f"{key}[{place}]")
     elif origin is dict:
         for name, entry in value.items():
-            _check(name, inner[0], f"{key}, key {name!r},")
+            _check(name, inner[0], f"{key}' key '{name}")
             _check(entry, inner[1], f"{key}.{name}")
+    elif isinstance(value, str) and _NO_TEXT.search(value):
+        raise ConfigError(f"'{key}' must be text without control characters, not {_shown(value)}.")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"'{key}' must be a finite number, not {value}.")
     elif isinstance(value, int) and abs(value) > _LARGEST_INT:
         raise ConfigError(f"'{key}' must be a number below 2^63, not {_shown(value)}.")
 
 
-def _violated(rule: str, value: Any) -> str:
+def violated(rule: str, value: Any) -> str:
     """What a rule demands, in words, if `value` breaks it; else an empty string."""
     if rule == NOT_EMPTY:
+        if isinstance(value, str):
+            return "" if value and "\n" not in value else "a name in one line, and not empty"
         return "" if value else "given at least one entry"
     if rule == FILE_NAME:
-        wrong = not value or len(value) > _LONGEST_NAME or _UNSAFE.search(value)
-        return "usable in a file name: no slash or control character, no leading dot" if wrong else ""
+        wrong = not value or len(value.encode(errors="surrogatepass")) > _LONGEST_NAME or _UNSAFE.search(value)
+        wanted = f"usable in a file name: no slash or control character, no leading dot, at most {_LONGEST_NAME} bytes"
+        return wanted if wrong else ""
+    if not isinstance(value, int | float):
+        return "a number"
     low_sign, low, high, high_sign = _bounds(rule)
     above = value >= low if low_sign == "[" else value > low
     below = value <= high if high_sign == "]" else value < high
-    return "" if above and below else _in_words(low_sign, low, high, high_sign)
+    return "" if above and below else _in_words(low_sign, low, high, high_sign, whole=isinstance(value, int))
 
 
 @cache
@@ -105,13 +117,13 @@ def _bounds(interval: str) -> tuple[str, float, float, str]:
     return match[1], float(match[2]), float(match[3]), match[4]
 
 
-def _in_words(low_sign: str, low: float, high: float, high_sign: str) -> str:
+def _in_words(low_sign: str, low: float, high: float, high_sign: str, *, whole: bool) -> str:
     lower = f"{low:g} or more" if low_sign == "[" else f"above {low:g}"
     upper = f"at most {high:g}" if high_sign == "]" else f"below {high:g}"
     if math.isinf(low):
         return upper
     if math.isinf(high):
-        return f"{lower} and finite"
+        return lower if whole else f"{lower} and finite"
     return f"{low:g} to {high:g}" if (low_sign, high_sign) == ("[", "]") else f"{lower} and {upper}"
 
 

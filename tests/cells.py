@@ -7,10 +7,10 @@ import os
 import signal
 from pathlib import Path
 
-from novobench.config import CellConfig, load_tree, override, to_yaml
+from novobench.config import CellConfig, override, to_yaml
 from novobench.files import write_text
 from novobench.suite.experiment import CONFIGS
-from novobench.tasks.catalog import resolve
+from novobench.tasks.catalog import default_list, load_task, resolve
 from novobench.training.run_folder import RunFolder
 
 SHARED = {
@@ -72,9 +72,9 @@ SMALL = {
 
 def small_config(task: str = "image", /, **changes: object) -> CellConfig:
     """A cell of eight updates; `changes` are dotted keys with `__` for the dot."""
-    tree = load_tree(CONFIGS / task / "laptop.yaml")
+    tree = load_task(task, CONFIGS / task / "laptop.yaml")
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return resolve(override(tree, {"task": task, **SHARED, **SMALL[task], **dotted}, "test"), "test")
+    return resolve(override(tree, {"task": task, **SHARED, **SMALL[task], **dotted}, "test", default_list), "test")
 
 
 def small_cell(path: Path, task: str = "image", /, **changes: object) -> RunFolder:

@@ -78,7 +78,7 @@ WORDS = [
 
 
 def speech(**changes):
-    return small_config("speech", **changes).data
+    return small_config("speech", **{"data__source": "manifest", "data__name": "mine", **changes}).data
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -364,7 +364,7 @@ def test_what_changes_no_result_is_not_in_the_id(key, value):
         ("budget", "9steps"),
         ("model__depths", [1, 2]),
         ("data__name", "digits-plain"),
-        ("data__test_copies", 2),
+        ("data__flip", False),
         ("runtime__threads", 2),
         ("runtime__precision", "bf16-mixed"),
         ("purpose", "search"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning.utilities import move_data_to_device
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
@@ -26,10 +27,10 @@ from novobench import hardware
 from novobench.bench import peak, published
 from novobench.bench.results import Column, Rows, number, one_line
 from novobench.bench.resume import try_resuming
-from novobench.config import ROOT, CellConfig, override, parse_overrides
-from novobench.errors import ConfigError
+from novobench.config import ROOT, BatchConfig, CellConfig, check_not_decided, check_scale, override, parse_overrides
+from novobench.schema import typed
 from novobench.tasks import base
-from novobench.tasks.catalog import load_task, resolve, task_names
+from novobench.tasks.catalog import default_list, load_task, resolve, task_config, task_names
 
 _SCALE = 2.0**10
 """Of fp16 losses: low enough that no update is skipped, which would be timed as a fast one."""
@@ -278,16 +279,25 @@ def _fast_convolutions() -> Iterator[None]:
             cudnn.benchmark_limit = kept[1]
 
 
+@dataclass(frozen=True)
+class _Batch:
+    batch: BatchConfig
+
+
 def cell_of(task: str, scale: str, changes: Sequence[str]) -> tuple[CellConfig, int]:
     """The task's config at a scale with NovoGrad, unless `changes` (`key=value`) name another optimizer, and how many
     of its micro-batches a whole update has; in the config itself an update is one."""
-    if task not in task_names():
-        raise ConfigError(f"There is no task '{task}'. Known: {', '.join(task_names())}.")
+    check_scale(scale)
+    task_config(task, "bench throughput")
+    given = parse_overrides(changes)
+    check_not_decided(given, "--set")
     tree = load_task(task, ROOT / "configs" / task / f"{scale}.yaml")
+    where = f"bench throughput {task} at {scale} scale"
     start = {"task": task, "seed": 0, "scale": scale, "optimizer.name": "novograd", "optimizer.lr": 1e-3}
-    tree = override(tree, {**start, **parse_overrides(changes)}, "bench")
-    passes = max(1, round(tree.batch.size / tree.batch.micro))
-    return resolve(override(tree, {"batch.size": tree.batch.micro}, "bench"), "bench"), passes
+    tree = override(tree, {**start, **given}, where, default_list)
+    batch = typed(OmegaConf.masked_copy(tree, "batch"), _Batch, {}, where).batch
+    passes = max(1, round(batch.size / batch.micro))
+    return resolve(override(tree, {"batch.size": batch.micro}, where), where), passes
 
 
 _COLUMNS = (

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from novobench.optim import third_party
 
@@ -46,7 +46,8 @@ class OptimizerEntry:
     factory: str
     """`module:Class`, imported when the first is built; called with groups, what it `takes`, and the options."""
     options: type
-    """A frozen dataclass of its options besides lr and weight_decay, with their defaults."""
+    """A frozen dataclass of its options besides lr and weight_decay, with their defaults. An annotation such as
+    `Annotated[float, "[0, 1)"]` is the interval that values must lie in."""
     description: str
     reference: str
     state_bytes_per_parameter: float
@@ -73,13 +74,13 @@ Implementation = Literal["auto", "loop", "foreach", "fused"]
 class NovoGradOptions:
     """See `novobench.optim.NovoGrad`."""
 
-    betas: list[float] = field(default_factory=lambda: [0.95, 0.25])
-    eps: float = 1e-8
+    betas: list[Annotated[float, "[0, 1)"]] = field(default_factory=lambda: [0.95, 0.25])
+    eps: Annotated[float, "[0, inf)"] = 1e-8
     grad_averaging: bool = False
     amsgrad: bool = False
     eps_inside_sqrt: bool = False
     decoupled_weight_decay: bool = False
-    update_clip: float | None = None
+    update_clip: Annotated[float, "(0, inf)"] | None = None
     """NeMo's layer-wise update clipping; 0.001 there."""
     implementation: Implementation = "auto"
 
@@ -88,8 +89,8 @@ class NovoGradOptions:
 class SGDOptions:
     """See `torch.optim.SGD`. Momentum 0.9 as every recipe of the paper's baselines."""
 
-    momentum: float = 0.9
-    dampening: float = 0.0
+    momentum: Annotated[float, "[0, 1)"] = 0.9
+    dampening: Annotated[float, "[0, 1]"] = 0.0
     nesterov: bool = False
     implementation: Implementation = "auto"
 
@@ -98,8 +99,8 @@ class SGDOptions:
 class AdamOptions:
     """See `torch.optim.Adam` and `AdamW`; their defaults."""
 
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    eps: float = 1e-8
+    betas: list[Annotated[float, "[0, 1)"]] = field(default_factory=lambda: [0.9, 0.999])
+    eps: Annotated[float, "[0, inf)"] = 1e-8
     amsgrad: bool = False
     implementation: Implementation = "auto"
 
@@ -108,26 +109,26 @@ class AdamOptions:
 class LARSOptions:
     """See `novobench.optim.LARS`."""
 
-    momentum: float = 0.9
-    trust: float = 0.001
-    eps: float = 1e-8
+    momentum: Annotated[float, "[0, 1)"] = 0.9
+    trust: Annotated[float, "(0, inf)"] = 0.001
+    eps: Annotated[float, "[0, inf)"] = 1e-8
 
 
 @dataclass(frozen=True)
 class AdafactorOptions:
     """See `torch.optim.Adafactor`; its defaults. `lr` is the upper bound of its relative step."""
 
-    beta2_decay: float = -0.8
-    d: float = 1.0
+    beta2_decay: Annotated[float, "(-inf, 0]"] = -0.8
+    d: Annotated[float, "[1, inf)"] = 1.0
 
 
 @dataclass(frozen=True)
 class NormalizedSGDOptions:
     """See `novobench.optim.NormalizedSGD`."""
 
-    momentum: float = 0.0
+    momentum: Annotated[float, "[0, 1)"] = 0.0
     layer_wise: bool = False
-    eps: float = 1e-8
+    eps: Annotated[float, "[0, inf)"] = 1e-8
 
 
 _BUILT_IN = (
@@ -254,12 +255,12 @@ def broken() -> dict[str, str]:
 def _load_entry_points() -> None:
     for point in metadata.entry_points(group=ENTRY_POINTS):
         try:
-            with third_party.quietly():
+            with third_party.guarded():
                 entry = point.load()
             if not isinstance(entry, OptimizerEntry):
                 raise TypeError(f"{point.value} is not an OptimizerEntry")
             register(entry)
-        except third_party.FAILURES as error:
+        except Exception as error:
             _broken[point.name] = third_party.in_one_line(error)
 
 
@@ -268,7 +269,7 @@ def _from_path(path: str) -> OptimizerEntry:
     """An entry made from a constructor: what it takes besides the parameters, lr and weight_decay are options."""
     try:
         takes, options = third_party.signature(third_party.load(path))
-    except third_party.FAILURES as error:
+    except Exception as error:
         raise UnknownOptimizerError(f"optimizer '{path}' cannot be used: {third_party.in_one_line(error)}.") from None
     return OptimizerEntry(
         name=path,
@@ -307,7 +308,8 @@ def build(
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     make = third_party.load(entry.factory)
     try:
-        optimizer = make(params, **{key: rates[key] for key in entry.takes}, **arguments)
+        with third_party.guarded():
+            optimizer = make(params, **{key: rates[key] for key in entry.takes}, **arguments)
     except Exception as error:
         raise ValueError(f"optimizer '{name}' cannot be made: {third_party.in_one_line(error)}.") from error
     groups = getattr(optimizer, "param_groups", None)
@@ -333,12 +335,14 @@ def guards_on_device(name: str, optimizer: Optimizer) -> bool:
 
 
 def validate(entry: OptimizerEntry, options: Any, weight_decay: float) -> None:
-    """Check what types alone cannot: two betas in [0, 1), and that there is a weight decay. Raises ValueError."""
+    """Check what types and intervals cannot: that there are two betas and a weight decay, and that torch has no reason
+    to refuse them. Raises ValueError."""
     if weight_decay and "weight_decay" not in entry.takes:
         raise ValueError(
             f"'optimizer.weight_decay' is {weight_decay:g}, but {entry.name} has no such argument. "
             "Set optimizer.weight_decay=0, or give the class a weight_decay."
         )
-    betas = options.betas if isinstance(options, (NovoGradOptions, AdamOptions)) else None
-    if betas is not None and (len(betas) != 2 or any(not 0 <= beta < 1 for beta in betas)):
-        raise ValueError(f"'optimizer.options.betas' of {entry.name} must be two numbers in [0, 1), not {list(betas)}.")
+    if isinstance(options, (NovoGradOptions, AdamOptions)) and len(options.betas) != 2:
+        raise ValueError(f"'optimizer.options.betas' of {entry.name} must be two numbers, not {list(options.betas)}.")
+    if isinstance(options, SGDOptions) and options.nesterov and (options.momentum == 0 or options.dampening != 0):
+        raise ValueError("'optimizer.options.nesterov' needs momentum above 0 and dampening 0.")

@@ -7,37 +7,37 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """A warm-up, then a decay over the updates that are left."""
+    """A warm-up, then a decay over the updates that are left. Annotations are the intervals that values must lie in."""
 
     name: Literal["constant", "polynomial", "cosine", "multistep"] = "constant"
-    power: float = 1.0
+    power: Annotated[float, "(0, inf)"] = 1.0
     """`polynomial`: 2 is the paper's "quadratic" decay."""
-    min_lr: float = 0.0
+    min_lr: Annotated[float, "[0, inf)"] = 0.0
     """`polynomial` and `cosine` end here; an absolute rate. OpenSeq2Seq's Jasper has 1e-5."""
     floor: Literal["shift", "max"] = "shift"
     """How they end at `min_lr`: `shift` decays the part of the rate above it (OpenSeq2Seq, NeMo); `max` decays the
     whole rate, and never goes below it (DeepLearningExamples)."""
-    warmup_updates: int = 0
+    warmup_updates: Annotated[int, "[0, inf)"] = 0
     """Length of the warm-up in updates; or give `warmup_fraction`."""
-    warmup_fraction: float = 0.0
+    warmup_fraction: Annotated[float, "[0, 1)"] = 0.0
     """Length of the warm-up as a share of all updates (the paper's Table 5)."""
-    warmup_start_factor: float = 0.0
+    warmup_start_factor: Annotated[float, "[0, 1]"] = 0.0
     """The warm-up starts at this share of the base rate."""
     warmup_counts_from: Literal[0, 1] = 1
     """Update 0 has (0 + this) / (length + this) of the climb: 0 as OpenSeq2Seq, which wastes one update; 1 as NeMo."""
     decay_spans: Literal["rest", "whole"] = "rest"
     """The decay starts after the warm-up, or runs over the whole and is joined by it (Transformer-XL)."""
-    milestones: list[float] = field(default_factory=list)
+    milestones: list[Annotated[float, "[0, 1]"]] = field(default_factory=list)
     """`multistep`: shares of the whole run at which the rate is multiplied by `factor`."""
-    factor: float = 0.1
-    weight_decay_milestones: list[float] = field(default_factory=list)
+    factor: Annotated[float, "[0, inf)"] = 0.1
+    weight_decay_milestones: list[Annotated[float, "[0, 1]"]] = field(default_factory=list)
     """Shares of the run from which weight decay is multiplied by the factor of the same place (Codreanu et al.)."""
-    weight_decay_factors: list[float] = field(default_factory=list)
+    weight_decay_factors: list[Annotated[float, "[0, inf)"]] = field(default_factory=list)
 
 
 def validate(spec: ScheduleSpec) -> None:
@@ -47,14 +47,12 @@ def validate(spec: ScheduleSpec) -> None:
             f"'schedule': warmup_updates {spec.warmup_updates} and warmup_fraction {spec.warmup_fraction} are both "
             "given. Keep one."
         )
-    if spec.warmup_updates < 0 or not 0 <= spec.warmup_fraction < 1:
-        raise ValueError("'schedule': warmup_updates must be 0 or more, and warmup_fraction in [0, 1).")
     for name, milestones in (
         ("milestones", spec.milestones),
         ("weight_decay_milestones", spec.weight_decay_milestones),
     ):
-        if milestones != sorted(milestones) or any(not 0 <= m <= 1 for m in milestones):
-            raise ValueError(f"'schedule.{name}' must be rising shares of the run between 0 and 1, not {milestones}.")
+        if milestones != sorted(milestones):
+            raise ValueError(f"'schedule.{name}' must be rising shares of the run, not {milestones}.")
     if spec.name == "multistep" and not spec.milestones:
         raise ValueError("'schedule.milestones' is empty: a multistep schedule needs at least one, e.g. [0.5].")
     if len(spec.weight_decay_milestones) != len(spec.weight_decay_factors):

@@ -18,14 +18,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-FAILURES = (Exception, SystemExit)
-"""What a module that somebody else wrote may raise when it is imported."""
-
 _EMPTY = inspect.Parameter.empty
 
 
 def load(path: str) -> Any:
-    """What `package.module:Class` names. Raises any of `FAILURES`.
+    """What `package.module:Class` names. Raises any Exception.
 
     The current folder comes last, so that no file there takes the place of a library.
     """
@@ -35,16 +32,23 @@ def load(path: str) -> Any:
     if importlib.util.find_spec(module.partition(".")[0]) is None and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # also for the processes that this one starts
         importlib.invalidate_caches()
-    with quietly():
+    with guarded():
         return operator.attrgetter(name)(importlib.import_module(module))
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """What an import prints goes to standard error, and nowhere if it fails: one line then says why."""
+def guarded() -> Iterator[None]:
+    """For an import of what somebody else wrote. What it prints goes to standard error, and nowhere if it fails: one
+    line then says why. Raises an Exception also where the module raised what is none, as `sys.exit` does; only the
+    user's Ctrl-C passes as it is."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        yield
+        try:
+            yield
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise ImportError(in_one_line(error)) from error
     sys.stderr.write(printed.getvalue())
 
 

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from novobench.config import ROOT, SCALES, CellConfig, load_tree, override, read_yaml, shown, typed
+from omegaconf import DictConfig, OmegaConf
+
+from novobench.config import (
+    ROOT,
+    SCALES,
+    CellConfig,
+    check_not_decided,
+    check_scale,
+    load_tree,
+    override,
+    read_yaml,
+    shown,
+)
 from novobench.errors import ConfigError, suggestion
-from novobench.tasks.catalog import load_task, resolve, task_config
+from novobench.optim import registry
+from novobench.ranges import FILE_NAME, NOT_EMPTY, FileName, Name, PositiveInt, violated
+from novobench.schema import typed
+from novobench.tasks.catalog import default_list, load_task, resolve, task_config
+from novobench.yaml_text import free_value
 
 EXPERIMENTS = ROOT / "experiments"
 CONFIGS = ROOT / "configs"
@@ -20,10 +37,10 @@ CONFIGS = ROOT / "configs"
 class Column:
     """A number that cells are judged by and the paper may have printed."""
 
-    key: str
+    key: Name
     """Name in `printed` and in the CSV."""
-    split: str
-    metric: str
+    split: Name
+    metric: Name
     label: str
     """Heading in Markdown."""
     better: Literal["larger", "smaller"] = "larger"
@@ -38,8 +55,8 @@ class Column:
 class Flag:
     """A warning beside a row in which some cell's number is above a limit."""
 
-    split: str
-    metric: str
+    split: Name
+    metric: Name
     above: float
     text: str
 
@@ -48,9 +65,9 @@ class Flag:
 class Panel:
     """One pair of axes of a figure. A series is `<split>/<metric>` of `curves.csv`."""
 
-    x: str
+    x: Name
     """`update`, `epoch`, `seconds` of training, or a series."""
-    y: list[str]
+    y: Annotated[list[Name], NOT_EMPTY]
     """Series, each a line a row."""
     x_label: str
     y_label: str
@@ -65,7 +82,7 @@ class Panel:
 class Row:
     """One line of an experiment."""
 
-    id: str
+    id: FileName
     label: str
     note: str = ""
     """Shown below the table: what is particular to this row."""
@@ -89,6 +106,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Search:
+    """How `novobench search` looks for the rates that rows name: the same for each of their optimizers."""
+
+    budget: PositiveInt = 16
+    """Trials for each set of rates."""
+    seeds: PositiveInt = 2
+    """Trainings of each trial, with seeds 0, 1, …"""
+    ranges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Optimizer -> key -> [low, high], where to look; else the registry's ranges. In the YAML the optimizers stand
+    beside `budget` and `seeds`."""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A table, a figure or a claim's test."""
 
@@ -96,8 +126,8 @@ class Experiment:
     where: str
     """Place in the paper."""
     task: str
-    columns: list[Column]
-    rows: list[Row]
+    columns: Annotated[list[Column], NOT_EMPTY]
+    rows: Annotated[list[Row], NOT_EMPTY]
     figure: list[Panel] = field(default_factory=list)
     """What to draw besides the table."""
     legend: str = ""
@@ -115,8 +145,7 @@ class Experiment:
     paper: dict[str, Any] = field(default_factory=dict)
     gpu: dict[str, Any] = field(default_factory=dict)
     laptop: dict[str, Any] = field(default_factory=dict)
-    search: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Optimizer -> key -> [low, high], where `novobench search` should look; else the registry's ranges."""
+    search: Search = field(default_factory=Search)
     name: str = ""
 
     @property
@@ -140,7 +169,7 @@ def load_experiment(name: str) -> Experiment:
             "Run: novobench list experiments"
         )
     path = EXPERIMENTS / f"{name}.yaml"
-    experiment: Experiment = typed(load_tree(path), Experiment, {}, shown(path))
+    experiment: Experiment = typed(_with_ranges(load_tree(path), shown(path)), Experiment, {}, shown(path))
     ids = [row.id for row in experiment.rows]
     keys = [column.key for column in experiment.columns]
     for row in experiment.rows:
@@ -149,8 +178,40 @@ def load_experiment(name: str) -> Experiment:
         for key in row.printed:
             if key not in keys:
                 raise ConfigError(f"{shown(path)} row '{row.id}': 'printed.{key}' is no column.{suggestion(key, keys)}")
+    for layer in (experiment, *experiment.rows):
+        where = shown(path) + (f" row '{layer.id}'" if isinstance(layer, Row) else "")
+        for kind in ("set", *SCALES):
+            check_not_decided(getattr(layer, kind) or {}, f"{where}: '{kind}'")
     task_config(experiment.task, shown(path))
     return dataclasses.replace(experiment, name=name)
+
+
+def _with_ranges(tree: DictConfig, where: str) -> DictConfig:
+    """An experiment's file with the optimizers that stand below `search` put into the field that holds them.
+
+    Raises ConfigError for a name there that is no optimizer, and for a range that is not two rising numbers above 0.
+    """
+    search = OmegaConf.to_container(tree).get("search")  # type: ignore[union-attr]
+    if not isinstance(search, dict):
+        return tree
+    own = ("budget", "seeds")
+    ranges = {name: given for name, given in search.items() if name not in own}
+    for name, given in ranges.items():
+        try:
+            registry.get(name)
+        except LookupError as error:
+            raise ConfigError(f"{where}: 'search.{name}': {error.args[0]}{suggestion(name, own)}") from None
+        if not isinstance(given, dict) or not given:
+            raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {given}.")
+        for key, bounds in given.items():
+            numbers = free_value(bounds)
+            right = isinstance(numbers, list) and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
+            if not right or len(numbers) != 2 or not 0 < numbers[0] < numbers[1]:
+                told = f"'search.{name}.{key}' must be [low, high], two rising numbers above 0, not {bounds}."
+                raise ConfigError(f"{where}: {told}")
+    tree = tree.copy()
+    tree.search = {**{name: search[name] for name in own if name in search}, "ranges": ranges}
+    return tree
 
 
 def row_config(
@@ -173,11 +234,14 @@ def row_config(
     layers = _layers(experiment, row, scale)
     tree = load_task(experiment.task, CONFIGS / experiment.task / f"{scale}.yaml")
     for layer in layers:
-        tree = override(tree, {name: value for name, value in layer.items() if name != "tuned"}, where)
+        tree = override(tree, {name: value for name, value in layer.items() if name != "tuned"}, where, default_list)
     if (key := tuned_key(experiment, row, scale)) is not None:
         own = any("optimizer.lr" in layer for layer in layers)
-        tree = override(tree, rates or tuned_rates(experiment.task, scale, key, where, own=own), where)
-    tree = override(tree, {"task": experiment.task, "scale": scale, "seed": seed, **(extra or {})}, where)
+        rates = rates or tuned_rates(experiment.task, scale, key, where, own=own)
+        check_not_decided(rates, f"{where}: '{key}' in {shown(tuned_file(experiment.task, scale))}")
+        tree = override(tree, rates, where, default_list)
+    decided = {"task": experiment.task, "scale": scale, "seed": seed}
+    tree = override(tree, {**decided, **(extra or {})}, where, default_list)
     return resolve(tree, where)
 
 
@@ -191,9 +255,11 @@ def tuned_key(experiment: Experiment, row: Row, scale: str) -> str | None:
     if row.at(scale) is None:
         return None
     key = {name: value for layer in _layers(experiment, row, scale) for name, value in layer.items()}.get("tuned")
-    if isinstance(key, list | dict):
+    if key is None:
+        return None
+    if isinstance(key, list | dict) or violated(FILE_NAME, str(key)):
         raise ConfigError(f"{shown(experiment.file)} row '{row.id}': 'tuned' must be a name, not {key}.")
-    return None if key is None else str(key)
+    return str(key)
 
 
 def tuned_file(task: str, scale: str) -> Path:
@@ -225,8 +291,3 @@ def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = Fals
     if not isinstance(tuned[key], dict):
         raise ConfigError(f"{shown(path)}: '{key}' must be a mapping of rates, not {tuned[key]}.")
     return tuned[key]
-
-
-def check_scale(scale: str) -> None:
-    if scale not in SCALES:
-        raise ConfigError(f"There is no scale '{scale}'.{suggestion(scale, list(SCALES))} Known: {', '.join(SCALES)}.")

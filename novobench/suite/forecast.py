@@ -19,8 +19,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from novobench.config import CellConfig, typed
+from novobench.config import CellConfig
 from novobench.errors import ConfigError
+from novobench.schema import typed
 from novobench.suite import experiment
 from novobench.suite.plan import PlannedCell
 from novobench.tasks.catalog import load_task, task_config, total_updates

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from novobench.config import ROOT, CellConfig, cell_id
+from novobench.config import ROOT, CellConfig, cell_id, cell_ids, check_not_decided
 from novobench.errors import ConfigError, suggestion
 from novobench.suite.experiment import Experiment, row_config
 from novobench.training.run_folder import RunFolder
@@ -20,10 +21,11 @@ class PlannedCell:
     config: CellConfig
     users: list[str] = field(default_factory=list)
     """`table1/t1_sgd_100`, …"""
+    id: str = ""
+    """Worked out from the config where it is not given."""
 
-    @property
-    def id(self) -> str:
-        return cell_id(self.config)
+    def __post_init__(self) -> None:
+        self.id = self.id or cell_id(self.config)
 
     @property
     def folder(self) -> RunFolder:
@@ -43,21 +45,27 @@ def plan(
 ) -> list[PlannedCell]:
     """All cells of the experiments, each once however many rows ask for it, in the order of the rows.
 
-    `only` names the rows that count; none means all.
+    `extra` are the overrides of a command line. `only` names the rows that count; none means all.
     """
+    check_not_decided(extra or {}, "--set")
     known = [row.id for experiment in experiments for row in experiment.rows]
     for name in only:
         if name not in known:
             there = f"{', '.join(e.name for e in experiments)} has no row '{name}'."
             raise ConfigError(f"{there}{suggestion(name, known)} Known: {', '.join(known)}.")
+    asked: list[tuple[str, CellConfig, list[str]]] = []
+    for experiment in experiments:
+        for row in experiment.rows:
+            if only and row.id not in only:
+                continue
+            config = row_config(experiment, row, scale, seeds[0], extra)  # a seed decides nothing but itself
+            if config is not None:
+                asked.append((f"{experiment.name}/{row.id}", config, cell_ids(config, seeds)))
     cells: dict[str, PlannedCell] = {}
-    for seed in seeds:
-        for experiment in experiments:
-            for row in experiment.rows:
-                if only and row.id not in only:
-                    continue
-                config = row_config(experiment, row, scale, seed, extra)
-                if config is not None:
-                    cell = cells.setdefault(cell_id(config), PlannedCell(config))
-                    cell.users.append(f"{experiment.name}/{row.id}")
+    for place, seed in enumerate(seeds):
+        for user, config, ids in asked:
+            id = ids[place]
+            if id not in cells:
+                cells[id] = PlannedCell(dataclasses.replace(config, seed=seed), id=id)
+            cells[id].users.append(user)
     return list(cells.values())

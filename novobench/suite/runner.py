@@ -123,12 +123,16 @@ def _changed(experiment: Experiment, asked: Sequence[AskedRow], scale: str) -> b
         return True
 
 
-def search(experiment: Experiment, scale: str, budget: int, seeds: int, jobs: int | None, keys: Sequence[str]) -> int:
-    """Train all trials, then write `search.csv` and the tuned rates."""
+def search(
+    experiment: Experiment, scale: str, budget: int | None, seeds: int | None, jobs: int | None, keys: Sequence[str]
+) -> int:
+    """Train all trials, then write `search.csv` and the tuned rates. `budget` and `seeds` stand in for those of the
+    experiment."""
     from novobench.suite import search as searching
 
     out = console()
     _check_writable(scale)
+    budget, seeds = budget or experiment.search.budget, seeds or experiment.search.seeds
     done = searching.trials(experiment, scale, budget, range(seeds), keys)
     cells = list({cell.id: cell for trial in done for cell in trial.cells}.values())
     for cell, error in other_data(cells, out).items():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import yaml
 
-from novobench.config import cell_id, read_yaml, shown
-from novobench.errors import ConfigError, NovobenchError
+from novobench.config import cell_id, cell_ids, read_yaml, shown
+from novobench.errors import ConfigError, NovobenchError, suggestion
 from novobench.files import number, write_csv, write_text
 from novobench.optim import registry
 from novobench.suite import records
@@ -49,21 +49,26 @@ class Trial:
 def trials(
     experiment: Experiment, scale: str, budget: int, seeds: Sequence[int], keys: Sequence[str] = ()
 ) -> list[Trial]:
-    """`budget` trials for each key that the experiment's rows name, from the first row that names it."""
+    """`budget` trials for each key that the experiment's rows name, or for those in `keys`, from the first row that
+    names it. Raises ConfigError for a key that no row names."""
     first: dict[str, Row] = {}
     for row in experiment.rows:
         key = tuned_key(experiment, row, scale)
-        if key is not None and (not keys or key in keys):
+        if key is not None:
             first.setdefault(key, row)
     if not first:
         raise ConfigError(f"{experiment.name} has no row with `tuned:` at {scale} scale; there is nothing to search.")
+    for key in keys:
+        if key not in first:
+            there = f"--keys: no row of {experiment.name} has `tuned: {key}` at {scale} scale."
+            raise ConfigError(f"{there}{suggestion(key, list(first))} Known: {', '.join(first)}.")
     found = []
-    for key, row in first.items():
+    for key, row in ((key, row) for key, row in first.items() if not keys or key in keys):
         for trial, rates in enumerate(_points(experiment, row, scale, budget)):
-            configs = [
-                row_config(experiment, row, scale, seed, extra={"purpose": "search"}, rates=rates) for seed in seeds
-            ]
-            cells = [PlannedCell(config, [f"search/{key}"]) for config in configs if config is not None]
+            config = row_config(experiment, row, scale, seeds[0], extra={"purpose": "search"}, rates=rates)
+            assert config is not None  # a row with a key has a cell
+            ids = zip(seeds, cell_ids(config, seeds), strict=True)
+            cells = [PlannedCell(replace(config, seed=seed), [f"search/{key}"], id) for seed, id in ids]
             found.append(Trial(key, row, trial, rates, cells))
     return found
 
@@ -72,12 +77,16 @@ def _points(experiment: Experiment, row: Row, scale: str, budget: int) -> list[d
     """Sobol points over the ranges, log-uniform, rounded to two digits so that a config stays readable."""
     from scipy.stats import qmc
 
-    name = {**experiment.set, **getattr(experiment, scale), **row.set, **(row.at(scale) or {})}["optimizer.name"]
-    ranges = experiment.search.get(name)
+    config = row_config(experiment, row, scale, 0, rates={"optimizer.lr": 1.0})
+    assert config is not None  # a row with a key has a cell
+    name = config.optimizer.name
+    ranges = experiment.search.ranges.get(name)
     if ranges is None:
-        tunable = registry.get(name).tunable
-        ranges = {f"optimizer.{key}": [tunable[key].low, tunable[key].high] for key in ("lr", "weight_decay")}
-    low, high = ([math.log(bounds[i]) for bounds in ranges.values()] for i in (0, 1))
+        ranges = {f"optimizer.{key}": [bounds.low, bounds.high] for key, bounds in registry.get(name).tunable.items()}
+    if not ranges:
+        told = f"optimizer '{name}' has nothing to tune; say in {shown(experiment.file)} what, below `search:`."
+        raise ConfigError(f"row '{row.id}': {told}")
+    low, high = ([math.log(float(bounds[i])) for bounds in ranges.values()] for i in (0, 1))
     sampler = qmc.Sobol(len(ranges), scramble=True, rng=0)
     points = qmc.scale(sampler.random_base2(math.ceil(math.log2(budget)))[:budget], low, high)
     return [{key: float(f"{math.exp(x):.2g}") for key, x in zip(ranges, point, strict=True)} for point in points]

@@ -16,10 +16,14 @@ from typing import Any, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from novobench.budget import parse_budget
-from novobench.checks import check
-from novobench.config import CellConfig, laid_over, load_tree, override, typed
+from novobench.config import CellConfig, laid_over, load_tree, override
+from novobench.device_limits import check_device
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry, schedules
+from novobench.schema import typed
+
+_MOST_UPDATES = 10**12
+"""Thirty years of a thousand updates a second."""
 
 
 def task_names() -> list[str]:
@@ -36,14 +40,14 @@ def task_config(name: str, where: str = "task") -> ModuleType:
 
 
 def load_task(name: str, path: Path) -> DictConfig:
-    """The config file of a task, on top of the mappings that its fields hold by default: an override of one key of
-    theirs leaves the others. Raises ConfigError if there is no such task or file."""
+    """The config file of a task, on top of the mappings and lists that its fields hold by default: an override of one
+    entry of theirs leaves the others. Raises ConfigError if there is no such task or file."""
     task = task_config(name)
     defaults = {
         part: {
-            spec.name: spec.default_factory()
-            for spec in dataclasses.fields(schema)
-            if spec.default_factory is not dataclasses.MISSING and get_origin(hints[spec.name]) is dict
+            name: default
+            for name, default in dataclasses.asdict(schema()).items()
+            if get_origin(hints[name]) in (dict, list)
         }
         for part, schema in (("model", task.MODEL), ("data", task.DATA))
         for hints in [get_type_hints(schema)]
@@ -72,7 +76,8 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     }
     config: CellConfig = typed(tree, CellConfig, nodes, where)
     try:
-        check(config)
+        if config.runtime.accelerator != "auto":
+            check_device(config, config.runtime.accelerator)
         schedules.validate(config.schedule)
         registry.validate(entry, config.optimizer.options, config.optimizer.weight_decay)
         _check_data_name(config, task)
@@ -84,11 +89,35 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
             raise ConfigError(
                 f"data '{config.data.name}' is less than one optimizer batch of {config.batch.size}. Lower batch.size."
             )
+        if total_updates(config) > _MOST_UPDATES:
+            raise ConfigError(
+                f"budget '{config.budget}' is more than the {_MOST_UPDATES:.0e} updates one can wait for."
+            )
         if total_updates(config) < 1:
             raise ConfigError(f"budget '{config.budget}' is less than one update of {config.batch.size} samples.")
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
     return config
+
+
+def default_list(tree: DictConfig, key: str) -> Any:
+    """The list that an optimizer's option is by its preset or default, if `key` names one: no file holds those, and
+    which they are depends on the optimizer. For `override`."""
+    kind, _, option = key.rpartition(".")
+    name, preset = (OmegaConf.select(tree, f"optimizer.{part}") for part in ("name", "preset"))
+    if kind != "optimizer.options" or not isinstance(name, str):
+        return None
+    try:
+        entry = registry.get(name)
+    except LookupError:  # told when the cell is resolved
+        return None
+    defaults = {
+        spec.name: spec.default_factory()
+        for spec in dataclasses.fields(entry.options)
+        if spec.default_factory is not dataclasses.MISSING
+    }
+    found = {**defaults, **entry.presets.get(str(preset), {})}.get(option)
+    return found if isinstance(found, list) else None
 
 
 def _check_data_name(config: CellConfig, task: ModuleType) -> None:

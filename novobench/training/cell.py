@@ -26,8 +26,8 @@ from pytorch_lightning.plugins.environments import LightningEnvironment, TorchEl
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from novobench import hardware
-from novobench.checks import check_device
 from novobench.config import CellConfig, cell_id, load_tree
+from novobench.device_limits import check_device
 from novobench.errors import NovobenchError, TrainingError
 from novobench.files import lock, remove_leftovers, told_plainly, write_json, write_text
 from novobench.processes import end_at_signals, end_with_parent, how_it_ended

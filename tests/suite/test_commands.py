@@ -221,7 +221,7 @@ def test_rates_searched_while_cells_train(tuned, novobench, monkeypatch):
 
 
 def test_a_damaged_record_of_an_overridden_recipe_is_named(tuned, novobench):
-    words = ("run", "small", "--rows", "sgd", "--set", "budget=1steps", "purpose=search")
+    words = ("run", "small", "--rows", "sgd", "--set", "budget=1steps")
     assert novobench(*words)[0] == 0
     (path,) = tuned.glob("runs/laptop/*/record.json")
     path.write_text(path.read_text()[:-30])

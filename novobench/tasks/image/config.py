@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from novobench.config import CellConfig
 from novobench.errors import ConfigError
+from novobench.ranges import NOT_EMPTY, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 2
@@ -18,26 +19,26 @@ _PRACTICAL: dict[str, Any] = {"scientific": False}
 class ImageModelConfig:
     """ResNet-v2 with bottleneck blocks; the defaults are ResNet-50v2 as OpenSeq2Seq built it."""
 
-    in_channels: int = 3
-    classes: int = 1000
-    stem_width: int = 64
+    in_channels: PositiveInt = 3
+    classes: Annotated[int, "[2, inf)"] = 1000
+    stem_width: PositiveInt = 64
     """Channels after the first convolution."""
-    stem_kernel: int = 7
-    stem_stride: int = 2
+    stem_kernel: PositiveInt = 7
+    stem_stride: PositiveInt = 2
     stem_pool: bool = True
     """3×3 max pooling with stride 2 after the first convolution."""
     pool_padding: Literal["same", "symmetric"] = "same"
     """`same` pads right and below alone, as TensorFlow; `symmetric` pads all sides, as torchvision."""
-    widths: list[int] = field(default_factory=lambda: [64, 128, 256, 512])
+    widths: Annotated[list[PositiveInt], NOT_EMPTY] = field(default_factory=lambda: [64, 128, 256, 512])
     """Inner channels of each stage's blocks; the first stage has stride 1, the others 2."""
-    depths: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
+    depths: Annotated[list[PositiveInt], NOT_EMPTY] = field(default_factory=lambda: [3, 4, 6, 3])
     """Blocks of each stage."""
-    expansion: int = 4
+    expansion: PositiveInt = 4
     """Outer channels of a block over its inner ones."""
-    batch_norm_momentum: float = 0.003
+    batch_norm_momentum: Annotated[float, "(0, 1]"] = 0.003
     """PyTorch's convention; TensorFlow's 0.997 in the authors' code."""
-    batch_norm_eps: float = 1e-5
-    init_scale: float = 1.0
+    batch_norm_eps: PositiveFloat = 1e-5
+    init_scale: PositiveFloat = 1.0
     """Kernels have variance `init_scale` / fan-in: 1 in the authors' code, 2 is He's."""
     zero_init_last_gamma: bool = False
     """Start each block's last batch norm with scale 0, as Goyal et al. In pre-activation blocks that is the one
@@ -50,45 +51,45 @@ class ImageDataConfig:
 
     source: Literal["digits", "folder", "hub"] = field(default="folder", metadata=_PRACTICAL)
     """`digits`: scikit-learn's; `folder`: an ImageFolder tree; `hub`: a Hugging Face data set."""
-    name: str = "imagenet-1k"
+    name: Name = "imagenet-1k"
     """Identity of the data: the same images from another source are the same data. For `digits`, `digits-plain`
     (shifts alone, clean test images) or `digits-mild` (turned, scaled, shifted, noisy; frozen for testing)."""
     path: str = field(default="", metadata=_PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files."""
-    train_split: str = field(default="train", metadata=_PRACTICAL)
-    test_split: str = field(default="val", metadata=_PRACTICAL)
+    train_split: Name = field(default="train", metadata=_PRACTICAL)
+    test_split: Name = field(default="val", metadata=_PRACTICAL)
     search_split: str = ""
     """A split of its own for tuning and curves; empty: `search_size` images of the training split."""
-    image_column: str = field(default="image", metadata=_PRACTICAL)
-    label_column: str = field(default="label", metadata=_PRACTICAL)
-    train_size: int = 1281167
+    image_column: Name = field(default="image", metadata=_PRACTICAL)
+    label_column: Name = field(default="label", metadata=_PRACTICAL)
+    train_size: PositiveInt = 1281167
     """Images trained on, without the searched share; checked against what is found."""
-    search_size: int = 0
+    search_size: NonNegativeInt = 0
     """Images for tuning and curves: of `search_split`, or held out of the training split by a fixed shuffle."""
-    test_size: int = 50000
-    image_size: int = 224
+    test_size: PositiveInt = 50000
+    image_size: PositiveInt = 224
     """Pixels a side that the network sees."""
-    resize_size: int | None = field(default=None, metadata={"hashed_as_default": 256})
+    resize_size: PositiveInt | None = field(default=None, metadata={"hashed_as_default": 256})
     """Short side before the centre crop of evaluation; with `pad_shift` and `none`, the side that all images must have.
     Follows `image_size`: 256/224 of it as in OpenSeq2Seq, or equal to it with `pad_shift` and `none`."""
     crop: Literal["random_resized", "pad_shift", "none"] = "random_resized"
     """Training crop: of random area and shape (paper §4.1), or of the padded image (CIFAR), or the whole image."""
-    crop_scale: list[float] = field(default_factory=lambda: [0.05, 1.0])
+    crop_scale: list[Annotated[float, "(0, 1]"]] = field(default_factory=lambda: [0.05, 1.0])
     """Area of the random crop; OpenSeq2Seq's imagenet_preprocessing.py."""
-    crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.33])
+    crop_ratio: list[PositiveFloat] = field(default_factory=lambda: [0.75, 1.33])
     crop_sampler: Literal["torchvision", "tensorflow"] = "torchvision"
     """Whose rule draws the random crop: torchvision's RandomResizedCrop, area uniform and shape log-uniform; or
     TensorFlow's sample_distorted_bounding_box as OpenSeq2Seq calls it, shape and height uniform, a tenth covered."""
-    crop_padding: int | None = field(default=None, metadata={"hashed_as_default": 0})
+    crop_padding: NonNegativeInt | None = field(default=None, metadata={"hashed_as_default": 0})
     """Pixels of padding before a `pad_shift` crop. Follows `image_size`: an eighth of it, 4 of CIFAR's 32."""
     flip: bool = True
     antialias: bool = False
     """TensorFlow's bilinear resize does none."""
     mean: list[float] = field(default_factory=lambda: [123.68, 116.78, 103.94])
     """Subtracted from pixels of 0-255, by channel; OpenSeq2Seq."""
-    std: list[float] = field(default_factory=lambda: [127.5, 127.5, 127.5])
+    std: list[PositiveFloat] = field(default_factory=lambda: [127.5, 127.5, 127.5])
     """Divides afterwards; OpenSeq2Seq scales all channels alike."""
-    test_copies: int = 5
+    test_copies: PositiveInt = 5
     """`digits-mild`: frozen corruptions of each test image."""
     on_bad_image: Literal["error", "skip"] = "error"
     """An image that cannot be decoded ends the run, or is left out: of the loss, of the accuracy, and counted."""
@@ -97,7 +98,7 @@ class ImageDataConfig:
     images_on: Literal["loader", "accelerator"] = field(default="loader", metadata=_PRACTICAL)
     """Who makes batches: data-loader workers, a picture at a time, or the training's device, where all decoded pictures
     then lie (pictures of `resize_size` squared, cropped by `pad_shift` or `none`). The same bits either way."""
-    evaluation_batch: int = 256
+    evaluation_batch: PositiveInt = 256
 
     def __post_init__(self) -> None:
         """Work out what follows `image_size`, so that a config says what it does and has one id however it was said."""
@@ -129,17 +130,63 @@ SHIPPED: dict[str, tuple[str, ...]] = {
 """Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""
 
 
+DIGITS_TRAIN, DIGITS_TEST, DIGITS_CLASSES = 1200, 597, 10
+"""Of the built-in corpus: images to train on, the searched share included; test images; classes."""
+
+
 def validate(config: CellConfig) -> None:
-    """Raise ConfigError where training and evaluation would see images differently, or the accelerator cannot make
-    batches."""
-    data = config.data
+    """Raise ConfigError where network, images and what is done to them do not fit each other."""
+    model, data = config.model, config.data
+    if len(model.widths) != len(model.depths):
+        raise ConfigError(
+            f"'model.depths' has {len(model.depths)} stages, but 'model.widths' has {len(model.widths)}. Both need one "
+            "number a stage."
+        )
+    if model.in_channels != data.channels:
+        raise ConfigError(
+            f"'model.in_channels' is {model.in_channels}, but images of data.source {data.source} have {data.channels} "
+            f"channel(s). Set model.in_channels={data.channels}."
+        )
     if data.images_on == "accelerator" and (data.source == "digits" or data.crop == "random_resized"):
         what = "data.source digits" if data.source == "digits" else "data.crop random_resized"
         raise ConfigError(f"'data.images_on' accelerator cannot do {what}. Set data.images_on=loader.")
     if data.source == "digits":
-        if data.search_split:
-            raise ConfigError(f"'data.search_split' {data.search_split}: source digits has no splits; leave it empty.")
-        return
+        _check_digits(model, data)
+    else:
+        _check_pixels(data)
+        _check_sizes(data)
+        _check_splits(data)
+
+
+def _check_digits(model: ImageModelConfig, data: ImageDataConfig) -> None:
+    if data.search_split:
+        raise ConfigError(f"'data.search_split' {data.search_split}: source digits has no splits; leave it empty.")
+    if model.classes != DIGITS_CLASSES:
+        raise ConfigError(f"'model.classes' is {model.classes}, but there are {DIGITS_CLASSES} digits. Set it to that.")
+    if data.train_size + data.search_size != DIGITS_TRAIN:
+        raise ConfigError(
+            f"'data.train_size' {data.train_size} and 'data.search_size' {data.search_size} must make {DIGITS_TRAIN}, "
+            "the digits that are not test images."
+        )
+    test = DIGITS_TEST * (1 if data.name == "digits-plain" else data.test_copies)
+    if data.test_size != test:
+        raise ConfigError(
+            f"'data.test_size' is {data.test_size}, but {data.name} has {test}. Set data.test_size={test}."
+        )
+
+
+def _check_pixels(data: ImageDataConfig) -> None:
+    for key in ("mean", "std"):
+        if len(getattr(data, key)) != data.channels:
+            raise ConfigError(f"'data.{key}' must be {data.channels} numbers, one a channel, not {getattr(data, key)}.")
+    for key in ("crop_scale", "crop_ratio"):
+        bounds = getattr(data, key)
+        if len(bounds) != 2 or bounds[0] > bounds[1]:
+            raise ConfigError(f"'data.{key}' must be two numbers, the lower one first, not {bounds}.")
+
+
+def _check_sizes(data: ImageDataConfig) -> None:
+    assert data.resize_size is not None  # __post_init__ saw to it
     follows = "Set data.resize_size=null, and it follows data.image_size."
     if data.image_size > data.resize_size:
         raise ConfigError(
@@ -151,6 +198,11 @@ def validate(config: CellConfig) -> None:
             f"'data.crop' none trains on whole images of data.resize_size {data.resize_size}, but evaluation would "
             f"crop them to data.image_size {data.image_size}. {follows}"
         )
+
+
+def _check_splits(data: ImageDataConfig) -> None:
+    if data.train_split == data.test_split:
+        raise ConfigError(f"'data.test_split' {data.test_split} is data.train_split too. Name another split.")
     for key in ("train_split", "test_split"):
         if data.search_split == getattr(data, key):
             raise ConfigError(

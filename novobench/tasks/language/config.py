@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from novobench.config import CellConfig
 from novobench.errors import ConfigError
+from novobench.ranges import DropoutRate, FileName, Name, NonNegativeInt, PositiveFloat, PositiveInt
 
 RECIPE_VERSION = 2
 
@@ -17,29 +18,29 @@ _PRACTICAL: dict[str, Any] = {"scientific": False}
 class LanguageModelConfig:
     """Transformer-XL; the defaults are the paper's 191,950,298 parameters (§4.6)."""
 
-    vocabulary_size: int = 267735
+    vocabulary_size: Annotated[int, "[2, inf)"] = 267735
     """Word types of the training text, `<eos>` included; checked against what is found."""
-    layers: int = 16
-    width: int = 512
+    layers: PositiveInt = 16
+    width: PositiveInt = 512
     """Model dimension, and that of the word vectors (div_val 1)."""
-    heads: int = 8
-    head_width: int = 64
+    heads: PositiveInt = 8
+    head_width: PositiveInt = 64
     """§4.6 prints d_model 512 and 8 heads; 64 a head, as NVIDIA's DeepLearningExamples, gives the printed 191M."""
-    inner_width: int = 2048
+    inner_width: PositiveInt = 2048
     """Of the feed-forward layers."""
-    cutoffs: list[int] = field(default_factory=lambda: [20000, 40000, 200000])
+    cutoffs: list[PositiveInt] = field(default_factory=lambda: [20000, 40000, 200000])
     """Word ids at which the clusters of the adaptive softmax begin; the published WikiText-103 ones. Empty: full
     softmax."""
-    memory_length: int = 512
+    memory_length: NonNegativeInt = 512
     """Positions before a training segment that it attends to; silent in §4.6, the published recipes take the
     segment's length."""
-    dropout: float = 0.15
+    dropout: DropoutRate = 0.15
     """On word vectors, positions, feed-forward layers and each sub-layer's output (§4.6)."""
-    attention_dropout: float = 0.0
+    attention_dropout: DropoutRate = 0.0
     """On attention weights; 0 in the published base recipes."""
-    init_std: float = 0.02
+    init_std: PositiveFloat = 0.02
     """Standard deviation of normal initial weights; layer-norm gains are drawn around 1 with it."""
-    embedding_init_std: float = 0.02
+    embedding_init_std: PositiveFloat = 0.02
     """Of word vectors, which are also the softmax's. An optimizer that scales steps by the tensor's norm, as NovoGrad,
     favours a small one; see `language-init` in configs/deviations.yaml."""
     linear_init: Literal["normal", "xavier"] = "normal"
@@ -50,11 +51,11 @@ class LanguageModelConfig:
 class EvaluationProtocol:
     """How a perplexity is taken: the same text gives different numbers under different contexts."""
 
-    target_length: int = 64
+    target_length: PositiveInt = 64
     """Tokens scored in one pass."""
-    memory_length: int = 640
+    memory_length: NonNegativeInt = 640
     """Positions that they may look back; 0 means each segment is scored alone."""
-    clamp_length: int = 400
+    clamp_length: NonNegativeInt = 400
     """Distances beyond this count as this; 0: none."""
     same_length: bool = True
     """Every token looks back equally far; otherwise the last of a segment looks back furthest."""
@@ -67,34 +68,34 @@ class LanguageDataConfig:
     source: Literal["glosses", "files", "hub"] = field(default="files", metadata=_PRACTICAL)
     """`glosses`: WordNet's definitions inside timm; `files`: `wiki.train.tokens`, `train.txt` and the like;
     `hub`: a Hugging Face data set."""
-    name: str = "wikitext-103"
+    name: Name = "wikitext-103"
     """Identity of the data: the same text from another source is the same data."""
     path: str = field(default="", metadata=_PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files; empty: the name."""
     hub_config: str = field(default="wikitext-103-v1", metadata=_PRACTICAL)
     """Configuration of the hub data set; the `-raw` ones have another vocabulary."""
-    text_column: str = field(default="text", metadata=_PRACTICAL)
-    train_tokens: int = 103227021
+    text_column: Name = field(default="text", metadata=_PRACTICAL)
+    train_tokens: PositiveInt = 103227021
     """Tokens with one `<eos>` a line; checked against what is found, as are the next two."""
-    valid_tokens: int = 217646
-    test_tokens: int = 245569
-    minimum_count: int = 1
+    valid_tokens: PositiveInt = 217646
+    test_tokens: PositiveInt = 245569
+    minimum_count: PositiveInt = 1
     """Words seen less often in training become `<unk>`. 1 closes the vocabulary: a word of another split that
     training lacks is an error, as WikiText has its `<unk>` in place already."""
-    train_share: float = 1.0
+    train_share: Annotated[float, "(0, 1]"] = 1.0
     """Share of the built-in training text that is used, in blocks spread evenly over it."""
-    segment_length: int = 512
+    segment_length: PositiveInt = 512
     """Tokens of one stream in one update (§4.6)."""
     rotate: bool = False
     """Begin each epoch elsewhere in the text, by (seed, epoch). Off in the published recipes, which repeat the same
     segments."""
-    probe_tokens: int = 0
+    probe_tokens: NonNegativeInt = 0
     """Training tokens, in runs spread evenly, on which the training perplexity of the curves is taken; 0: none."""
-    evaluation_streams: int = 1
+    evaluation_streams: PositiveInt = 1
     """Pieces that a text is cut into and scored side by side. With 1 no token loses its context."""
     protocol: EvaluationProtocol = field(default_factory=EvaluationProtocol)
     """The one that the tables print; the default is the published base model's."""
-    other_protocols: dict[str, EvaluationProtocol] = field(default_factory=dict)
+    other_protocols: dict[FileName, EvaluationProtocol] = field(default_factory=dict)
     """Name -> a further protocol for the test text, recorded as split `test-<name>`."""
 
     @property
@@ -122,18 +123,17 @@ def validate(config: CellConfig) -> None:
         )
     if model.width % 2:
         raise ConfigError(f"'model.width' must be even, half sines and half cosines, not {model.width}.")
-    for key, number in (
-        ("data.segment_length", data.segment_length),
-        ("data.minimum_count", data.minimum_count),
-        ("data.evaluation_streams", data.evaluation_streams),
-    ):
-        if number < 1:
-            raise ConfigError(f"'{key}' must be 1 or more, not {number}.")
-    if not 0 < data.train_share <= 1:
-        raise ConfigError(f"'data.train_share' must be above 0 and at most 1, not {data.train_share}.")
+    if data.probe_tokens > data.train_tokens:
+        raise ConfigError(
+            f"'data.probe_tokens' {data.probe_tokens} is more than data.train_tokens {data.train_tokens}."
+        )
+    shortest = min(data.valid_tokens, data.test_tokens)
+    if data.evaluation_streams > shortest:
+        raise ConfigError(
+            f"'data.evaluation_streams' {data.evaluation_streams} cuts a text of {shortest} tokens into pieces without "
+            "a token."
+        )
     for key, protocol in {"protocol": data.protocol, **data.other_protocols}.items():
-        if protocol.target_length < 1 or protocol.memory_length < 0 or protocol.clamp_length < 0:
-            raise ConfigError(f"'data.{key}': lengths must not be negative, and target_length 1 or more.")
         if protocol.same_length and protocol.memory_length < 1:
             raise ConfigError(f"'data.{key}': same_length needs a memory_length of 1 or more; set same_length=false.")
 

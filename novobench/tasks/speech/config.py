@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from novobench.config import CellConfig
-from novobench.errors import ConfigError
+from novobench.errors import ConfigError, suggestion
+from novobench.ranges import (
+    NOT_EMPTY,
+    DropoutRate,
+    FileName,
+    Fraction,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 3
@@ -19,13 +30,13 @@ _PRACTICAL: dict[str, Any] = {"scientific": False}
 class Block:
     """`repeat` sub-blocks of convolution, batch norm, ReLU and dropout."""
 
-    channels: int
-    kernel: int
+    channels: PositiveInt
+    kernel: PositiveInt
     """Frames; odd, so that a convolution keeps the length."""
-    repeat: int = 1
-    stride: int = 1
-    dilation: int = 1
-    dropout: float = 0.2
+    repeat: PositiveInt = 1
+    stride: PositiveInt = 1
+    dilation: PositiveInt = 1
+    dropout: DropoutRate = 0.2
     residual: bool = False
     """Dense residual: the last sub-block adds the input of this block and of every residual block before it, each
     through a 1×1 convolution and batch norm of its own."""
@@ -46,19 +57,19 @@ def _jasper_dr_10x5() -> list[Block]:
 class SpeechModelConfig:
     """Jasper; the defaults are Jasper DR 10x5 as OpenSeq2Seq built it (jasper10x5_LibriSpeech_nvgrad.py)."""
 
-    features: int = 64
+    features: PositiveInt = 64
     """Mel bands that come in."""
-    outputs: int = 29
+    outputs: Annotated[int, "[2, inf)"] = 29
     """Letters of the alphabet and, last, the blank."""
-    blocks: list[Block] = field(default_factory=_jasper_dr_10x5)
+    blocks: Annotated[list[Block], NOT_EMPTY] = field(default_factory=_jasper_dr_10x5)
     init: Literal["xavier_normal", "xavier_uniform"] = "xavier_normal"
     """Of all convolutions but the last, which is Xavier uniform: normal in OpenSeq2Seq, cut off at two standard
     deviations as TensorFlow's contrib draws it; uniform in NeMo and DeepLearningExamples."""
     padding: Literal["same", "symmetric"] = "same"
     """Of the strided convolution: TensorFlow's SAME pads (4, 5) for kernel 11, DeepLearningExamples (5, 5)."""
-    batch_norm_momentum: float = 0.1
+    batch_norm_momentum: Annotated[float, "(0, 1]"] = 0.1
     """PyTorch's convention; TensorFlow's 0.90 in the authors' code."""
-    batch_norm_eps: float = 1e-3
+    batch_norm_eps: PositiveFloat = 1e-3
 
 
 @dataclass(frozen=True)
@@ -69,22 +80,22 @@ class FeatureConfig:
     `whole_hops`. Its TOML asks for `trim_silence` too, but its train.py never passes that on.
     """
 
-    sample_rate: int = 16000
+    sample_rate: Annotated[int, "[100, inf)"] = 16000
     """Samples a second of the recordings."""
-    window: int | None = None
+    window: Annotated[int, "[2, inf)"] | None = None
     """Samples of a frame, Hann window; None: 20 ms, 320 at 16 kHz."""
-    hop: int | None = None
+    hop: PositiveInt | None = None
     """Samples from frame to frame; None: 10 ms, 160 at 16 kHz."""
-    fft: int | None = None
+    fft: Annotated[int, "[2, inf)"] | None = None
     """Samples of the Fourier transform; None: the power of two that holds a window, 512 at 16 kHz."""
-    highest_hertz: float | None = None
+    highest_hertz: PositiveFloat | None = None
     """Upper end of the Mel scale (Slaney's), which starts at 0; None: 8000, or half the sample rate where that is
     less."""
     peak_normalize: bool = True
     """Divide by the largest absolute sample, before the speed is changed."""
-    dither: float = 1e-5
+    dither: NonNegativeFloat = 1e-5
     """Standard deviation of noise added to the samples. Drawn once an utterance, so that features can be kept."""
-    preemphasis: float = 0.97
+    preemphasis: Fraction = 0.97
     sample_std: bool = False
     """Features are normalised by the standard deviation over n - 1 frames plus 1e-5, instead of over n."""
     trim_silence: bool = False
@@ -122,27 +133,27 @@ class SpeechDataConfig:
     source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=_PRACTICAL)
     """`espeak`: the built-in corpus; `librispeech`: trees of recordings and trans.txt; `manifest`: NeMo's JSON lines;
     `hub`: a Hugging Face data set."""
-    name: str = "librispeech-960h"
+    name: Name = "librispeech-960h"
     """Identity of the data: the same recordings from another source are the same data."""
     path: str = field(default="", metadata=_PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files."""
     hub_config: str = field(default="all", metadata=_PRACTICAL)
     """The hub data set's configuration."""
-    train_splits: list[str] = field(
+    train_splits: Annotated[list[Name], NOT_EMPTY] = field(
         default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=_PRACTICAL
     )
-    search_set: str = "dev-clean"
+    search_set: FileName = "dev-clean"
     """Chooses rates and gives the curves (paper, Figure 1)."""
-    dev_sets: list[str] = field(default_factory=lambda: ["dev-other"])
-    test_sets: list[str] = field(default_factory=lambda: ["test-clean", "test-other"])
-    split_names: dict[str, str] = field(default_factory=dict, metadata=_PRACTICAL)
+    dev_sets: list[FileName] = field(default_factory=lambda: ["dev-other"])
+    test_sets: list[FileName] = field(default_factory=lambda: ["test-clean", "test-other"])
+    split_names: dict[str, Name] = field(default_factory=dict, metadata=_PRACTICAL)
     """Set -> the source's name of it where that is another, e.g. `{dev-clean: validation.clean}`."""
-    train_size: int = 281241
+    train_size: PositiveInt = 281241
     """Training utterances as found, before any is left out; checked."""
-    epoch_size: int | None = None
+    epoch_size: PositiveInt | None = None
     """Training utterances from which an epoch's updates are counted; None: `train_size`. DeepLearningExamples counts
     those not longer than `max_seconds`. Needs `limit_before_speed`; checked."""
-    set_sizes: dict[str, int] = field(
+    set_sizes: dict[FileName, PositiveInt] = field(
         default_factory=lambda: {"dev-clean": 2703, "dev-other": 2864, "test-clean": 2620, "test-other": 2939}
     )
     """Utterances of each evaluation set; checked."""
@@ -155,23 +166,23 @@ class SpeechDataConfig:
     alphabet, end the run, or are left out, named in the log and counted."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    pad_frames: int = 16
+    pad_frames: PositiveInt = 16
     """Batches are padded to a multiple of this."""
 
-    speeds: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    speeds: Annotated[list[PositiveFloat], NOT_EMPTY] = field(default_factory=lambda: [0.9, 1.0, 1.1])
     """Speed perturbation by resampling, which moves the pitch; one draw per utterance and epoch."""
     sox_speed: bool = False
     """What a factor f of `speeds` means. False: a recording becomes f times as long (OpenSeq2Seq resamples by f). True:
     it is played f times as fast and becomes 1 / f times as long (sox's `speed`, in DeepLearningExamples)."""
-    max_seconds: float = 16.7
+    max_seconds: PositiveFloat = 16.7
     """Longer training utterances are left out; nothing of an evaluation set is."""
     limit_before_speed: bool = False
     """`max_seconds` is compared with the recording's own length, not with what the draw made of it."""
-    frequency_masks: int = 0
+    frequency_masks: NonNegativeInt = 0
     """SpecAugment: bands of neighbouring features set to 0 (the mean)."""
-    frequency_mask_width: int = 6
-    time_masks: int = 0
-    time_mask_width: int = 6
+    frequency_mask_width: NonNegativeInt = 6
+    time_masks: NonNegativeInt = 0
+    time_mask_width: NonNegativeInt = 6
     """Frames."""
     fixed_mask_width: bool = False
     """Masks are exactly as wide as said, instead of uniformly 0 to that."""
@@ -179,7 +190,7 @@ class SpeechDataConfig:
     """Time masks are placed within the micro-batch's padded length, as in DeepLearningExamples, so that some fall on
     padding; False: within the utterance's own frames (OpenSeq2Seq)."""
 
-    bucket_window: int = 0
+    bucket_window: NonNegativeInt = 0
     """Micro-batches over which utterances are sorted by length before they are cut into micro-batches; 0: as they come
     (OpenSeq2Seq)."""
     keep_features: bool = field(default=False, metadata=_PRACTICAL)
@@ -190,7 +201,7 @@ class SpeechDataConfig:
     tail: Literal["drop", "wrap"] = "wrap"
     """What becomes of utterances that do not fill an optimizer batch: `wrap` fills it from the same epoch, as the
     paper's 9 updates an epoch at batch 32K imply."""
-    evaluation_batch: int = 32
+    evaluation_batch: PositiveInt = 32
 
     def updates_per_epoch(self, batch: int) -> int:
         return updates_per_epoch(self.train_size if self.epoch_size is None else self.epoch_size, batch, self.tail)
@@ -205,6 +216,8 @@ MODEL = SpeechModelConfig
 DATA = SpeechDataConfig
 BUILT_IN = "espeak"
 """The source that needs no files."""
+SPOKEN: dict[str, int] = {"train": 3000, "dev-clean": 200, "dev-other": 200, "test-clean": 300, "test-other": 300}
+"""Utterances of each split of the built-in corpus."""
 SHIPPED: dict[str, tuple[str, ...]] = {
     "espeak-words": (),
     "an4": ("AN4", "an4"),
@@ -216,15 +229,9 @@ SHIPPED: dict[str, tuple[str, ...]] = {
 def validate(config: CellConfig) -> None:
     """Raise ConfigError where model and data do not fit each other."""
     model, data = config.model, config.data
-    if not model.blocks:
-        raise ConfigError("'model.blocks' is empty.")
     for number, block in enumerate(model.blocks):
-        if block.kernel % 2 == 0 or min(block.channels, block.repeat, block.stride, block.dilation) < 1:
-            raise ConfigError(
-                f"'model.blocks[{number}]': kernel must be odd, and channels, repeat, stride and dilation 1 or more."
-            )
-        if not 0 <= block.dropout < 1:
-            raise ConfigError(f"'model.blocks[{number}].dropout' must be 0 or more and below 1, not {block.dropout}.")
+        if block.kernel % 2 == 0:
+            raise ConfigError(f"'model.blocks[{number}].kernel' must be odd, not {block.kernel}.")
         if block.stride > 1 and (block.residual or block.repeat > 1):
             raise ConfigError(f"'model.blocks[{number}]': only a single sub-block without residual can have a stride.")
     if model.outputs != len(data.alphabet) + 1:
@@ -238,26 +245,74 @@ def validate(config: CellConfig) -> None:
         raise ConfigError(
             "'data.alphabet' must hold lower-case letters, each one character: transcripts are lower-cased."
         )
-    if "train" in data.sets:
-        raise ConfigError(
-            "'train' names the training set. Give the evaluation set another name and set data.split_names."
-        )
+    _check_sets(data)
     if data.pad_frames % stride(model):
         raise ConfigError(
             f"'data.pad_frames' {data.pad_frames} is no multiple of the network's stride {stride(model)}: where a "
             "convolution starts would depend on the padding."
         )
     _check_features(data.features)
-    if data.epoch_size is not None and not (data.limit_before_speed and 0 < data.epoch_size <= data.train_size):
+    if data.epoch_size is not None and not (data.limit_before_speed and data.epoch_size <= data.train_size):
         raise ConfigError(
             f"'data.epoch_size' {data.epoch_size} must be 1 to data.train_size {data.train_size}, and needs "
             "data.limit_before_speed=true: otherwise each epoch leaves out others."
         )
-    if not data.speeds or min(data.speeds) <= 0:
-        raise ConfigError("'data.speeds' must hold one or more factors above 0, e.g. [1.0].")
-    missing = [name for name in data.sets if name not in data.set_sizes]
-    if missing:
-        raise ConfigError(f"'data.set_sizes' says nothing of '{missing[0]}'.")
+    if max(data.frequency_masks, 0) and data.frequency_mask_width > model.features:
+        raise ConfigError(
+            f"'data.frequency_mask_width' {data.frequency_mask_width} is more than the model.features {model.features}."
+        )
+    if model.features > data.features.fft_samples // 2:
+        raise ConfigError(
+            f"'model.features' {model.features} Mel bands are too many for data.features.fft "
+            f"{data.features.fft_samples}, whose spectrum has {data.features.fft_samples // 2} bins above 0 Hz. Lower "
+            "model.features."
+        )
+
+
+def _check_sets(data: SpeechDataConfig) -> None:
+    """A recording is trained on or judged, under one name."""
+    keys: dict[str, str] = {}
+    splits = {name: f"data.train_splits[{place}]" for place, name in enumerate(data.train_splits)}
+    if len(splits) < len(data.train_splits):
+        twice = next(name for name in data.train_splits if data.train_splits.count(name) > 1)
+        raise ConfigError(f"'data.train_splits' names '{twice}' twice. Name it once.")
+    named = [("data.search_set", data.search_set)]
+    for kind in ("dev_sets", "test_sets"):
+        named += [(f"data.{kind}[{place}]", name) for place, name in enumerate(getattr(data, kind))]
+    for key, name in named:
+        if name == "train":
+            raise ConfigError(
+                f"'{key}': 'train' names the training set. Give the set another name and set data.split_names."
+            )
+        split = data.split_names.get(name, name)
+        if name in keys:
+            raise ConfigError(
+                f"'{key}' {name} is {keys[name]} too. Give each set one role; data.split_names gives it another name."
+            )
+        if split in splits:
+            raise ConfigError(f"'{key}' {name} is the source's split '{split}', as {splits[split]} is. Name another.")
+        if name not in data.set_sizes:
+            raise ConfigError(f"'data.set_sizes' says nothing of '{name}'.")
+        keys[name] = splits[split] = key
+    if data.source == BUILT_IN:
+        _check_built_in(data, keys)
+
+
+def _check_built_in(data: SpeechDataConfig, keys: dict[str, str]) -> None:
+    """`keys`: evaluation set -> the key that names it."""
+    splits = {name: data.split_names.get(name, name) for name in keys}
+    wanted = [("data.train_splits", split) for split in data.train_splits]
+    for key, split in wanted + [(keys[name], split) for name, split in splits.items()]:
+        if split not in SPOKEN:
+            raise ConfigError(
+                f"'{key}': the built-in corpus has no split '{split}'.{suggestion(split, list(SPOKEN))} It has: "
+                f"{', '.join(SPOKEN)}."
+            )
+    sizes = {"data.train_size": (data.train_size, sum(SPOKEN[split] for split in data.train_splits))}
+    sizes |= {f"data.set_sizes.{name}": (data.set_sizes[name], SPOKEN[split]) for name, split in splits.items()}
+    for key, (said, found) in sizes.items():
+        if said != found:
+            raise ConfigError(f"'{key}' is {said}, but the built-in corpus has {found} there. Set {key}={found}.")
 
 
 def _check_features(features: FeatureConfig) -> None:
@@ -267,12 +322,12 @@ def _check_features(features: FeatureConfig) -> None:
         features.hop_samples,
         features.fft_samples,
     )
-    if rate < 100 or hop < 1 or not 2 <= window <= fft:
+    if window > fft:
         raise ConfigError(
-            f"'data.features': sample_rate {rate}, window {window}, hop {hop} and fft {fft} make no frames. Needed are "
-            "sample_rate >= 100, hop >= 1 and 2 <= window <= fft. Set sample_rate alone: the others follow it."
+            f"'data.features': sample_rate {rate}, window {window}, hop {hop} and fft {fft} make no frames: fft "
+            "must not be less than window. Set sample_rate alone: the others follow it."
         )
-    if not 0 < features.mel_top <= rate / 2:
+    if features.mel_top > rate / 2:
         raise ConfigError(
             f"'data.features.highest_hertz' is {features.mel_top:g}, but at sample_rate {rate} nothing above "
             f"{rate / 2:g} Hz can be heard. Set data.features.highest_hertz={rate / 2:g} or less."

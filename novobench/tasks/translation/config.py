@@ -7,11 +7,13 @@ tokens").
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from novobench.config import CellConfig
 from novobench.errors import ConfigError
+from novobench.ranges import FILE_NAME, DropoutRate, FileName, Name, NonNegativeInt, PositiveInt, violated
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 2
@@ -23,22 +25,22 @@ _PRACTICAL: dict[str, Any] = {"scientific": False}
 class TranslationModelConfig:
     """Transformer, layer norm after each residual sum; the defaults are Transformer-big as NeMo built it."""
 
-    vocabulary: int = 8192
+    vocabulary: Annotated[int, "[5, inf)"] = 8192
     """Pieces of the joint source and target vocabulary (paper §4.5), special ones included."""
-    width: int = 1024
-    feed_forward: int = 4096
-    heads: int = 16
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    dropout: float = 0.2
+    width: PositiveInt = 1024
+    feed_forward: PositiveInt = 4096
+    heads: PositiveInt = 16
+    encoder_layers: PositiveInt = 6
+    decoder_layers: PositiveInt = 6
+    dropout: DropoutRate = 0.2
     """On embeddings, attention weights, attention output and feed-forward output; none inside the feed-forward
     layer (NeMo). Paper §4.5: 0.2 for NovoGrad, 0.3 for Adam and AdamW."""
     embedding_norm: bool = True
     """NeMo: layer norm of token plus position, positions divided by √width. Without: Marian's token × √width plus
     position."""
-    positions: int = 512
+    positions: PositiveInt = 512
     """Longest source or output, in pieces."""
-    label_smoothing: float = 0.1
+    label_smoothing: DropoutRate = 0.1
     """Probability that the true piece gives to all others together (NeMo)."""
 
 
@@ -49,52 +51,55 @@ class TranslationDataConfig:
     source: Literal["numbers", "files", "hub"] = field(default="files", metadata=_PRACTICAL)
     """`numbers`: the built-in corpus; `files`: `<split>.<language>`, one sentence a line; `hub`: a Hugging Face data
     set."""
-    name: str = "wmt14-en-de"
+    name: Name = "wmt14-en-de"
     """Identity of the data: the same text from another source is the same data."""
     path: str = field(default="", metadata=_PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files."""
     hub_config: str = field(default="de-en", metadata=_PRACTICAL)
     """The hub data set's configuration."""
-    source_language: str = "en"
-    target_language: str = "de"
-    train_split: str = field(default="train", metadata=_PRACTICAL)
-    search_split: str = field(default="validation", metadata=_PRACTICAL)
-    test_split: str = field(default="test", metadata=_PRACTICAL)
-    more_tests: list[str] = field(default_factory=list)
+    source_language: FileName = "en"
+    target_language: FileName = "de"
+    train_split: Name = field(default="train", metadata=_PRACTICAL)
+    search_split: Name = field(default="validation", metadata=_PRACTICAL)
+    test_split: Name = field(default="test", metadata=_PRACTICAL)
+    more_tests: list[Name] = field(default_factory=list)
     """Further test sets, each scored under its own name: splits of the source, or `sacrebleu:wmt14`."""
-    train_size: int = 4508785
+    train_size: PositiveInt = 4508785
     """Training pairs as found, before cleaning; checked."""
-    search_size: int = 3000
-    test_size: int = 3003
-    train_tokens: int = 327843840
+    search_size: PositiveInt = 3000
+    test_size: PositiveInt = 3003
+    train_tokens: PositiveInt = 327843840
     """Padded tokens of an epoch: its micro-batches × `batch.micro`. Checked where the budget is in epochs; else it only
     tells an epoch's length in plans and curves. The default follows from the paper's 100K updates in 150 epochs."""
     bpe_model: str = ""
     """A sentencepiece model to use, under the data root; empty: one is trained on source and target together."""
-    character_coverage: float = 1.0
+    character_coverage: Annotated[float, "(0, 1]"] = 1.0
     """Share of all characters that the trained model must hold; the rest becomes the unknown piece."""
     split_digits: bool = False
     """Each digit a piece of its own."""
-    min_length: int = 3
+    min_length: NonNegativeInt = 3
     """Pieces of either side with both sentence marks; shorter pairs are left out (NeMo)."""
-    max_length: int = 128
-    max_difference: int = 25
+    max_length: PositiveInt = 128
+    max_difference: NonNegativeInt = 25
     """Pieces that one side may have more than the other."""
-    max_ratio: float = 2.5
+    max_ratio: Annotated[float, "[1, inf)"] = 2.5
     """Longer over shorter side, without sentence marks."""
-    batch_multiple: int = 8
+    batch_multiple: PositiveInt = 8
     """Pairs of a micro-batch are a multiple of this, where there are that many (NeMo: for tensor cores)."""
     tail: Literal["drop", "wrap"] = "drop"
     """What becomes of micro-batches that do not fill an optimizer batch."""
-    evaluation_batch: int = 64
+    evaluation_batch: PositiveInt = 64
     """Sentences decoded together."""
-    beams: int = 4
+    beams: PositiveInt = 4
     """Width of the beam search of test sets; greedy decoding is always done too (NeMo: 4)."""
     length_penalty: float = 0.0
     """A hypothesis is worth its log-probability over its length to this power (NeMo: 0)."""
-    extra_output: int = 50
+    extra_output: NonNegativeInt = 50
     """An output may be this much longer than its source, in pieces (NeMo)."""
-    max_output: int = 256
+    max_output: PositiveInt = 256
+    tokenize: Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char"] = "13a"
+    """How sacreBLEU cuts text into words, under sacreBLEU's own names. Target languages without spaces between words
+    need one of their own, or `char`."""
     neighbours: bool = False
     """Also score each test sentence's nearest training neighbour: what memory alone reaches."""
 
@@ -111,29 +116,84 @@ class TranslationDataConfig:
 def validate(config: CellConfig) -> None:
     """Check what types alone cannot. Raises ConfigError with the key."""
     model, data = config.model, config.data
-    for key, number in (
-        ("model.heads", model.heads),
-        ("data.batch_multiple", data.batch_multiple),
-        ("data.evaluation_batch", data.evaluation_batch),
-        ("data.beams", data.beams),
-        ("data.max_output", data.max_output),
-    ):
-        if number < 1:
-            raise ConfigError(f"'{key}' must be 1 or more, not {number}.")
     if model.width % 2 or model.width % model.heads:
         raise ConfigError(f"'model.width' must be even and a multiple of model.heads {model.heads}, not {model.width}.")
-    for key, share in (("model.dropout", model.dropout), ("model.label_smoothing", model.label_smoothing)):
-        if not 0 <= share < 1:
-            raise ConfigError(f"'{key}' must be 0 or more and below 1, not {share}.")
     for key, length in (("data.max_length", data.max_length), ("data.max_output", data.max_output)):
         if length > model.positions:
             raise ConfigError(f"'{key}' {length} is more than the network's model.positions {model.positions}.")
+    if data.min_length > data.max_length:
+        raise ConfigError(f"'data.min_length' {data.min_length} is more than data.max_length {data.max_length}.")
+    _check_splits(data)
+    _check_languages(data)
+
+
+def _check_splits(data: TranslationDataConfig) -> None:
+    """A text is trained on or judged, under one name, which becomes part of a file's name."""
+    named = [(f"data.{key}", getattr(data, key)) for key in ("train_split", "search_split", "test_split")]
+    named += [(f"data.more_tests[{place}]", name) for place, name in enumerate(data.more_tests)]
+    keys: dict[str, str] = {}
+    for key, name in named:
+        if name in keys:
+            raise ConfigError(f"'{key}' {name} is {keys[name]} too. Name another split.")
+        keys[name] = key
+    keys = {"search": "data.search_split", "test": "data.test_split"}
+    for key, name in named[3:]:
+        set_name = more_test_name(name)
+        if set_name in keys or set_name == "train":
+            raise ConfigError(f"'{key}' {name} would be recorded as '{set_name}', as {keys.get(set_name, 'train')} is.")
+        if demanded := violated(FILE_NAME, set_name):
+            raise ConfigError(f"'{key}' must be {demanded}, not '{name}'.")
+        keys[set_name] = key
+    if data.source == BUILT_IN and (more := [name for name in data.more_tests if not name.startswith("sacrebleu:")]):
+        raise ConfigError(f"'data.more_tests' {more[0]}: source {BUILT_IN} has no further split.")
+
+
+def more_test_name(name: str) -> str:
+    """What a test set of `data.more_tests` is called in records and files."""
+    return name.removeprefix("sacrebleu:").replace("/", "-")
+
+
+def _check_languages(data: TranslationDataConfig) -> None:
+    if data.source == BUILT_IN:
+        if {data.source_language, data.target_language} != {"en", "de"}:
+            key = "source_language" if data.source_language not in ("en", "de") else "target_language"
+            raise ConfigError(
+                f"'data.{key}' {getattr(data, key)}: the built-in corpus is English and German, en and de, either way."
+            )
+        if (sentences := data.train_size + data.search_size + data.test_size) > SENTENCES:
+            raise ConfigError(
+                f"'data.train_size' {data.train_size}, search_size {data.search_size} and test_size {data.test_size} "
+                f"make {sentences}, but the built-in corpus has {SENTENCES} sentences. Lower data.train_size."
+            )
+    suited = _WITHOUT_SPACES.get(re.split(r"[-_]", data.target_language.lower())[0])
+    if suited is not None and data.tokenize in ("13a", "intl"):
+        others = "" if suited == "char" else " or char"
+        raise ConfigError(
+            f"'data.tokenize' {data.tokenize} looks for spaces between words, and data.target_language "
+            f"{data.target_language} has none: BLEU would compare whole sentences. Set data.tokenize={suited}{others}."
+        )
+
+
+_WITHOUT_SPACES = {
+    language: tokenizer
+    for tokenizer, languages in {
+        "zh": "zh zho chi cmn yue",
+        "ja-mecab": "ja jpn",
+        "ko-mecab": "ko kor",
+        "char": "th tha lo lao km khm my mya bo bod",
+    }.items()
+    for language in languages.split()
+}
+"""ISO 639 code of a language that 13a cannot cut into words -> the tokenizer that can. Korean has spaces, but between
+phrases."""
 
 
 MODEL = TranslationModelConfig
 DATA = TranslationDataConfig
 BUILT_IN = "numbers"
 """The source that needs no files."""
+SENTENCES = 12_000
+"""Of the built-in corpus."""
 SHIPPED: dict[str, tuple[str, ...]] = {
     "numbers": (),
     "multi30k": ("multi30k",),

@@ -76,7 +76,7 @@ def open_pairs(config: CellConfig, data_root: Path) -> TranslationSplits:
     }
     _check_positions(sets, config.model.positions)
     fingerprint = _fingerprint(data, prepared.fingerprint, splits)
-    baselines = _baselines(source, splits, texts) if data.neighbours else {}
+    baselines = _baselines(source, splits, texts, data.tokenize) if data.neighbours else {}
     return TranslationSplits(train, sets.pop("search"), sets, prepared.model, fingerprint, counts, baselines)
 
 
@@ -98,17 +98,19 @@ def _fingerprint(data: TranslationDataConfig, train: str, splits: dict[str, Spli
     return ":".join([data.name, train, *(split.fingerprint() for split in splits.values())])
 
 
-def _baselines(source: Split, splits: dict[str, Split], texts: dict[str, Pairs]) -> dict[str, dict[str, Metric]]:
+def _baselines(
+    source: Split, splits: dict[str, Split], texts: dict[str, Pairs], tokenize: str
+) -> dict[str, dict[str, Metric]]:
     """What memory alone reaches: for each sentence the translation of its nearest training sentence. Looked for once a
     machine and kept: it takes seconds."""
     about = {name: split.fingerprint() for name, split in splits.items()}
-    identity = json.dumps([_NEIGHBOURS_VERSION, version("sacrebleu"), source.fingerprint(), about])
+    identity = json.dumps([_NEIGHBOURS_VERSION, version("sacrebleu"), source.fingerprint(), about, tokenize])
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def build(folder: Path) -> None:
         known = source.read()
         scores = {
-            name: sacrebleu(outputs, text.targets)
+            name: sacrebleu(outputs, text.targets, tokenize=tokenize)
             for name, text in texts.items()
             if (outputs := nearest_neighbours(text.sources, known))
         }

@@ -1,6 +1,7 @@
 """BLEU as the paper reports it, and what memory alone reaches.
 
-SacreBLEU is sacreBLEU's default: BLEU on plain text, cut into words by its `13a` rules. "Token-BLEU" is the same BLEU
+SacreBLEU is BLEU on plain text, cut into words by sacreBLEU's `13a` rules, or by those that `data.tokenize` names for
+languages that `13a` cannot cut. "Token-BLEU" is the same BLEU
 on text cut by the rules of NVIDIA's fairseq port, which NeMo passes to sacreBLEU under the name `fairseq`.
 """
 
@@ -16,12 +17,14 @@ from typing import Any
 import numpy as np
 from sacrebleu.metrics import BLEU
 
+from novobench.errors import DataError
 from novobench.tasks.translation.text import Pairs
 
 
-def sacrebleu(outputs: Sequence[str], *references: Sequence[str]) -> float:
-    """BLEU of plain text, 0-100, against one or more sets of references: sacreBLEU's default settings."""
-    return BLEU().corpus_score(list(outputs), [list(x) for x in references]).score
+def sacrebleu(outputs: Sequence[str], *references: Sequence[str], tokenize: str = "13a") -> float:
+    """BLEU of plain text, 0-100, against one or more sets of references: sacreBLEU's default settings but for its
+    tokenizer."""
+    return _plain_metric(tokenize).corpus_score(list(outputs), [list(x) for x in references]).score
 
 
 def token_bleu(outputs: Sequence[str], *references: Sequence[str]) -> float:
@@ -29,14 +32,26 @@ def token_bleu(outputs: Sequence[str], *references: Sequence[str]) -> float:
     return _words_metric().corpus_score(_cut(outputs), [_cut(x) for x in references]).score
 
 
-def signatures() -> dict[str, str]:
-    """How each score was computed, for the record: sacreBLEU's signature."""
-    found = {"sacrebleu": BLEU(), "tokenbleu": _words_metric()}
+def signatures(tokenize: str = "13a") -> dict[str, str]:
+    """How each score was computed, for the record: sacreBLEU's signature. Raises DataError if the tokenizer needs a
+    package that is not there."""
+    found = {"sacrebleu": _plain_metric(tokenize), "tokenbleu": _words_metric()}
     for metric in found.values():
         metric.corpus_score(["a"], [["a"]])  # only after a score does a signature tell the number of references
     return {
         name: metric.get_signature().format().replace("tok:none", "tok:fairseq_words") for name, metric in found.items()
     }
+
+
+def _plain_metric(tokenize: str) -> BLEU:
+    try:
+        return BLEU(tokenize=tokenize)
+    except (RuntimeError, ImportError):
+        extra = tokenize.partition("-")[0]
+        raise DataError(
+            f"'data.tokenize' {tokenize} needs packages that are not installed. Run: pip install 'sacrebleu[{extra}]', "
+            "or set data.tokenize=char."
+        ) from None
 
 
 def _words_metric() -> BLEU:

@@ -41,7 +41,7 @@ class TranslationTask(TaskModule):
         super().__init__(config)
         self.network = build_model(config.model)
         self.text_data = data  # its BPE model turns outputs into text
-        self.scoring = scoring.signatures()
+        self.scoring = scoring.signatures(config.data.tokenize)
         self.evaluation_start()
 
     def forward(self, source: Tensor, target: Tensor, padded: bool = True) -> Tensor:
@@ -149,7 +149,7 @@ class TranslationTask(TaskModule):
             outputs = [prediction["output" if widest else "greedy"] for prediction in predictions]
             exact = sum(output == reference for output, reference in zip(outputs, references, strict=True))
             metrics |= {
-                f"sacrebleu{ending}": Metric(scoring.sacrebleu(outputs, references), round(n), "BLEU"),
+                f"sacrebleu{ending}": Metric(self._sacrebleu(outputs, references), round(n), "BLEU"),
                 f"tokenbleu{ending}": Metric(scoring.token_bleu(outputs, references), round(n), "BLEU"),
                 f"exact{ending}": Metric(100 * exact / n, round(n), "%"),
                 f"sentences_per_second{ending}": Metric(len(self._predictions) / seconds, round(n), "sentences/s"),
@@ -157,6 +157,9 @@ class TranslationTask(TaskModule):
         if len(self._seconds) > 1:
             metrics["beam_not_worse"] = Metric(100 * not_worse / n, round(n), "%")
         return metrics
+
+    def _sacrebleu(self, outputs: list[str], references: list[str]) -> float:
+        return scoring.sacrebleu(outputs, references, tokenize=self.config.data.tokenize)
 
     @staticmethod
     def _of_all_processes(mine: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,11 +4,13 @@ import csv
 import math
 import os
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from novobench.config import ROOT
+from novobench.errors import ConfigError, DataError
 from novobench.tasks.translation.scoring import (
     fairseq_words,
     nearest_neighbours,
@@ -17,6 +19,7 @@ from novobench.tasks.translation.scoring import (
     token_bleu,
 )
 from novobench.tasks.translation.text import Pairs, read_lines
+from tests.tasks.translation.small import small_config
 
 WMT21 = ROOT / os.environ.get("NOVOBENCH_DATA", "data") / "wmt-en-de" / "wmt21-systems"
 
@@ -61,6 +64,29 @@ def test_signatures_say_what_was_done():
         "sacrebleu": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0",
         "tokenbleu": "nrefs:1|case:mixed|eff:no|tok:fairseq_words|smooth:exp|version:2.6.0",
     }
+    assert "|tok:zh|" in signatures("zh")["sacrebleu"]
+
+
+def test_text_without_spaces_is_cut_as_data_tokenize_says():
+    """One of nine characters differs: sentences of one word by 13a, of nine by sacreBLEU's rules for Chinese."""
+    outputs, references = ["我们今天去北京开会"], ["我们明天去北京开会"]
+    assert sacrebleu(outputs, references) == 0
+    cut = [[" ".join(line) for line in lines] for lines in (outputs, references)]
+    assert sacrebleu(outputs, references, tokenize="zh") == pytest.approx(bleu_by_definition(*cut))
+
+
+@pytest.mark.skipif(find_spec("MeCab") is not None, reason="MeCab is installed")
+def test_a_tokenizer_that_is_not_installed():
+    with pytest.raises(DataError, match=r"'data.tokenize' ja-mecab needs .*sacrebleu\[ja\]"):
+        signatures("ja-mecab")
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-CN", "JA", "kor", "th"])
+def test_a_language_without_spaces_needs_a_tokenizer_of_its_own(language):
+    mine = {"data__source": "files", "data__name": "mine", "data__target_language": language}
+    with pytest.raises(ConfigError, match=r"'data.tokenize' 13a .* Set data.tokenize="):
+        small_config(**mine)
+    assert small_config(**mine, data__tokenize="char").data.tokenize == "char"
 
 
 @pytest.mark.skipif(not WMT21.is_dir(), reason="needs wmt-en-de/wmt21-systems under $NOVOBENCH_DATA")

@@ -3,7 +3,7 @@
 import pytest
 
 from novobench import hardware
-from novobench.checks import check_device
+from novobench.device_limits import check_device
 from novobench.errors import ConfigError
 from novobench.training import cell
 from tests.cells import small_cell, small_config

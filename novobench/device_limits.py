@@ -1,15 +1,9 @@
-"""What types and ranges cannot tell of the fields that all trainings share. Imports no torch."""
+"""Settings that would silently become others on some devices. Imports no torch."""
 
 from __future__ import annotations
 
 from novobench.config import CellConfig
 from novobench.errors import ConfigError
-
-
-def check(config: CellConfig) -> None:
-    """Raise ConfigError with the key where what is asked cannot be had on any machine."""
-    if config.runtime.accelerator != "auto":
-        check_device(config, config.runtime.accelerator)
 
 
 def check_device(config: CellConfig, device: str) -> None:

@@ -1,0 +1,151 @@
+"""Words of experiments and of the command line that planning refuses, and what it makes of those it takes."""
+
+import pytest
+import yaml
+
+from novobench.config import cell_id, parse_overrides
+from novobench.errors import ConfigError
+from novobench.suite.experiment import load_experiment, row_config
+from novobench.suite.plan import plan
+from novobench.suite.search import trials
+
+
+def only_line(err: str) -> str:
+    (line,) = err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["plan", "small", "--set", "seed=5"], "--set cannot set 'seed': --seeds N gives each row the seeds 0 to N-1."),
+        (["run", "small", "--seeds", "3", "--set", "seed=5"], "--set cannot set 'seed'"),
+        (["plan", "small", "--set", "scale=gpu"], "--set cannot set 'scale': --scale chooses it."),
+        (["plan", "small", "--set", "scale=../../up"], "--set cannot set 'scale'"),
+        (["plan", "small", "--set", "task=speech"], "--set cannot set 'task'"),
+        (["plan", "small", "--set", "purpose=search"], "--set cannot set 'purpose'"),
+        (["plan", "small", "--set", "recipe_version=9"], "--set cannot set 'recipe_version'"),
+        (["plan", "small", "--set", "[recipe_version]=9"], "--set cannot set 'recipe_version'"),
+        (["search", "small", "--keys", "novograd-b32", "novograd-b23"], "Did you mean 'novograd-b32'? Known: novograd"),
+        (["search", "small", "--budget", "0"], "0 is not 1 or more"),
+        (["bench", "throughput", "image", "imag"], "there is no task 'imag'. Did you mean 'image'?"),
+        (["bench", "throughput", "image", "--scale", "papr"], "There is no scale 'papr'. Did you mean 'paper'?"),
+        (["bench", "throughput", "image", "--set", "seed=1"], "--set cannot set 'seed'"),
+        (["bench", "throughput", "image", "--set", "batch.micro=0"], "'batch.micro' must be 1 or more, not 0."),
+        (["bench", "throughput", "image", "--set", "batch.size=abc"], "'batch.size': Value 'abc'"),
+        (["bench", "throughput", "image", "--set", "batch=5"], "'batch"),
+        (["bench", "throughput", "image", "--set", "model.widths[9]=1"], "cannot set 'model.widths[9]'"),
+    ],
+    ids=lambda words: " ".join(words[1:]) if isinstance(words, list) else "",
+)
+def test_words_of_a_command_that_are_refused(words, expected, workspace, novobench):
+    code, _, err = novobench(*words)
+    assert code == 2
+    assert expected in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"search": {"novogard": {"optimizer.lr": [0.1, 1]}}}, "'search.novogard': .* Did you mean 'novograd'"),
+        ({"search": {"budgt": 3}}, "'search.budgt': .* Did you mean 'budget'"),
+        ({"search": {"budget": 0}}, "'search.budget' must be 1 or more, not 0"),
+        ({"search": {"seeds": "two"}}, "'search.seeds'"),
+        ({"search": 5}, "'search' must be a mapping"),
+        ({"search": {"novograd": [1, 2]}}, "'search.novograd' must be a mapping of keys"),
+        ({"search": {"novograd": {"optimizer.lr": [1, 0.1]}}}, r"'search.novograd.optimizer.lr' must be \[low, high\]"),
+        ({"search": {"novograd": {"optimizer.lr": [0, 0.1]}}}, "two rising numbers above 0"),
+        ({"search": {"novograd": {"optimizer.lr": [0.1]}}}, "two rising numbers above 0"),
+        ({"search": {"novograd": {"optimizer.lr": ["a", "b"]}}}, "two rising numbers above 0"),
+        ({"set": {"seed": 3}}, "'set' cannot set 'seed'"),
+        ({"laptop": {"recipe_version": 3}}, "'laptop' cannot set 'recipe_version'"),
+        ({"rows": [{"id": "a", "label": "A", "laptop": {"scale": "gpu"}}]}, "row 'a': 'laptop' cannot set 'scale'"),
+        ({"rows": [{"id": "../a", "label": "A", "laptop": {}}]}, r"'rows\[0\].id' must be usable in a file name"),
+        ({"rows": []}, "'rows' must be given at least one entry"),
+        ({"columns": []}, "'columns' must be given at least one entry"),
+        ({"flags": [{"split": "test", "metric": "top1", "above": "nan", "text": "x"}]}, r"'flags\[0\].above' must be"),
+    ],
+    ids=lambda change: str(change) if isinstance(change, dict) else "",
+)
+def test_words_of_an_experiment_that_are_refused(change, expected, workspace):
+    path = workspace / "experiments" / "small.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
+    with pytest.raises(ConfigError, match=expected) as caught:
+        load_experiment("small")
+    assert "small.yaml" in str(caught.value)
+
+
+def test_a_tuned_key_is_a_name(workspace):
+    path = workspace / "experiments" / "small.yaml"
+    path.write_text(path.read_text().replace("novograd-b32", "../up"))
+    with pytest.raises(ConfigError, match=r"'tuned' must be a name, not ../up"):
+        plan([load_experiment("small")], "laptop", [0])
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "expected"),
+    [
+        (["model.widths[1]=6"], "model.widths", [4, 6]),
+        (["data.mean[0]=1"], "data.mean", [1.0, 116.78, 103.94]),
+        (["data.crop_scale[0]=0.5"], "data.crop_scale", [0.5, 1.0]),
+        (["optimizer.options.betas[1]=0.5"], "optimizer.options.betas", [0.95, 0.5]),
+        (["optimizer.preset=os2s", "optimizer.options.betas[0]=0.9"], "optimizer.options.betas", [0.9, 0.0]),
+        (["optimizer.name=adam", "optimizer.options.betas[0]=0.8"], "optimizer.options.betas", [0.8, 0.999]),
+        (
+            ["optimizer.name=torch.optim:AdamW", "optimizer.options.betas[0]=0.8"],
+            "optimizer.options.betas",
+            [0.8, 0.999],
+        ),
+    ],
+)
+def test_an_entry_of_a_list_can_be_set_where_no_file_gives_the_list(words, key, expected, workspace):
+    experiment = load_experiment("small")
+    config = row_config(experiment, experiment.row("novograd"), "laptop", 0, parse_overrides(words))
+    value = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    assert list(value) == expected
+
+
+def test_cells_differ_in_the_seed_alone(workspace):
+    experiment = load_experiment("small")
+    cells = plan([experiment], "laptop", range(3))
+    assert [(cell.config.seed, cell.users) for cell in cells] == [
+        (seed, users) for seed in range(3) for users in (["small/sgd", "small/sgd_again"], ["small/novograd"])
+    ]
+    for cell in cells:
+        row = experiment.row(cell.users[0].removeprefix("small/"))
+        assert cell.config == row_config(experiment, row, "laptop", cell.config.seed)
+        assert cell.id == cell_id(cell.config)
+
+
+def test_a_row_is_resolved_once_for_all_seeds(workspace, monkeypatch):
+    calls = []
+
+    def counted(*arguments, **named):
+        calls.append(arguments)
+        return row_config(*arguments, **named)
+
+    monkeypatch.setattr("novobench.suite.plan.row_config", counted)
+    experiment = load_experiment("small")
+    plan([experiment], "laptop", range(200))
+    assert len(calls) == len(experiment.rows)
+
+
+def test_an_optimizer_without_weight_decay_is_searched_by_its_rate(workspace):
+    path = workspace / "experiments" / "small.yaml"
+    path.write_text(
+        path.read_text().replace("optimizer.name: novograd, tuned", "optimizer.name: torch.optim:Rprop, tuned")
+    )
+    found = trials(load_experiment("small"), "laptop", 2, range(2))
+    assert [list(trial.rates) for trial in found] == [["optimizer.lr"]] * 2
+    assert [[cell.config.seed for cell in trial.cells] for trial in found] == [[0, 1]] * 2
+
+
+def test_budget_and_seeds_of_a_search_stand_in_the_experiment(workspace):
+    assert (load_experiment("small").search.budget, load_experiment("small").search.seeds) == (16, 2)
+    path = workspace / "experiments" / "small.yaml"
+    path.write_text(path.read_text().replace("search:\n", "search:\n  budget: 4\n  seeds: 3\n"))
+    search = load_experiment("small").search
+    assert (search.budget, search.seeds, list(search.ranges)) == (4, 3, ["novograd"])
