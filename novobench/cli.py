@@ -48,7 +48,7 @@ def _ended(argv: Sequence[str] | None, came: list[int]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if came or isinstance(error, KeyboardInterrupt):  # a library may take a signal for an error of its own
             if argv is None:
-                signals.ignore_interrupts()
+                signals.end_now()
             return _stopped(came[0] if came else signal.SIGINT)
         if arguments.debug:
             raise
@@ -67,10 +67,10 @@ def _say(problem: str) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its errors repeat what was typed: printable, and of bounded length."""
+    """Its errors are one line, as all others are."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(one_line(message))
+        self.exit(2, f"novobench: {one_line(message)}. Run: {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:

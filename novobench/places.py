@@ -6,6 +6,7 @@ at the checkout, from wherever a command is started.
 
 from __future__ import annotations
 
+import getpass
 import os
 import tempfile
 from pathlib import Path
@@ -40,8 +41,19 @@ def cache_root() -> Path:
 
 def home() -> Path | None:
     """The user's home directory; None where none is named or it does not exist: containers, services, batch systems."""
-    named = os.environ.get("HOME", "").strip() or os.path.expanduser("~")  # without HOME: as the user database says
-    return Path(named) if os.path.isabs(named) and os.path.isdir(named) else None
+    named = os.environ.get("HOME", "").strip()
+    if not named:
+        try:
+            import pwd
+
+            named = pwd.getpwuid(os.getuid()).pw_dir
+        except (ImportError, KeyError):  # Windows; a number without a name
+            named = os.path.expanduser("~")
+    found = Path(named)
+    return found if found.is_absolute() and found != _SUBSTITUTE and os.path.isdir(found) else None
+
+
+_SUBSTITUTE = ROOT / ".cache" / "home"
 
 
 def settle() -> None:
@@ -51,11 +63,8 @@ def settle() -> None:
         os.getcwd()
     except OSError:  # it was removed, or is on a disk that went away
         os.chdir(ROOT)
-    if home() is None:
-        os.environ["HOME"] = str(ROOT / ".cache" / "home")
+    os.environ["HOME"] = str(home() or _SUBSTITUTE)
     try:
-        import getpass
-
         getpass.getuser()
     except (KeyError, OSError, ImportError):  # a number without a name, as containers have it
         os.environ["USER"] = f"user{os.getuid()}" if hasattr(os, "getuid") else "user"

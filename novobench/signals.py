@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -60,6 +61,17 @@ def raised() -> Iterator[list[int]]:
                 signal.signal(number, handler)
 
 
-def ignore_interrupts() -> None:
-    """For the last moments of a process that was interrupted: people press Ctrl-C twice. Outlasts `raised`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def end_now() -> None:
+    """For the last moments of a process that was stopped: nothing that it started runs on, and people press Ctrl-C
+    twice. Outlasts `raised`."""
+    for name in _NAMES:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if "multiprocessing.process" in sys.modules:  # else Python would wait for them
+        for child in sys.modules["multiprocessing.process"].active_children():
+            child.kill()
+    if "multiprocessing.forkserver" in sys.modules:  # else it would first import all that it was to import
+        forkserver = getattr(sys.modules["multiprocessing.forkserver"], "_forkserver", None)
+        if pid := getattr(forkserver, "_forkserver_pid", None):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
