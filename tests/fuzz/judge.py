@@ -68,19 +68,18 @@ def judge_command(words: list[str], *names: str) -> str:
         assert told == "", told
         return WORKED
     assert code in (1, 2), f"exit code {code}: {told}"
-    usage, lines = told.startswith("usage: "), [line for line in told.splitlines() if line]
-    assert lines, f"exit code {code} without a word"
-    if not usage:
-        assert len(lines) == 1, told
-    assert lines[-1].startswith("novobench"), told
-    _check_line(lines[-1], () if usage else names)
+    usage = told.startswith("usage: ")
+    start = told.find("\nnovobench") + 1 if usage else 0
+    line = told[start:].removesuffix("\n")
+    assert line.startswith("novobench"), f"exit code {code}: {told}"
+    _check_line(line, () if usage else names)
     return CLEAR_ERROR
 
 
 def _check_line(line: str, names: tuple[str, ...]) -> None:
     assert line.strip(), "an error without a word"
     assert len(line) <= LONGEST, f"{len(line)} characters: {line}"
-    assert line.isprintable(), repr(line)
+    assert line.isprintable(), f"not printable, or not one line: {line!r}"
     assert not any(raw in line for raw in _RAW), line
     named = [one_line(name)[:60] for name in names]
     assert not named or any(name in line for name in named), f"names none of {named}: {line}"

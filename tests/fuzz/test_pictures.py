@@ -106,7 +106,7 @@ def contents(samples):
     return st.one_of(st.sampled_from(samples), broken, broken, broken, other)
 
 
-@extents(60, 1500)
+@extents(40, 1500)
 def test_pictures_of_a_tree(inputs, samples, own_cache, tmp_path, fuzz):
     good = encoded("RGB", "PNG")
     fresh = tmp_path / "fresh" / "pets"
@@ -133,7 +133,7 @@ def test_pictures_of_a_tree(inputs, samples, own_cache, tmp_path, fuzz):
     fuzz(inputs, attempt, picture=contents(samples), name=st.just("") | words(), place=place, **SETTINGS)
 
 
-@extents(3, 150)
+@extents(2, 150)
 def test_pictures_of_a_table(inputs, samples, own_cache, tmp_path, fuzz):
     """As bytes in parquet files; rows without bytes, with paths that lead nowhere, with labels of all kinds."""
     good = {"bytes": encoded("RGB", "PNG"), "path": "a.png"}

@@ -84,7 +84,7 @@ def test_transcripts_in_an_alphabet(inputs, fuzz):
     fuzz(inputs, lambda drawn: attempt(*drawn), drawn=st.sampled_from(ALPHABETS).flatmap(texts))
 
 
-@extents(30, 800)
+@extents(20, 800)
 def test_a_tree_of_transcripts(inputs, own_cache, tmp_path, fuzz):
     """LibriSpeech's `.trans.txt`, edited."""
     chapter = tmp_path / "tiny" / "train" / "1" / "2"
@@ -129,7 +129,7 @@ def manifest(lines):
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-@extents(50, 1200)
+@extents(30, 1200)
 def test_manifests(inputs, folder, own_cache, fuzz):
     path = folder / "train.json"
     seconds = st.one_of(st.floats(), st.integers(-1, 2), st.floats(0, 0.2), data())
@@ -167,7 +167,7 @@ def recordings():
     ]
 
 
-@extents(50, 1200)
+@extents(30, 1200)
 def test_recordings(inputs, folder, own_cache, recordings, fuzz):
     broken = st.sampled_from(recordings).flatmap(lambda one: st.tuples(st.just(one[0]), damaged(one[1])))
 

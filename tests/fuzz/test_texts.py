@@ -34,7 +34,7 @@ def own_cache(tmp_path, monkeypatch):
     logging.disable(logging.NOTSET)
 
 
-@extents(50, 1200)
+@extents(30, 1200)
 def test_token_files(inputs, own_cache, tmp_path, fuzz):
     folder = tmp_path / "wiki"
     folder.mkdir()
@@ -81,7 +81,7 @@ PAIRS = [
 ]  # fmt: skip
 
 
-@extents(12, 400)
+@extents(8, 400)
 def test_pair_files(inputs, own_cache, tmp_path, fuzz):
     """Training or evaluation text of one language, and BPE models of one's own."""
     folder, sides = tmp_path / "pairs", ("en", "de")

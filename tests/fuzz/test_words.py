@@ -123,7 +123,7 @@ def load_text(text: str) -> Any:
     return OmegaConf.create(parse_yaml(text))
 
 
-@extents(60, 2500)
+@extents(40, 2500)
 def test_overrides(inputs, tasks, fuzz):
     def attempt(drawn):
         task, found = drawn
@@ -151,7 +151,7 @@ def near(value: float) -> st.SearchStrategy[str]:
     return st.one_of(st.floats(0, 1).map(repr), st.floats(0, max(1.0, 2 * value)).map(repr), numbers())
 
 
-@extents(4, 200)
+@extents(3, 200)
 def test_models_and_data_of_accepted_plans(inputs, tasks, fuzz, tmp_path, monkeypatch):
     """What planning accepts can be built: the net without memory for its weights, and the built-in data."""
     from novobench.suite.show import parameters
@@ -191,7 +191,7 @@ def nothing_runs(monkeypatch):
     monkeypatch.setattr(novobench.bench.throughput, "main", lambda *_: 0)
 
 
-@extents(10, 500)
+@extents(6, 500)
 def test_commands_with_overrides(inputs, tasks, nothing_runs, fuzz):
     def attempt(drawn, verb):
         task, found = drawn
@@ -224,7 +224,7 @@ OPERANDS = [
 ]
 
 
-@extents(30, 800)
+@extents(20, 800)
 def test_words_on_the_command_line(inputs, tasks, nothing_runs, fuzz):
     def attempt(verb, rest):
         rest = [argument(word) for word in rest]

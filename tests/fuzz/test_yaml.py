@@ -28,7 +28,7 @@ class Checkout:
         path = self.root / name
         path.write_bytes(content)
         try:
-            return judge(call, path.name, "small.yaml")
+            return judge(call, path.name, "small")
         finally:
             path.write_text(self.texts[name])
 
@@ -41,7 +41,7 @@ def planned(scale):
         trials(experiment, scale, 1, [0])
 
 
-@extents(25, 1200)
+@extents(16, 1200)
 def test_yaml_after_slips_of_an_editor(inputs, workspace, fuzz):
     checkout = Checkout(workspace)
     changes = st.sampled_from(FILES).flatmap(
@@ -59,7 +59,7 @@ def dumped(tree):
     return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False).encode("utf-8", "surrogatepass")
 
 
-@extents(25, 1200)
+@extents(16, 1200)
 def test_yaml_of_other_content(inputs, workspace, fuzz):
     """A value, key or entry of the tree is another, gone or new; or all is."""
     checkout = Checkout(workspace)
@@ -75,7 +75,7 @@ def test_yaml_of_other_content(inputs, workspace, fuzz):
     )
 
 
-@extents(5, 200)
+@extents(4, 200)
 def test_commands_over_damaged_yaml(inputs, workspace, fuzz):
     """`plan` prints what it read; `list` reads every experiment."""
     checkout = Checkout(workspace)
