@@ -10,9 +10,9 @@ from novobench.errors import NovobenchError
 from novobench.suite import runner
 from novobench.suite.collection import collect
 from novobench.suite.experiment import load_experiment
-from novobench.suite.plan import plan
 from novobench.suite.records import Results, locked, speeds
 from novobench.suite.search import untraced
+from novobench.suite.table_rows import asked_rows, table_rows
 from novobench.suite.tables import write_table
 from tests.fuzz.judge import extents, judge, judge_command
 from tests.fuzz.odd import damaged, edited
@@ -32,6 +32,8 @@ class Finished:
     def __init__(self, root):
         self.root = root
         (root / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
+        self.experiment = load_experiment("small")
+        self.asked = asked_rows(self.experiment, "laptop")
         self.folders = [finished("small", row, TOP1) for row in ("sgd", "novograd")]
         for folder in self.folders:
             (folder.path / "heartbeat.json").write_text('{"pid": 1, "host": "a", "update": 8, "total": 8, "time": 0.5}')
@@ -72,18 +74,16 @@ def done(workspace, monkeypatch):
     return Finished(workspace)
 
 
-def everything(folders):
+def everything(done):
     """Collect, read and write all that `run` and `plan` do; raises what a collection tells of a cell."""
     with locked("laptop"):
-        told = collect(folders, "laptop")
-    experiment = load_experiment("small")
-    Results("laptop")
+        told = collect(done.folders, "laptop")
     speeds("laptop")
-    write_table(experiment, "laptop")
+    write_table(done.experiment, "laptop", table_rows(done.experiment, "laptop", done.asked, Results("laptop")))
     untraced("image", "laptop")
-    for cell in plan([experiment], "laptop", [0]):
-        cell.folder.heartbeat()
-        cell.folder.failure_reason()
+    for folder in done.folders:
+        folder.heartbeat()
+        folder.failure_reason()
     if told:
         raise NovobenchError(told[0])
 
@@ -94,7 +94,7 @@ def test_results_files(inputs, done, fuzz):
         done.reset()
         name, content = damage
         done.files[name].write_bytes(content)
-        return judge(lambda: everything(done.folders), name, "results/laptop")
+        return judge(lambda: everything(done), name, "results/laptop")
 
     fuzz(inputs, attempt, damage=done.damages(RESULTS))
 
@@ -109,7 +109,7 @@ def test_files_of_a_finished_run(inputs, done, fuzz):
         done.files[name].write_bytes(content)
         if anew:
             shutil.rmtree(done.root / "results")
-        return judge(lambda: everything(done.folders), name, done.folders[0].path.name)
+        return judge(lambda: everything(done), name, done.folders[0].path.name)
 
     fuzz(inputs, attempt, damage=done.damages(RUN), anew=st.booleans())
 
