@@ -34,7 +34,7 @@ test: lint ## lint and the fast tests (7 minutes on 2 cores)
 test-all: lint ## the slower tests that need no GPU, too (12 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not gpu"
 
-test-long: $(READY) ## the rehearsal of scripts/gpu_proof.sh (8 minutes on 2 cores)
+test-long: $(READY) ## what takes up to 3 hours: thousands of wrong inputs, a rehearsal of scripts/gpu_proof.sh
 	$(BIN)/python -m pytest -m long
 
 test-gpu: $(READY) ## the tests that need a CUDA device

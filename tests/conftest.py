@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from novobench.config import ROOT
+from tests.fuzz.summary import pytest_terminal_summary  # noqa: F401
 
 # Before Triton is imported: `NovoGrad(fused=True)` then runs its kernels on the CPU. On a GPU they shall be compiled:
 # `make test-gpu` sets 0.

@@ -1,0 +1,150 @@
+"""What may become of an input: it works, or ends in one clear line. All else is a failure of the product.
+
+No function here knows what is wrong with an input; each module that draws inputs says what an error must name.
+"""
+
+import io
+import resource
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import pytest
+
+from novobench.errors import LONGEST, NovobenchError, one_line
+
+WORKED, CLEAR_ERROR = "worked", "clear errors"
+LONGEST_SECONDS = 20.0
+"""After which an input counts as one that hangs."""
+MOST_MEMORY = 4 << 30
+"""Bytes that one input may ask for, on top of what the process has."""
+_RAW = ("Traceback", " object at 0x", "<class '", "<function ")
+"""What Python says to programmers."""
+
+
+class _Hangs(BaseException):
+    """Not an Exception, so that code that takes any of them for a bad input does not take this."""
+
+
+def judge(call: Callable[[], Any], *names: str) -> str:
+    """`WORKED` or `CLEAR_ERROR`; fails for anything else. `names`: files, keys or words of which an error must name
+    one; none: any error will do."""
+    try:
+        with _limited():
+            call()
+    except NovobenchError as error:
+        _check_line(one_line(error), names)
+        return CLEAR_ERROR
+    except (Exception, KeyboardInterrupt, pytest.fail.Exception):
+        raise
+    except BaseException as error:  # a hang, an exit, a panic of foreign code
+        raise AssertionError(f"ended by {type(error).__name__}: {error}") from error
+    return WORKED
+
+
+def judge_command(words: list[str], *names: str) -> str:
+    """The same for `novobench words`: exit code 0, or 1 or 2 and one line on standard error; argparse's usage may
+    stand above it. Standard output must take every character that is printed."""
+    from novobench.cli import main
+
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")  # as Python's own
+    code: Any = None
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            with _limited():
+                main(words)
+        except SystemExit as ended:
+            code = ended.code
+        except _Hangs as error:
+            raise AssertionError(f"hangs: {error}") from error
+    err.flush()
+    told = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    if code == 0:
+        assert told == "", told
+        return WORKED
+    assert code in (1, 2), f"exit code {code}: {told}"
+    usage = told.startswith("usage: ")
+    start = told.find("\nnovobench") + 1 if usage else 0
+    line = told[start:].removesuffix("\n")
+    assert line.startswith("novobench"), f"exit code {code}: {told}"
+    _check_line(line, () if usage else names)
+    return CLEAR_ERROR
+
+
+def _check_line(line: str, names: tuple[str, ...]) -> None:
+    assert line.strip(), "an error without a word"
+    assert len(line) <= LONGEST, f"{len(line)} characters: {line}"
+    assert line.isprintable(), f"not printable, or not one line: {line!r}"
+    assert not any(raw in line for raw in _RAW), line
+    named = [one_line(name)[:60] for name in names]
+    assert not named or any(name in line for name in named), f"names none of {named}: {line}"
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Time and memory of one input; in the main thread, which alone gets signals."""
+    if threading.current_thread() is not threading.main_thread() or sys.platform != "linux":
+        yield
+        return
+
+    def hangs(*_: Any) -> None:
+        raise _Hangs(f"no end after {LONGEST_SECONDS:g} s")
+
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + MOST_MEMORY, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# ---------------------------------------------------------------------------------------------- many inputs
+
+
+class Fuzz:
+    """Draws inputs and counts what became of them."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, inputs: int, attempt: Callable[..., str], **strategies: Any) -> None:
+        """Call `attempt` with `inputs` draws from the strategies; it returns what `judge` did. The first failure ends
+        the run, with the smallest input that fails in the same way."""
+        from hypothesis import HealthCheck, Phase, given, settings
+
+        def counted(**drawn: Any) -> None:
+            self.counts[attempt(**drawn)] += 1
+
+        setup = settings(
+            max_examples=inputs,
+            derandomize=inputs < FEW,
+            database=None,
+            deadline=None,
+            print_blob=False,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+        )
+        setup(given(**strategies)(counted))()
+
+
+FEW = 100
+"""Inputs below which a test draws the same ones each time."""
+
+
+def extents(few: int, many: int) -> Any:
+    """How many inputs a test tries: `few` in `make test`, `many` in `make test-long`."""
+    assert few < FEW <= many
+    return pytest.mark.parametrize(
+        "inputs", [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.long)]
+    )
