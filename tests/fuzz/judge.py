@@ -18,7 +18,7 @@ import pytest
 from novobench.errors import LONGEST, NovobenchError, one_line
 
 WORKED, CLEAR_ERROR = "worked", "clear errors"
-LONGEST_SECONDS = 20.0
+LONGEST_SECONDS = 60.0
 """After which an input counts as one that hangs."""
 MOST_MEMORY = 4 << 30
 """Bytes that one input may ask for, on top of what the process has."""
