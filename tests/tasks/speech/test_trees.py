@@ -95,9 +95,7 @@ def test_an_id_twice_is_a_bad_utterance(tree, caplog):
     assert tree.open(skip=True).texts == ["one", "two"]
     tree.write("1-2-0000 ONE\n1-2-0001 TWO\n")
     (tree.chapter / "more.trans.txt").write_text("1-2-0001 NO\n")
-    with pytest.raises(
-        DataError, match=r"its id is in 1-2.trans.txt line 2 already, and again in more.trans.txt"
-    ):
+    with pytest.raises(DataError, match=r"its id is in 1-2.trans.txt line 2 already, and again in more.trans.txt"):
         tree.open()
 
 
