@@ -6,7 +6,8 @@ words: numbers, months, colours. No speaker is in two of train, dev and test. `c
 
 espeak-ng seeds its random numbers from the clock, carries hidden state from one utterance to the next, and may end the
 process that it runs in. So each split is spoken by one fresh process, seeded once, in a fixed order: then the samples
-are the same in every run. `python -m novobench.tasks.speech.builtin <split> <count> <folder>` is that process.
+are the same in every run. `python -m novobench.tasks.speech.builtin <split> <count> <folder> [<process id>]` is that
+process; it ends when the one that asked for it does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import ctypes
 import hashlib
 import json
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -146,7 +148,7 @@ def _build(folder: Path) -> None:
     speaking: list[subprocess.Popen[str]] = []
 
     def speak(split: str) -> None:
-        command = [sys.executable, "-m", __name__, split, str(SPLITS[split]), str(folder)]
+        command = [sys.executable, "-m", __name__, split, str(SPLITS[split]), str(folder), str(os.getpid())]
         speaker = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         )
@@ -334,6 +336,8 @@ def speak_split(split: str, count: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
+    if len(sys.argv) > 4 and os.getppid() != int(sys.argv[4]):  # it ended while this process began
+        sys.exit(1)
     try:
         speak_split(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
     except NovobenchError as error:
