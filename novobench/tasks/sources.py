@@ -83,6 +83,8 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     except OSError as error:
         if error.errno in _PASSING:
             raise DataError(_failing(path, error)) from error
+        if isinstance(error, IsADirectoryError):
+            raise NoFile("it is a folder") from None
         if not isinstance(error, FileNotFoundError):
             raise NoFile(error.strerror or type(error).__name__) from None
         gone = f"it is a link to {os.readlink(path)}, which is missing" if path.is_symlink() else "it is missing"
@@ -165,14 +167,12 @@ def remembered(name: str, paths: Sequence[Path], compute: Callable[[], str]) -> 
 
 
 def why_no_file(path: Path) -> str:
-    """Why `path` cannot be opened as a file, opening nothing, as a pipe would be waited for; empty if it can."""
-    if os.path.isfile(path):
-        return ""
-    if os.path.isdir(path):
-        return "it is a folder"
-    if os.path.islink(path):
-        return f"it is a link to {os.readlink(path)}, which is not there"
-    return "it is a pipe or a device" if os.path.exists(path) else "it is missing"
+    """Why `path` cannot be opened as a file; empty if it can. Raises DataError as `opened` does."""
+    try:
+        with opened(path):
+            return ""
+    except NoFile as error:
+        return str(error)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -193,12 +193,11 @@ def text_lines(path: Path) -> list[str]:
     Only a newline ends a line: other separators of Unicode occur inside sentences. Raises DataError, naming the file
     and, where there is one, the line.
     """
-    if reason := why_no_file(path):
-        raise DataError(f"Cannot read {path}: {reason}. Put the text there.")
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}. Mend that and run again.") from None
+        with opened(path) as file:
+            content = file.read()
+    except NoFile as error:
+        raise DataError(f"Cannot read {path}: {error}. Put the text there.") from None
     for start, program in _PACKED.items():
         if content.startswith(start):
             raise DataError(f"{path} is packed by {program}. Unpack it, and leave the text under this name.")

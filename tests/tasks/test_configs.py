@@ -67,7 +67,6 @@ REFUSED = [
     ("language", ["model.dropout=1.5"], "'model.dropout' must be 0 or more and below 1"),
     ("language", ["data.train_share=0"], "'data.train_share' must be above 0 and at most 1"),
     ("language", ["data.probe_tokens=1000000000"], "'data.probe_tokens' 1000000000 is more than data.train_tokens"),
-    ("language", ["data.evaluation_streams=100000"], "'data.evaluation_streams' 100000 cuts a text"),
     ("language", ["data.protocol.target_length=0"], "'data.protocol.target_length' must be 1 or more"),
     ("language", ["data.other_protocols.x.clamp_length=-1"], "'data.other_protocols.x.clamp_length' must be 0 or more"),
     (

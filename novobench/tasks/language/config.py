@@ -127,12 +127,6 @@ def validate(config: CellConfig) -> None:
         raise ConfigError(
             f"'data.probe_tokens' {data.probe_tokens} is more than data.train_tokens {data.train_tokens}."
         )
-    shortest = min(data.valid_tokens, data.test_tokens)
-    if data.evaluation_streams > shortest:
-        raise ConfigError(
-            f"'data.evaluation_streams' {data.evaluation_streams} cuts a text of {shortest} tokens into pieces without "
-            "a token."
-        )
     for key, protocol in {"protocol": data.protocol, **data.other_protocols}.items():
         if protocol.same_length and protocol.memory_length < 1:
             raise ConfigError(f"'data.{key}': same_length needs a memory_length of 1 or more; set same_length=false.")

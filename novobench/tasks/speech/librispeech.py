@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from novobench.errors import DataError
-from novobench.tasks.sources import text_lines
+from novobench.tasks.sources import names_in, text_lines
 from novobench.tasks.speech.config import SpeechDataConfig
 from novobench.tasks.speech.sources import Listing, Paths, no_folder, no_split, storable
 
@@ -67,13 +66,8 @@ class LibriSpeechSource(Paths):
         self.paths.append(path)
 
 
-def _visible(folder: Path) -> Iterator[Path]:
-    """What is in a folder, in the order of names, without hidden entries: systems and editors make those."""
-    try:
-        found = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(f"Cannot read the folder {folder}: {error.strerror or error}.") from None
-    return (path for path in found if not path.name.startswith("."))
+def _visible(folder: Path) -> list[Path]:
+    return [folder / name for name in names_in(folder)]
 
 
 def _elsewhere(folder: Path) -> str:

@@ -73,7 +73,7 @@ class TranslationDataConfig:
     tells an epoch's length in plans and curves. The default follows from the paper's 100K updates in 150 epochs."""
     bpe_model: str = ""
     """A sentencepiece model to use, under the data root; empty: one is trained on source and target together."""
-    character_coverage: Annotated[float, "(0, 1]"] = 1.0
+    character_coverage: Annotated[float, "[0.98, 1]"] = 1.0
     """Share of all characters that the trained model must hold; the rest becomes the unknown piece."""
     split_digits: bool = False
     """Each digit a piece of its own."""
