@@ -380,6 +380,7 @@ def test_data_are_identified_without_counting_words(root, monkeypatch):
     changes |= {
         "data.valid_tokens": 8,
         "data.test_tokens": 6,
+        "data.evaluation_streams": 1,
         "data.segment_length": 1,
         "batch": {"size": 2, "micro": 2},
     }

@@ -372,7 +372,7 @@ def test_an_evaluation_split_of_no_sentence_is_told(broken):
     for language in ("en", "de"):
         (broken / "text" / f"test.{language}").write_text("")
     with pytest.raises(DataError, match=r"test\.en has no sentence, so nothing can be judged on it"):
-        open_pairs(files(data__test_size=0), broken)
+        open_pairs(files(), broken)
 
 
 def test_all_wrong_counts_are_told_as_one_line_to_paste(root):
