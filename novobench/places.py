@@ -47,8 +47,10 @@ def home() -> Path | None:
             import pwd
 
             named = pwd.getpwuid(os.getuid()).pw_dir
-        except (ImportError, KeyError):  # Windows; a number without a name
+        except ImportError:  # Windows
             named = os.path.expanduser("~")
+        except KeyError:  # a number without a name
+            return None
     found = Path(named)
     return found if found.is_absolute() and found != _SUBSTITUTE and os.path.isdir(found) else None
 
@@ -56,9 +58,21 @@ def home() -> Path | None:
 _SUBSTITUTE = ROOT / ".cache" / "home"
 
 
+_RANKS = (
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK",
+)  # fmt: skip
+
+
 def settle() -> None:
-    """Give this process, and those it starts, what libraries take for granted: a current folder, a home directory, the
-    name of a user. Each only where there is none."""
+    """Make the environment of this command, and of the processes it starts, one that libraries can live with.
+
+    It gets what they take for granted, where that is missing: a current folder, a home directory, the name of a user.
+    And it loses what makes them take a process for one of several: a command is none, whoever started it, and the
+    processes of one training are told their numbers when they are started.
+    """
+    for name in _RANKS:
+        os.environ.pop(name, None)
     try:
         os.getcwd()
     except OSError:  # it was removed, or is on a disk that went away

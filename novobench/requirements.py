@@ -153,10 +153,15 @@ def _fits(version: str, clause: str) -> bool:
         same = [*have[1], *[0] * len(asked)][: len(asked)] == asked and have[0] == limit[0]
         return same and have >= limit if operator == "~=" else same is (operator != "!=")
     if operator == "<":  # 2.5rc1 is before 2.5, but nobody means it with <2.5
-        return have < limit and (have[:2] != limit[:2] or limit[2] < 0)
+        early = _unfinished(have) and not _unfinished(limit) and (*have[:2], have[4]) == (*limit[:2], limit[4])
+        return have < limit and not early
     if operator == ">":  # nor 2.5.post1 with >2.5
-        return have > limit and (have[:3] != limit[:3] or limit[4] >= 0)
+        return have > limit and not (have[4] >= 0 > limit[4] and have[:4] == limit[:4])
     return {"==": have == limit, "!=": have != limit, "<=": have <= limit, ">=": have >= limit}.get(operator, True)
+
+
+def _unfinished(key: _Key) -> bool:
+    return key[2] < 0 or key[5] < 0
 
 
 def _numbers(version: str) -> list[str]:

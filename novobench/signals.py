@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -28,7 +27,7 @@ def raised() -> Iterator[list[int]]:
     """Raise `Stopped` in the main thread when such a signal comes; yields the list of those that came.
 
     A signal that this process was started to ignore (`nohup`, a shell's background) stays ignored. One that comes while
-    Python cannot raise, as in a finalizer, comes again right after. A library may catch it and raise another error
+    Python cannot raise, as in a finalizer, comes again soon after. A library may catch it and raise another error
     instead: then the list tells.
     """
     came: list[int] = []
@@ -42,7 +41,9 @@ def raised() -> Iterator[list[int]]:
 
     def not_raised(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, Stopped):
-            _thread.interrupt_main(unraisable.exc_value.number)
+            again = threading.Timer(0.05, os.kill, (os.getpid(), unraisable.exc_value.number))
+            again.daemon = True
+            again.start()
         else:
             hook_before(unraisable)
 

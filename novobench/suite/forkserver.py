@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.process
@@ -85,7 +86,7 @@ def _choose_temporary_folder() -> None:
         if len(os.fsencode(folder + _SOCKET)) <= _LONGEST_SOCKET and _can_hold_files(Path(folder)):
             try:
                 tempfile.tempdir = folder
-                multiprocessing.util.get_temp_dir()
+                atexit.register(_make_again, multiprocessing.util.get_temp_dir())
                 return
             finally:
                 tempfile.tempdir = usual
@@ -93,6 +94,12 @@ def _choose_temporary_folder() -> None:
         f"No folder for temporary files: {', '.join(candidates)} cannot be written, or their paths are too long for a "
         "socket. Set TMPDIR to one that is short and writable."
     )
+
+
+def _make_again(folder: str) -> None:
+    """multiprocessing removes its folder at the end and stumbles if somebody has tidied it up before."""
+    with suppress(OSError):
+        os.makedirs(folder, exist_ok=True)
 
 
 def _can_hold_files(folder: Path) -> bool:

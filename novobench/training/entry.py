@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from novobench.errors import told
+from novobench.errors import kind_and_message, told
 
 
 def begin(environment: dict[str, str], call: Callable[..., None], *arguments: Any) -> None:
@@ -33,6 +33,7 @@ def _worker(tell: Callable[[str], None]) -> ModuleType:
     try:
         from novobench.training import worker
     except Exception as error:
-        tell(told(error))
+        missing = isinstance(error, ImportError)
+        tell(told(error) if missing else f"a package cannot be loaded: {kind_and_message(error)}. Run: make setup")
         sys.exit(1)
     return worker

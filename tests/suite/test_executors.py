@@ -1,13 +1,19 @@
 """Which cells run together, and on which GPUs: decided without any, from what the environment shows."""
 
+import builtins
 import dataclasses
+import multiprocessing
 import os
+import socket
+import tempfile
+from multiprocessing import connection  # noqa: F401 - as multiprocessing.connection
+from types import SimpleNamespace
 
 import pytest
 
 from novobench import hardware
-from novobench.errors import ConfigError
-from novobench.suite import executors, records
+from novobench.errors import ConfigError, TrainingError
+from novobench.suite import executors, forkserver, records
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import PlannedCell
 from novobench.training import entry
@@ -27,6 +33,7 @@ def machine(monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/nowhere")
         monkeypatch.setattr(hardware, "cores", lambda: cores)
+        monkeypatch.setattr(hardware, "_gpu_devices", lambda: 0)  # not told: any number may be one
 
     return pretend
 
@@ -102,6 +109,63 @@ def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     past = records.speeds("gpu")
     assert list(past.values()) == [(1000 * 32, 100.0 / 4)]
     assert forecast(cell, past).seconds == 8 * 32 / 160  # eight updates of 32
+
+
+def test_a_process_that_cannot_be_started_is_a_failed_cell(monkeypatch, tmp_path):
+    """Its forkserver was killed, or the system allows no more processes: the other cells are tried all the same."""
+
+    def start(process):
+        raise TrainingError("no process")
+
+    told = []
+    monkeypatch.setattr(executors, "start", start)
+    monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path)
+    some = cells(3, accelerator="cpu")
+    assert executors.run_local(some, 2, told.append) == {cell.id: "no process" for cell in some}
+    assert [event.kind for event in told] == ["started", "failed"] * 3
+
+
+def test_a_package_that_cannot_be_loaded_is_told_by_the_cell(monkeypatch):
+    heard = []
+
+    def broken(name, *rest):
+        if name == "novobench.training" and rest[2] == ("worker",):
+            raise OSError("sndfile library not found")
+        return original(name, *rest)
+
+    original = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(SystemExit) as ended:
+        entry.main("folder", None, 1, SimpleNamespace(send=heard.append))
+    assert ended.value.code == 1
+    assert heard == ["a package cannot be loaded: OSError: sndfile library not found. Run: make setup"]
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError("unexpected EOF"), ConnectionResetError(104, "reset"), OSError(24, "files")]
+)
+def test_a_forkserver_that_is_gone_is_told_in_one_line(error):
+    def start():
+        raise error
+
+    with pytest.raises(TrainingError, match=f"could not be started.*{type(error).__name__}.*run the same command"):
+        forkserver.start(SimpleNamespace(start=start))
+
+
+@pytest.mark.parametrize("given", ["x" * 120, "missing", "file"])
+def test_sockets_lie_where_their_paths_are_short_enough(monkeypatch, tmp_path, given):
+    """TMPDIR may be long, not exist, or be no folder."""
+    (tmp_path / ("x" * 120)).mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / given))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    config = dict(multiprocessing.current_process()._config, tempdir=None)
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", config)
+    forkserver._choose_temporary_folder()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(multiprocessing.connection.arbitrary_address("AF_UNIX"))
+    usual = tempfile.gettempdir()
+    assert usual == str(tmp_path / given) if given == "x" * 120 else usual != str(tmp_path / given)
 
 
 def test_a_process_has_the_environment_of_who_asks(monkeypatch):

@@ -1,0 +1,268 @@
+"""What commands print: it arrives as far as it can, and whatever fails ends in one line."""
+
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from novobench import cli, signals
+from novobench.config import ROOT
+from novobench.console import console, lasting_output, told_of_output
+from novobench.errors import NovobenchError, told
+
+
+@pytest.fixture
+def output(monkeypatch):
+    """`output(descriptor, encoding)`: standard output of this process goes there."""
+
+    def goes_to(descriptor, encoding="utf-8"):
+        stream = io.TextIOWrapper(io.FileIO(os.dup(1), "w"), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "__stdout__", stream)
+        saved = os.dup(1)
+        os.dup2(descriptor, 1)
+        opened.append((saved, stream))
+
+    opened: list[tuple[int, io.TextIOWrapper]] = []
+    yield goes_to
+    for saved, stream in opened:
+        os.dup2(saved, 1)
+        os.close(saved)
+        stream.close()
+
+
+def test_a_full_disk_takes_the_words_alone(output):
+    with open("/dev/full", "w") as full:
+        output(full.fileno())
+        with lasting_output() as lost:
+            for _ in range(3):
+                print("x" * 10_000, flush=True)
+            console().print("a table")
+    assert [error.errno for error in lost] == [errno.ENOSPC]
+    assert told_of_output(lost).startswith("Standard output could not be written: No space left on device.")
+
+
+def test_a_reader_that_left_is_no_error(output):
+    reading, writing = os.pipe()
+    output(writing)
+    os.close(reading)
+    with lasting_output() as lost:
+        print("x" * 10_000, flush=True)
+    os.close(writing)
+    assert [error.errno for error in lost] == [errno.EPIPE]
+    assert told_of_output(lost) == ""
+
+
+def test_a_slow_reader_of_a_pipe_that_does_not_block(output):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    output(writing)
+
+    def read():
+        time.sleep(0.1)
+        while count[0] < 300_001:
+            count[0] += len(os.read(reading, 65536))
+
+    count = [0]
+    reader = threading.Thread(target=read)
+    reader.start()
+    with lasting_output() as lost:
+        print("x" * 300_000, flush=True)
+    reader.join(timeout=10)
+    os.close(writing)
+    os.close(reading)
+    assert (count, lost) == ([300_001], [])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("ascii", "8 = 4 x 2 - ... |g| eps sec. 4 \\xfc \\U0001f600 \\udc80\n"),
+        ("latin-1", "8 = 4 × 2 - ... |g| eps § 4 ü \\U0001f600 \\udc80\n"),
+        ("utf-8", "8 = 4 × 2 – … ‖g‖ ε § 4 ü 😀 \\udc80\n"),
+    ],
+)
+def test_signs_that_an_encoding_lacks(output, tmp_path, encoding, expected):
+    with (tmp_path / "out").open("wb") as file:
+        output(file.fileno(), encoding)
+        with lasting_output() as lost:
+            print("8 = 4 × 2 – … ‖g‖ ε § 4 ü 😀 \udc80")
+    assert lost == []
+    assert (tmp_path / "out").read_bytes().decode(encoding) == expected
+
+
+def test_names_are_no_markup_and_no_emoji(capsys):
+    console().print("[bold]a[/] module:x:y :smile: [/]")
+    assert capsys.readouterr().out == "[bold]a[/] module:x:y :smile: [/]\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (NovobenchError("said\nso"), "said\nso"),
+        (MemoryError(), "Out of memory (MemoryError). Close other programs"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device. Free space"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files. Allow more open files (ulimit -n 4096)"),
+        (ModuleNotFoundError("no", name="rich.table"), "The package 'rich' is not installed. Run: make setup"),
+        (ImportError("undefined symbol"), "A package cannot be loaded: ImportError: undefined symbol."),
+        (RecursionError("maximum"), "internal error: RecursionError: maximum (nowhere). This is a bug"),
+    ],
+)
+def test_any_error_has_words(error, expected):
+    assert told(error).startswith(expected)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """`list` then raises this."""
+
+    def raises(error):
+        def listing(_):
+            raise error
+
+        monkeypatch.setattr("novobench.suite.show.listing", listing)
+
+    return raises
+
+
+def test_an_error_that_nobody_thought_of_is_one_line(failing, novobench):
+    failing(ValueError("first\n\x1b[31msecond"))
+    code, out, err = novobench("list")
+    assert (code, out) == (1, "")
+    assert err.startswith("novobench: internal error: ValueError: first \\x1b[31msecond (cli.py:")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--debug", "list"], ["list", "--debug"]])
+def test_debug_shows_the_traceback(failing, words):
+    failing(ValueError("first"))
+    with pytest.raises(ValueError, match="first"):
+        cli.main(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "plan table1 --seeds 1e3", "plan table1 --seeds 0", "plan table1 --seeds -1", "run table1 --jobs 0",
+        "run table1 --jobs 1000000000000000000000000000000", "plan table1 --seeds=", "nothing", "", "plan",
+        "plan table1 --unknown \x1b[31m", "bench", "bench optimizer --device tpu", f"plan table1 --seeds {'9' * 5000}",
+    ],
+)  # fmt: skip
+def test_wrong_words_are_one_line(novobench, words):
+    code, out, err = novobench(*words.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("novobench: ")
+    assert err.count("\n") == 1
+    assert len(err) < 2200
+    assert "\x1b" not in err
+    assert "--help" in err
+
+
+@pytest.mark.parametrize(("name", "word"), [("SIGINT", "interrupted"), ("SIGTERM", "ended by"), ("SIGHUP", "ended by")])
+def test_a_command_that_is_told_to_stop(novobench, monkeypatch, name, word):
+    """Also where a library makes an error of its own of it."""
+
+    def listing(_):
+        try:
+            signal.raise_signal(getattr(signal, name))
+        except KeyboardInterrupt:
+            raise ImportError("numpy cannot be imported") from None
+
+    monkeypatch.setattr("novobench.suite.show.listing", listing)
+    before = signal.getsignal(signal.SIGTERM)
+    code, _, err = novobench("list")
+    assert code == 128 + getattr(signal, name)
+    assert err.startswith(f"novobench: {word}")
+    assert err.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost():
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    last = Last()
+
+    def lose():
+        nonlocal last
+        last = None
+        time.sleep(5)
+
+    with signals.raised(), pytest.raises(KeyboardInterrupt):
+        lose()
+
+
+def test_what_was_to_be_ignored_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        with signals.raised():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+HIDDEN = """
+import sys
+hidden = ("rich", "omegaconf", "yaml", "filelock", "torch", "packaging", "numpy", "transformers")
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+from novobench.cli import main
+main()
+"""
+
+
+def test_doctor_needs_the_standard_library_alone():
+    done = subprocess.run([sys.executable, "-c", HIDDEN, "doctor"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, "")
+    for name in ("rich", "omegaconf", "filelock", "torch", "numpy", "transformers"):
+        assert any(line.startswith(f"FAIL  {name} ") for line in done.stdout.splitlines()), name
+    assert "problem(s) would stop a run" in done.stdout
+
+
+def test_a_missing_package_is_named():
+    done = subprocess.run([sys.executable, "-c", HIDDEN, "list"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("novobench: The package '")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closing", [">/dev/full", ">&-", "2>&-", "| head -0", "<&- >&- 2>&-"])
+def test_output_that_goes_nowhere_through_the_shell(closing):
+    line = f"{sys.executable} -m novobench list {closing}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == (1 if "full" in closing else 0)
+    assert done.stderr.count("\n") == ("full" in closing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.7, 1.5, 3.0, 6.0])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_run_that_is_stopped_leaves_nothing_running(tmp_path, seconds, name):
+    """Ctrl-C reaches all processes of a terminal, and so does its end; SIGTERM the command alone."""
+    words = ["run", "table7", "--jobs", "1", "--set", "purpose=search", "budget=100000steps"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "novobench", *words],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(seconds)
+    send = os.kill if name == "SIGTERM" else os.killpg
+    send(process.pid, getattr(signal, name))
+    _, err = process.communicate(timeout=60)  # ends when nobody holds the pipe any more
+    assert process.returncode == 128 + getattr(signal, name)
+    assert err.startswith("novobench: ")
+    assert err.count("\n") == 1
