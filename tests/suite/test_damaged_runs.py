@@ -124,7 +124,7 @@ def try_damages(workspace, novobench, count, seed):
 
 
 def test_damaged_files_of_a_finished_cell_are_told(workspace, novobench):
-    assert try_damages(workspace, novobench, 3, 0) > 1
+    assert try_damages(workspace, novobench, 2, 0) > 0
 
 
 @pytest.mark.slow
