@@ -72,10 +72,8 @@ def test_what_ended_a_training_is_told_in_one_line(runs, monkeypatch):
 RANKS = {
     "SIGTERM": f"one of its 2 processes was ended by signal 15 (SIGTERM), and so the others were stopped. {GO_ON}",
     "SIGKILL": "process 1 of its 2 processes was killed by signal 9 (SIGKILL), as the system does",
-    "leave": "sys.exit(0) was called (in leave, faulty.py line ",
     "leave_at_once": "Another of the training's processes has ended before this one (RuntimeError: ",
     "bad_data": "data.path: picture 7 is no picture.",
-    "too_large": "Out of memory: RuntimeError: ",
     "hang": "no progress for 0.2 minutes (runtime.stall_minutes); stopped. See ",
 }
 
@@ -88,4 +86,4 @@ def test_when_one_of_two_processes_ends_the_other_does_too(fault, runs):
     failed = executors.run_local([planned], 1, lambda event: None)
     assert RANKS[fault] in failed[planned.id]
     assert failed[planned.id].isprintable()
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 300  # seconds, where nothing else computes
