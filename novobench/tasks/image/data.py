@@ -244,8 +244,8 @@ def decoded(images: Images, index: int, config: ImageDataConfig) -> np.ndarray |
             ) from None
         if config.on_bad_image == "error":
             raise DataError(
-                f"{images.name(index)} cannot be decoded: {error}. Replace the file, or set data.on_bad_image=skip to "
-                "go on without it."
+                f"{images.name(index)} cannot be decoded: {error}. Replace it, or set data.on_bad_image=skip to go "
+                "on without it."
             ) from None
         log.warning("Skipped %s, which cannot be decoded: %s", images.name(index), error)
         return None

@@ -185,11 +185,14 @@ class HubImages(Images):
         if not len(found):
             raise DataError(f"{self.where} has no rows. Set {split_key(config, split)}.")
         self.column = config.image_column
+        feature = found.features[self.column]
         try:
+            if isinstance(feature, dict) and not feature.keys() & {"bytes", "path"}:
+                raise TypeError("neither bytes nor path")
             self.table = found.select_columns([self.column]).cast_column(self.column, datasets.Image(decode=False))
         except Exception as error:  # pyarrow and datasets have many ways to say that a column holds something else
             raise DataError(
-                f"{self.where}: column '{self.column}' holds {found.features[self.column]}, which are no pictures "
+                f"{self.where}: column '{self.column}' holds {feature}, which are no pictures "
                 f"({type(error).__name__}). Set data.image_column."
             ) from None
         self.labels, self.classes = _labels(found, config, self.where, split_key(config, split))

@@ -11,7 +11,10 @@ import struct
 import unicodedata
 import zlib
 
+import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
@@ -406,3 +409,38 @@ def test_a_data_root_of_any_name(pets, odd):
     (pets.parent / odd).mkdir()
     pets.rename(pets.parent / odd / "pets")
     assert len(FolderImages(PETS, pets.parent / odd, "train").files) == 4
+
+
+# ------------------------------------------------------------------------------------ rows of a table
+
+WHOLE = [{"bytes": png(seed), "path": None} for seed in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        ([*WHOLE[:3], None], r"row 3 cannot be decoded: its row holds neither bytes nor a path. Replace it"),
+        ([*WHOLE[:3], {"bytes": b"", "path": ""}], "row 3 cannot be decoded: its row holds neither"),
+        ([*WHOLE[:3], {"bytes": b"x", "path": "a.png"}], "row 3 cannot be decoded: no picture of a format"),
+        ([*WHOLE[:3], {"bytes": None, "path": "a\0b"}], "row 3 cannot be decoded: .*cannot have a null character"),
+        ([*WHOLE[:3], {"bytes": None, "path": "."}], "row 3 cannot be decoded: .*Is a directory"),
+        ([*WHOLE[:3], {"bytes": None, "path": "https://a/b.png"}], "row 3 cannot be decoded: .*No such file"),
+        ([None] * 4, "row 0 cannot be decoded: its row holds neither"),
+        ([{"data": b"x"}] * 4, "column 'image' holds {'data': .*which are no pictures.*Set data.image_column"),
+        ([1, 2, 3, 4], r"column 'image' holds Value\('int64'\), which are no pictures"),
+        (["a.png"] * 4, "row 0 cannot be decoded: its row holds no bytes but the path of a file, .*a.png: No such"),
+    ],
+    ids=range(10),
+)
+@pytest.mark.parametrize("images_on", ["loader", "accelerator"])
+def test_a_row_without_a_picture_is_named_or_left_out(tmp_path, column, told, images_on, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "kept")
+    (tmp_path / "pets").mkdir()
+    for split in ("train", "val"):
+        table = pyarrow.table({"image": column, "label": [0, 0, 1, 1]})
+        pyarrow.parquet.write_table(table, tmp_path / "pets" / f"{split}-0.parquet")
+    way = {"source": "hub", "path": "pets", "test_split": "validation", "test_size": 4, "images_on": images_on}
+    with pytest.raises(DataError, match=rf"pets\[train\].*{told}"):
+        trained_on(tmp_path / "pets", **way)
+    if "row 3" in told:
+        assert trained_on(tmp_path / "pets", on_bad_image="skip", **way)[1] == [0, 0, 1, LEFT_OUT]
