@@ -114,6 +114,10 @@ class Checkout:
         else:
             others = [pid for pid in _group(process.pid) if pid != process.pid]
             os.kill(random.Random(seconds).choice(others or [process.pid]), signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):  # else it would finish what the other moments are for
+                process.wait(timeout=5)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=600)
         return True
 
