@@ -10,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from filelock import FileLock, SoftFileLock
-
 from novobench.config import ROOT, shown
-from novobench.files import json_text, number, told_plainly
+from novobench.files import json_text, lock, number
 from novobench.suite import up_to_date
 from novobench.suite.checked_files import (
     SCHEMA,
@@ -90,22 +88,9 @@ def results_folder(scale: str) -> Path:
     return ROOT / "results" / scale
 
 
-@contextmanager
-def locked(scale: str) -> Iterator[None]:
+def locked(scale: str) -> AbstractContextManager[None]:
     """Held by whoever reads the results or the tuned rates of a scale in order to write them again."""
-    path = ROOT / "runs" / scale / "collect.lock"
-    lock: FileLock | SoftFileLock = FileLock(path)
-    with told_plainly(path, "lock"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except NotImplementedError:  # a file system without locks
-            lock = SoftFileLock(path.with_suffix(".lockfile"))
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return lock(ROOT / "runs" / scale / "collect.lock")
 
 
 # ---------------------------------------------------------------------------------------------- a cell's results
