@@ -280,7 +280,8 @@ def _check_sets(data: SpeechDataConfig) -> None:
     for key, name in named:
         if name == "train":
             raise ConfigError(
-                f"'{key}': 'train' names the training set. Give the evaluation set another name and set data.split_names."
+                f"'{key}': 'train' names the training set. Give the evaluation set another name and set "
+                "data.split_names."
             )
         split = data.split_names.get(name, name)
         if name in keys:
