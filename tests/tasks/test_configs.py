@@ -6,8 +6,6 @@ from novobench.config import parse_overrides
 from novobench.errors import ConfigError
 from novobench.tasks.image.builtin import Digits
 from novobench.tasks.image.config import DIGITS_TRAIN, ImageDataConfig
-from novobench.tasks.speech import builtin as speech_builtin
-from novobench.tasks.speech.config import SPOKEN
 from novobench.tasks.translation import builtin as translation_builtin
 from novobench.tasks.translation.config import SENTENCES
 from tests.cells import small_config
@@ -94,8 +92,6 @@ REFUSED = [
     ("speech", ["data.search_set=train"], "'train' names the training set"),
     ("speech", ["data.search_set=../x"], "'data.search_set' must be usable in a file name"),
     ("speech", ["data.train_splits=[train, train]"], "'data.train_splits' names 'train' twice"),
-    ("speech", ["data.train_size=2999"], "'data.train_size' is 2999, but the built-in corpus has 200 there"),
-    ("speech", ["data.dev_sets=[dev-othr]", "data.set_sizes.dev-othr=200"], "'data.dev_sets[0]': the built-in corpus"),
     (
         "speech",
         [*MANIFEST, "data.split_names={dev-clean: dev-other}"],
@@ -133,7 +129,6 @@ def test_what_a_config_alone_shows_to_be_wrong(task, words, expected):
 def test_the_sizes_of_the_built_in_corpora():
     digits = Digits(ImageDataConfig(source="digits", name="digits-plain", train_size=1040, search_size=160))
     assert digits.available == DIGITS_TRAIN
-    assert speech_builtin.SPLITS == SPOKEN
     assert translation_builtin.COUNT == SENTENCES
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from novobench.config import CellConfig
-from novobench.errors import ConfigError, suggestion
+from novobench.errors import ConfigError
 from novobench.ranges import (
     NOT_EMPTY,
     DropoutRate,
@@ -216,8 +216,6 @@ MODEL = SpeechModelConfig
 DATA = SpeechDataConfig
 BUILT_IN = "espeak"
 """The source that needs no files."""
-SPOKEN: dict[str, int] = {"train": 3000, "dev-clean": 200, "dev-other": 200, "test-clean": 300, "test-other": 300}
-"""Utterances of each split of the built-in corpus."""
 SHIPPED: dict[str, tuple[str, ...]] = {
     "espeak-words": (),
     "an4": ("AN4", "an4"),
@@ -282,7 +280,8 @@ def _check_sets(data: SpeechDataConfig) -> None:
     for key, name in named:
         if name == "train":
             raise ConfigError(
-                f"'{key}': 'train' names the training set. Give the set another name and set data.split_names."
+                f"'{key}': 'train' names the training set. Give the evaluation set another name and set "
+                "data.split_names."
             )
         split = data.split_names.get(name, name)
         if name in keys:
@@ -294,25 +293,6 @@ def _check_sets(data: SpeechDataConfig) -> None:
         if name not in data.set_sizes:
             raise ConfigError(f"'data.set_sizes' says nothing of '{name}'.")
         keys[name] = splits[split] = key
-    if data.source == BUILT_IN:
-        _check_built_in(data, keys)
-
-
-def _check_built_in(data: SpeechDataConfig, keys: dict[str, str]) -> None:
-    """`keys`: evaluation set -> the key that names it."""
-    splits = {name: data.split_names.get(name, name) for name in keys}
-    wanted = [("data.train_splits", split) for split in data.train_splits]
-    for key, split in wanted + [(keys[name], split) for name, split in splits.items()]:
-        if split not in SPOKEN:
-            raise ConfigError(
-                f"'{key}': the built-in corpus has no split '{split}'.{suggestion(split, list(SPOKEN))} It has: "
-                f"{', '.join(SPOKEN)}."
-            )
-    sizes = {"data.train_size": (data.train_size, sum(SPOKEN[split] for split in data.train_splits))}
-    sizes |= {f"data.set_sizes.{name}": (data.set_sizes[name], SPOKEN[split]) for name, split in splits.items()}
-    for key, (said, found) in sizes.items():
-        if said != found:
-            raise ConfigError(f"'{key}' is {said}, but the built-in corpus has {found} there. Set {key}={found}.")
 
 
 def _check_features(features: FeatureConfig) -> None:

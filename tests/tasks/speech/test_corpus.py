@@ -119,6 +119,8 @@ def test_sets_have_their_roles(root, monkeypatch):
     config = small(
         data__dev_sets=["test-clean"],
         data__test_sets=["train-a"],
+        data__train_splits=["train-b"],
+        data__train_size=6,
         data__set_sizes={"dev-clean": 5, "test-clean": 4, "train-a": 7},
     )
     data = SpeechData(config)

@@ -99,10 +99,10 @@ def test_windows_follow_the_sample_rate():
             {"sample_rate": 8000, "highest_hertz": 8000.0},
             "highest_hertz' is 8000, but at sample_rate 8000 nothing above",
         ),
-        ({"highest_hertz": 0.0}, "highest_hertz' is 0, but"),
+        ({"highest_hertz": 0.0}, "highest_hertz' must be above 0"),
         ({"window": 600, "fft": 512}, "window 600, hop 160 and fft 512 make no frames"),
-        ({"hop": 0}, "hop 0 and fft 512 make no frames"),
-        ({"sample_rate": 0}, "sample_rate 0, window 0"),
+        ({"hop": 0}, "hop' must be 1 or more, not 0"),
+        ({"sample_rate": 0}, "sample_rate' must be 100 or more, not 0"),
     ],
 )
 def test_features_that_no_rate_can_have_are_refused(features, told):
