@@ -1,14 +1,17 @@
 """The packages that novobench needs, as `pyproject.toml` says, against those that are installed.
 
-Needs the standard library alone: what reads requirements usually, `packaging`, may be among what is missing.
+Needs the standard library alone: what usually reads requirements, `packaging`, may be among what is missing. Versions
+are compared where it, or pip, is there.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from novobench import places
@@ -107,64 +110,12 @@ def _found(module: str) -> bool:
         return False
 
 
-# -------------------------------------------------------------------------------------------------- versions
-
-
 def fits(version: str, wanted: str) -> bool:
-    """Whether a version lies in what is wanted, such as `>=2.4,<2.5` (PEP 440). One that cannot be read fits."""
-    return all(_fits(version.strip(), clause.strip()) for clause in wanted.split(",") if clause.strip())
-
-
-_PRE = {"dev": -4, "a": -3, "alpha": -3, "b": -2, "beta": -2, "c": -1, "rc": -1, "pre": -1, "preview": -1}
-_VERSION = re.compile(
-    r"v?(?:(\d+)!)?(\d+(?:\.\d+)*)(?:[-_.]?(a|alpha|b|beta|c|rc|pre|preview)[-_.]?(\d*))?"
-    r"(?:[-_.]?(post|rev|r)[-_.]?(\d*)|-(\d+))?(?:[-_.]?(dev)[-_.]?(\d*))?(?:\+.*)?",
-    re.IGNORECASE | re.ASCII,
-)
-_Key = tuple[int, tuple[int, ...], int, int, int, int, int]
-
-
-def _key(version: str) -> _Key | None:
-    """What orders versions: 2.4.dev1 < 2.4a1 < 2.4rc1 < 2.4 = 2.4.0 = 2.4+cpu < 2.4.post1 < 2.4.1."""
-    found = _VERSION.fullmatch(version)
-    if not found:
-        return None
-    epoch, numbers, pre, pre_number, post, post_number, bare_post, dev, dev_number = found.groups()
-    release = tuple(int(part) for part in numbers.split("."))
-    while len(release) > 1 and release[-1] == 0:
-        release = release[:-1]
-    after = int(post_number or bare_post or 0) if post or bare_post else -1
-    stage = _PRE[pre.lower()] if pre else _PRE["dev"] if dev and after < 0 else 0
-    unfinished = (-1, int(dev_number or 0)) if dev else (0, 0)
-    return int(epoch or 0), release, stage, int(pre_number or 0), after, *unfinished
-
-
-def _fits(version: str, clause: str) -> bool:
-    operator, wanted = re.fullmatch(r"(===|~=|==|!=|<=|>=|<|>|)\s*(.*)", clause).groups()  # type: ignore[union-attr]
-    if operator == "===":
-        return version == wanted
-    prefix = wanted.endswith(".*")
-    have, limit = _key(version), _key(wanted.removesuffix(".*"))
-    if have is None or limit is None:
-        return True
-    if prefix or operator == "~=":
-        numbers = [int(part) for part in re.findall(r"\d+", wanted.partition("!")[2] or wanted)]
-        asked = numbers if prefix else numbers[: len(_numbers(wanted)) - 1]
-        same = [*have[1], *[0] * len(asked)][: len(asked)] == asked and have[0] == limit[0]
-        return same and have >= limit if operator == "~=" else same is (operator != "!=")
-    if operator == "<":  # 2.5rc1 is before 2.5, but nobody means it with <2.5
-        early = _unfinished(have) and not _unfinished(limit) and (*have[:2], have[4]) == (*limit[:2], limit[4])
-        return have < limit and not early
-    if operator == ">":  # nor 2.5.post1 with >2.5
-        return have > limit and not (have[4] >= 0 > limit[4] and have[:4] == limit[:4])
-    return {"==": have == limit, "!=": have != limit, "<=": have <= limit, ">=": have >= limit}.get(operator, True)
-
-
-def _unfinished(key: _Key) -> bool:
-    return key[2] < 0 or key[5] < 0
-
-
-def _numbers(version: str) -> list[str]:
-    """The release's parts as they were written: `~=2.2.0` is not `~=2.2`."""
-    found = _VERSION.fullmatch(version)
-    return found[2].split(".") if found else []
+    """Whether a version is in what is wanted, such as `>=2.4,<2.5`. One that cannot be read or compared fits."""
+    for home in ("packaging", "pip._vendor.packaging"):
+        with suppress(ImportError):
+            specifiers = importlib.import_module(f"{home}.specifiers")
+            with suppress(ValueError):  # what is no version, and what is no condition on one
+                return specifiers.SpecifierSet(wanted, prereleases=True).contains(version)
+            return True
+    return True
