@@ -114,8 +114,8 @@ def fits(version: str, wanted: str) -> bool:
     """Whether a version is in what is wanted, such as `>=2.4,<2.5`. One that cannot be read or compared fits."""
     for home in ("packaging", "pip._vendor.packaging"):
         with suppress(ImportError):
-            specifiers = importlib.import_module(f"{home}.specifiers")
+            specifiers, versions = (importlib.import_module(f"{home}.{part}") for part in ("specifiers", "version"))
             with suppress(ValueError):  # what is no version, and what is no condition on one
-                return specifiers.SpecifierSet(wanted, prereleases=True).contains(version)
+                return specifiers.SpecifierSet(wanted).contains(versions.Version(version), prereleases=True)
             return True
     return True
