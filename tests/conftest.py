@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def workspace(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("novobench.suite.experiment.EXPERIMENTS", tmp_path / "experiments")
     monkeypatch.setattr("novobench.suite.experiment.CONFIGS", tmp_path / "configs")
     return tmp_path
+
+
+@pytest.fixture
+def heard_signals():
+    """Signals as a terminal's programs have them: tests that are started in the background, or by nohup, ignore some."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_a_step_is_ended_at_its_limit_with_its_children(tree):
     assert (tree / "alive").read_text() == last
 
 
-def test_a_step_that_is_interrupted_keeps_what_it_has(tree):
+def test_a_step_that_is_interrupted_keeps_what_it_has(tree, heard_signals):
     """It gets an interrupt first. Where what it has by then counts, an end by time is no failure."""
     text = "trap 'echo kept >kept; exit 1' INT; while :; do sleep 0.1; done"
     step = shell("table", text, forecast=100, limit=200, least=2)

@@ -165,7 +165,7 @@ def test_wrong_words_are_one_line(novobench, words):
 
 
 @pytest.mark.parametrize(("name", "word"), [("SIGINT", "interrupted"), ("SIGTERM", "ended by"), ("SIGHUP", "ended by")])
-def test_a_command_that_is_told_to_stop(novobench, monkeypatch, name, word):
+def test_a_command_that_is_told_to_stop(novobench, monkeypatch, heard_signals, name, word):
     """Also where a library makes an error of its own of it."""
 
     def listing(_):
@@ -183,7 +183,7 @@ def test_a_command_that_is_told_to_stop(novobench, monkeypatch, name, word):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_signal_that_comes_in_a_finalizer_is_not_lost():
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost(heard_signals):
     class Last:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -291,3 +291,14 @@ def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = Fals
     if not isinstance(tuned[key], dict):
         raise ConfigError(f"{shown(path)}: '{key}' must be a mapping of rates, not {tuned[key]}.")
     return tuned[key]
+
+
+def files_of(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
+    """The files that say what the rows of experiments ask for, with what is in them now."""
+    found: dict[Path, bytes | None] = {}
+    for path in (*(experiment.file for experiment in experiments), *sorted(CONFIGS.rglob("*.yaml"))):
+        try:
+            found[path] = path.read_bytes()
+        except OSError:
+            found[path] = None
+    return found

@@ -19,7 +19,7 @@ from novobench.files import number, told_plainly
 from novobench.suite import records
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
-from novobench.suite.experiment import CONFIGS, Experiment, tuned_file
+from novobench.suite.experiment import Experiment, files_of, tuned_file
 from novobench.suite.forecast import forecast
 from novobench.suite.identity import other_data
 from novobench.suite.plan import PlannedCell, runs_folder
@@ -38,7 +38,7 @@ def run(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: 
         raise NovobenchError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
     _check_writable(scale)
     asked = {experiment.name: asked_rows(experiment, scale) for experiment in experiments}
-    files = _files(experiments)
+    files = files_of(experiments)
     own = _of_rows([row for rows in asked.values() for row in rows], cells)
     foreign = other_data(cells, out)
     ours = [cell for cell in cells if cell.id in own and cell.id not in foreign]
@@ -63,17 +63,6 @@ def _of_rows(asked: Sequence[AskedRow], cells: Sequence[PlannedCell]) -> set[str
     return {cell.id for cell in cells if without_seed(cell.id) in trainings}
 
 
-def _files(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
-    """The files that say what rows ask for, as they are now."""
-    found: dict[Path, bytes | None] = {}
-    for path in (*(experiment.file for experiment in experiments), *sorted(CONFIGS.rglob("*.yaml"))):
-        try:
-            found[path] = path.read_bytes()
-        except OSError:
-            found[path] = None
-    return found
-
-
 def _collect(
     experiments: Sequence[Experiment],
     asked: Mapping[str, Sequence[AskedRow]],
@@ -94,7 +83,7 @@ def _collect(
     with records.locked(scale):
         results = records.Results(scale)
         problems = collect((cell.folder for cell in ours), scale, results)
-        same = _files(experiments) == files
+        same = files_of(experiments) == files
         for experiment in experiments:
             rows = table_rows(experiment, scale, asked[experiment.name], results)
             there = rows if complete else [row for row in rows if row.cells]

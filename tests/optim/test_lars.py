@@ -11,6 +11,7 @@ from novobench.optim import LARS, DecayGroup, NormalizedSGD, larc_, registry
 from novobench.optim.param_groups import param_groups
 from novobench.optim.schedules import learning_rate
 from novobench.training.loop import UpdateLoop
+from novobench.training.run_folder import RunFolder
 from tests.cells import small_config
 
 
@@ -119,7 +120,7 @@ class OpenSeq2SeqSGD:
 
 
 @pytest.mark.parametrize("mode", ["clip", "scale"])
-def test_a_training_with_larc_takes_openseq2seqs_steps(mode):
+def test_a_training_with_larc_takes_openseq2seqs_steps(mode, tmp_path):
     """Thirty updates as `UpdateLoop` drives them: large, small and no decay; gradients that LARC clips, and others."""
     config = small_config(
         budget="30steps",
@@ -137,7 +138,7 @@ def test_a_training_with_larc_takes_openseq2seqs_steps(mode):
     theirs = {name: OpenSeq2SeqSGD(p.detach().numpy().copy(), decays[name], mode) for name, p in net.named_parameters()}
     factors = [DecayGroup(pattern, factor) for pattern, factor in config.optimizer.decay_factors.items()]
     optimizer = registry.build("sgd", param_groups(net, 0.3, factors), lr=0.05, weight_decay=0.3)
-    loop = UpdateLoop(config, None, None, None, None)
+    loop = UpdateLoop(config, None, RunFolder(tmp_path), None, None)
     net.streams = {}
     loop.guard.start(net, optimizer)
     for update in range(30):

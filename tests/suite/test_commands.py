@@ -129,7 +129,7 @@ def test_an_overridden_recipe_stays_out_of_the_table(tuned, novobench):
 def test_cells_share_a_gpu_and_it_is_said(tuned, novobench, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # there may be none: `auto` then takes the CPU
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tuned))
-    settings = ("runtime.accelerator=auto", "budget=1steps", "purpose=search")
+    settings = ("runtime.accelerator=auto", "budget=1steps")
     code, out, err = novobench("run", "small", "--jobs", "2", "--set", *settings)
     assert (code, err) == (0, "")
     assert "Up to 2 cells share a GPU and take turns on it." in out

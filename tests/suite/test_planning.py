@@ -27,7 +27,7 @@ def only_line(err: str) -> str:
         (["plan", "small", "--set", "recipe_version=9"], "--set cannot set 'recipe_version'"),
         (["plan", "small", "--set", "[recipe_version]=9"], "--set cannot set 'recipe_version'"),
         (["search", "small", "--keys", "novograd-b32", "novograd-b23"], "Did you mean 'novograd-b32'? Known: novograd"),
-        (["search", "small", "--budget", "0"], "0 is not 1 or more"),
+        (["search", "small", "--budget", "0"], "'0' is not a whole number from 1 to 1,000,000"),
         (["bench", "throughput", "image", "imag"], "there is no task 'imag'. Did you mean 'image'?"),
         (["bench", "throughput", "image", "--scale", "papr"], "There is no scale 'papr'. Did you mean 'paper'?"),
         (["bench", "throughput", "image", "--set", "seed=1"], "--set cannot set 'seed'"),

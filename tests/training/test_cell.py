@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from novobench.config import cell_id
-from novobench.errors import NovobenchError, TrainingError
+from novobench.errors import ConfigError, TrainingError
 from novobench.optim.schedules import learning_rate
 from novobench.tasks.image.task import ImageTask
 from novobench.training import cell, checkpoints
@@ -257,6 +257,5 @@ def test_tensorboard_gets_the_metrics(tmp_path):
 
 
 def test_an_unknown_tracker_is_an_error(tmp_path):
-    folder = small_cell(tmp_path, runtime__trackers=["tensorbord"])
-    with pytest.raises(NovobenchError, match="no tracker 'tensorbord'"):
-        cell.run(folder.path)
+    with pytest.raises(ConfigError, match=r"'runtime.trackers\[0\]': Invalid value 'tensorbord'"):
+        small_cell(tmp_path, runtime__trackers=["tensorbord"])

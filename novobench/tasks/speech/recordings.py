@@ -144,8 +144,7 @@ def _opened(recording: Recording, kind: type[soundfile.SoundFile] = soundfile.So
     except (BadRecording, DataError):
         raise
     except NoFile as error:
-        link = f" (it is a link to {os.readlink(str(recording))})" if os.path.islink(str(recording)) else ""
-        raise BadRecording(f"{error}{link}") from None
+        raise BadRecording(str(error)) from None
     except Exception as error:
         told = error.error_string if isinstance(error, soundfile.LibsndfileError) else kind_and_message(error)
         raise BadRecording(f"{failed} ({one_line(told).rstrip('.')})") from error

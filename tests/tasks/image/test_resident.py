@@ -171,5 +171,6 @@ def test_what_the_accelerator_cannot_do_is_told(tree):
     with pytest.raises(ConfigError, match="'data.images_on' accelerator cannot do data.source digits"):
         small_config("image", data__images_on="accelerator")
     folder = {"data__source": "folder", "data__name": "pets", "data__images_on": "accelerator"}
+    folder |= {"model__in_channels": 3, "data__mean": [0.0] * 3, "data__std": [1.0] * 3}
     with pytest.raises(ConfigError, match="cannot do data.crop random_resized"):
         small_config("image", data__crop="random_resized", **folder)

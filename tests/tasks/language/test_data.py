@@ -225,7 +225,7 @@ def pipe(folder):
             lambda folder: (folder / "wiki.test.tokens").mkdir(),
             r"No such text: .* The folder holds: wiki\.test\.tokens/,",
         ),
-        (lambda folder: (folder / "wiki.test.tokens").symlink_to("gone"), "it is a link to gone, which is not there"),
+        (lambda folder: (folder / "wiki.test.tokens").symlink_to("gone"), "it is a link to gone, which is missing"),
         (pipe, "it is a pipe or a device"),
         (lambda folder: (folder / ".test.txt").write_text("a\n"), r"No such text: .* The folder holds: wiki\.train"),
         (lambda folder: (folder / "wiki.test.tokens.gz").write_text("a\n"), r"\. Unpack wiki\.test\.tokens\.gz\."),

@@ -211,9 +211,12 @@ def test_training_loss_is_the_mean_over_tokens(data):
         ({"model__width": 7}, r"'model\.width' must be even"),
         ({"data__segment_length": 0}, r"'data\.segment_length' must be 1 or more, not 0"),
         ({"data__train_share": 1.5}, r"'data\.train_share' must be above 0 and at most 1"),
-        ({"data__protocol__target_length": 0}, r"'data\.protocol': lengths"),
+        ({"data__protocol__target_length": 0}, r"'data\.protocol\.target_length' must be 1 or more, not 0"),
         ({"data__protocol__memory_length": 0, "data__protocol__same_length": True}, r"same_length needs a memory"),
-        ({"data__segment_length": 1000}, r"data 'glosses' is less than one optimizer batch of 4096"),
+        (
+            {"data__segment_length": 1000},
+            r"'data\.train_tokens' 263572 are not enough for one update: batch\.size 4096",
+        ),
     ],
 )
 def test_what_the_config_refuses(changes, message):

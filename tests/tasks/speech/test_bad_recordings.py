@@ -50,14 +50,14 @@ def manifest(root: Path, *names: str) -> Path:
 
 NO_AUDIO = "it is no audio file that libsndfile knows ("
 KINDS = {
-    "missing": ("x.wav", lambda path: None, "No such file or directory"),
+    "missing": ("x.wav", lambda path: None, "it is missing"),
     "dangling link": (
         "x.wav",
         lambda path: path.symlink_to("gone"),
-        "No such file or directory (it is a link",
+        "it is a link to gone, which is missing",
     ),
     "link to itself": ("x.wav", lambda path: path.symlink_to("x.wav"), "Too many levels of symbolic links"),
-    "folder": ("x.wav", lambda path: path.mkdir(), "Is a directory"),
+    "folder": ("x.wav", lambda path: path.mkdir(), "it is a folder"),
     "pipe": ("x.wav", os.mkfifo, "it is a pipe or a device, not a file"),
     "device": ("x.wav", lambda path: path.symlink_to("/dev/zero"), "it is a pipe or a device, not a file"),
     "below a file": ("good.wav/x.wav", lambda path: None, "Not a directory"),
@@ -243,11 +243,11 @@ def test_rows_may_name_their_files(tmp_path, caplog):
     columns = {"audio": audio, "text": ["one"] * len(audio), "id": ["a", "b", "c", "d", "e", None, None]}
     table = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
     table.to_parquet(str(tmp_path / "hub" / "data" / "train.a-00000-of-00001.parquet"))
-    with pytest.raises(DataError, match=r"hub\[train.a\] row 3 \(utterance d of train\): .*: No such file"):
+    with pytest.raises(DataError, match=r"hub\[train.a\] row 3 \(utterance d of train\): .*: it is missing"):
         utterances(tmp_path, "hub")
     found = utterances(tmp_path, "hub", skip=True)
     assert [len(found.read(index)) for index in range(len(found))] == [8000, 6000, 8000]
-    for row, reason in enumerate(["No such file", "it is missing", "it is missing", NO_AUDIO], 3):
+    for row, reason in enumerate(["it is missing", "it is missing", "it is missing", NO_AUDIO], 3):
         assert f"row {row} (utterance {'de'[row - 3 : row - 2] or f'row-{row}'} of train)" in caplog.text
         assert reason in caplog.text
     before = (found.sources[0].cache_key, found.sources[0].fingerprint)

@@ -235,7 +235,7 @@ def cut_short(path: Path) -> None:
 
 
 BREAKS = {
-    "no recording": (lambda root: recording(root).unlink(), "the recording cannot be read: No such file or directory."),
+    "no recording": (lambda root: recording(root).unlink(), "the recording cannot be read: it is missing."),
     "no line": (lambda root: edit(root, line_of(root) + "\n", ""), "it has no transcript"),
     "noise for flac": (
         lambda root: recording(root).write_bytes(np.random.default_rng(0).bytes(5000)),

@@ -56,7 +56,7 @@ SECONDS = "and must be 0 seconds or more"
         ({"audio_filepath": "3"}, f"its audio_filepath is 3 {NAME}"),
         ({"audio_filepath": '["good.wav"]'}, f"its audio_filepath is ['good.wav'] {NAME}"),
         ({"audio_filepath": '""'}, f"its audio_filepath is '' {NAME}"),
-        ({"audio_filepath": '"."'}, "the recording cannot be read: Is a directory"),
+        ({"audio_filepath": '"."'}, "the recording cannot be read: it is a folder"),
         ({"audio_filepath": r'"good\u0000.wav"'}, f"its audio_filepath is 'good\\x00.wav' {NAME}"),
         ({"audio_filepath": r'"good\ud83d.wav"'}, f"its audio_filepath is 'good\\ud83d.wav' {NAME}"),
         ({"offset": '"0.1"'}, f"its offset is '0.1' {SECONDS}"),

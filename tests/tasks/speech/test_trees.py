@@ -110,7 +110,7 @@ def test_an_id_in_two_chapters_is_told(tree, caplog):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("1-2-0009 NO", "1-2-0009.flac (utterance 1-2-0009 of train): the recording cannot be read: No such file"),
+        ("1-2-0009 NO", "1-2-0009.flac (utterance 1-2-0009 of train): the recording cannot be read: it is missing"),
         ("1-2-0009", "(utterance 1-2-0009 of train): it has no transcript"),
         ("1-2-0009\t ", "(utterance 1-2-0009 of train): it has no transcript"),
         ("1-2-0009\0 NO", r"(utterance 1-2-0009\x00 of train): the recording cannot be read"),
@@ -151,15 +151,15 @@ def test_a_name_that_is_not_utf8_is_told_and_its_name_can_be_written(tree, caplo
 
 def test_a_folder_that_cannot_be_looked_into_is_told(tree, monkeypatch):
     """Not passed over as if it were empty. Tests may run as root, whom no permission stops."""
-    listed = Path.iterdir
+    listed = os.listdir
 
     def denied(path):
         if path == tree.chapter:
             raise PermissionError(13, "Permission denied", str(path))
         return listed(path)
 
-    monkeypatch.setattr(Path, "iterdir", denied)
-    with pytest.raises(DataError, match="Cannot read the folder .*/1/2: Permission denied"):
+    monkeypatch.setattr(os, "listdir", denied)
+    with pytest.raises(DataError, match="Cannot look into the folder .*/1/2: Permission denied"):
         tree.open(skip=True)
 
 

@@ -66,7 +66,7 @@ def advised(message: str) -> dict:
     ("place", "message"),
     [
         (lambda path: path.mkdir(), r"No file .*train\.de: it is a folder\."),
-        (lambda path: path.symlink_to("gone"), r"No file .*train\.de: it is a link to gone, which is not there"),
+        (lambda path: path.symlink_to("gone"), r"No file .*train\.de: it is a link to gone, which is missing"),
         (os.mkfifo, r"No file .*train\.de: it is a pipe or a device"),
         (lambda path: path.with_name("train.de.gz").write_bytes(b"?"), r"No file .*train\.de\. Unpack train\.de\.gz\."),
         (lambda path: path.with_name(".train.de").write_text("?"), "In both languages there are: test, validation"),
@@ -80,9 +80,7 @@ def test_what_is_no_text_is_told(place, message, root):
     assert re.search(message, told(files(), root))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"data__path": "a" * 300}, {"data__path": "a\0b"}, {"data__train_split": "a" * 300}]
-)
+@pytest.mark.parametrize("changes", [{"data__path": "a" * 300}, {"data__train_split": "a" * 300}])
 def test_names_that_no_file_can_have_are_told(changes, root):
     assert re.match("No data folder|No file", told(files(**changes), root))
 
@@ -192,13 +190,6 @@ def test_the_vocabulary_that_is_proposed_can_be_trained(text, vocabulary, root):
     else:
         assert vocabulary == 20
         assert text == "one word"
-
-
-@pytest.mark.parametrize("coverage", [0.5, 0.97])
-def test_a_coverage_that_sentencepiece_does_not_take_is_told(coverage, root):
-    assert f"data.character_coverage of {coverage:g}: sentencepiece takes 0.98 to 1." in told(
-        files(data__character_coverage=coverage), root
-    )
 
 
 def test_lines_too_long_for_sentencepiece_are_told(root, caplog):
