@@ -38,7 +38,7 @@ def workspace(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def heard_signals():
-    """Signals as a terminal's programs have them: tests that are started in the background, or by nohup, ignore some."""
+    """Signals as programs of a terminal have them; tests in the background, or under nohup, ignore some."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield

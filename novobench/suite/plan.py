@@ -45,9 +45,13 @@ def plan(
 ) -> list[PlannedCell]:
     """All cells of the experiments, each once however many rows ask for it, in the order of the rows.
 
-    `extra` are the overrides of a command line. `only` names the rows that count; none means all.
+    `extra` are the overrides of a command line; a `seed` among them takes the place of a single one. `only` names the
+    rows that count; none means all.
     """
-    check_not_decided(extra or {}, "--set")
+    extra, seeds = dict(extra or {}), list(seeds)
+    if len(seeds) == 1 and "seed" in extra:
+        seeds = [extra.pop("seed")]
+    check_not_decided(extra, "--set")
     known = [row.id for experiment in experiments for row in experiment.rows]
     for name in only:
         if name not in known:
@@ -60,6 +64,7 @@ def plan(
                 continue
             config = row_config(experiment, row, scale, seeds[0], extra)  # a seed decides nothing but itself
             if config is not None:
+                seeds[0] = config.seed  # a number, however it was written
                 asked.append((f"{experiment.name}/{row.id}", config, cell_ids(config, seeds)))
     cells: dict[str, PlannedCell] = {}
     for place, seed in enumerate(seeds):

@@ -18,7 +18,7 @@ from tests.fuzz.odd import damaged, edited
 from tests.tasks.translation.small import small_config as small_translation
 
 TEXT = {
-    "train": " \n = The <unk> Title = \n \n the cat sat on the mat , The end\n b b c c d \n the cat ate 1 fish\n",
+    "train": " \n = The <unk> Title = \n \n the cat sat on the mat , The end\n b b c c d \n the cat ate 1 fish\n" * 2,
     "valid": " \n the mat sat on the <unk>\n",
     "test": " the cat\n c d",
 }
@@ -90,8 +90,8 @@ def test_pair_files(inputs, own_cache, tmp_path, fuzz):
     config = small_translation(
         data__source="files", data__name="pairs", data__path="pairs",
         data__search_split="valid", data__test_split="test",
-        data__train_size=len(PAIRS), data__search_size=len(PAIRS), data__test_size=len(PAIRS), data__train_tokens=1024,
-        data__min_length=1, model__vocabulary=40,
+        data__train_size=len(PAIRS), data__search_size=len(PAIRS), data__test_size=len(PAIRS), data__train_tokens=512,
+        data__min_length=1, model__vocabulary=40, batch={"size": 512, "micro": 512},
     )  # fmt: skip
     for split in ("train", "valid", "test"):
         for side in sides:

@@ -100,8 +100,8 @@ def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     (cell,) = cells(1, cells_per_gpu=8)
     parts = {part: dataclasses.asdict(getattr(cell.config, part)) for part in ("model", "data")}
     config = {"task": "image", "batch": {"size": 32}, "runtime": runtime, **parts}
-    shared = dict.fromkeys(records.RECORD_KINDS, "1") | {"cell": "a", "split": "train", "update": "1000"}
-    lines = [shared | {"metric": "train_seconds", "value": "100.0"}]
+    shared = dict.fromkeys(records.RecordLine._fields, "1") | {"cell": "a", "split": "train", "update": "1000"}
+    lines = [records.RecordLine(**shared | {"metric": "train_seconds", "value": "100.0"})]
     results = records.Results("gpu")
     entry = {"config": config, "environment": {}, "fingerprint": "x"}
     results.put("a", records.StoredCell(lines, [], {"schema": 1}, entry))

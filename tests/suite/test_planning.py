@@ -18,8 +18,12 @@ def only_line(err: str) -> str:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["plan", "small", "--set", "seed=5"], "--set cannot set 'seed': --seeds N gives each row the seeds 0 to N-1."),
-        (["run", "small", "--seeds", "3", "--set", "seed=5"], "--set cannot set 'seed'"),
+        (
+            ["run", "small", "--seeds", "3", "--set", "seed=5"],
+            "--set cannot set 'seed': --seeds N gives each row the see",
+        ),
+        (["plan", "small", "--set", "seed=five"], "'seed': Value 'five'"),
+        (["plan", "small", "--set", "seed=-1"], "'seed' must be 0 or more, not -1."),
         (["plan", "small", "--set", "scale=gpu"], "--set cannot set 'scale': --scale chooses it."),
         (["plan", "small", "--set", "scale=../../up"], "--set cannot set 'scale'"),
         (["plan", "small", "--set", "task=speech"], "--set cannot set 'task'"),
@@ -149,3 +153,10 @@ def test_budget_and_seeds_of_a_search_stand_in_the_experiment(workspace):
     path.write_text(path.read_text().replace("search:\n", "search:\n  budget: 4\n  seeds: 3\n"))
     search = load_experiment("small").search
     assert (search.budget, search.seeds, list(search.ranges)) == (4, 3, ["novograd"])
+
+
+def test_a_seed_of_its_own(workspace):
+    experiment = load_experiment("small")
+    (cell,) = plan([experiment], "laptop", [0], {"seed": "7"}, ["sgd"])
+    (same,) = plan([experiment], "laptop", [7], only=["sgd"])
+    assert (cell.id, cell.config) == (same.id, same.config)

@@ -142,11 +142,6 @@ def validate(config: CellConfig) -> None:
             f"'model.depths' has {len(model.depths)} stages, but 'model.widths' has {len(model.widths)}. Both need one "
             "number a stage."
         )
-    if model.in_channels != data.channels:
-        raise ConfigError(
-            f"'model.in_channels' is {model.in_channels}, but images of data.source {data.source} have {data.channels} "
-            f"channel(s). Set model.in_channels={data.channels}."
-        )
     if data.images_on == "accelerator" and (data.source == "digits" or data.crop == "random_resized"):
         what = "data.source digits" if data.source == "digits" else "data.crop random_resized"
         raise ConfigError(f"'data.images_on' accelerator cannot do {what}. Set data.images_on=loader.")
@@ -161,6 +156,8 @@ def validate(config: CellConfig) -> None:
 def _check_digits(model: ImageModelConfig, data: ImageDataConfig) -> None:
     if data.search_split:
         raise ConfigError(f"'data.search_split' {data.search_split}: source digits has no splits; leave it empty.")
+    if model.in_channels != data.channels:
+        raise ConfigError(f"'model.in_channels' is {model.in_channels}, but digits are grey. Set model.in_channels=1.")
     if model.classes != DIGITS_CLASSES:
         raise ConfigError(f"'model.classes' is {model.classes}, but there are {DIGITS_CLASSES} digits. Set it to that.")
     if data.train_size + data.search_size != DIGITS_TRAIN:
@@ -177,8 +174,11 @@ def _check_digits(model: ImageModelConfig, data: ImageDataConfig) -> None:
 
 def _check_pixels(data: ImageDataConfig) -> None:
     for key in ("mean", "std"):
-        if len(getattr(data, key)) != data.channels:
-            raise ConfigError(f"'data.{key}' must be {data.channels} numbers, one a channel, not {getattr(data, key)}.")
+        if len(getattr(data, key)) not in (1, data.channels):
+            raise ConfigError(
+                f"'data.{key}' must be one number, or one for each of {data.channels} channels, not "
+                f"{getattr(data, key)}."
+            )
     for key in ("crop_scale", "crop_ratio"):
         bounds = getattr(data, key)
         if len(bounds) != 2 or bounds[0] > bounds[1]:

@@ -121,7 +121,7 @@ def new_sentences(config, data, count=60):
     """Sentences that are in no split of the config, where outputs are unsure and beams matter."""
     used = config.data.test_size + config.data.search_size + config.data.train_size
     text = Pairs(*map(list, zip(*corpus()[used : used + count], strict=True)))
-    pairs = EvaluationPairs(text, data._bpe, config, beams=4)
+    pairs = EvaluationPairs(text, data._bpe, beams=4)
     return [pairs[i] for i in range(len(pairs))]
 
 
