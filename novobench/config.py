@@ -216,13 +216,24 @@ def override(
     where: str,
     default: Callable[[DictConfig, str], Any] = lambda tree, key: None,
 ) -> DictConfig:
-    """A copy of `tree` with dotted keys set in turn, e.g. `{"optimizer.lr": 0.1, "model.widths[0]": 16}`.
+    """A copy of `tree` with dotted keys set in turn, as `set_keys` does."""
+    tree = copy.deepcopy(tree)
+    set_keys(tree, changes, where, default)
+    return tree
+
+
+def set_keys(
+    tree: DictConfig,
+    changes: Mapping[str, Any],
+    where: str,
+    default: Callable[[DictConfig, str], Any] = lambda tree, key: None,
+) -> None:
+    """Set dotted keys of `tree` in turn, e.g. `{"optimizer.lr": 0.1, "model.widths[0]": 16}`.
 
     A mapping adds its keys to those that are there, and `{}` takes them all away. One alone is added or changed by its
     dotted key: `data.set_sizes.dev: 200`. Where the tree does not have the list of which an entry is set,
     `default(tree, key)` gives it.
     """
-    tree = copy.deepcopy(tree)
     for key, value in changes.items():
         try:
             if key.count(".") > _DEEPEST:
@@ -234,7 +245,6 @@ def override(
             OmegaConf.update(tree, key, value, merge=value != {})
         except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
             raise ConfigError(f"{where}: cannot set '{key}': {first_line(error)}") from None
-    return tree
 
 
 _DEEPEST = 20

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
@@ -22,16 +24,7 @@ def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str)
     ranges that the fields declare.
     """
     try:
-        structure = OmegaConf.structured(schema)
-        for key, kind in get_type_hints(schema).items():
-            if dataclasses.is_dataclass(kind) and OmegaConf.is_missing(structure, key):
-                with read_write(structure):
-                    structure[key] = OmegaConf.structured(kind)
-        for key, node in nodes.items():
-            parent, _, name = key.rpartition(".")
-            holder = OmegaConf.select(structure, parent) if parent else structure
-            with read_write(holder):
-                holder[name] = OmegaConf.structured(node)
+        structure = copy.deepcopy(_structure(schema, tuple(nodes.items())))
         _check_kinds(structure, tree, where)
         merged = OmegaConf.merge(structure, tree)
         for key, node in nodes.items():
@@ -45,10 +38,29 @@ def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str)
     return made
 
 
+@cache
+def _structure(schema: type, nodes: tuple[tuple[str, type], ...]) -> DictConfig:
+    """The dataclass as OmegaConf has it, with all its nodes."""
+    structure = OmegaConf.structured(schema)
+    for key, kind in _hints(schema).items():
+        if dataclasses.is_dataclass(kind) and OmegaConf.is_missing(structure, key):
+            with read_write(structure):
+                structure[key] = OmegaConf.structured(kind)
+    for key, node in nodes:
+        parent, _, name = key.rpartition(".")
+        holder = OmegaConf.select(structure, parent) if parent else structure
+        with read_write(holder):
+            holder[name] = OmegaConf.structured(node)
+    return structure
+
+
+_hints = cache(get_type_hints)
+
+
 def _check_kinds(structure: DictConfig, tree: DictConfig, where: str, path: str = "") -> None:
     """Refuse what should be a mapping, a list or a truth value and is none, and drop the default of a mapping that is
     given: that is whole."""
-    hints = get_type_hints(OmegaConf.get_type(structure))
+    hints = _hints(OmegaConf.get_type(structure))  # type: ignore[arg-type]
     for key, given in ((str(key), given) for key, given in tree.items()):
         if key not in structure:
             continue
@@ -73,7 +85,7 @@ def _wrong_kind(where: str, key: str, wanted: str, given: Any) -> ConfigError:
 
 def _read_free_values(given: DictConfig, node: type) -> None:
     """Read the fields that have no type, those of other people's optimizers."""
-    for name, kind in get_type_hints(node).items():
+    for name, kind in _hints(node).items():
         if Any in (kind, *get_args(kind)) and not OmegaConf.is_missing(given, name):
             with read_write(given):
                 given[name] = yaml_text.free_value(OmegaConf.to_container(given)[name])  # type: ignore[index, call-overload]

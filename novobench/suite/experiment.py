@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,8 @@ from novobench.config import (
     check_not_decided,
     check_scale,
     load_tree,
-    override,
     read_yaml,
+    set_keys,
     shown,
 )
 from novobench.errors import ConfigError, suggestion
@@ -221,10 +222,12 @@ def row_config(
     seed: int,
     extra: Mapping[str, Any] | None = None,
     rates: Mapping[str, Any] | None = None,
+    base: DictConfig | None = None,
 ) -> CellConfig | None:
     """The cell of a row: task config, experiment, row, scale, tuned rates, then `extra`. None if it has none.
 
-    `rates` stand in for the tuned ones, for a search that is about to find them.
+    `rates` stand in for the tuned ones, for a search that is about to find them. `base`: what `task_tree` gives, where
+    it is read already.
     """
     check_scale(scale)
     at_scale = row.at(scale)
@@ -232,17 +235,23 @@ def row_config(
         return None
     where = f"{shown(experiment.file)} row '{row.id}' at {scale} scale"
     layers = _layers(experiment, row, scale)
-    tree = load_task(experiment.task, CONFIGS / experiment.task / f"{scale}.yaml")
+    tree = copy.deepcopy(base) if base is not None else task_tree(experiment, scale)
     for layer in layers:
-        tree = override(tree, {name: value for name, value in layer.items() if name != "tuned"}, where, default_list)
+        set_keys(tree, {name: value for name, value in layer.items() if name != "tuned"}, where, default_list)
     if (key := tuned_key(experiment, row, scale)) is not None:
         own = any("optimizer.lr" in layer for layer in layers)
         rates = rates or tuned_rates(experiment.task, scale, key, where, own=own)
         check_not_decided(rates, f"{where}: '{key}' in {shown(tuned_file(experiment.task, scale))}")
-        tree = override(tree, rates, where, default_list)
+        set_keys(tree, rates, where, default_list)
     decided = {"task": experiment.task, "scale": scale, "seed": seed}
-    tree = override(tree, {**decided, **(extra or {})}, where, default_list)
+    set_keys(tree, {**decided, **(extra or {})}, where, default_list)
     return resolve(tree, where)
+
+
+def task_tree(experiment: Experiment, scale: str) -> DictConfig:
+    """The task's config at a scale, on which an experiment's rows lie. Raises ConfigError if there is no such scale."""
+    check_scale(scale)
+    return load_task(experiment.task, CONFIGS / experiment.task / f"{scale}.yaml")
 
 
 def _layers(experiment: Experiment, row: Row, scale: str) -> tuple[Mapping[str, Any], ...]:

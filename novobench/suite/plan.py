@@ -10,7 +10,7 @@ from typing import Any
 
 from novobench.config import ROOT, CellConfig, cell_id, cell_ids, check_not_decided
 from novobench.errors import ConfigError, suggestion
-from novobench.suite.experiment import Experiment, row_config
+from novobench.suite.experiment import Experiment, row_config, task_tree
 from novobench.training.run_folder import RunFolder
 
 
@@ -59,10 +59,11 @@ def plan(
             raise ConfigError(f"{there}{suggestion(name, known)} Known: {', '.join(known)}.")
     asked: list[tuple[str, CellConfig, list[str]]] = []
     for experiment in experiments:
+        base = task_tree(experiment, scale)
         for row in experiment.rows:
             if only and row.id not in only:
                 continue
-            config = row_config(experiment, row, scale, seeds[0], extra)  # a seed decides nothing but itself
+            config = row_config(experiment, row, scale, seeds[0], extra, base=base)  # a seed decides nothing but itself
             if config is not None:
                 seeds[0] = config.seed  # a number, however it was written
                 asked.append((f"{experiment.name}/{row.id}", config, cell_ids(config, seeds)))

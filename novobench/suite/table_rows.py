@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from novobench.config import CellConfig, cell_id, scientific
 from novobench.suite.curves import at_equal, curves_of
-from novobench.suite.experiment import Column, Experiment, Row, row_config, searched
+from novobench.suite.experiment import Column, Experiment, Row, row_config, searched, task_tree
 from novobench.suite.records import Results, StoredCell
 from novobench.suite.statistics import Estimate, estimate
 
@@ -61,8 +61,9 @@ class TableRow:
 
 def asked_rows(experiment: Experiment, scale: str) -> list[AskedRow]:
     """What each row asks for now."""
+    base = task_tree(experiment, scale)
     return [
-        AskedRow(row, row_config(experiment, row, scale, seed=0), searched(experiment, row, scale))
+        AskedRow(row, row_config(experiment, row, scale, seed=0, base=base), searched(experiment, row, scale))
         for row in experiment.rows
     ]
 
