@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class PlannedCell:
     def __post_init__(self) -> None:
         self.id = self.id or cell_id(self.config)
 
-    @property
+    @cached_property
     def folder(self) -> RunFolder:
         return RunFolder(runs_folder(self.config.scale) / self.id)
 

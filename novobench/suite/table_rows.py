@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from novobench.config import CellConfig, cell_id, scientific
 from novobench.suite.curves import at_equal, curves_of
@@ -39,7 +40,7 @@ class TableRow:
     """Column key -> value of each cell that has one; NaN where it is not finite."""
     warnings: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def data(self) -> dict[str, list[int]]:
         """Fingerprint of the data -> seeds trained on them."""
         found: dict[str, list[int]] = {}
