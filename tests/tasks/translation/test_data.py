@@ -1,7 +1,6 @@
 """Sentence pairs from the corpus, from files, from the hub: the same samples, counted skips, and plain errors."""
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pytest
 import sentencepiece as spm
 import torch
 
-from novobench.config import ROOT, CellConfig, parse_overrides
+from novobench.config import CellConfig, parse_overrides
 from novobench.errors import DataError
+from novobench.places import data_root
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks.sampling import SampleKey
 from novobench.tasks.translation.builtin import COUNT, corpus
@@ -24,7 +24,7 @@ from novobench.tasks.translation.text import Pairs
 from tests.tasks.translation.small import small_config
 
 TRAIN, SEARCH, TEST = 600, 40, 30
-DATA = ROOT / os.environ.get("NOVOBENCH_DATA", "data")
+DATA = data_root()
 
 
 @pytest.fixture(autouse=True)

@@ -2,15 +2,14 @@
 
 import csv
 import math
-import os
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from novobench.config import ROOT
 from novobench.errors import ConfigError, DataError
+from novobench.places import data_root
 from novobench.tasks.translation.scoring import (
     fairseq_words,
     nearest_neighbours,
@@ -21,7 +20,7 @@ from novobench.tasks.translation.scoring import (
 from novobench.tasks.translation.text import Pairs, read_lines
 from tests.tasks.translation.small import small_config
 
-WMT21 = ROOT / os.environ.get("NOVOBENCH_DATA", "data") / "wmt-en-de" / "wmt21-systems"
+WMT21 = data_root() / "wmt-en-de" / "wmt21-systems"
 
 
 def bleu_by_definition(outputs: list[str], references: list[str]) -> float:
