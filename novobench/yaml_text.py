@@ -17,7 +17,8 @@ import yaml
 from yaml.constructor import ConstructorError
 
 _NUMBER = "tag:yaml.org,2002:float"
-_KEPT_TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str")
+_DATE = "tag:yaml.org,2002:timestamp"
+_KEPT_TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str", _DATE)
 _TRUTH = {"true": True, "false": False}
 
 
@@ -54,9 +55,19 @@ def _as_written(loader: _Loader, node: yaml.ScalarNode) -> Any:
     return _number(node.value)
 
 
+def _date_as_written(loader: _Loader, node: yaml.ScalarNode) -> str:
+    try:
+        loader.construct_yaml_timestamp(node)
+    except (ValueError, AttributeError):  # the second of one that is tagged as a date alone
+        mistake = f"{node.value} is written as a date and is none; put it in quotes if it is text"
+        raise ConstructorError(None, None, mistake, node.start_mark) from None
+    return node.value
+
+
 _NUMBERS = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$", re.ASCII), list("-+.0123456789")
 _Loader.add_implicit_resolver(_NUMBER, *_NUMBERS)
 _Loader.add_constructor(_NUMBER, _as_written)
+_Loader.add_constructor(_DATE, _date_as_written)
 
 
 def _number(text: str) -> Any:

@@ -230,6 +230,12 @@ def _write_record(
             f"{damage}, though this training alone writes to it. Look at the disk of {folder.path}, then run the same "
             "command again: it goes on from an earlier checkpoint."
         )
+    seen = total_updates(config) * config.batch.size
+    if loop.counters["skipped_samples"] >= seen:
+        raise TrainingError(
+            f"None of the {seen} samples trained on could be used, so nothing was learnt; {folder.log} names them. Mend "
+            "the data."
+        )
     described = environment.describe()
     with told_plainly(folder.path, "read"):
         files = folder.digests()

@@ -259,3 +259,26 @@ def test_tensorboard_gets_the_metrics(tmp_path):
 def test_an_unknown_tracker_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"'runtime.trackers\[0\]': Invalid value 'tensorbord'"):
         small_cell(tmp_path, runtime__trackers=["tensorbord"])
+
+
+def test_a_training_on_bad_items_alone_is_no_result(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "data" / "pets" / split / label
+            folder.mkdir(parents=True)
+            for i in range(4):
+                if split == "train":
+                    (folder / f"{i}.png").write_bytes(b"no picture")
+                else:
+                    Image.new("RGB", (8, 8), (30 * i, 0, 0)).save(folder / f"{i}.png")
+    monkeypatch.setenv("NOVOBENCH_DATA", str(tmp_path / "data"))
+    folder = small_cell(
+        tmp_path / "run", budget="2steps", batch={"size": 4, "micro": 4}, model__in_channels=3, model__classes=2,
+        data__source="folder", data__name="pets", data__train_size=8, data__search_size=0, data__test_size=8,
+        data__image_size=8, data__resize_size=8, data__mean=[0.0], data__std=[1.0], data__on_bad_image="skip",
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match="None of the 8 samples trained on could be used"):
+        cell.run(folder.path)
+    assert not folder.finished
