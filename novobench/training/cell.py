@@ -233,8 +233,8 @@ def _write_record(
     seen = total_updates(config) * config.batch.size
     if loop.counters["skipped_samples"] >= seen:
         raise TrainingError(
-            f"None of the {seen} samples trained on could be used, so nothing was learnt; {folder.log} names them. Mend "
-            "the data."
+            f"None of the {seen} samples trained on could be used, so nothing was learnt; {folder.log} names them. "
+            "Mend the data."
         )
     described = environment.describe()
     with told_plainly(folder.path, "read"):
