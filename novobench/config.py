@@ -300,7 +300,7 @@ def check_not_decided(changes: Mapping[str, Any], where: str) -> None:
     for key in changes:
         name = re.split(r"[.\[\]]+", key.lstrip(".["))[0]
         if name in _DECIDED:
-            raise ConfigError(f"{where} cannot set '{name}': {_DECIDED[name]}.")
+            raise ConfigError(f"{where} cannot set '{key}': {_DECIDED[name]}.")
 
 
 def check_scale(scale: str) -> None:

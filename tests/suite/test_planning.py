@@ -29,7 +29,7 @@ def only_line(err: str) -> str:
         (["plan", "small", "--set", "task=speech"], "--set cannot set 'task'"),
         (["plan", "small", "--set", "purpose=search"], "--set cannot set 'purpose'"),
         (["plan", "small", "--set", "recipe_version=9"], "--set cannot set 'recipe_version'"),
-        (["plan", "small", "--set", "[recipe_version]=9"], "--set cannot set 'recipe_version'"),
+        (["plan", "small", "--set", "[recipe_version]=9"], "--set cannot set '[recipe_version]'"),
         (["search", "small", "--keys", "novograd-b32", "novograd-b23"], "Did you mean 'novograd-b32'? Known: novograd"),
         (["search", "small", "--budget", "0"], "'0' is not a whole number from 1 to 1,000,000"),
         (["bench", "throughput", "image", "imag"], "there is no task 'imag'. Did you mean 'image'?"),
