@@ -243,26 +243,3 @@ def test_output_that_goes_nowhere_through_the_shell(closing):
     done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == (1 if "full" in closing else 0)
     assert done.stderr.count("\n") == ("full" in closing)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.7, 1.5, 3.0, 6.0])
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_run_that_is_stopped_leaves_nothing_running(tmp_path, seconds, name):
-    """Ctrl-C reaches all processes of a terminal, and so does its end; SIGTERM the command alone."""
-    words = ["run", "table7", "--jobs", "1", "--set", "purpose=search", "budget=100000steps"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "novobench", *words],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    time.sleep(seconds)
-    send = os.kill if name == "SIGTERM" else os.killpg
-    send(process.pid, getattr(signal, name))
-    _, err = process.communicate(timeout=60)  # ends when nobody holds the pipe any more
-    assert process.returncode == 128 + getattr(signal, name)
-    assert err.startswith("novobench: ")
-    assert err.count("\n") == 1

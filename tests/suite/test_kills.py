@@ -151,6 +151,14 @@ def _group(group: int) -> list[int]:
     return sorted(int(line.split()[0]) for line in listed if int(line.split()[1]) == group)
 
 
+def wait_for_end(group: int) -> None:
+    """Nothing that a command started runs on."""
+    end = time.monotonic() + 60
+    while _group(group):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def compare(found: dict, expected: dict) -> None:
     assert found.keys() == expected.keys()
     for name, content in expected.items():
@@ -169,7 +177,7 @@ def test_the_command_finishes_after_three_kills(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupt_ends_the_cells_and_keeps_what_is_finished(tmp_path):
+def test_an_interrupt_ends_the_cells_and_keeps_what_is_finished(tmp_path, heard_signals):
     """Ctrl-C in a terminal: SIGINT to all processes of the command."""
     checkout, command = Checkout(tmp_path), "run kills_image kills_language --jobs 1"
     process = checkout.start(command)
@@ -180,14 +188,28 @@ def test_an_interrupt_ends_the_cells_and_keeps_what_is_finished(tmp_path):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == 130, checkout.output()
-    while _group(process.pid):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_for_end(process.pid)
     assert "Traceback" not in checkout.output()
     assert "interrupted. Run the same command again" in checkout.output()
     (finished,) = [path.parent.name for path in runs.glob("*/record.json")]
     assert finished in (checkout.path / "results" / "laptop" / "records.csv").read_text()
     checkout.finish(command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.7, 1.5, 3.0, 6.0])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_run_that_is_stopped_leaves_nothing_running(tmp_path, heard_signals, seconds, name):
+    """Ctrl-C reaches all processes of a terminal, and so does its end; SIGTERM the command alone."""
+    checkout = Checkout(tmp_path)
+    process = checkout.start("run kills_image --jobs 1 --set budget=100000steps")
+    time.sleep(seconds)
+    send = os.kill if name == "SIGTERM" else os.killpg
+    send(process.pid, getattr(signal, name))
+    assert process.wait(timeout=60) == 128 + getattr(signal, name)
+    wait_for_end(process.pid)
+    assert "Traceback" not in checkout.output()
+    assert [line.split(":")[0] for line in checkout.output().splitlines() if "again" in line] == ["novobench"]
 
 
 @pytest.fixture(scope="module")

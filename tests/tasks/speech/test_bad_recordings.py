@@ -299,7 +299,7 @@ def test_a_loader_worker_tells_the_same(workers, root, tmp_path, monkeypatch):
     import shutil
 
     from novobench.tasks.speech.task import build
-    from novobench.training.cell import _without_traceback
+    from novobench.training.failures import without_traceback
 
     shutil.copytree(root / "tree", tmp_path / "tree")
     path = next((tmp_path / "tree" / "dev-clean").glob("**/*.flac"))
@@ -308,6 +308,6 @@ def test_a_loader_worker_tells_the_same(workers, root, tmp_path, monkeypatch):
     opened.setup("fit")
     with pytest.raises(DataError) as told:
         list(opened.evaluation_batches(opened.evaluation_sets[0].dataset, 0, 1))
-    message = _without_traceback(str(told.value))
+    message = without_traceback(str(told.value))
     assert message.startswith(f"{path} (utterance {path.stem}): it cannot be read: it is damaged or cut short (")
     assert message.endswith("Mend it, or set data.on_bad_utterance=skip to go on without it.")
