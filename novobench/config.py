@@ -210,15 +210,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def override(
-    tree: DictConfig,
-    changes: Mapping[str, Any],
-    where: str,
-    default: Callable[[DictConfig, str], Any] = lambda tree, key: None,
-) -> DictConfig:
+def override(tree: DictConfig, changes: Mapping[str, Any], where: str, *default: Any) -> DictConfig:
     """A copy of `tree` with dotted keys set in turn, as `set_keys` does."""
     tree = copy.deepcopy(tree)
-    set_keys(tree, changes, where, default)
+    set_keys(tree, changes, where, *default)
     return tree
 
 

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+from pathlib import Path
 
 from novobench.config import cell_id, to_yaml
 from novobench.suite import experiment as suite
@@ -80,3 +81,13 @@ def collected(*folders, scale="laptop"):
     """Collect the folders; the lines about what could not be."""
     with records.locked(scale):
         return collect(folders, scale)
+
+
+TOP1 = {"test": {"top1": 50.0, "loss": 1.25}}
+FILES = ("records.csv", "curves.csv", "examples.json", "cells.json")
+"""Over which the results of a cell lie."""
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """File -> what is in it."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

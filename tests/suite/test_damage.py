@@ -7,20 +7,9 @@ import pytest
 
 from novobench.errors import NovobenchError
 from novobench.suite import records
-from tests.suite.finished import collected, finished
+from tests.suite.finished import TOP1, collected, content, finished
 
-TOP1 = {"test": {"top1": 50.0, "loss": 1.25}}
 RANDOM_DAMAGES = 60
-
-
-@pytest.fixture
-def results(workspace):
-    (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
-    return workspace / "results" / "laptop"
-
-
-def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 # ------------------------------------------------------------------------------------ places that cannot be written

@@ -14,20 +14,7 @@ from novobench.errors import NovobenchError
 from novobench.suite import records
 from novobench.suite.experiment import load_experiment
 from novobench.suite.tables import write_table
-from tests.suite.finished import collected, finished
-
-TOP1 = {"test": {"top1": 50.0, "loss": 1.25}}
-FILES = ("records.csv", "curves.csv", "examples.json", "cells.json")
-
-
-@pytest.fixture
-def results(workspace):
-    (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
-    return workspace / "results" / "laptop"
-
-
-def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+from tests.suite.finished import FILES, TOP1, collected, content, finished
 
 
 def top1(results):

@@ -5,20 +5,7 @@ from collections import Counter
 import pytest
 
 from novobench.suite import checked_files, collection, records, up_to_date
-from tests.suite.finished import collected, finished
-
-TOP1 = {"test": {"top1": 50.0, "loss": 1.25}}
-FILES = ("records.csv", "curves.csv", "examples.json", "cells.json")
-
-
-@pytest.fixture
-def results(workspace):
-    (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
-    return workspace / "results" / "laptop"
-
-
-def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+from tests.suite.finished import FILES, TOP1, collected, content, finished
 
 
 @pytest.fixture
