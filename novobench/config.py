@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from novobench import places, yaml_text
@@ -172,13 +172,20 @@ def _load_tree(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     base = content.pop("base", None)
     if base is None:
         return OmegaConf.create(content)
-    return laid_over(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), content)
+    return laid_over(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), content, shown(path))
 
 
-def laid_over(below: DictConfig, above: Mapping[str, Any]) -> DictConfig:
-    """`above` on top of `below`, which is changed: mappings are joined, except that `{}` replaces what is below it."""
+def laid_over(below: DictConfig, above: Mapping[str, Any], where: str) -> DictConfig:
+    """`above` on top of `below`, which is changed: mappings are joined, except that `{}` replaces what is below it.
+
+    Raises ConfigError, naming `where`, if a list is to be joined to a mapping.
+    """
     _make_room(below, above)
-    return OmegaConf.merge(below, above)  # type: ignore[return-value]
+    try:
+        return OmegaConf.merge(below, above)  # type: ignore[return-value]
+    except (OmegaConfBaseException, TypeError):
+        names = ", ".join(f"'{key}'" for key, value in above.items() if isinstance(value, list | ListConfig))
+        raise ConfigError(f"{where}: {names or 'a list in it'} cannot be a list: there is a mapping.") from None
 
 
 def _make_room(below: Any, above: Any) -> None:

@@ -399,3 +399,11 @@ def test_every_field_is_explained():
 def test_the_data_root_is_an_environment_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("NOVOBENCH_DATA", str(tmp_path))
     assert data_root(small_config()) == tmp_path
+
+
+@pytest.mark.parametrize("content", ["base: ground.yaml\ndata: []\n", "data: [1]\n"])
+def test_a_list_in_the_place_of_a_mapping_is_named(content, tmp_path):
+    (tmp_path / "ground.yaml").write_text("data: {mean: [0.5]}\n")
+    (tmp_path / "top.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"top.yaml: 'data' cannot be a list: there is a mapping"):
+        load_task("image", tmp_path / "top.yaml")

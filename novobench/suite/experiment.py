@@ -183,8 +183,20 @@ def load_experiment(name: str) -> Experiment:
         where = shown(path) + (f" row '{layer.id}'" if isinstance(layer, Row) else "")
         for kind in ("set", *SCALES):
             check_not_decided(getattr(layer, kind) or {}, f"{where}: '{kind}'")
+    _check_figure(experiment.figure, shown(path))
     task_config(experiment.task, shown(path))
     return dataclasses.replace(experiment, name=name)
+
+
+def _check_figure(panels: Sequence[Panel], where: str) -> None:
+    for number, panel in enumerate(panels):
+        across = [panel.x] if panel.x not in ("update", "epoch", "seconds") else []
+        for key, given in (("x", across), ("y", panel.y), ("minus", [panel.minus] if panel.minus else [])):
+            for series in given:
+                if "/" not in series:
+                    other = ", or update, epoch or seconds" if key == "x" else ""
+                    place = f"{where}: 'figure[{number}].{key}'"
+                    raise ConfigError(f"{place} is '{series}' and must be a series, <split>/<metric>{other}.")
 
 
 def _with_ranges(tree: DictConfig, where: str) -> DictConfig:

@@ -16,7 +16,7 @@ from typing import Any, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from novobench.budget import parse_budget
-from novobench.config import CellConfig, laid_over, load_tree, override
+from novobench.config import CellConfig, laid_over, load_tree, override, shown
 from novobench.device_limits import check_device
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry, schedules
@@ -52,7 +52,7 @@ def load_task(name: str, path: Path) -> DictConfig:
         for part, schema in (("model", task.MODEL), ("data", task.DATA))
         for hints in [get_type_hints(schema)]
     }
-    return laid_over(OmegaConf.create(defaults), load_tree(path))
+    return laid_over(OmegaConf.create(defaults), load_tree(path), shown(path))
 
 
 def resolve(tree: DictConfig, where: str) -> CellConfig:

@@ -195,7 +195,9 @@ def nothing_runs(monkeypatch):
 def test_commands_with_overrides(inputs, tasks, nothing_runs, fuzz):
     def attempt(drawn, verb):
         task, found = drawn
-        return judge_command([verb, task, *(part for word in found for part in ("--set", word))], *named(task, found))
+        return judge_command(
+            [verb, task, *(part for word in found for part in ("--set", word))], *named(task, found), "argument --set"
+        )
 
     fuzz(inputs, attempt, drawn=overrides(), verb=st.sampled_from(["plan", "run"]))
 

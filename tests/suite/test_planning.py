@@ -49,6 +49,9 @@ def test_words_of_a_command_that_are_refused(words, expected, workspace, novoben
     assert "Traceback" not in err
 
 
+PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"}
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -67,6 +70,8 @@ def test_words_of_a_command_that_are_refused(words, expected, workspace, novoben
         ({"rows": [{"id": "a", "label": "A", "laptop": {"scale": "gpu"}}]}, "row 'a': 'laptop' cannot set 'scale'"),
         ({"rows": [{"id": "../a", "label": "A", "laptop": {}}]}, r"'rows\[0\].id' must be usable in a file name"),
         ({"rows": []}, "'rows' must be given at least one entry"),
+        ({"figure": [{**PANEL, "x": "hours"}]}, r"'figure\[0\].x' is 'hours' .*, or update, epoch or seconds"),
+        ({"figure": [{**PANEL, "y": ["loss"]}]}, r"'figure\[0\].y' is 'loss' and must be a series"),
         ({"columns": []}, "'columns' must be given at least one entry"),
         ({"flags": [{"split": "test", "metric": "top1", "above": "nan", "text": "x"}]}, r"'flags\[0\].above' must be"),
     ],
