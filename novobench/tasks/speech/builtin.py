@@ -21,6 +21,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -146,6 +147,7 @@ def _settings_hash() -> str:
 def _build(folder: Path) -> None:
     """Speak all splits, two processes at a time. When one fails, or this is interrupted, the others are ended."""
     speaking: list[subprocess.Popen[str]] = []
+    failed = threading.Event()
 
     def speak(split: str) -> None:
         command = [sys.executable, "-m", __name__, split, str(SPLITS[split]), str(folder), str(os.getpid())]
@@ -153,6 +155,8 @@ def _build(folder: Path) -> None:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         )
         speaking.append(speaker)
+        if failed.is_set():  # another one's failure looked at the list before
+            speaker.kill()
         _, told = speaker.communicate()
         if speaker.returncode != 0:
             lines = [line for line in told.split("\n") if line.strip()]
@@ -166,6 +170,7 @@ def _build(folder: Path) -> None:
             ):
                 done.result()
         except BaseException:
+            failed.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for speaker in speaking:
                 speaker.kill()
