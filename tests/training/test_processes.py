@@ -57,6 +57,7 @@ def test_two_processes_train_what_one_trains_dropout_included(tmp_path):
     assert len(lines) == 48  # the first process alone writes
 
 
+@pytest.mark.slow
 def test_a_cell_on_two_devices_starts_its_processes_and_resumes(tmp_path):
     whole = small_cell(tmp_path / "whole", runtime__devices=2)
     assert train_apart(whole) == 0, whole.failure_reason()

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -134,8 +135,21 @@ class FeatureMaker:
         samples = self.utterances.read(index)
         if samples is None:
             return None
-        samples = conditioned(samples, self.data, speed, self.utterances.listing(index).id)
-        return samples if self.on_device else self.log_mel(samples)
+        with _one_thread():
+            samples = conditioned(samples, self.data, speed, self.utterances.listing(index).id)
+            return samples if self.on_device else self.log_mel(samples)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a loader's worker: more threads sum in another order, and neither `runtime.workers` nor who has filled the
+    cache shall change a bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _kept(maker: FeatureMaker, speed: float) -> list[np.ndarray]:

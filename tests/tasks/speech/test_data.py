@@ -430,8 +430,14 @@ def test_mixed_precision_leaves_features_alone(root):
     assert_same(heard(small(**MASKS), root), batches)
 
 
-def test_workers_change_no_bit(root):
-    assert_same(heard(small(**MASKS), root), heard(small(**MASKS, runtime__workers=1), root))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_workers_change_no_bit(threads, root):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_same(heard(small(**MASKS), root), heard(small(**MASKS, runtime__workers=1), root))
+    finally:
+        torch.set_num_threads(before)
 
 
 # ------------------------------------------------------------------------------------ SpecAugment
