@@ -28,13 +28,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,espeak,tensorboard,test,lint]'
 	@touch $@
 
-test: lint ## lint and the fast tests (7 minutes on 2 cores)
+test: lint ## lint and the fast tests (8 minutes on 2 cores)
 	$(FAST_TESTS)
 
-test-all: lint ## the slower tests that need no GPU, too (12 minutes on 2 cores)
+test-all: lint ## the slower tests that need no GPU, too (15 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not gpu"
 
-test-long: $(READY) ## what takes up to 3 hours: thousands of wrong inputs, a rehearsal of scripts/gpu_proof.sh
+test-long: $(READY) ## thousands of wrong inputs, kills, a rehearsal of scripts/gpu_proof.sh (30 minutes on 2 cores)
 	$(BIN)/python -m pytest -m long
 
 test-gpu: $(READY) ## the tests that need a CUDA device
