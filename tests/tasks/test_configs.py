@@ -46,6 +46,7 @@ REFUSED = [
     ("image", ["model.stem_stride=0"], "'model.stem_stride' must be 1 or more"),
     ("image", ["model.batch_norm_eps=0"], "'model.batch_norm_eps' must be above 0"),
     ("image", ["model.batch_norm_momentum=1.5"], "'model.batch_norm_momentum' must be above 0 and at most 1"),
+    ("image", ["data.mean=[]"], "'data.mean' must be given at least one entry"),
     ("image", ["model.in_channels=3"], "'model.in_channels' is 3, but digits are grey"),
     ("image", ["model.classes=3"], "'model.classes' is 3, but there are 10 digits"),
     ("image", ["data.search_size=-1"], "'data.search_size' must be 0 or more, not -1."),

@@ -85,9 +85,9 @@ class ImageDataConfig:
     flip: bool = True
     antialias: bool = False
     """TensorFlow's bilinear resize does none."""
-    mean: list[float] = field(default_factory=lambda: [123.68, 116.78, 103.94])
+    mean: Annotated[list[float], NOT_EMPTY] = field(default_factory=lambda: [123.68, 116.78, 103.94])
     """Subtracted from pixels of 0-255, by channel; OpenSeq2Seq."""
-    std: list[PositiveFloat] = field(default_factory=lambda: [127.5, 127.5, 127.5])
+    std: Annotated[list[PositiveFloat], NOT_EMPTY] = field(default_factory=lambda: [127.5, 127.5, 127.5])
     """Divides afterwards; OpenSeq2Seq scales all channels alike."""
     test_copies: PositiveInt = 5
     """`digits-mild`: frozen corruptions of each test image."""
