@@ -102,8 +102,9 @@ def plain(text: str) -> str:
     return _SPECIAL.sub(r"\\\g<0>", one_line(text))
 
 
-_SPECIAL = re.compile(r"[\\`*\[<|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=#|\w+;)")
-"""Markdown's signs within a line. An underscore between letters, as names have it, is none."""
+_SPECIAL = re.compile(r"[\\`*<|~$]|\[(?=[^\]]*\][(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=#|\w+;)")
+"""Markdown's signs within a line. An underscore between letters, as names have it, is none, nor is a bracket that
+begins no link."""
 
 
 def prose(text: str) -> str:
