@@ -162,8 +162,9 @@ class SpeechDataConfig:
     accents, ’ becomes ', dashes become spaces; what is still not here makes an utterance bad."""
     on_bad_utterance: Literal["error", "skip"] = "error"
     """A recording that is missing, cannot be read, has another sample rate, more than one channel or samples that are
-    not finite, a segment that is no part of its recording, and a transcript that is empty or has a sign outside the
-    alphabet, end the run, or are left out, named in the log and counted."""
+    not finite, a segment that is no part of its recording, a transcript that is empty or has a sign outside the
+    alphabet, an id that a chapter has twice, and a value of a wrong type in a manifest end the run, or are left out,
+    named in the log and counted."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
     pad_frames: PositiveInt = 16
