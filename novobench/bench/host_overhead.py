@@ -29,12 +29,12 @@ def launches_left_out() -> Iterator[None]:
     """NovoGrad(fused=True) does on CPU tensors all that its host does for CUDA ones, and launches nothing."""
     from triton.runtime.jit import KernelInterface
 
-    from novobench.optim import novograd_kernels, novograd_triton
+    from novobench.optim.novograd import cuda, kernels
 
     with ExitStack() as patches:
         patches.enter_context(patch.dict(os.environ, {"TRITON_INTERPRET": "1"}))
-        patches.enter_context(patch.object(novograd_triton, "runs_on", lambda device: True))
-        for name, value in list(vars(novograd_kernels).items()):
+        patches.enter_context(patch.object(cuda, "runs_on", lambda device: True))
+        for name, value in list(vars(kernels).items()):
             if isinstance(value, KernelInterface):
-                patches.enter_context(patch.object(novograd_kernels, name, _Nothing()))
+                patches.enter_context(patch.object(kernels, name, _Nothing()))
         yield

@@ -41,7 +41,7 @@ def check(device: str, only: Sequence[str]) -> None:
 
 def settings(device: torch.device) -> Iterator[tuple[str, Contender]]:
     """The name and each setting of either implementation, its default first."""
-    from novobench.optim import novograd_tables as tables
+    from novobench.optim.novograd import launch_plan as tables
 
     fused = {"fused": True} if device.type == "cpu" else {}
     alone = {"single_launch": True}

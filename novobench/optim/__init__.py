@@ -9,18 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from novobench.optim.conversion import convert_state_dict as convert_state_dict
-    from novobench.optim.grad_scaler import GradScaler as GradScaler
     from novobench.optim.lars import LARS as LARS
     from novobench.optim.lars import larc_ as larc_
     from novobench.optim.normalized_sgd import NormalizedSGD as NormalizedSGD
+    from novobench.optim.novograd import GradScaler as GradScaler
     from novobench.optim.novograd import NovoGrad as NovoGrad
+    from novobench.optim.novograd import convert_state_dict as convert_state_dict
     from novobench.optim.param_groups import DecayGroup as DecayGroup
 
 _HOMES = {
     "NovoGrad": "novograd",
-    "GradScaler": "grad_scaler",
-    "convert_state_dict": "conversion",
+    "GradScaler": "novograd",
+    "convert_state_dict": "novograd",
     "LARS": "lars",
     "larc_": "lars",
     "NormalizedSGD": "normalized_sgd",

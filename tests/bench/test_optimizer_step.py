@@ -153,7 +153,7 @@ def test_the_hosts_part_is_measured_without_launches(novobench):
 
 
 def test_launch_settings_are_swept(tmp_path, novobench, monkeypatch):
-    from novobench.optim import novograd_tables as tables
+    from novobench.optim.novograd import launch_plan as tables
 
     monkeypatch.setattr(sweep, "_TILES", ((1024, 4), (2048, 8)))
     monkeypatch.setattr(sweep, "_CHUNKS", (16384,))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from novobench.optim import GradScaler, NovoGrad, novograd_kernels, novograd_tables
+from novobench.optim import GradScaler, NovoGrad
+from novobench.optim.novograd import kernels, launch_plan
 from tests.optim.reference import PaperNovoGrad
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -52,7 +53,7 @@ def assert_near(tensors, arrays, tolerance):
 
 
 def test_the_default_is_the_fused_path():
-    assert not novograd_kernels.INTERPRETED, "Set TRITON_INTERPRET=0, as `make test-gpu` does."
+    assert not kernels.INTERPRETED, "Set TRITON_INTERPRET=0, as `make test-gpu` does."
     parameters = weights()
     optimizer = NovoGrad(parameters, 0.1)
     give(parameters, 0)
@@ -91,8 +92,8 @@ def test_other_tunings_give_the_same_bits_but_for_the_sums(settings, single_laun
     results = []
     for changes in ({}, settings):
         for name in ("TWO_LAUNCHES", "SINGLE_LAUNCH"):
-            tuning = dataclasses.replace(getattr(novograd_tables, name), **{"chunk": 4096, **changes})
-            monkeypatch.setattr(novograd_tables, name, tuning)
+            tuning = dataclasses.replace(getattr(launch_plan, name), **{"chunk": 4096, **changes})
+            monkeypatch.setattr(launch_plan, name, tuning)
         parameters = [normal(size, i).requires_grad_() for i, size in enumerate([3_000_001, 5, 1_000_000, 70_000])]
         optimizer = NovoGrad(parameters, 0.05, (0.9, 0.5), weight_decay=0.01, single_launch=single_launch)
         for step in range(10):

@@ -20,8 +20,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from novobench.optim import novograd_kernels as kernels
-from novobench.optim import novograd_tables as tables
+from novobench.optim.novograd import kernels
+from novobench.optim.novograd import launch_plan as tables
 
 DTYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
 TRIPLES = [("fp32",) * 3, ("bf16",) * 3, ("fp16",) * 3, ("fp32", "bf16", "fp32"), ("bf16", "bf16", "fp32")]
@@ -34,7 +34,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 
 
 def variants(capability):
-    """(kernel's name, element types, constants, warps) of what `novograd_tables` can launch."""
+    """(kernel's name, element types, constants, warps) of what `launch_plan` can launch."""
     two, one = tables.TWO_LAUNCHES, tables.SINGLE_LAUNCH
     overlaps = (False, True) if capability >= 90 else (False,)
     every = (False, True)

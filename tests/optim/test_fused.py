@@ -14,7 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from novobench.config import ROOT
-from novobench.optim import NovoGrad, novograd_kernels, novograd_tables, novograd_triton
+from novobench.optim import NovoGrad
+from novobench.optim.novograd import cuda, kernels, launch_plan
 from tests.optim.reference import PaperNovoGrad
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, in the interpreter
@@ -49,7 +50,7 @@ def launches(monkeypatch):
     """Counts launches by kernel."""
     counts = Counter()
     for name in ("norms", "decide", "update", "norms_and_update"):
-        kernel = getattr(novograd_kernels, name)
+        kernel = getattr(kernels, name)
 
         class Counted:
             def __init__(self, kernel, name):
@@ -59,7 +60,7 @@ def launches(monkeypatch):
                 counts[self.name] += 1
                 return self.kernel[grid]
 
-        monkeypatch.setattr(novograd_kernels, name, Counted(kernel, name))
+        monkeypatch.setattr(kernels, name, Counted(kernel, name))
     return counts
 
 
@@ -74,8 +75,8 @@ def tuned(monkeypatch):
 
     def change(**settings):
         for name in ("TWO_LAUNCHES", "SINGLE_LAUNCH"):
-            changed = dataclasses.replace(getattr(novograd_tables, name), **settings)
-            monkeypatch.setattr(novograd_tables, name, changed)
+            changed = dataclasses.replace(getattr(launch_plan, name), **settings)
+            monkeypatch.setattr(launch_plan, name, changed)
 
     return change
 
@@ -104,7 +105,7 @@ def test_other_tunings_take_the_same_steps(settings, single_launch, tuned):
 
 def test_a_chunk_must_be_whole_tiles():
     with pytest.raises(ValueError, match="chunk 3000 is no multiple of block 2048"):
-        dataclasses.replace(novograd_tables.TWO_LAUNCHES, chunk=3000)
+        dataclasses.replace(launch_plan.TWO_LAUNCHES, chunk=3000)
 
 
 def test_one_launch_takes_norms_ahead_of_updates(tuned, launches):
@@ -168,9 +169,9 @@ def test_every_launch_is_made_on_the_tensors_device(monkeypatch):
             return lambda *_, **__: seen.append((self.name, bool(inside)))
 
     seen = []
-    monkeypatch.setattr(novograd_tables, "guard", lambda device: Guard())
+    monkeypatch.setattr(launch_plan, "guard", lambda device: Guard())
     for name in ("norms", "decide", "update", "norms_and_update"):
-        monkeypatch.setattr(novograd_kernels, name, Launched(name))
+        monkeypatch.setattr(kernels, name, Launched(name))
     parameter = normal(9, 0).requires_grad_()
     parameter.grad = normal(9, 1)
     NovoGrad([parameter], 0.1, fused=True, max_grad_norm=1.0).step()
@@ -186,7 +187,7 @@ def test_a_grad_scaler_adds_no_work_for_the_device(monkeypatch):
     optimizer.step()
     optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(0.0)
     for name in ("norms", "update"):
-        monkeypatch.setattr(novograd_kernels, name, defaultdict(lambda: lambda *_, **__: None))
+        monkeypatch.setattr(kernels, name, defaultdict(lambda: lambda *_, **__: None))
 
     class Computed(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -266,8 +267,8 @@ def test_nothing_is_sent_to_the_device_when_nothing_changed(monkeypatch):
     optimizer = NovoGrad(parameters, 0.1, fused=True)
     optimizer.step()
     sent = []
-    original = novograd_tables.send
-    monkeypatch.setattr(novograd_tables, "send", lambda values, *rest: sent.append(values) or original(values, *rest))
+    original = launch_plan.send
+    monkeypatch.setattr(launch_plan, "send", lambda values, *rest: sent.append(values) or original(values, *rest))
     optimizer.step()
     assert sent == []
     optimizer.param_groups[0]["lr"] = 0.2
@@ -327,7 +328,7 @@ def test_tensors_that_the_kernels_cannot_take_go_another_way():
             clone.grad = parameter.grad.clone()
         mixed.step()
         plain.step()
-    taken = [step.members for step in mixed._shared_out()[0] if isinstance(step, novograd_triton.FusedStep)]
+    taken = [step.members for step in mixed._shared_out()[0] if isinstance(step, cuda.FusedStep)]
     assert [len(members) for members in taken] == [1]
     for parameter, clone in zip(parameters, clones, strict=True):
         torch.testing.assert_close(parameter, clone, rtol=1e-5, atol=1e-6)
@@ -350,7 +351,7 @@ def test_a_tensor_rate_is_read_where_it_lies(launches):
 def test_the_tests_interpret_the_kernels_unless_told_to_compile_them(setting, expected):
     """As `make test-gpu` does: interpreted kernels would leave CUDA tensors to another path."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | setting
-    code = "import tests.conftest; from novobench.optim import novograd_kernels; print(novograd_kernels.INTERPRETED)"
+    code = "import tests.conftest; from novobench.optim.novograd import kernels; print(kernels.INTERPRETED)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == expected, done.stderr
 

@@ -8,7 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from novobench.errors import TrainingError
-from novobench.optim import novograd_kernels, registry
+from novobench.optim import registry
+from novobench.optim.novograd import kernels
 from novobench.tasks.image.task import ImageTask
 from novobench.training import cell, checkpoints
 from novobench.training.guard import GradScaler, Guard
@@ -77,7 +78,7 @@ def reads(folder) -> Counter[int]:
 @pytest.mark.parametrize("name", ["novograd", "sgd", "adam", "adamw"])
 def test_an_update_never_waits_for_the_device(name, tmp_path):
     """But the first of a process, see `Guard.before_step`. NovoGrad's kernels are those of a GPU."""
-    assert novograd_kernels.INTERPRETED
+    assert kernels.INTERPRETED
     changes = {**EVERY_FOURTH, "optimizer__name": name, "optimizer__options": {"implementation": "fused"}}
     found = reads(small_cell(tmp_path, **changes))
     assert found == {1: 1}

@@ -1,6 +1,6 @@
 """Two ways to do the same NovoGrad update, a readable loop and foreach, and what all ways share.
 
-The fused ways are `novograd_cpu` and `novograd_triton`. Those here take one group's tensors. `s` is what the raw
+The fused ways are `cpu` and `cuda`. Those here take one group's tensors. `s` is what the raw
 gradient is multiplied by before anything else: 1 / grad scale × clip factor. With n = (s·‖g‖)² and D = √v + ε, the
 update is m ← β₁·m + a·(s·g/D + d·w), w ← w - λ·m, where a = 1 - β₁ with gradient averaging after the first step,
 else 1.
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from novobench.optim import sharding
+from novobench.optim.novograd import sharding
 
 _ROW = 1 << 14
 """Elements of a row; see `norm_on_cpu`."""

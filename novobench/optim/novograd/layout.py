@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from novobench.optim import novograd_paths as paths
+from novobench.optim.novograd import backend as paths
 
 # Columns of a tensor's row in the layout table.
 NUMEL = tl.constexpr(0)

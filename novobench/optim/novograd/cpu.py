@@ -1,7 +1,7 @@
 """The fused NovoGrad step on a CPU: norm and update of one tensor back to back, by torch's fused SGD kernel.
 
 SGD's m ← β₁·m + (1 - dampening)·(g + wd·w) is NovoGrad's with dampening = 1 - a·f and wd = d / f, where f = s/D (see
-`novograd_paths`). The gradient is read twice and nothing but m and w is written: 24 bytes a parameter; AdamW moves 28.
+`backend`). The gradient is read twice and nothing but m and w is written: 24 bytes a parameter; AdamW moves 28.
 
 A large tensor drives everything else out of the cache, so that each object and each kernel touched between two
 tensors costs a wait for memory. Hence v of all tensors lies in one vector, which is read before the first tensor and
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from novobench.optim import novograd_paths as paths
-from novobench.optim import sharding
+from novobench.optim.novograd import backend as paths
+from novobench.optim.novograd import sharding
 
 FUSED_SGD = getattr(torch, "_fused_sgd_", None)
 """The kernel behind `torch.optim.SGD(fused=True)`; private, so it may be missing one day."""
@@ -42,7 +42,7 @@ def takes(parameter: Tensor) -> bool:
 
 
 class CpuStep:
-    """The fused step of parameters of one group and one dtype, called as `novograd_triton.FusedStep` is."""
+    """The fused step of parameters of one group and one dtype, called as `cuda.FusedStep` is."""
 
     at_once = True
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from novobench.optim import novograd_tables as tables
+from novobench.optim.novograd import launch_plan as tables
 
 _KEPT = 4
 _prepared: OrderedDict[tuple[Any, ...], tuple[tables.Plan, tables.Rates]] = OrderedDict()

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from novobench.optim import novograd_kernels as kernels
-from novobench.optim import novograd_paths as paths
-from novobench.optim import novograd_tables as tables
-from novobench.optim import sharding
-from novobench.optim.novograd_layout import DIMENSIONS
+from novobench.optim.novograd import backend as paths
+from novobench.optim.novograd import kernels, sharding
+from novobench.optim.novograd import launch_plan as tables
+from novobench.optim.novograd.layout import DIMENSIONS
 
 _ADDRESS, _STRIDE, _CONTIGUOUS = Tensor.data_ptr, Tensor.stride, Tensor.is_contiguous
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from novobench.optim import novograd_cpu, sharding
-from novobench.optim import novograd_paths as paths
+from novobench.optim.novograd import backend as paths
+from novobench.optim.novograd import cpu, sharding
 
 
 class _Sharing(NamedTuple):
@@ -255,8 +255,8 @@ class NovoGrad(Optimizer):
         )
 
     def _operator_step(self, grad_scale: Tensor | None, found_inf: Tensor | None, decides: bool) -> Tensor | None:
-        from novobench.optim.novograd_layout import group_numbers
-        from novobench.optim.novograd_op import novograd_step
+        from novobench.optim.novograd.compiled import novograd_step
+        from novobench.optim.novograd.layout import group_numbers
 
         members = [(i, t) for i, group in enumerate(self.param_groups) for t in self._tensors(group, group["params"])]
         if not members:
@@ -308,11 +308,9 @@ class NovoGrad(Optimizer):
             if left:
                 others.append((group, parameters if len(left) == len(parameters) else left))
         groups = self.param_groups
-        steps: list[Any] = [
-            novograd_cpu.CpuStep(groups[index], members, self.state) for (index, _), members in on_cpu.items()
-        ]
+        steps: list[Any] = [cpu.CpuStep(groups[index], members, self.state) for (index, _), members in on_cpu.items()]
         if devices:
-            from novobench.optim.novograd_triton import FusedStep
+            from novobench.optim.novograd.cuda import FusedStep
 
             steps += [
                 FusedStep(members, groups, self.state, at_once=self.single_launch) for members in devices.values()
@@ -353,21 +351,21 @@ def _takes_triton(group: dict[str, Any], parameter: Tensor) -> bool:
     if group["foreach"] or fused is False or group["update_clip"] is not None or not possible:
         return False
     try:
-        from novobench.optim import novograd_triton as triton
+        from novobench.optim.novograd import cuda
     except ImportError:
         if fused:
             raise RuntimeError(
                 "`fused=True` needs Triton on CUDA: pip install triton, or leave `fused` unset."
             ) from None
         return False
-    return triton.runs_on(parameter.device) and triton.takes(parameter)
+    return cuda.runs_on(parameter.device) and cuda.takes(parameter)
 
 
 def _takes_cpu_step(group: dict[str, Any], parameter: Tensor) -> bool:
     """Whether a parameter goes through the fused kernel on the CPU: the default there."""
     if group["fused"] is False or group["foreach"] or group["capturable"] or group["update_clip"] is not None:
         return False
-    return novograd_cpu.takes(parameter)
+    return cpu.takes(parameter)
 
 
 def _path(group: dict[str, Any], parameter: Tensor) -> Callable[..., None]:

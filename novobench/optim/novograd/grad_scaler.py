@@ -8,7 +8,7 @@ import torch
 from torch.amp.grad_scaler import OptState
 from torch.optim import Optimizer
 
-from novobench.optim.novograd import NovoGrad
+from novobench.optim.novograd.optimizer import NovoGrad
 
 
 class GradScaler(torch.amp.GradScaler):

@@ -21,8 +21,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from novobench.optim import novograd_kernels as kernels
-from novobench.optim.novograd_layout import NUMBERS, group_numbers, layout_columns
+from novobench.optim.novograd import kernels
+from novobench.optim.novograd.layout import NUMBERS, group_numbers, layout_columns
 
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 """Weights, gradients and moments may have any of these; arithmetic is fp32."""
@@ -42,7 +42,7 @@ class Tuning:
     """A single launch takes the norms of this many bytes of gradients before it updates what came before them: few
     enough to stay in the cache, and more than all programs that run at once read, so that none has to wait."""
     reverse: bool = True
-    """The update takes the last chunk first; see `novograd_kernels`, also for the next two."""
+    """The update takes the last chunk first; see `kernels`, also for the next two."""
     evict: bool = True
     overlap: bool = False
 
@@ -242,7 +242,7 @@ def _may_overlap(device: torch.device) -> bool:
 
 
 class _Bucket:
-    """The tables of one dtype triple, with what its kernels keep between launches; see `novograd_kernels`."""
+    """The tables of one dtype triple, with what its kernels keep between launches; see `kernels`."""
 
     def __init__(
         self,
