@@ -24,10 +24,20 @@ from novobench.optim.novograd import kernels
 from novobench.optim.novograd import launch_plan as tables
 
 DTYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
-TRIPLES = [("fp32",) * 3, ("bf16",) * 3, ("fp16",) * 3, ("fp32", "bf16", "fp32"), ("bf16", "bf16", "fp32")]
-"""Element types of weight, gradient and moment."""
+TRIPLES = [
+    ("fp32",) * 3,
+    ("bf16",) * 3,
+    ("fp16",) * 3,
+    ("fp32", "bf16", "fp32"),
+    ("bf16", "bf16", "fp32"),
+    ("fp32", "fp32", "bf16"),
+]
+"""Element types of weight, gradient and moment; with the last the moment is rounded stochastically."""
+NOT_ROUNDED = {"ROUND": False, "counters": None, "counters_old": None}
+NO_OPTIONS = ("REVERSE", "EVICT", "ROUND")
+"""Flags that follow from the tuning or the element types."""
 INT64 = {
-    "tasks", "taken", "summed", "finished", "layout", "chunks",
+    "tasks", "taken", "summed", "finished", "counters", "counters_old", "layout", "chunks",
     "g_address", "w_address", "m_address", "lr_address",
 }  # fmt: skip
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -40,18 +50,24 @@ def variants(capability):
     every = (False, True)
     for triple in TRIPLES:
         w, g, m = (DTYPES[name] for name in triple)
+        rounded = {"ROUND": True} if triple == ("fp32", "fp32", "bf16") else NOT_ROUNDED
         for amsgrad, overlap in itertools.product(every, overlaps):
-            yield "norms", triple, {"G": g, "AMSGRAD": amsgrad, "BLOCK": two.block, "OVERLAP": overlap}, two.warps
+            yield (
+                "norms",
+                triple,
+                {"G": g, "AMSGRAD": amsgrad, "BLOCK": two.block, "OVERLAP": overlap, **rounded},
+                two.warps,
+            )
         for scaled, found, decided, amsgrad, overlap in itertools.product(every, every, every, every, overlaps):
             if decided and scaled != found:
                 continue  # neither is read then
             flags = {"SCALED": scaled, "FOUND": found, "DECIDED": decided, "AMSGRAD": amsgrad, "OVERLAP": overlap}
             shape = {"BLOCK": two.block, "REVERSE": two.reverse, "EVICT": two.evict}
-            yield "update", triple, {"W": w, "G": g, "M": m, **flags, **shape}, two.warps
+            yield "update", triple, {"W": w, "G": g, "M": m, **flags, **shape, **rounded}, two.warps
         for scaled, found, amsgrad in itertools.product(every, every, every):
             flags = {"SCALED": scaled, "FOUND": found, "AMSGRAD": amsgrad}
             shape = {"BLOCK": one.block, "EVICT": one.evict}
-            yield "norms_and_update", triple, {"W": w, "G": g, "M": m, **flags, **shape}, one.warps
+            yield "norms_and_update", triple, {"W": w, "G": g, "M": m, **flags, **shape, **rounded}, one.warps
     for scaled, found, clip in itertools.product(every, every, every):
         yield "decide", (), {"SCALED": scaled, "FOUND": found, "CLIP": clip, "BLOCK": 1024}, 4
 
@@ -84,7 +100,9 @@ def compile_one(name, constants, warps, capability):
 def main(plain):
     for capability in (80, 90):
         for name, triple, constants, warps in variants(capability):
-            flags = [key for key, value in constants.items() if value is True and key not in ("REVERSE", "EVICT")]
+            flags = [
+                key for key, value in constants.items() if value is True and key not in ("REVERSE", "EVICT", "ROUND")
+            ]
             if plain and flags:
                 continue
             row = {"kernel": name, "element_types": triple, "flags": flags, "capability": capability}

@@ -31,13 +31,16 @@ Arguments, with C chunks, T tensors, G parameter groups and P parameters of the 
   squares                fp32 [T]            ‖g‖² of each tensor; `decide` may get those of several launches in a row
   v, v_old               fp32 [P]            v (exp_avg_sq), -1 before a parameter's first step, and its copy
   largest, largest_old   fp32 [P]            with AMSGRAD the largest v and its copy, else v and v_old again
+  counters, counters_old int64 [P]           with ROUND where each tensor's rounding bits come from, see `rounding`, and
+                                             its copy; else None
   grad_scale, found_inf  fp32 []             what a GradScaler set, read with SCALED and with FOUND
   limit                  fp32 []             what the global norm is clipped to, read with CLIP
   decided                fp32 [3]            see `decide`; read by `update` with DECIDED
   tasks                  int64 [2 C]         what `norms_and_update` does, in this order
   taken, summed          int64 [1], [T]      its counters
 
-Flags, known when a kernel is compiled: W, G, M dtypes of weight, gradient and moment; BLOCK elements of a tile;
+Flags, known when a kernel is compiled: W, G, M dtypes of weight, gradient and moment; ROUND the moment is bf16 beside
+an fp32 weight and rounded stochastically; BLOCK elements of a tile;
 REVERSE the update takes the last chunk first, whose gradient was read last and may still be in the cache; EVICT tell
 the cache that the update's data are not needed again, and `norms_and_update`'s gradients are; OVERLAP let the update's
 programs look up their tables while the last norms are still being taken (compute capability 9.0 and newer).
@@ -50,6 +53,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from novobench.optim.novograd import layout as column
+from novobench.optim.novograd.kernel_rounding import stochastic_round, tensor_key
 from novobench.optim.novograd.layout import strided
 
 STRIDED_DIVISOR = tl.constexpr(8)
@@ -59,7 +63,7 @@ STRIDED_DIVISOR = tl.constexpr(8)
 @triton.jit
 def _norm_of_chunk(
     chunk, g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old,
-    G, AMSGRAD, BLOCK, KEEP,
+    counters, counters_old, G, AMSGRAD, ROUND, BLOCK, KEEP,
 ):  # fmt: skip
     """partials[chunk] = Σ g² over the chunk; v_old, largest_old = v, largest. Returns the chunk's tensor t, and whether
     this was the last of its chunks: squares[t] = ‖g‖² then."""
@@ -98,6 +102,8 @@ def _norm_of_chunk(
         tl.store(v_old + slot, tl.load(v + slot))
         if AMSGRAD:
             tl.store(largest_old + slot, tl.load(largest + slot))
+        if ROUND:
+            tl.store(counters_old + slot, tl.load(counters + slot))
 
     count = tl.load(row + column.CHUNKS)
     tl.debug_barrier()  # every thread has stored before one thread says so
@@ -126,8 +132,11 @@ def norms(
     v_old,
     largest,
     largest_old,
+    counters,
+    counters_old,
     G: tl.constexpr,
     AMSGRAD: tl.constexpr,
+    ROUND: tl.constexpr,
     BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
@@ -136,7 +145,7 @@ def norms(
         gdc_launch_dependents()
     _norm_of_chunk(
         tl.program_id(0), g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old,
-        G, AMSGRAD, BLOCK, "",
+        counters, counters_old, G, AMSGRAD, ROUND, BLOCK, "",
     )  # fmt: skip
 
 
@@ -185,9 +194,19 @@ def _moved(w, g, m, factor, beta1, decay, average, shrink, lr):
 
 
 @triton.jit
+def _stored(m, M, key, start, lane):
+    """A tile of m as it is stored: rounded stochastically if its tensor has a key, else to nearest."""
+    if key is None:
+        return m.to(M)
+    else:
+        return stochastic_round(m, key, start, lane)
+
+
+@triton.jit
 def _update_of_chunk(
     chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest,
-    largest_old, grad_scale, found_inf, decided, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD, BLOCK, OVERLAP, DROP,
+    largest_old, counters, counters_old, grad_scale, found_inf, decided, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD,
+    ROUND, BLOCK, OVERLAP, DROP,
 ):  # fmt: skip
     t = tl.load(chunks + 2 * chunk)
     start = tl.load(chunks + 2 * chunk + 1)
@@ -245,6 +264,12 @@ def _update_of_chunk(
             tl.store(v + slot, second)
             if AMSGRAD:
                 tl.store(largest + slot, peak)
+        key = None
+        if ROUND:
+            counter = tl.load(counters_old + slot)
+            key = tensor_key(counter)
+            if start == 0:
+                tl.store(counters + slot, counter + 1)
 
         if tl.load(row + column.FLAT) == 1:
             lane = tl.arange(0, BLOCK)
@@ -259,7 +284,7 @@ def _update_of_chunk(
                     w = tl.load(w_at + at, eviction_policy=DROP).to(tl.float32)
                     m = tl.load(m_at + at, eviction_policy=DROP).to(tl.float32)
                     m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
-                    tl.store(m_at + at, m.to(M), eviction_policy=DROP)
+                    tl.store(m_at + at, _stored(m, M, key, e, lane), eviction_policy=DROP)
                     tl.store(w_at + at, w.to(W), eviction_policy=DROP)
                     e += BLOCK
             while e < stop:
@@ -269,7 +294,7 @@ def _update_of_chunk(
                 w = tl.load(w_start + at, mask=mask, other=0.0).to(tl.float32)
                 m = tl.load(m_start + at, mask=mask, other=0.0).to(tl.float32)
                 m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
-                tl.store(m_start + at, m.to(M), mask=mask)
+                tl.store(m_start + at, _stored(m, M, key, e, lane), mask=mask)
                 tl.store(w_start + at, w.to(W), mask=mask)
                 e += BLOCK
         else:
@@ -284,7 +309,7 @@ def _update_of_chunk(
                 w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
                 m = tl.load(m_at, mask=mask, other=0.0).to(tl.float32)
                 m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
-                tl.store(m_at, m.to(M), mask=mask)
+                tl.store(m_at, _stored(m, M, key, e, strided_lane), mask=mask)
                 tl.store(w_at, w.to(W), mask=mask)
                 e += BLOCK // STRIDED_DIVISOR
 
@@ -303,6 +328,8 @@ def update(
     v_old,
     largest,
     largest_old,
+    counters,
+    counters_old,
     grad_scale,
     found_inf,
     decided,
@@ -313,6 +340,7 @@ def update(
     FOUND: tl.constexpr,
     DECIDED: tl.constexpr,
     AMSGRAD: tl.constexpr,
+    ROUND: tl.constexpr,
     BLOCK: tl.constexpr,
     REVERSE: tl.constexpr,
     EVICT: tl.constexpr,
@@ -324,8 +352,8 @@ def update(
         chunk = tl.num_programs(0) - 1 - chunk
     _update_of_chunk(
         chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest,
-        largest_old, grad_scale, found_inf, decided, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD, BLOCK, OVERLAP,
-        "evict_first" if EVICT else "",
+        largest_old, counters, counters_old, grad_scale, found_inf, decided, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD,
+        ROUND, BLOCK, OVERLAP, "evict_first" if EVICT else "",
     )  # fmt: skip
 
 
@@ -348,6 +376,8 @@ def norms_and_update(
     v_old,
     largest,
     largest_old,
+    counters,
+    counters_old,
     grad_scale,
     found_inf,
     W: tl.constexpr,
@@ -356,6 +386,7 @@ def norms_and_update(
     SCALED: tl.constexpr,
     FOUND: tl.constexpr,
     AMSGRAD: tl.constexpr,
+    ROUND: tl.constexpr,
     BLOCK: tl.constexpr,
     EVICT: tl.constexpr,
 ):
@@ -371,7 +402,7 @@ def norms_and_update(
     if task >= 0:
         t, last = _norm_of_chunk(
             task, g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old,
-            G, AMSGRAD, BLOCK, "evict_last" if EVICT else "",
+            counters, counters_old, G, AMSGRAD, ROUND, BLOCK, "evict_last" if EVICT else "",
         )  # fmt: skip
         if last:
             tl.debug_barrier()  # the sum is stored before anyone hears of it
@@ -385,8 +416,8 @@ def norms_and_update(
             seen = tl.atomic_add(summed + t, 0, sem="acquire")
         _update_of_chunk(
             chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest,
-            largest_old, grad_scale, found_inf, squares, W, G, M, SCALED, FOUND, False, AMSGRAD, BLOCK, False,
-            "evict_first" if EVICT else "",
+            largest_old, counters, counters_old, grad_scale, found_inf, squares, W, G, M, SCALED, FOUND, False, AMSGRAD,
+            ROUND, BLOCK, False, "evict_first" if EVICT else "",
         )  # fmt: skip
 
 
