@@ -82,6 +82,9 @@ class NovoGradOptions:
     decoupled_weight_decay: bool = False
     update_clip: Annotated[float, "(0, inf)"] | None = None
     """NeMo's layer-wise update clipping; 0.001 there."""
+    moment_dtype: Literal["float32", "bfloat16"] | None = None
+    """Of exp_avg for fp32 parameters. `bfloat16` halves the state, to 2 bytes per parameter. By default the
+    parameter's dtype."""
     implementation: Implementation = "auto"
 
 
@@ -300,6 +303,10 @@ def build(
     else:
         arguments = {**dataclasses.asdict(entry.options()), **given}
         implementation = arguments.pop("implementation", None)
+    if entry.options is NovoGradOptions and arguments["moment_dtype"] is not None:
+        import torch
+
+        arguments["moment_dtype"] = getattr(torch, arguments["moment_dtype"])
     if implementation == "auto" and entry.factory.startswith("torch.optim:"):
         implementation = "fused" if _device_types(params) <= {"cpu", "cuda"} else "foreach"
     if implementation not in (None, "auto"):

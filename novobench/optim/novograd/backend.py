@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from novobench.optim.novograd import sharding
+from novobench.optim.novograd import rounding, sharding
 
 _ROW = 1 << 14
 """Elements of a row; see `norm_on_cpu`."""
@@ -35,6 +35,8 @@ class Tensors(NamedTuple):
     """The parameter over all processes, if it lies in shards."""
     norm: Tensor | None = None
     """‖g‖ over all processes, if it lies in shards; see `with_norms`."""
+    counter: Tensor | None = None
+    """Where the random bits come from, if m is bf16 beside an fp32 parameter; see `rounding`."""
 
 
 class Whole(NamedTuple):
@@ -177,10 +179,21 @@ def _update(group: dict[str, Any], t: Tensors, whole: Whole) -> None:
     new_weight = new_weight - lr * moment
 
     t.parameter.copy_(torch.where(keep, t.parameter, new_weight.to(t.parameter.dtype)))
-    t.moment.copy_(torch.where(keep, t.moment, moment.to(t.moment.dtype)))
+    t.moment.copy_(torch.where(keep, t.moment, _as_stored(t, moment)))
+    if t.counter is not None:
+        t.counter.add_(~keep)
     t.second.copy_(torch.where(keep, t.second, second))
     if t.largest is not None:
         t.largest.copy_(torch.where(keep, t.largest, largest))
+
+
+def _as_stored(t: Tensors, moment: Tensor) -> Tensor:
+    """A new m in the dtype of the stored one."""
+    if t.counter is None:
+        return moment.to(t.moment.dtype)
+    rounded = torch.empty_like(t.moment)
+    rounding.stochastic_round(moment, t.counter, rounded)
+    return rounded
 
 
 # ---------------------------------------------------------------------------------------------- foreach
@@ -267,12 +280,15 @@ def advancing(
     return advance
 
 
-def plain(parameter: Tensor, gradient: Tensor, moment: Tensor) -> bool:
-    """One dtype with fp32 or fp64 arithmetic and one layout: the kernels check neither and would mix elements."""
+def plain(parameter: Tensor, gradient: Tensor, moment: Tensor, moment_dtype: torch.dtype | None = None) -> bool:
+    """One dtype with fp32 or fp64 arithmetic and one layout: the kernels check neither and would mix elements.
+
+    `moment_dtype` is that of m if the caller makes a copy of m in the parameter's dtype.
+    """
     dtype = parameter.dtype
     return (
         gradient.dtype is dtype
-        and moment.dtype is dtype
+        and moment.dtype is (moment_dtype or dtype)
         and (dtype is torch.float32 or dtype is torch.float64)
         and parameter.numel() > 0
         and same_order(parameter, gradient, moment)

@@ -22,7 +22,7 @@ _prepared: OrderedDict[tuple[Any, ...], tuple[tables.Plan, tables.Rates]] = Orde
 
 @torch.library.custom_op(
     "novobench::novograd_step",
-    mutates_args=("parameters", "moments", "seconds", "largest"),
+    mutates_args=("parameters", "moments", "seconds", "largest", "counters"),
     tags=(torch.Tag.cudagraph_unsafe,),  # tables are sent from the host; capture an eager step instead
 )
 def novograd_step(
@@ -31,6 +31,7 @@ def novograd_step(
     moments: Sequence[Tensor],
     seconds: Sequence[Tensor],
     largest: Sequence[Tensor],
+    counters: Sequence[Tensor],
     groups: Sequence[int],
     numbers: Sequence[float],
     rates: Sequence[Tensor],
@@ -41,7 +42,8 @@ def novograd_step(
 ) -> Tensor:
     """One step over tensors of one device; `groups` has each one's group, `numbers` and `rates` what groups set.
 
-    `seconds` and `largest` (empty without amsgrad) are v and the largest v. Returns what the kernel `decide` found, if
+    `seconds` and `largest` (empty without amsgrad) are v and the largest v, `counters` those of the moments that are
+    rounded. Returns what the kernel `decide` found, if
     the whole step is to be decided about.
     """
     tensors = (*parameters, *gradients, *moments)
@@ -60,6 +62,12 @@ def novograd_step(
     v_old = torch.empty_like(v)
     most = torch.stack(list(largest)) if largest else v
     vectors = tables.Seconds(v, v_old, most, torch.empty_like(v) if largest else v_old)
+    rounded = [i for i, (w, m) in enumerate(zip(parameters, moments, strict=True)) if w.dtype != m.dtype]
+    if counters:
+        counts = torch.zeros(len(v), dtype=torch.int64, device=v.device)
+        of_members = list(counts)
+        torch._foreach_copy_([of_members[i] for i in rounded], list(counters))
+        vectors = vectors._replace(counters=counts, counters_old=torch.empty_like(counts))
     plan.norms(vectors)
     if decides:
         plan.decide(max_grad_norm, grad_scale, found_inf)
@@ -67,6 +75,8 @@ def novograd_step(
     torch._foreach_copy_(list(seconds), list(v))
     if largest:
         torch._foreach_copy_(list(largest), list(most))
+    if counters:
+        torch._foreach_copy_(list(counters), [of_members[i] for i in rounded])
     return plan.decided.clone()
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from novobench.optim.novograd import backend as paths
-from novobench.optim.novograd import sharding
+from novobench.optim.novograd import rounding, sharding
 
 FUSED_SGD = getattr(torch, "_fused_sgd_", None)
 """The kernel behind `torch.optim.SGD(fused=True)`; private, so it may be missing one day."""
@@ -47,7 +47,11 @@ class CpuStep:
     at_once = True
 
     def __init__(
-        self, group: dict[str, Any], parameters: Sequence[Tensor], state: dict[Tensor, dict[str, Any]]
+        self,
+        group: dict[str, Any],
+        parameters: Sequence[Tensor],
+        state: dict[Tensor, dict[str, Any]],
+        moment_dtype: torch.dtype | None = None,
     ) -> None:
         self.group, self.state = group, state
         self.parameters = parameters = sorted(parameters, key=Tensor.numel)  # small ones run faster in a row
@@ -56,6 +60,11 @@ class CpuStep:
         self.largest: Tensor | None = None
         if group["amsgrad"]:
             self.largest = paths.gathered(parameters, state, "max_exp_avg_sq", 0.0, dtype)
+        self.counters: Tensor | None = None
+        """See `rounding`, if m is kept in bf16."""
+        if rounding.applies(parameters[0], moment_dtype):
+            self.counters = paths.gathered(parameters, state, "rounding_counter", 0, torch.int64)
+        self.moment_dtype = dtype if self.counters is None else torch.bfloat16
         self.moments: list[Any] = [state.get(p, {}).get("exp_avg") for p in parameters]
         """m, or None before the first step."""
         self._squares: dict[int, float] = {}
@@ -112,6 +121,7 @@ class CpuStep:
         advance = paths.advancing(group, lr, scale, self.v.dtype)
         v = self.v.tolist()
         largest = None if self.largest is None else self.largest.tolist()
+        counters = [] if self.counters is None else self.counters.tolist()
         others = []
         for i, (parameter, moment) in enumerate(zip(self.parameters, self.moments, strict=True)):
             gradient = parameter.grad
@@ -119,7 +129,9 @@ class CpuStep:
                 continue
             if moment is None:
                 moment = self._begin(i, gradient)
-            if not paths.plain(parameter, gradient, moment):
+                if self.counters is not None:
+                    counters[i] = int(self.counters[i])
+            if not paths.plain(parameter, gradient, moment, self.moment_dtype):
                 others.append(i)
                 continue
             step = advance(squares[i] if squares else _square(gradient), v[i], largest[i] if largest else -1.0)
@@ -135,21 +147,27 @@ class CpuStep:
                 largest[i] = max(largest[i], second)
             if shrink != 1.0:
                 parameter.mul_(shrink)
-            FUSED_SGD(
-                [parameter],
-                [gradient],
-                [moment],
-                weight_decay=coupled / size,
-                momentum=beta1 or _NO_MOMENTUM,
-                lr=lr,
-                dampening=1 - average * size,
-                nesterov=False,
-                maximize=maximize,
-                is_first_step=False,
-            )
+            options = {
+                "weight_decay": coupled / size,
+                "momentum": beta1 or _NO_MOMENTUM,
+                "lr": lr,
+                "dampening": 1 - average * size,
+                "nesterov": False,
+                "maximize": maximize,
+                "is_first_step": False,
+            }
+            if not counters:
+                FUSED_SGD([parameter], [gradient], [moment], **options)
+            else:
+                w, g, m = (x.as_strided((x.numel(),), (1,)) for x in (parameter, gradient, moment))
+                for part, m_part in rounding.fp32_rows(m, counters[i]):
+                    FUSED_SGD([w[part]], [g[part]], [m_part], **options)
+                counters[i] += 1
         self.v.copy_(torch.tensor(v, dtype=self.v.dtype))
         if self.largest is not None:
             self.largest.copy_(torch.tensor(largest, dtype=self.v.dtype))
+        if self.counters is not None:
+            self.counters.copy_(torch.tensor(counters))
         if others:
             paths.loop(group, [self._tensors(i) for i in others], paths.Whole(torch.tensor(scale).double(), None))
 
@@ -159,10 +177,12 @@ class CpuStep:
             raise RuntimeError("NovoGrad does not support sparse gradients")
         parameter = self.parameters[i]
         own = self.state[parameter]
-        own["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        own["exp_avg"] = torch.zeros_like(parameter, dtype=self.moment_dtype, memory_format=torch.preserve_format)
         own["exp_avg_sq"] = self.v[i]
         if self.largest is not None:
             own["max_exp_avg_sq"] = self.largest[i]
+        if self.counters is not None:
+            own["rounding_counter"] = self.counters[i].fill_(rounding.first_counter(len(self.state)))
         self.moments[i] = own["exp_avg"]
         return own["exp_avg"]
 
@@ -171,7 +191,8 @@ class CpuStep:
         gradient = parameter.grad
         assert gradient is not None
         largest = None if self.largest is None else self.largest[i]
-        return paths.Tensors(parameter, gradient, self.moments[i], self.v[i], largest)
+        counter = None if self.counters is None else self.counters[i]
+        return paths.Tensors(parameter, gradient, self.moments[i], self.v[i], largest, counter=counter)
 
 
 def _square(gradient: Tensor) -> float:

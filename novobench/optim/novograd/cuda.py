@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from novobench.optim.novograd import backend as paths
-from novobench.optim.novograd import kernels, sharding
+from novobench.optim.novograd import kernels, rounding, sharding
 from novobench.optim.novograd import launch_plan as tables
 from novobench.optim.novograd.layout import DIMENSIONS
 
@@ -41,8 +41,10 @@ class FusedStep:
         state: dict[Tensor, dict[str, Any]],
         *,
         at_once: bool = False,
+        moment_dtype: torch.dtype | None = None,
     ) -> None:
         """`at_once`: with `norms_and_update`, see there."""
+        self.moment_dtype = moment_dtype
         self.members, self.groups, self.state = list(members), groups, state
         self.parameters = [parameter for _, parameter in members]
         self.sharded = any(map(sharding.is_sharded, self.parameters))
@@ -154,7 +156,11 @@ class FusedStep:
         if any(group["amsgrad"] for group in self.groups):
             largest = paths.gathered(self.parameters, self.state, "max_exp_avg_sq", 0.0, torch.float32)
         v_old = torch.empty_like(v)
-        return tables.Seconds(v, v_old, largest, v_old if largest is v else torch.empty_like(v))
+        largest_old = v_old if largest is v else torch.empty_like(v)
+        if not any(rounding.applies(parameter, self.moment_dtype) for parameter in self.parameters):
+            return tables.Seconds(v, v_old, largest, largest_old)
+        counters = paths.gathered(self.parameters, self.state, "rounding_counter", 0, torch.int64)
+        return tables.Seconds(v, v_old, largest, largest_old, counters, torch.empty_like(counters))
 
     def _with_state(
         self, slots: Sequence[int], parameters: Sequence[Tensor], gradients: Sequence[Tensor]
@@ -166,7 +172,13 @@ class FusedStep:
                 raise RuntimeError(f"NovoGrad: a gradient of dtype {gradient.dtype} for a {parameter.dtype} parameter")
             own = self.state[whole]
             if "exp_avg" not in own:
-                own["exp_avg"] = torch.zeros_like(whole, memory_format=torch.preserve_format)
+                rounds = rounding.applies(whole, self.moment_dtype)
+                dtype = self.moment_dtype if rounds else None
+                own["exp_avg"] = torch.zeros_like(whole, dtype=dtype, memory_format=torch.preserve_format)
+                if rounds:
+                    assert self.seconds.counters is not None
+                    number = rounding.first_counter(len(self.state))
+                    own["rounding_counter"] = self.seconds.counters[slot].fill_(number)
                 own["exp_avg_sq"] = self.seconds.v[slot]
                 if self.seconds.amsgrad:
                     own["max_exp_avg_sq"] = self.seconds.largest[slot]

@@ -125,9 +125,10 @@ class Plan:
                     bucket.partials,
                     bucket.finished,
                     bucket.squares,
-                    *seconds,
+                    *seconds.of(bucket.rounds),
                     G=DTYPES[bucket.dtypes[1]],
                     AMSGRAD=seconds.amsgrad,
+                    ROUND=bucket.rounds,
                     BLOCK=tuning.block,
                     OVERLAP=tuning.overlap,
                     num_warps=tuning.warps,
@@ -178,7 +179,7 @@ class Plan:
                     rates.lr_address,
                     rates.numbers,
                     bucket.squares,
-                    *seconds,
+                    *seconds.of(bucket.rounds),
                     *scaler,
                     self.decided if decided is None else decided,
                     DECIDED=decided is not None,
@@ -209,7 +210,7 @@ class Plan:
                     bucket.partials,
                     bucket.finished,
                     bucket.squares,
-                    *seconds,
+                    *seconds.of(bucket.rounds),
                     *scaler,
                     **self._constants(bucket, seconds, grad_scale, found_inf),
                 )
@@ -223,7 +224,8 @@ class Plan:
             "SCALED": grad_scale is not None,
             "FOUND": found_inf is not None,
             "AMSGRAD": seconds.amsgrad,
-            "BLOCK": self.tuning.block,
+            "ROUND": bucket.rounds,
+            "BLOCK": self.tuning.block // 2 if bucket.rounds else self.tuning.block,
             "EVICT": self.tuning.evict,
             "num_warps": self.tuning.warps,
             "enable_fp_fusion": False,
@@ -255,6 +257,9 @@ class _Bucket:
         tuning: Tuning,
     ) -> None:
         self.dtypes, self.picked, self.squares = dtypes, picked, squares
+        self.rounds = (dtypes[0], dtypes[2]) == (torch.float32, torch.bfloat16)
+        """Whether m is rounded stochastically. The random bits need registers, so the update's tiles are half as large
+        then."""
         rows: list[int] = []
         chunks: list[int] = []
         for t, i in enumerate(picked):
@@ -310,12 +315,19 @@ def _tasks(tensor_of: list[int], ahead: int) -> list[int]:
 
 
 class Seconds(NamedTuple):
-    """v, and with amsgrad the largest v, of all parameters of a device, each with room for the old values."""
+    """v, with amsgrad the largest v, and with rounded moments the counters, of all parameters of a device, each with room
+    for the old values."""
 
     v: Tensor
     v_old: Tensor
     largest: Tensor
     largest_old: Tensor
+    counters: Tensor | None = None
+    counters_old: Tensor | None = None
+
+    def of(self, rounds: bool) -> tuple[Tensor | None, ...]:
+        """The kernels' arguments."""
+        return self if rounds else (*self[:4], None, None)
 
     @property
     def amsgrad(self) -> bool:

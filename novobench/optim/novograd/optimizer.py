@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from novobench.optim.novograd import backend as paths
-from novobench.optim.novograd import cpu, sharding
+from novobench.optim.novograd import cpu, rounding, sharding
 
 
 class _Sharing(NamedTuple):
@@ -89,6 +89,7 @@ class NovoGrad(Optimizer):
         fused: bool | None = None,
         single_launch: bool = False,
         capturable: bool = False,
+        moment_dtype: torch.dtype | None = None,
     ) -> None:
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
@@ -103,6 +104,8 @@ class NovoGrad(Optimizer):
                 raise ValueError(f"Invalid {name} value: {limit}")
         if skip_nonfinite not in ("tensor", "step"):
             raise ValueError(f"Invalid skip_nonfinite value: {skip_nonfinite!r} (choose 'tensor' or 'step')")
+        if moment_dtype not in (None, torch.float32, torch.bfloat16):
+            raise ValueError(f"Invalid moment_dtype value: {moment_dtype} (choose torch.float32 or torch.bfloat16)")
         if fused and foreach:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if capturable and foreach:
@@ -125,6 +128,7 @@ class NovoGrad(Optimizer):
         self.max_grad_norm = max_grad_norm
         self.skip_nonfinite = skip_nonfinite
         self.single_launch = single_launch
+        self.moment_dtype = moment_dtype
         super().__init__(params, defaults)
         if sharding.are_flattened([parameter for group in self.param_groups for parameter in group["params"]]):
             raise ValueError(
@@ -137,11 +141,12 @@ class NovoGrad(Optimizer):
         self._sharing = _Sharing([], [], [], [])
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("max_grad_norm", "skip_nonfinite", "single_launch", "_step_supports_amp_scaling")
+        own = ("max_grad_norm", "skip_nonfinite", "single_launch", "moment_dtype", "_step_supports_amp_scaling")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("moment_dtype", None)  # in what was pickled before there was one
         self._sharing = _Sharing([], [], [], [])
         for group in self.param_groups:
             for name, value in self.defaults.items():
@@ -189,10 +194,16 @@ class NovoGrad(Optimizer):
         return matched
 
     def _restore_precision(self, given: list[tuple[Tensor, dict[str, Any]]]) -> None:
-        for parameter, own in given:
+        for number, (parameter, own) in enumerate(given, 1):
+            mine = self.state[parameter]
+            mine.pop("rounding_counter", None)
+            if rounding.applies(parameter, self.moment_dtype):
+                mine["exp_avg"] = mine["exp_avg"].to(self.moment_dtype)  # torch has made it fp32
+                counter = own.get("rounding_counter", rounding.first_counter(number))
+                mine["rounding_counter"] = torch.as_tensor(counter).to(parameter.device, torch.int64, copy=True)
             for name in ("exp_avg_sq", "max_exp_avg_sq"):
                 if name in own:
-                    self.state[parameter][name] = (
+                    mine[name] = (
                         torch.as_tensor(own[name])
                         .detach()
                         .to(device=parameter.device, dtype=paths.moment_dtype(parameter), copy=True)
@@ -267,6 +278,7 @@ class NovoGrad(Optimizer):
             [t.moment for _, t in members],
             [t.second for _, t in members],
             [t.largest for _, t in members if t.largest is not None],
+            [t.counter for _, t in members if t.counter is not None],
             [i for i, _ in members],
             [number for group in self.param_groups for number in group_numbers(group)],
             [lr if isinstance(lr, Tensor) else torch.tensor(lr) for lr in (g["lr"] for g in self.param_groups)],
@@ -308,12 +320,15 @@ class NovoGrad(Optimizer):
             if left:
                 others.append((group, parameters if len(left) == len(parameters) else left))
         groups = self.param_groups
-        steps: list[Any] = [cpu.CpuStep(groups[index], members, self.state) for (index, _), members in on_cpu.items()]
+        steps: list[Any] = [
+            cpu.CpuStep(groups[index], members, self.state, self.moment_dtype) for (index, _), members in on_cpu.items()
+        ]
         if devices:
             from novobench.optim.novograd.cuda import FusedStep
 
             steps += [
-                FusedStep(members, groups, self.state, at_once=self.single_launch) for members in devices.values()
+                FusedStep(members, groups, self.state, at_once=self.single_launch, moment_dtype=self.moment_dtype)
+                for members in devices.values()
             ]
         self._sharing = _Sharing(signature, order, steps, others)
         return steps, others
@@ -329,7 +344,12 @@ class NovoGrad(Optimizer):
             if not state:
                 if gradient.is_sparse:
                     raise RuntimeError("NovoGrad does not support sparse gradients")
-                state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                rounds = rounding.applies(parameter, self.moment_dtype)
+                dtype = self.moment_dtype if rounds else None
+                state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)
+                if rounds:
+                    number = rounding.first_counter(len(self.state))
+                    state["rounding_counter"] = torch.full((), number, dtype=torch.int64, device=parameter.device)
                 state["exp_avg_sq"] = torch.full((), -1.0, dtype=paths.moment_dtype(parameter), device=parameter.device)
             if group["amsgrad"] and "max_exp_avg_sq" not in state:
                 state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg_sq"])
@@ -340,7 +360,8 @@ class NovoGrad(Optimizer):
             if parameter.is_complex():
                 parameter, gradient, moment = (torch.view_as_real(x) for x in (parameter, gradient, moment))
             second, largest = state["exp_avg_sq"], state.get("max_exp_avg_sq")
-            members.append(paths.Tensors(parameter, gradient, moment, second, largest, whole))
+            counter = state.get("rounding_counter")
+            members.append(paths.Tensors(parameter, gradient, moment, second, largest, whole, counter=counter))
         return members
 
 

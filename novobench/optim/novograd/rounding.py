@@ -55,6 +55,16 @@ def row_keys(counter: Integer, row: Integer) -> tuple[Integer, Integer]:
     return key | 1, mix32(key ^ _GOLDEN)
 
 
+def applies(parameter: Tensor, moment_dtype: torch.dtype | None) -> bool:
+    """Whether exp_avg of this parameter is kept in bf16 and rounded."""
+    return moment_dtype is torch.bfloat16 and parameter.dtype is torch.float32
+
+
+def first_counter(tensors: int) -> int:
+    """The counter of a tensor before its first update, given how many tensors have had one, this one included."""
+    return tensors << 32
+
+
 def stochastic_round(x: Tensor, counter: int | Tensor, out: Tensor) -> None:
     """out = x, rounded up or down at random so that its expected value is x.
 

@@ -1,0 +1,305 @@
+"""NovoGrad with `moment_dtype=torch.bfloat16`: fp32 weights, exp_avg in 2 bytes, rounded stochastically."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from novobench.optim import NovoGrad, registry
+from tests.optim.reference import PaperNovoGrad
+from tests.optim.test_steps import NOVOGRAD_PATHS, OPTIONS
+
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, in the interpreter
+
+path = pytest.mark.parametrize("path", NOVOGRAD_PATHS.values(), ids=NOVOGRAD_PATHS)
+BF16 = {"moment_dtype": torch.bfloat16}
+SHAPES = [(), (7,), (5, 3), (0,), (4, 3, 2), (900,)]
+
+
+def random(shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights(shapes=SHAPES):
+    return [random(shape, i).requires_grad_() for i, shape in enumerate(shapes)]
+
+
+def give(parameters, step):
+    for i, parameter in enumerate(parameters):
+        parameter.grad = random(parameter.shape, 100 * (step + 1) + i)
+
+
+def neighbours(x):
+    """The bf16 numbers on both sides of x, float64."""
+    towards_zero = (np.float32(x).view(np.uint32) & 0xFFFF0000).view(np.float32).astype(np.float64)
+    away = ((np.float32(x).view(np.uint32) & 0xFFFF0000) + np.uint32(0x10000)).view(np.float32).astype(np.float64)
+    return np.minimum(towards_zero, away), np.maximum(towards_zero, away)
+
+
+def assert_rounded(stored, exact):
+    """One of the two neighbours; near a neighbour, fp32 arithmetic may fall on its other side."""
+    below, above = neighbours(exact)
+    tolerance = 1e-6 * np.abs(exact).max(initial=1.0)
+    is_neighbour = (stored == below) | (stored == above)
+    assert (is_neighbour | (np.abs(stored - exact) < np.abs(above - below) + tolerance)).all()
+    assert is_neighbour.sum() >= 0.98 * stored.size - 1
+
+
+@path
+@pytest.mark.parametrize(
+    "options",
+    [*OPTIONS, {"betas": (0.0, 0.0)}, {"max_grad_norm": 1e6}, {"unscale_in_step": True}],
+    ids=str,
+)
+def test_every_step_is_the_papers_but_for_the_rounding_of_m(path, options):
+    """The reference takes over the rounded m before each step. The weight moves by m as it was before rounding."""
+    parameters = weights()
+    shared = {"betas": (0.95, 0.25), "weight_decay": 0.1, **options}
+    for_reference = {k: v for k, v in shared.items() if k not in ("skip_nonfinite", "max_grad_norm", "unscale_in_step")}
+    references = [PaperNovoGrad(p, 0.02, **for_reference) for p in parameters]
+    optimizer = NovoGrad(parameters, 0.02, **shared, **BF16, **path)
+    for step in range(4):
+        give(parameters, step)
+        for parameter, reference in zip(parameters, references, strict=True):
+            if step:
+                reference.m = optimizer.state[parameter]["exp_avg"].double().numpy()
+            reference.step(parameter.grad)
+        optimizer.step()
+        for parameter, reference in zip(parameters, references, strict=True):
+            own = optimizer.state[parameter]
+            assert (own["exp_avg"].dtype, own["exp_avg"].shape) == (torch.bfloat16, parameter.shape)
+            assert_rounded(own["exp_avg"].double().numpy(), reference.m)
+            np.testing.assert_allclose(parameter.detach().double(), reference.w, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(own["exp_avg_sq"], reference.v, rtol=1e-5)
+
+
+@path
+def test_m_is_rounded_up_as_often_as_it_should_be(path):
+    """With equal gradients all elements of m are one number, a quarter of the way between two bf16 numbers."""
+    parameter = torch.zeros(10_000, requires_grad=True)
+    optimizer = NovoGrad([parameter], 0.0, eps=0.0, **BF16, **path)
+    parameter.grad = torch.full((10_000,), (1 + 2**-9) / 100 / (1.0 / 128) * (1.0 / 128))
+    parameter.grad[0] = 0.0
+    optimizer.step()
+    exact = float(parameter.grad[1] / parameter.grad.norm())
+    below, above = neighbours(np.array(exact))
+    moments = optimizer.state[parameter]["exp_avg"][1:].double()
+    assert set(moments.tolist()) == {float(below), float(above)}
+    share = (exact - below) / (above - below)
+    ups = int((moments == float(above)).sum())
+    assert abs(ups - len(moments) * share) < 5 * math.sqrt(len(moments) * share * (1 - share))
+
+
+@path
+def test_m_goes_all_the_way_to_its_limit_where_rounding_to_nearest_stops_short(path):
+    """With the same gradient in every step m → g / ‖g‖ / (1 - β₁). Rounded to nearest, it stops 2⁻⁸ to 2⁻⁹ / (1 - β₁)
+    of itself earlier."""
+    beta, steps = 0.95, 200
+    parameter = torch.zeros(4096, requires_grad=True)
+    parameter.grad = random(4096, 0).abs() + 0.1
+    optimizer = NovoGrad([parameter], 0.0, (beta, 0.25), **BF16, **path)
+    term = (parameter.grad / parameter.grad.norm()).double()
+    limit = term / (1 - beta)
+    nearest = torch.zeros(4096, dtype=torch.bfloat16)
+    means = torch.zeros(4096, dtype=torch.float64)
+    for step in range(steps):
+        optimizer.step()
+        nearest = (beta * nearest.double() + term).bfloat16()
+        if step >= steps - 30:
+            means += optimizer.state[parameter]["exp_avg"].double() / 30
+    short = 1 - nearest.double() / limit
+    assert short.min() > 0.02
+    assert 0.035 < short.mean() < 0.08
+    assert abs(float((1 - means / limit).mean())) < 0.001
+
+
+@path
+def test_the_counter_counts_updates_and_tells_tensors_apart(path):
+    parameters = weights([(5,), (5,), (5,)])
+    optimizer = NovoGrad(parameters, 0.1, **BF16, **path)
+    for step in range(4):
+        give(parameters, step)
+        if step == 1:
+            parameters[0].grad = None
+        if step == 2:
+            parameters[1].grad[3] = float("inf")
+        optimizer.step()
+    counters = [optimizer.state[p]["rounding_counter"] for p in parameters]
+    assert all(
+        (c.dtype, c.shape, c.device) == (torch.int64, (), p.device) for c, p in zip(counters, parameters, strict=True)
+    )
+    assert [int(c) % 2**32 for c in counters] == [3, 3, 4]
+    assert len({int(c) // 2**32 for c in counters}) == 3
+
+
+@path
+def test_equal_tensors_are_rounded_differently(path):
+    parameters = [torch.zeros(1000, requires_grad=True) for _ in range(2)]
+    optimizer = NovoGrad(parameters, 0.0, **BF16, **path)
+    moments = []
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = random(1000, 0)
+        optimizer.step()
+        moments.append([optimizer.state[p]["exp_avg"].clone() for p in parameters])
+    (one, other), _ = moments
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, rtol=2**-7, atol=0)
+
+
+@path
+@pytest.mark.parametrize("how", ["state_dict", "deepcopy", "pickle"])
+def test_a_copy_goes_on_bit_for_bit(path, how):
+    parameters = weights()
+    optimizer = NovoGrad(parameters, 0.1, weight_decay=0.1, amsgrad=True, **BF16, **path)
+    for step in range(3):
+        give(parameters[1:] if step == 0 else parameters, step)  # the first one joins later
+        optimizer.step()
+    if how == "state_dict":
+        copies = [p.detach().clone().requires_grad_() for p in parameters]
+        other = NovoGrad(copies, 0.3, **BF16, **path)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    else:
+        make = copy.deepcopy if how == "deepcopy" else lambda pair: pickle.loads(pickle.dumps(pair))
+        copies, other = make((parameters, optimizer))
+    for step in range(3, 6):
+        give(parameters, step)
+        give(copies, step)
+        optimizer.step()
+        other.step()
+    for mine, theirs in zip(parameters, copies, strict=True):
+        assert torch.equal(mine, theirs)
+        torch.testing.assert_close(optimizer.state[mine], other.state[theirs], rtol=0, atol=0)
+
+
+def trained(options, parameters=None):
+    parameters = parameters or weights()
+    optimizer = NovoGrad(parameters, 0.1, **options)
+    for step in range(3):
+        give(parameters, step)
+        optimizer.step()
+    return optimizer, parameters
+
+
+def test_a_state_in_fp32_is_rounded_to_nearest_and_one_in_bf16_taken_over_exactly():
+    wide, wide_parameters = trained({})
+    narrow, narrow_parameters = trained(BF16)
+    to_narrow, to_wide = NovoGrad(weights(), 0.1, **BF16), NovoGrad(weights(), 0.1)
+    to_narrow.load_state_dict(wide.state_dict())
+    to_wide.load_state_dict(narrow.state_dict())
+    for old, new in zip(wide_parameters, to_narrow.param_groups[0]["params"], strict=True):
+        own = to_narrow.state[new]
+        assert torch.equal(own["exp_avg"], wide.state[old]["exp_avg"].bfloat16())
+        assert own["rounding_counter"].dtype == torch.int64
+    counters = [int(to_narrow.state[p]["rounding_counter"]) for p in to_narrow.param_groups[0]["params"]]
+    assert len(set(counters)) == len(counters)
+    for old, new in zip(narrow_parameters, to_wide.param_groups[0]["params"], strict=True):
+        assert to_wide.state[new].keys() == {"exp_avg", "exp_avg_sq"}
+        assert to_wide.state[new]["exp_avg"].dtype == torch.float32
+        assert torch.equal(to_wide.state[new]["exp_avg"], narrow.state[old]["exp_avg"].float())
+    for optimizer in (to_narrow, to_wide):
+        give(optimizer.param_groups[0]["params"], 9)
+        optimizer.step()
+
+
+def test_by_default_nothing_of_it_is_in_a_state_dict():
+    default, parameters = trained({})
+    fp32, others = trained({"moment_dtype": torch.float32})
+    state = default.state_dict()
+    assert all(own.keys() == {"exp_avg", "exp_avg_sq"} for own in state["state"].values())
+    assert not [key for key in state["param_groups"][0] if "moment" in key or "round" in key]
+    for mine, theirs in zip(parameters, others, strict=True):
+        assert torch.equal(mine, theirs)
+    torch.testing.assert_close(state, fp32.state_dict(), rtol=0, atol=0)
+
+
+@path
+def test_only_moments_of_fp32_parameters_are_rounded(path):
+    kinds = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64]
+    parameters = [torch.ones(6, dtype=dtype, requires_grad=True) for dtype in kinds]
+    optimizer = NovoGrad(parameters, 0.1, **BF16, **path)
+    alone = [torch.ones(6, dtype=dtype, requires_grad=True) for dtype in kinds[1:]]
+    default = NovoGrad(alone, 0.1, **path)
+    for step in range(3):
+        for parameter in (*parameters, *alone):
+            parameter.grad = random((6,), step).to(parameter.dtype)
+        optimizer.step()
+        default.step()
+    assert [optimizer.state[p]["exp_avg"].dtype for p in parameters] == [torch.bfloat16, *kinds[1:]]
+    assert ["rounding_counter" in optimizer.state[p] for p in parameters] == [True, *[False] * 4]
+    for mine, theirs in zip(parameters[1:], alone, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@path
+def test_layouts(path):
+    """Transposed weights and gradients, channels-last, holes: every step is the reference's."""
+    store = random((40, 30), 0)
+    parameters = [
+        store[:, ::2].requires_grad_(),
+        random((30, 20), 1).t().requires_grad_(),
+        random((4, 6, 3, 3), 2).to(memory_format=torch.channels_last).requires_grad_(),
+        random((5, 7), 3).requires_grad_(),
+    ]
+    references = [PaperNovoGrad(p.detach(), 0.1, (0.9, 0.5), weight_decay=0.05) for p in parameters]
+    optimizer = NovoGrad(parameters, 0.1, (0.9, 0.5), weight_decay=0.05, **BF16, **path)
+    for step in range(3):
+        parameters[0].grad = random((40, 1), step).expand(40, 15)
+        parameters[1].grad = random((20, 30), 10 + step)
+        parameters[2].grad = random((4, 6, 3, 3), 20 + step)
+        parameters[3].grad = random((7, 5), 30 + step).t()
+        for parameter, reference in zip(parameters, references, strict=True):
+            if step:
+                reference.m = optimizer.state[parameter]["exp_avg"].double().numpy()
+            reference.step(parameter.grad)
+        optimizer.step()
+        for parameter, reference in zip(parameters, references, strict=True):
+            assert_rounded(optimizer.state[parameter]["exp_avg"].double().numpy(), reference.m)
+            np.testing.assert_allclose(parameter.detach().double(), reference.w, rtol=1e-5, atol=1e-5)
+    assert torch.equal(store[:, 1::2], random((40, 30), 0)[:, 1::2])
+
+
+@path
+def test_state_takes_two_bytes_per_parameter(path):
+    parameter = torch.zeros(100, 100, requires_grad=True)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = NovoGrad([parameter], 0.1, **BF16, **path)
+    optimizer.step()
+    own = optimizer.state[parameter]
+    assert sum(value.numel() * value.element_size() for value in own.values()) == 2 * 10_000 + 4 + 8
+
+
+@pytest.mark.parametrize("options", [{"foreach": False, "fused": False}, {"foreach": True}, {"fused": True}], ids=str)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_compiled_step_is_the_same_step(options):
+    torch._dynamo.reset()
+    parameters, others = weights(), weights()
+    compiled = NovoGrad(parameters, torch.tensor(0.1), weight_decay=0.1, **BF16, **options)
+    eager = NovoGrad(others, torch.tensor(0.1), weight_decay=0.1, **BF16, **options)
+    step = torch.compile(compiled.step, backend="aot_eager", fullgraph=True)
+    for t in range(3):
+        give(parameters, t)
+        give(others, t)
+        step()
+        eager.step()
+    for one, two in zip(parameters, others, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(compiled.state[one]["exp_avg"], eager.state[two]["exp_avg"], rtol=2**-6, atol=1e-5)
+        assert compiled.state[one]["rounding_counter"] == eager.state[two]["rounding_counter"]
+
+
+@pytest.mark.parametrize("value", [torch.float16, torch.float64, torch.int8, "bfloat16"], ids=str)
+def test_other_dtypes_are_refused(value):
+    with pytest.raises(ValueError, match=f"Invalid moment_dtype value: {value}"):
+        NovoGrad(weights(), 0.1, moment_dtype=value)
+
+
+def test_a_config_names_the_dtype():
+    parameters = weights()
+    optimizer = registry.build("novograd", parameters, lr=0.1, weight_decay=0.0, options={"moment_dtype": "bfloat16"})
+    give(parameters, 0)
+    optimizer.step()
+    assert {optimizer.state[p]["exp_avg"].dtype for p in parameters} == {torch.bfloat16}
