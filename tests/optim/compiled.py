@@ -62,11 +62,11 @@ def variants(capability):
             if decided and scaled != found:
                 continue  # neither is read then
             flags = {"SCALED": scaled, "FOUND": found, "DECIDED": decided, "AMSGRAD": amsgrad, "OVERLAP": overlap}
-            shape = {"BLOCK": two.block, "REVERSE": two.reverse, "EVICT": two.evict}
+            shape = {"BLOCK": two.update_block(rounded["ROUND"]), "REVERSE": two.reverse, "EVICT": two.evict}
             yield "update", triple, {"W": w, "G": g, "M": m, **flags, **shape, **rounded}, two.warps
         for scaled, found, amsgrad in itertools.product(every, every, every):
             flags = {"SCALED": scaled, "FOUND": found, "AMSGRAD": amsgrad}
-            shape = {"BLOCK": one.block, "EVICT": one.evict}
+            shape = {"BLOCK": one.update_block(rounded["ROUND"]), "EVICT": one.evict}
             yield "norms_and_update", triple, {"W": w, "G": g, "M": m, **flags, **shape, **rounded}, one.warps
     for scaled, found, clip in itertools.product(every, every, every):
         yield "decide", (), {"SCALED": scaled, "FOUND": found, "CLIP": clip, "BLOCK": 1024}, 4

@@ -376,14 +376,24 @@ def plain_variants(tmp_path_factory):
     return compiled(tmp_path_factory, "--plain")
 
 
+ROUNDED = ["fp32", "fp32", "bf16"]
+"""Element types with which m is rounded stochastically."""
+
+
 def assert_fills_the_chip(rows):
     """64 registers let four programs of eight warps share a multiprocessor; what does not fit would be spilled."""
     assert [row for row in rows if row["registers"] > 64 or row["stack"] > 0] == []
 
 
 def assert_wide(row):
-    """8 elements per thread: two 16-byte accesses in fp32, one in 2-byte types, for each of g; g, w and m; w and m."""
+    """8 elements per thread: two 16-byte accesses in fp32, one in 2-byte types, for each of g; g, w and m; w and m.
+
+    An update that rounds m has 4 elements per thread: one of 16 bytes in fp32, and one of 8 for m.
+    """
     tiles = {name: 2 if name == "fp32" else 1 for name in ("fp32", "bf16", "fp16")}
+    rounds = row["element_types"] == ROUNDED and row["kernel"] != "norms"
+    if rounds:
+        tiles = {"fp32": 1, "bf16": 0}
     weight, gradient, moment = (tiles[name] for name in row["element_types"])
     loads = {"norms": gradient, "update": weight + gradient + moment}
     loads["norms_and_update"] = loads["norms"] + loads["update"]
@@ -392,14 +402,18 @@ def assert_wide(row):
     for name, count in row["instructions"].items():
         if ".v4" in name:
             wide[name[:2]] += count
+        if ".v2" in name and rounds:
+            wide[name[:2] + " half"] += count
     assert (wide["ld"], wide["st"]) == (loads[row["kernel"]], stores[row["kernel"]]), row
+    assert (wide["ld half"], wide["st half"]) == (rounds, rounds), row
 
 
 def assert_rounded_to_nearest(row):
     roundings = [name for name in row["instructions"] if name.startswith("cvt") and name.endswith(".f32")]
     assert all(name.startswith("cvt.rn.") for name in roundings)
     weight, _, moment = row["element_types"]
-    assert bool(roundings) == (row["kernel"] != "norms" and (weight, moment) != ("fp32", "fp32"))
+    rounds_to_nearest = row["element_types"] != ROUNDED and (weight, moment) != ("fp32", "fp32")
+    assert bool(roundings) == (row["kernel"] != "norms" and rounds_to_nearest)
 
 
 def test_plain_variants_are_compiled_to_fill_the_chip(plain_variants):

@@ -50,6 +50,10 @@ class Tuning:
         if self.chunk % self.block:
             raise ValueError(f"chunk {self.chunk} is no multiple of block {self.block}")
 
+    def update_block(self, rounds: bool) -> int:
+        """Elements of a tile of the update: half as many where m is rounded, as the random bits need registers."""
+        return self.block // 2 if rounds else self.block
+
 
 TWO_LAUNCHES = Tuning(block=2048, warps=8, chunk=8192, evict=False, overlap=True)
 """As fast on an H100 as the fastest of a sweep (results/gpu/bench_sweep.csv), whose larger tiles take 98 registers."""
@@ -225,7 +229,7 @@ class Plan:
             "FOUND": found_inf is not None,
             "AMSGRAD": seconds.amsgrad,
             "ROUND": bucket.rounds,
-            "BLOCK": self.tuning.block // 2 if bucket.rounds else self.tuning.block,
+            "BLOCK": self.tuning.update_block(bucket.rounds),
             "EVICT": self.tuning.evict,
             "num_warps": self.tuning.warps,
             "enable_fp_fusion": False,
@@ -258,8 +262,7 @@ class _Bucket:
     ) -> None:
         self.dtypes, self.picked, self.squares = dtypes, picked, squares
         self.rounds = (dtypes[0], dtypes[2]) == (torch.float32, torch.bfloat16)
-        """Whether m is rounded stochastically. The random bits need registers, so the update's tiles are half as large
-        then."""
+        """Whether m is rounded stochastically."""
         rows: list[int] = []
         chunks: list[int] = []
         for t, i in enumerate(picked):
@@ -315,8 +318,8 @@ def _tasks(tensor_of: list[int], ahead: int) -> list[int]:
 
 
 class Seconds(NamedTuple):
-    """v, with amsgrad the largest v, and with rounded moments the counters, of all parameters of a device, each with room
-    for the old values."""
+    """v, with amsgrad the largest v, and with rounded moments the counters, of all parameters of a device, each twice:
+    the second for the old values."""
 
     v: Tensor
     v_old: Tensor
