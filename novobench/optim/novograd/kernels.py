@@ -1,4 +1,4 @@
-"""The Triton kernels of the fused NovoGrad step; `cuda` prepares their tables and launches them.
+"""The Triton kernels of the NovoGrad step; `launch_plan` prepares their tables and launches them.
 
 A launch covers all tensors of one (weight, gradient, moment) dtype triple, however many, of whatever size, group,
 alignment or strides. Each program takes one chunk of one tensor, looks its tensor up in tables of addresses and
@@ -49,8 +49,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from novobench.optim.novograd import layout as column
-from novobench.optim.novograd.layout import strided
+from novobench.optim.novograd import kernel_tables as column
+from novobench.optim.novograd.kernel_tables import strided
 
 STRIDED_DIVISOR = tl.constexpr(8)
 """Tiles of a tensor that is not dense are so many times smaller: one element per thread, whose 64-bit indices fit."""
@@ -218,7 +218,7 @@ def _update_of_chunk(
     square = norm * norm
     old = tl.load(v_old + slot)
     first = old < 0.0
-    # a first step with neither gradient nor rate makes a state and nothing else, see `backend.advancing`
+    # a first step with neither gradient nor rate makes a state and nothing else, see `backend.scalar_update`
     go = go & (square < float("inf")) & ((square > 0.0) | (lr != 0.0) | (old >= 0.0))
 
     if go:
