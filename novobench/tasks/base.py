@@ -66,7 +66,8 @@ class TaskModule(pl.LightningModule):
         self.streams: dict[int, Tensor] = {}
         """State that follows the data stream (Transformer-XL memory), by micro-batch number k: of those k that this
         process trains. `training_step` replaces a tensor and never changes one in place, so that a skipped update can
-        put it back; a k without state begins with none. Checkpoints hold them."""
+        put it back; a k without state begins with none. After an update that was skipped a tensor keeps the shape that
+        the update gave it, and NaN in it means: not there. Checkpoints hold them."""
 
     @abstractmethod
     def evaluation_start(self) -> None:
