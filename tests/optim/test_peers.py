@@ -108,6 +108,14 @@ def test_an_fp16_gradient_of_norm_640_stops_others_for_good(make):
     assert weight.isnan().all() == (make is KozistrNovoGrad)
 
 
+@peer_and_ours
+def test_a_small_fp16_gradient_makes_others_take_huge_updates(make):
+    """Squares below 2⁻²⁵ are 0 in fp16, and so is v; pytorch_optimizer's ε = 1e-8 in fp16 is 0, too."""
+    weight, _ = stepped(make, [[1e-5] * 4], dtype=torch.float16)
+    expected = {NvNovoGrad: -1000.0, KozistrNovoGrad: -math.inf, NovoGrad: -0.5}[make]
+    torch.testing.assert_close(weight, torch.full((4,), expected, dtype=torch.float16), rtol=0.01, atol=0)
+
+
 def test_one_inf_costs_timm_the_element_and_v():
     weight, optimizer = stepped(NvNovoGrad, [[1.0] * 4, [math.inf, 1.0, 1.0, 1.0], *[[1.0] * 4] * 3])
     assert weight[0].isnan()

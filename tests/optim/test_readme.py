@@ -1,5 +1,6 @@
 """The README of `novobench.optim`: its examples run, its figures are those of `results/`, its tables name sources."""
 
+import ast
 import csv
 import inspect
 import re
@@ -77,11 +78,17 @@ def test_links_lead_somewhere():
 
 
 def test_the_options_are_those_of_the_constructor():
-    table = README.partition("## Options")[2].partition("\n## ")[0]
-    named = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|")))
-    expected = set(inspect.signature(NovoGrad).parameters) - {"params"}
-    assert set(named) - expected <= {"moment_dtype"}
-    assert expected - set(named) == set()
+    section = README.partition("## Options")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    stated = {name: default.strip() for names, default in cells for name in re.findall(r"`(\w+)`", names)}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(NovoGrad).parameters.items()}
+    del defaults["params"]
+    assert stated.keys() - {"moment_dtype"} == defaults.keys() - {"moment_dtype"}
+    for name, default in defaults.items():
+        if stated[name] == "off":
+            assert default in (False, None), name
+        elif default not in (None, False, inspect.Parameter.empty):
+            assert ast.literal_eval(stated[name].strip("`")) == default, name
 
 
 def bench(scale):
