@@ -1,11 +1,13 @@
-"""The arrows between the rooms, and what must work without torch."""
+"""The arrows between the rooms, what must work without torch, and what a package holds."""
 
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from setuptools import Distribution
 
 from novobench.config import ROOT
 
@@ -141,3 +143,12 @@ def test_optim_needs_torch_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_package_says_that_it_is_typed():
+    """Type checkers read annotations of an installed package only where it holds `py.typed` (PEP 561)."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    build = Distribution({"packages": ["novobench"], "package_data": data}).get_command_obj("build_py")
+    build.ensure_finalized()
+    names = [name for package, _, _, files in build.data_files if package == "novobench" for name in files]
+    assert "py.typed" in names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from novobench.optim import NovoGrad
+from novobench.optim.novograd import LaunchSettings
 
 BASELINE = "AdamW(fused)"
 
@@ -26,13 +26,18 @@ class Contender:
     """Memory traffic of a step that reads and writes each fp32 number as often as the algorithm must; None: unknown."""
     settings: str = ""
     """What of its launches differs from the default, in words."""
-    under: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Within this it is made and takes its steps."""
 
 
-def novograd(**implementation: Any) -> Callable[..., Optimizer]:
+def novograd(launches: LaunchSettings | None = None, **implementation: Any) -> Callable[..., Optimizer]:
     """Makes a NovoGrad with weight decay, as the paper's recipes have it."""
-    return lambda parameters, **options: NovoGrad(parameters, 1e-3, weight_decay=1e-3, **implementation, **options)
+
+    def make(parameters: Any, **options: Any) -> NovoGrad:
+        optimizer = NovoGrad(parameters, 1e-3, weight_decay=1e-3, **implementation, **options)
+        if launches is not None:
+            optimizer.launch_settings = launches
+        return optimizer
+
+    return make
 
 
 _SETTINGS: dict[str, Any] = {"lr": 1e-3, "betas": (0.95, 0.25), "weight_decay": 1e-3}
@@ -50,7 +55,7 @@ def contenders(device: torch.device) -> dict[str, Contender]:
     available = {
         BASELINE: Contender(lambda p: torch.optim.AdamW(p, 1e-3, fused=True), 28),
         "NovoGrad": Contender(novograd(), 24),
-        "NovoGrad(loop)": Contender(novograd(foreach=False, fused=False)),
+        "NovoGrad(reference)": Contender(novograd(foreach=False, fused=False)),
         "NovoGrad(foreach)": Contender(novograd(foreach=True)),
         "SGD(fused)": Contender(lambda p: torch.optim.SGD(p, 1e-3, 0.9, weight_decay=1e-4, fused=True), 20),
         "Adam(fused)": Contender(lambda p: torch.optim.Adam(p, 1e-3, fused=True), 28),

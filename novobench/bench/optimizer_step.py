@@ -16,7 +16,7 @@ import gc
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,16 +105,15 @@ class _Entry:
     def prepare(self, parameters: list[Tensor], timer: Timer, clipped: bool) -> _Entry:
         """Make the optimizer, and let it take its first steps: state, first touch of memory, compilation."""
         try:
-            with self.contender.under():
-                in_step = clipped and self.name.startswith("NovoGrad")
-                options = {"unscale_in_step": True, "max_grad_norm": _LIMIT} if in_step else {}
-                self.optimizer = self.contender.make(parameters, **options)
-                self.step = _with_scaler(self.optimizer, parameters, timer.device) if clipped else self.optimizer.step
-                for _ in range(2):
-                    self.step()
-                self.waits = timer.waits(self.step)
-                self.peak = timer.peak_bytes(self.step)
-                self.pace = Pace(0) if self.waits else timer.pace(self.step)
+            in_step = clipped and self.name.startswith("NovoGrad")
+            options = {"unscale_in_step": True, "max_grad_norm": _LIMIT} if in_step else {}
+            self.optimizer = self.contender.make(parameters, **options)
+            self.step = _with_scaler(self.optimizer, parameters, timer.device) if clipped else self.optimizer.step
+            for _ in range(2):
+                self.step()
+            self.waits = timer.waits(self.step)
+            self.peak = timer.peak_bytes(self.step)
+            self.pace = Pace(0) if self.waits else timer.pace(self.step)
         except Exception as error:
             self.fail(error)
         return self
@@ -124,8 +123,7 @@ class _Entry:
         measured = None
         if self.step is not None:
             try:
-                with self.contender.under():
-                    measured = timer.times(self.step, self.pace)
+                measured = timer.times(self.step, self.pace)
             except Exception as error:
                 self.fail(error)
         self.times.append(measured)
@@ -199,12 +197,11 @@ class _Bench:
         if parameters is None:
             yield self._too_large
             return
-        with host_overhead.launches_left_out() if on_host else nullcontext():
-            entries = [self._prepared(name, contender, parameters) for name, contender in chosen.items()]
-            copy = self._copy()
-            self._rounds([*entries, copy], rounds)
-            for entry in entries:
-                yield self._row(entry, entries[0], copy, rounds)
+        entries = [self._prepared(name, contender, parameters) for name, contender in chosen.items()]
+        copy = self._copy()
+        self._rounds([*entries, copy], rounds)
+        for entry in entries:
+            yield self._row(entry, entries[0], copy, rounds)
 
     def sweep(self) -> Iterator[Row]:
         """NovoGrad's launch settings, each in rounds of its own with the baseline."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import torch
 
 from novobench.bench.contenders import Contender, novograd
 from novobench.errors import ConfigError
+from novobench.optim.novograd import LaunchSettings
 
 if TYPE_CHECKING:
     from novobench.bench.results import Rows
@@ -41,11 +40,10 @@ def check(device: str, only: Sequence[str]) -> None:
 
 def settings(device: torch.device) -> Iterator[tuple[str, Contender]]:
     """The name and each setting of either implementation, its default first."""
-    from novobench.optim.novograd import launch_plan as tables
-
     fused = {"fused": True} if device.type == "cpu" else {}
     alone = {"single_launch": True}
-    two, single = tables.TWO_LAUNCHES, tables.SINGLE_LAUNCH
+    default = LaunchSettings()
+    two, single = default.two_launches, default.single_launch
     shares = [{"block": b, "warps": w, "chunk": c} for b, w in _TILES for c in _CHUNKS if c % b == 0]
     small = [
         {"block": b, "warps": w, "chunk": c, "ahead": a << 20}
@@ -55,13 +53,13 @@ def settings(device: torch.device) -> Iterator[tuple[str, Contender]]:
         if c % b == 0
     ]
     ours: list[tuple[str, str, Any, list[dict[str, Any]], dict[str, bool], int]] = [
-        ("NovoGrad", "TWO_LAUNCHES", two, [*shares, *_opposites(two, "reverse", "evict", "overlap")], {}, 24),
-        ("NovoGrad(single launch)", "SINGLE_LAUNCH", single, [*small, *_opposites(single, "evict")], alone, 20),
+        ("NovoGrad", "two_launches", two, [*shares, *_opposites(two, "reverse", "evict", "overlap")], {}, 24),
+        ("NovoGrad(single launch)", "single_launch", single, [*small, *_opposites(single, "evict")], alone, 20),
     ]
-    for name, attribute, default, changes, options, must in ours:
-        for tuning in dict.fromkeys([default, *(replace(default, **change) for change in changes)]):
-            under = partial(patch.object, tables, attribute, tuning)
-            yield name, Contender(novograd(**fused, **options), must, _in_words(tuning), under)
+    for name, of_settings, first, changes, options, must in ours:
+        for tuning in dict.fromkeys([first, *(replace(first, **change) for change in changes)]):
+            launches = replace(default, **{of_settings: tuning})
+            yield name, Contender(novograd(launches, **fused, **options), must, _in_words(tuning))
 
 
 def _opposites(tuning: Any, *names: str) -> list[dict[str, bool]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from novobench.optim.novograd import GradScaler as GradScaler
     from novobench.optim.novograd import NovoGrad as NovoGrad
     from novobench.optim.novograd import convert_state_dict as convert_state_dict
-    from novobench.optim.param_groups import DecayGroup as DecayGroup
+    from novobench.optim.weight_decay import weight_decay_groups as weight_decay_groups
 
 _HOMES = {
     "NovoGrad": "novograd",
@@ -24,9 +24,17 @@ _HOMES = {
     "LARS": "lars",
     "larc_": "lars",
     "NormalizedSGD": "normalized_sgd",
-    "DecayGroup": "param_groups",
+    "weight_decay_groups": "weight_decay",
 }
-__all__ = ["LARS", "DecayGroup", "GradScaler", "NormalizedSGD", "NovoGrad", "convert_state_dict", "larc_"]
+__all__ = [
+    "LARS",
+    "GradScaler",
+    "NormalizedSGD",
+    "NovoGrad",
+    "convert_state_dict",
+    "larc_",
+    "weight_decay_groups",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from novobench.config import CellConfig
 from novobench.optim import registry
-from novobench.optim.param_groups import DecayGroup, param_groups
+from novobench.optim.weight_decay import weight_decay_groups
 from novobench.processes import end_with_parent
 from novobench.tasks.sampling import MicroBatches, derive_seed, rank_share
 
@@ -66,7 +66,8 @@ class TaskModule(pl.LightningModule):
         self.streams: dict[int, Tensor] = {}
         """State that follows the data stream (Transformer-XL memory), by micro-batch number k: of those k that this
         process trains. `training_step` replaces a tensor and never changes one in place, so that a skipped update can
-        put it back; a k without state begins with none. Checkpoints hold them."""
+        put it back; a k without state begins with none. After an update that was skipped a tensor keeps the shape that
+        the update gave it, and NaN in it means: not there. Checkpoints hold them."""
 
     @abstractmethod
     def evaluation_start(self) -> None:
@@ -96,14 +97,9 @@ class TaskModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The config's optimizer over its weight-decay groups. Rates of each update are set by `training.loop`."""
         wanted = self.config.optimizer
-        groups = param_groups(
-            self,
-            wanted.weight_decay,
-            [DecayGroup(pattern, factor) for pattern, factor in wanted.decay_factors.items()],
-        )
         optimizer = registry.build(
             wanted.name,
-            groups,
+            weight_decay_groups(self, wanted.weight_decay, wanted.decay_factors),
             lr=wanted.lr * wanted.lr_factor,
             weight_decay=wanted.weight_decay,
             options=dataclasses.asdict(wanted.options),

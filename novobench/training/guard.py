@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from novobench.config import CellConfig
@@ -24,6 +25,7 @@ from novobench.tasks.base import TaskModule
 class Guard:
     """Looks at the global gradient norm and the buffers of each update. A skipped update leaves weights, optimizer
     state, buffers (batch-norm statistics) and streams (Transformer-XL memory) as they were; data and schedule move on.
+    Where the update began or grew a stream, what was not there before is NaN, which tasks read as absent.
 
     `skipped` counts such updates, `in_a_row` those since the last finite one, and `norm` is the newest global norm,
     unclipped, NaN for a skipped update: all as of the last `read`.
@@ -84,18 +86,12 @@ class Guard:
     def _restore_streams(self, wanted: Tensor) -> None:
         """Put back the streams of before the update if `wanted`, a bool on the device, is true.
 
-        The host waits where a stream's state has not the shape it had: at the start of a stream alone.
+        The next forward pass is launched by shapes, and the host does not know `wanted`. So a stream keeps the shape
+        that the update has given it either way, see `_in_shape_of`.
         """
         streams = self._module.streams
-        for k, now in list(streams.items()):
-            before = self._streams.get(k)
-            if before is not None and before.shape == now.shape:
-                streams[k] = torch.where(wanted, before, now)
-            elif wanted:
-                if before is None:
-                    del streams[k]
-                else:
-                    streams[k] = before
+        for k, now in streams.items():
+            streams[k] = torch.where(wanted, _in_shape_of(now, self._streams.get(k)), now)
 
     def read(self, update: int) -> None:
         """Learn of the updates since the last `read`, up to number `update`; waits for the device.
@@ -121,6 +117,17 @@ class Guard:
                     "has diverged. Lower optimizer.lr, clip gradients with optimizer.clip_norm, or raise "
                     "runtime.max_nonfinite."
                 )
+
+
+def _in_shape_of(now: Tensor, before: Tensor | None) -> Tensor:
+    """A stream's state `before` an update in the shape that it has `now`: its last entries in each dimension, after NaN
+    for those that it did not have. All NaN if the stream had no state."""
+    if before is None:
+        return torch.full_like(now, math.nan)
+    if before.shape == now.shape:
+        return before
+    more = [size - had for size, had in zip(now.shape, before.shape, strict=True)]
+    return F.pad(before, [count for size in reversed(more) for count in (size, 0)], value=math.nan)
 
 
 def not_finite(module: nn.Module) -> list[str]:

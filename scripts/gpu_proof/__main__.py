@@ -104,7 +104,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=9.0, help="what the whole call may take (default: 9)")
     text = f"start from the {places.TAR} of an earlier call"
     parser.add_argument("--resume", type=Path, metavar="TAR", help=text)
-    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="these steps, also if they are done")
+    text = "run these steps alone, also those that are done or, because they overran their limit, would come last"
+    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help=text)
     parser.add_argument("--list", action="store_true", help="name the steps with their forecasts; run none")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that are missing here")
     text = "data sets, folders or .tar.gz (default: $NOVOBENCH_DATA)"

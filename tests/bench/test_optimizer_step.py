@@ -153,7 +153,7 @@ def test_the_hosts_part_is_measured_without_launches(novobench):
 
 
 def test_launch_settings_are_swept(tmp_path, novobench, monkeypatch):
-    from novobench.optim.novograd import launch_plan as tables
+    from novobench.optim.novograd import launch_plan
 
     monkeypatch.setattr(sweep, "_TILES", ((1024, 4), (2048, 8)))
     monkeypatch.setattr(sweep, "_CHUNKS", (16384,))
@@ -161,13 +161,13 @@ def test_launch_settings_are_swept(tmp_path, novobench, monkeypatch):
     monkeypatch.setattr(sweep, "_SMALL_CHUNKS", (1024, 4096))
     monkeypatch.setattr(sweep, "_AHEAD_MIB", (8,))
     seen = []
-    original = tables.Plan.__init__
+    original = launch_plan.LaunchPlan.__init__
 
     def plan(self, *words, **more):
-        seen.append(tables.TWO_LAUNCHES.chunk)
         original(self, *words, **more)
+        seen.append(self.tuning.chunk)
 
-    monkeypatch.setattr(tables.Plan, "__init__", plan)
+    monkeypatch.setattr(launch_plan.LaunchPlan, "__init__", plan)
     output = tmp_path / "sweep.csv"
     code, out, _ = novobench("bench", "optimizer", "--sweep", "--models", "toy", "--output", str(output))
     assert code == 0

@@ -22,6 +22,8 @@ os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 ON_CUDA = {"runtime__accelerator": "cuda"}
+NEEDED = {"speech": "espeakng_loader", "translation": "num2words"}
+"""Packages that built-in data are made with; a machine with a GPU may lack them."""
 WIDTHS = {
     "image": {"runtime__channels_last": True},
     "language": {"model__head_width": 8},  # attention's fast kernels want multiples of 8
@@ -38,8 +40,9 @@ WITHOUT_DROPOUT = {
 
 def make(path, task, **changes):
     """A small cell of any task, on CUDA unless `changes` say otherwise."""
-    if task == "speech" and not importlib.util.find_spec("espeakng_loader"):
-        pytest.skip("the built-in speech needs the extra espeak")
+    package = NEEDED.get(task)
+    if package and not importlib.util.find_spec(package):
+        pytest.skip(f"the built-in data of {task} need the package {package}")
     changes = {**ON_CUDA, **WIDTHS[task], **changes}
     return small_translation(path, **changes) if task == "translation" else small_cell(path, task, **changes)
 
@@ -147,5 +150,7 @@ def test_an_update_never_waits_for_the_device(task, optimizer, precision, no_wai
     rarely = {"runtime__log_every": 8, "runtime__checkpoint_every": 8, "runtime__curve_points": 2}
     changes = {"budget": "16steps", "optimizer__clip_norm": 0.5, "optimizer__name": optimizer}
     cell.run(make(tmp_path, task, runtime__precision=precision, **rarely, **changes).path)
-    assert len(no_waiting) >= 7
-    assert no_waiting[-1] == 16
+    # The first update waits, and so do those that half precision skips until its scale has come down.
+    first = no_waiting[0]
+    assert no_waiting == list(range(first, 17))
+    assert first <= 10 if precision == "16-mixed" else first == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from novobench.optim import GradScaler, NovoGrad
-from novobench.optim.novograd import kernels, launch_plan
+from novobench.optim.novograd import LaunchSettings, kernels
 from tests.optim.reference import PaperNovoGrad
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -58,9 +58,8 @@ def test_the_default_is_the_fused_path():
     optimizer = NovoGrad(parameters, 0.1)
     give(parameters, 0)
     optimizer.step()
-    [fused], others = optimizer._shared_out()
-    assert len(fused.members) == len(parameters)
-    assert others == []
+    [backend] = optimizer._assign_backends()
+    assert len(backend.members) == len(parameters)
 
 
 @path
@@ -91,9 +90,9 @@ def test_other_tunings_give_the_same_bits_but_for_the_sums(settings, single_laun
     """Large enough that programs of both launches run at once, and that chunks of a tensor finish in any order."""
     results = []
     for changes in ({}, settings):
-        for name in ("TWO_LAUNCHES", "SINGLE_LAUNCH"):
-            tuning = dataclasses.replace(getattr(launch_plan, name), **{"chunk": 4096, **changes})
-            monkeypatch.setattr(launch_plan, name, tuning)
+        default, of = LaunchSettings(), "single_launch" if single_launch else "two_launches"
+        tuning = dataclasses.replace(getattr(default, of), **{"chunk": 4096, **changes})
+        monkeypatch.setattr(NovoGrad, "launch_settings", LaunchSettings(**{of: tuning}))
         parameters = [normal(size, i).requires_grad_() for i, size in enumerate([3_000_001, 5, 1_000_000, 70_000])]
         optimizer = NovoGrad(parameters, 0.05, (0.9, 0.5), weight_decay=0.01, single_launch=single_launch)
         for step in range(10):

@@ -20,8 +20,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from novobench.optim.novograd import kernels
-from novobench.optim.novograd import launch_plan as tables
+from novobench.optim.novograd import LaunchSettings, kernels
 
 DTYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
 TRIPLES = [
@@ -45,7 +44,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 
 def variants(capability):
     """(kernel's name, element types, constants, warps) of what `launch_plan` can launch."""
-    two, one = tables.TWO_LAUNCHES, tables.SINGLE_LAUNCH
+    two, one = LaunchSettings().two_launches, LaunchSettings().single_launch
     overlaps = (False, True) if capability >= 90 else (False,)
     every = (False, True)
     for triple in TRIPLES:

@@ -65,7 +65,7 @@ def test_a_compiled_fused_step_is_one_operator():
     [graph] = graphs
     called = [node.target for node in graph.graph.nodes if node.op.startswith("call")]
     assert [target for target in called if target is not torch._C._set_grad_enabled] == [
-        torch.ops.novobench.novograd_step.default
+        torch.ops.novobench.novograd_update.default
     ]
 
 

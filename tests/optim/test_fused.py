@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from novobench.config import ROOT
 from novobench.optim import NovoGrad
-from novobench.optim.novograd import cuda, kernels, launch_plan
+from novobench.optim.novograd import LaunchSettings, cuda, kernels, launch_plan
+from novobench.optim.novograd.tuning import launch_kernel
 from tests.optim.reference import PaperNovoGrad
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, in the interpreter
@@ -49,19 +50,17 @@ def normal(shape, seed, dtype=torch.float32):
 def launches(monkeypatch):
     """Counts launches by kernel."""
     counts = Counter()
-    for name in ("norms", "decide", "update", "norms_and_update"):
-        kernel = getattr(kernels, name)
 
-        class Counted:
-            def __init__(self, kernel, name):
-                self.kernel, self.name = kernel, name
+    def launch(kernel, programs, *arguments, **constants):
+        counts[name_of(kernel)] += 1
+        launch_kernel(kernel, programs, *arguments, **constants)
 
-            def __getitem__(self, grid):
-                counts[self.name] += 1
-                return self.kernel[grid]
-
-        monkeypatch.setattr(kernels, name, Counted(kernel, name))
+    monkeypatch.setattr(NovoGrad, "launch_settings", dataclasses.replace(NovoGrad.launch_settings, launch=launch))
     return counts
+
+
+def name_of(kernel):
+    return next(name for name in ("norms", "decide", "update", "norms_and_update") if getattr(kernels, name) is kernel)
 
 
 @pytest.mark.parametrize("numel", [1, 2047, 2048, 2049, 16384, 16385, 40000])
@@ -74,9 +73,11 @@ def tuned(monkeypatch):
     """Change how the kernels divide their work: `tuned(chunk=64, block=64)`."""
 
     def change(**settings):
-        for name in ("TWO_LAUNCHES", "SINGLE_LAUNCH"):
-            changed = dataclasses.replace(getattr(launch_plan, name), **settings)
-            monkeypatch.setattr(launch_plan, name, changed)
+        default = NovoGrad.launch_settings
+        tunings = {
+            name: dataclasses.replace(getattr(default, name), **settings) for name in ("two_launches", "single_launch")
+        }
+        monkeypatch.setattr(NovoGrad, "launch_settings", dataclasses.replace(default, **tunings))
 
     return change
 
@@ -87,8 +88,8 @@ def test_the_last_chunk_adds_up_more_partials_than_a_tile_holds(single_launch, t
     optimizer = step_both(
         [normal(17_000, 0).requires_grad_()], lambda step: [normal(17_000, 1 + step)], single_launch=single_launch
     )
-    [fused], _ = optimizer._shared_out()
-    assert fused.plan.buckets[0].chunk_count == 532
+    [backend] = optimizer._assign_backends()
+    assert backend._plan.buckets[0].chunk_count == 532
 
 
 @pytest.mark.parametrize("single_launch", [False, True])
@@ -105,7 +106,7 @@ def test_other_tunings_take_the_same_steps(settings, single_launch, tuned):
 
 def test_a_chunk_must_be_whole_tiles():
     with pytest.raises(ValueError, match="chunk 3000 is no multiple of block 2048"):
-        dataclasses.replace(launch_plan.TWO_LAUNCHES, chunk=3000)
+        dataclasses.replace(LaunchSettings().two_launches, chunk=3000)
 
 
 def test_one_launch_takes_norms_ahead_of_updates(tuned, launches):
@@ -116,8 +117,8 @@ def test_one_launch_takes_norms_ahead_of_updates(tuned, launches):
         parameters, lambda step: [normal(size, 10 * step + i) for i, size in enumerate(sizes)], single_launch=True
     )
     assert launches == {"norms_and_update": 3}
-    [fused], _ = optimizer._shared_out()
-    [bucket] = fused.plan.buckets
+    [backend] = optimizer._assign_backends()
+    [bucket] = backend._plan.buckets
     tasks, tensor_of = bucket.tasks.tolist(), bucket.chunks.tolist()[::2]
     assert sorted(tasks) == list(range(-bucket.chunk_count, bucket.chunk_count))
     last_norm = {tensor_of[task]: place for place, task in enumerate(tasks) if task >= 0}
@@ -144,8 +145,8 @@ def test_a_single_launch_after_steps_in_two_waits_for_its_own_norms(launches):
         optimizer.step()
         plain.step()
     assert launches == {"norms_and_update": 3, "norms": 3, "decide": 3, "update": 3}
-    [fused], _ = optimizer._shared_out()
-    [bucket] = fused.plan.buckets
+    [backend] = optimizer._assign_backends()
+    [bucket] = backend._plan.buckets
     assert (bucket.summed.tolist(), bucket.taken.tolist()) == ([3], [3 * 2 * bucket.chunk_count])
     torch.testing.assert_close(parameter, other, rtol=1e-5, atol=1e-6)
 
@@ -161,17 +162,11 @@ def test_every_launch_is_made_on_the_tensors_device(monkeypatch):
         def __exit__(self, *_):
             inside.pop()
 
-    class Launched:
-        def __init__(self, name):
-            self.name = name
-
-        def __getitem__(self, grid):
-            return lambda *_, **__: seen.append((self.name, bool(inside)))
-
     seen = []
-    monkeypatch.setattr(launch_plan, "guard", lambda device: Guard())
-    for name in ("norms", "decide", "update", "norms_and_update"):
-        monkeypatch.setattr(kernels, name, Launched(name))
+    settings = LaunchSettings(launch=lambda kernel, *_, **__: seen.append((name_of(kernel), bool(inside))))
+    monkeypatch.setattr(NovoGrad, "launch_settings", settings)
+    for module in (cuda, launch_plan):
+        monkeypatch.setattr(module, "current_device", lambda device: Guard())
     parameter = normal(9, 0).requires_grad_()
     parameter.grad = normal(9, 1)
     NovoGrad([parameter], 0.1, fused=True, max_grad_norm=1.0).step()
@@ -181,13 +176,14 @@ def test_every_launch_is_made_on_the_tensors_device(monkeypatch):
 
 def test_a_grad_scaler_adds_no_work_for_the_device(monkeypatch):
     """The kernels read scale and found_inf themselves."""
+    launched = []
+    settings = LaunchSettings(launch=lambda kernel, *_, **__: launched.append(name_of(kernel)))
+    monkeypatch.setattr(NovoGrad, "launch_settings", settings)
     parameter = normal(9, 0).requires_grad_()
     optimizer = NovoGrad([parameter], 0.1, fused=True, unscale_in_step=True)
     parameter.grad = normal(9, 1)
     optimizer.step()
     optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(0.0)
-    for name in ("norms", "update"):
-        monkeypatch.setattr(kernels, name, defaultdict(lambda: lambda *_, **__: None))
 
     class Computed(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -328,7 +324,7 @@ def test_tensors_that_the_kernels_cannot_take_go_another_way():
             clone.grad = parameter.grad.clone()
         mixed.step()
         plain.step()
-    taken = [step.members for step in mixed._shared_out()[0] if isinstance(step, cuda.FusedStep)]
+    taken = [backend.members for backend in mixed._assign_backends() if isinstance(backend, cuda.CudaBackend)]
     assert [len(members) for members in taken] == [1]
     for parameter, clone in zip(parameters, clones, strict=True):
         torch.testing.assert_close(parameter, clone, rtol=1e-5, atol=1e-6)

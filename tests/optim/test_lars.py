@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from novobench.optim import LARS, DecayGroup, NormalizedSGD, larc_, registry
-from novobench.optim.param_groups import param_groups
+from novobench.optim import LARS, NormalizedSGD, larc_, registry, weight_decay_groups
 from novobench.optim.schedules import learning_rate
 from novobench.training.loop import UpdateLoop
 from novobench.training.run_folder import RunFolder
@@ -136,8 +135,8 @@ def test_a_training_with_larc_takes_openseq2seqs_steps(mode, tmp_path):
     net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
     decays = {"0.weight": 0.3, "0.bias": 0.0, "1.weight": 0.03, "1.bias": 0.0}
     theirs = {name: OpenSeq2SeqSGD(p.detach().numpy().copy(), decays[name], mode) for name, p in net.named_parameters()}
-    factors = [DecayGroup(pattern, factor) for pattern, factor in config.optimizer.decay_factors.items()]
-    optimizer = registry.build("sgd", param_groups(net, 0.3, factors), lr=0.05, weight_decay=0.3)
+    groups = weight_decay_groups(net, 0.3, config.optimizer.decay_factors)
+    optimizer = registry.build("sgd", groups, lr=0.05, weight_decay=0.3)
     loop = UpdateLoop(config, None, RunFolder(tmp_path), None, None)
     net.streams = {}
     loop.guard.start(net, optimizer)

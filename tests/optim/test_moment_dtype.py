@@ -93,27 +93,27 @@ def test_m_is_rounded_up_as_often_as_it_should_be(path):
     assert abs(ups - len(moments) * share) < 5 * math.sqrt(len(moments) * share * (1 - share))
 
 
-@path
-def test_m_goes_all_the_way_to_its_limit_where_rounding_to_nearest_stops_short(path):
-    """With the same gradient in every step m → g / ‖g‖ / (1 - β₁). Rounded to nearest, it stops 2⁻⁸ to 2⁻⁹ / (1 - β₁)
-    of itself earlier."""
-    beta, steps = 0.95, 200
-    parameter = torch.zeros(4096, requires_grad=True)
-    parameter.grad = random(4096, 0).abs() + 0.1
-    optimizer = NovoGrad([parameter], 0.0, (beta, 0.25), **BF16, **path)
+@pytest.mark.parametrize("name", ["loop", "fused", pytest.param("triton", marks=pytest.mark.slow)])
+def test_m_goes_all_the_way_to_its_limit_where_rounding_to_nearest_stops_short(name):
+    """With the same gradient in every step m → g / ‖g‖ / (1 - β₁). Rounded to nearest, it stops at a relative distance
+    of 2⁻⁹ / (1 - β₁) to 2⁻⁸ / (1 - β₁), which is 2 to 4 %."""
+    beta, steps, averaged = 0.9, 120, 40
+    parameter = torch.zeros(600, requires_grad=True)
+    parameter.grad = random(600, 0).abs() + 0.1
+    optimizer = NovoGrad([parameter], 0.0, (beta, 0.25), **BF16, **NOVOGRAD_PATHS[name])
     term = (parameter.grad / parameter.grad.norm()).double()
     limit = term / (1 - beta)
-    nearest = torch.zeros(4096, dtype=torch.bfloat16)
-    means = torch.zeros(4096, dtype=torch.float64)
+    nearest = torch.zeros(600, dtype=torch.bfloat16)
+    mean = torch.zeros(600, dtype=torch.float64)
     for step in range(steps):
         optimizer.step()
         nearest = (beta * nearest.double() + term).bfloat16()
-        if step >= steps - 30:
-            means += optimizer.state[parameter]["exp_avg"].double() / 30
+        if step >= steps - averaged:
+            mean += optimizer.state[parameter]["exp_avg"].double() / averaged
     short = 1 - nearest.double() / limit
-    assert short.min() > 0.02
-    assert 0.035 < short.mean() < 0.08
-    assert abs(float((1 - means / limit).mean())) < 0.001
+    assert 0.015 < short.min() < short.max() < 0.045
+    assert 0.025 < short.mean() < 0.035
+    assert abs(float((1 - mean / limit).mean())) < 0.0005
 
 
 @path
@@ -272,15 +272,15 @@ def test_state_takes_two_bytes_per_parameter(path):
     assert sum(value.numel() * value.element_size() for value in own.values()) == 2 * 10_000 + 4 + 8
 
 
-@pytest.mark.parametrize("options", [{"foreach": False, "fused": False}, {"foreach": True}, {"fused": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"fused": True, "max_grad_norm": 0.5}], ids=str)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_compiled_step_is_the_same_step(options):
     torch._dynamo.reset()
-    parameters, others = weights(), weights()
+    parameters, others = weights([(5, 3), (40,)]), weights([(5, 3), (40,)])
     compiled = NovoGrad(parameters, torch.tensor(0.1), weight_decay=0.1, **BF16, **options)
     eager = NovoGrad(others, torch.tensor(0.1), weight_decay=0.1, **BF16, **options)
     step = torch.compile(compiled.step, backend="aot_eager", fullgraph=True)
-    for t in range(3):
+    for t in range(2):
         give(parameters, t)
         give(others, t)
         step()

@@ -1,4 +1,4 @@
-"""Schedules and weight-decay groups."""
+"""Schedules of the learning rate and of weight decay."""
 
 import math
 
@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from novobench.optim import DecayGroup
-from novobench.optim.param_groups import param_groups
 from novobench.optim.schedules import ScheduleSpec, learning_rate, validate, weight_decay
 
 
@@ -82,41 +80,3 @@ def test_weight_decay_in_steps():
 def test_contradictory_schedules_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         validate(ScheduleSpec(**fields))
-
-
-# ------------------------------------------------------------------------------------ weight-decay groups
-
-
-def _network():
-    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
-
-
-def test_the_first_matching_pattern_wins():
-    groups = param_groups(_network(), 0.1, [DecayGroup("@norm", 0.0), DecayGroup("@bias", 0.5)])
-    by_factor = {group["weight_decay_factor"]: (group["param_names"], group["weight_decay"]) for group in groups}
-    assert by_factor == {
-        0.0: (["1.weight", "1.bias"], 0.0),
-        0.5: (["0.bias", "2.bias"], 0.05),
-        1.0: (["0.weight", "2.weight"], 0.1),
-    }
-
-
-def test_without_patterns_everything_decays():
-    (group,) = param_groups(_network(), 0.1, [])
-    assert len(group["params"]) == 6
-
-
-def test_regular_expressions_match_full_names():
-    groups = param_groups(_network(), 0.1, [DecayGroup(r"^2\.", 0.0)])
-    assert groups[0]["param_names"] == ["2.weight", "2.bias"]
-
-
-def test_frozen_parameters_are_left_out():
-    network = _network()
-    network[0].requires_grad_(False)
-    assert sum(len(group["params"]) for group in param_groups(network, 0.1, [])) == 4
-
-
-def test_a_pattern_that_matches_nothing_is_an_error():
-    with pytest.raises(ValueError, match="'2.wieght' matches no trainable parameter. Names look like: .*2.weight"):
-        param_groups(_network(), 0.1, [DecayGroup("2.wieght")])

@@ -84,6 +84,12 @@ def test_an_update_never_waits_for_the_device(name, tmp_path):
     assert found == {1: 1}
 
 
+def test_memory_that_begins_grows_and_begins_anew_makes_no_update_wait(tmp_path):
+    """Transformer-XL's memory has 8, 16, 20, 20, 20, 20, 20 positions after the updates of an epoch, then 8 again."""
+    changes = {"optimizer__name": "adamw", "model__memory_length": 20}
+    assert reads(small_cell(tmp_path, "language", **EVERY_FOURTH, **changes)) == {1: 1}
+
+
 @pytest.mark.parametrize("name", ["lars", "torch.optim:RMSprop"])
 def test_with_an_optimizer_that_takes_no_found_inf_an_update_waits_once(name, tmp_path):
     options = {"optimizer__weight_decay": 0.0, "optimizer__lr": 0.001}

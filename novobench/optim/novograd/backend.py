@@ -1,64 +1,141 @@
-"""Two ways to do the same NovoGrad update, a readable loop and foreach, and what all ways share.
+"""What the implementations of the NovoGrad step share: their interface, the state, and what scales the gradients.
 
-The fused ways are `cpu` and `cuda`. Those here take one group's tensors. `s` is what the raw
-gradient is multiplied by before anything else: 1 / grad scale × clip factor. With n = (s·‖g‖)² and D = √v + ε, the
-update is m ← β₁·m + a·(s·g/D + d·w), w ← w - λ·m, where a = 1 - β₁ with gradient averaging after the first step,
-else 1.
+Symbols: g gradient, w weight, m first moment (`exp_avg`), v second moment (`exp_avg_sq`, one number per tensor), λ
+rate, d weight decay. s is what the raw gradient is multiplied by before anything else: 1 / grad scale × clip factor.
+With n = (s·‖g‖)² and D = √v + ε a step is
+
+    v ← β₂·v + (1 - β₂)·n          v = n at the first step
+    m ← β₁·m + a·(s·g / D + d·w)   a = 1 - β₁ with gradient averaging after the first step, else 1
+    w ← w - λ·m
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from novobench.optim.novograd import rounding, sharding
 
-_ROW = 1 << 14
-"""Elements of a row; see `norm_on_cpu`."""
+Group = dict[str, Any]
+"""One of an optimizer's `param_groups`."""
+State = dict[Tensor, dict[str, Any]]
+"""An optimizer's `state`."""
 
 
-class Tensors(NamedTuple):
-    """One parameter, its gradient and its state; complex ones as their real views, sharded ones as local parts."""
+class Backend(Protocol):
+    """The step of some of an optimizer's parameters by one implementation.
 
-    parameter: Tensor
-    gradient: Tensor
-    moment: Tensor
-    second: Tensor
-    """v, -1 before the first step."""
-    largest: Tensor | None
+    `dispatch` makes it and keeps it for the steps to come. Each step calls `prepare`; if that returns True, `clip` or
+    `square_norm` where the global norm decides about the step; then `update`.
+    """
+
+    def is_current(self) -> bool:
+        """Whether the optimizer's state still holds the tensors that this backend remembers."""
+        ...
+
+    def prepare(self) -> bool:
+        """Look up gradients and make missing state. Returns whether any parameter has a gradient."""
+        ...
+
+    def square_norm(self) -> Tensor:
+        """The square of the norm of all its gradients, 0-d float64 on their device. `update` then uses these norms."""
+        ...
+
+    def clip(self, scaling: GradScaling, max_grad_norm: float | None) -> GradScaling:
+        """`GradScaling.clip` for a backend that has all gradients; it may know a faster way."""
+        return scaling.decide([self.square_norm()], max_grad_norm)
+
+    def update(self, scaling: GradScaling) -> None:
+        """Move v, m and w, and forget the gradients."""
+        ...
+
+
+class ParamState(NamedTuple):
+    """A parameter with its gradient and state. Complex tensors are real views, sharded ones this process's part."""
+
+    weight: Tensor
+    grad: Tensor
+    exp_avg: Tensor
+    """m, with the weight's shape, and its dtype unless `moment_dtype` is another."""
+    exp_avg_sq: Tensor
+    """v, 0-d, see `second_moment_dtype`; -1 before the first step."""
+    max_exp_avg_sq: Tensor | None
     """The largest v so far, with amsgrad."""
-    sharded: Tensor | None = None
-    """The parameter over all processes, if it lies in shards."""
-    norm: Tensor | None = None
-    """‖g‖ over all processes, if it lies in shards; see `with_norms`."""
-    counter: Tensor | None = None
-    """Where the random bits come from, if m is bf16 beside an fp32 parameter; see `rounding`."""
+    dtensor: Tensor | None = None
+    """The parameter as a whole, if it is sharded."""
+    rounding_counter: Tensor | None = None
+    """What the random bits are made from with which m is rounded to bf16, 0-d int64, see `rounding`; else None."""
 
 
-class Whole(NamedTuple):
-    """What concerns the whole step. Tensors, never read here: the loop must not wait for the device."""
-
-    scale: Tensor | None
-    """s, or None for 1."""
-    go: Tensor | None
-    """A 0-d bool: False leaves everything as it is. None for True."""
-
-
-def moment_dtype(parameter: Tensor) -> torch.dtype:
-    """v is fp32, whatever the parameter's precision, and fp64 beside fp64 parameters."""
+def second_moment_dtype(parameter: Tensor) -> torch.dtype:
+    """fp64 for fp64 parameters, and fp32 for all others, those of half precision included."""
     return torch.float64 if parameter.dtype in (torch.float64, torch.complex128) else torch.float32
 
 
-def gathered(
-    parameters: Sequence[Tensor], state: dict[Tensor, dict[str, Any]], name: str, empty: float, dtype: torch.dtype
-) -> Tensor:
-    """One vector of a number of each parameter, on their device.
+def init_state(
+    parameter: Tensor,
+    group: Group,
+    state: State,
+    exp_avg_sq: Tensor | None = None,
+    max_exp_avg_sq: Tensor | None = None,
+    rounding_counter: Tensor | None = None,
+) -> None:
+    """Make the state of a parameter that has its first gradient.
 
-    What `state` holds already is copied in, and `state` then holds the vector's elements.
+    v, the largest v and the counter are new tensors, or the given 0-d ones, which lie in vectors that a backend keeps.
+    Raises RuntimeError for a sparse gradient.
+    """
+    assert parameter.grad is not None
+    if parameter.grad.layout is not torch.strided:
+        raise RuntimeError("NovoGrad does not support sparse gradients")
+    own, device = state[parameter], sharding.local(parameter).device
+    dtype = torch.bfloat16 if rounding.applies(parameter, group) else None
+    own["exp_avg"] = torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)
+    if exp_avg_sq is None:
+        exp_avg_sq = torch.full((), -1.0, dtype=second_moment_dtype(parameter), device=device)
+    own["exp_avg_sq"] = exp_avg_sq
+    if max_exp_avg_sq is None and group["amsgrad"]:
+        max_exp_avg_sq = torch.zeros_like(exp_avg_sq)
+    if max_exp_avg_sq is not None:
+        own["max_exp_avg_sq"] = max_exp_avg_sq
+    if dtype is not None:
+        counter = (
+            rounding_counter if rounding_counter is not None else torch.zeros((), dtype=torch.int64, device=device)
+        )
+        own["rounding_counter"] = counter.fill_(rounding.first_counter(len(state)))
+
+
+def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[tuple[Group, ParamState]]:
+    """The parameters that have a gradient, with their state, which is made if it is missing."""
+    with_grad = []
+    for group, parameter in members:
+        grad = parameter.grad
+        if grad is None:
+            continue
+        own = state[parameter]
+        if not own:
+            init_state(parameter, group, state)
+        elif group["amsgrad"] and "max_exp_avg_sq" not in own:
+            own["max_exp_avg_sq"] = torch.zeros_like(own["exp_avg_sq"])
+        weight, exp_avg, dtensor = parameter, own["exp_avg"], None
+        if sharding.is_sharded(parameter):
+            grad, dtensor = sharding.like(grad, parameter), parameter
+            weight, exp_avg = sharding.local(parameter), sharding.local(exp_avg)
+        if weight.is_complex():
+            weight, grad, exp_avg = (torch.view_as_real(x) for x in (weight, grad, exp_avg))
+        v, v_max, counter = own["exp_avg_sq"], own.get("max_exp_avg_sq"), own.get("rounding_counter")
+        with_grad.append((group, ParamState(weight, grad, exp_avg, v, v_max, dtensor, counter)))
+    return with_grad
+
+
+def gather(parameters: Sequence[Tensor], state: State, name: str, empty: float, dtype: torch.dtype) -> Tensor:
+    """One vector with a number of each parameter, `empty` where `state` has none, on the parameters' device.
+
+    `state` holds the vector's elements from then on.
     """
     vector = torch.full((len(parameters),), empty, dtype=dtype, device=sharding.local(parameters[0]).device)
     for i, parameter in enumerate(parameters):
@@ -70,252 +147,90 @@ def gathered(
     return vector
 
 
-def unscaled(grad_scale: Tensor | None, found_inf: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """s and whether to go on, from what a GradScaler set."""
-    scale = None if grad_scale is None else grad_scale.double().reciprocal().squeeze()
-    return scale, None if found_inf is None else (found_inf == 0).squeeze()
+class GradScaling(NamedTuple):
+    """What gradients are multiplied by, and whether the step is taken. Tensors: no host has to wait for a device."""
+
+    grad_scale: Tensor | None = None
+    """From a GradScaler: gradients are so many times too large."""
+    found_inf: Tensor | None = None
+    """From a GradScaler: 0 if the step is to be taken."""
+    decision: Tensor | None = None
+    """What `decide` made of these two and the global norm: s, 1 to take the step or 0, and the opposite."""
+
+    def factor(self) -> Tensor | None:
+        """s, 0-d, or None for 1."""
+        if self.decision is not None:
+            return self.decision[0]
+        return None if self.grad_scale is None else self.grad_scale.double().reciprocal().squeeze()
+
+    def take_step(self) -> Tensor | None:
+        """Whether to take the step, 0-d bool, or None for True."""
+        if self.decision is not None:
+            return self.decision[1].bool()
+        return None if self.found_inf is None else (self.found_inf == 0).squeeze()
+
+    def skipped(self) -> Tensor:
+        """1 if a decision was not to take the step, else 0; 0-d fp32, as a GradScaler's `found_inf`."""
+        assert self.decision is not None
+        return self.decision[2].float()
+
+    def on_host(self) -> tuple[float, bool]:
+        """The same two as numbers: waits for the device."""
+        if self.decision is not None:
+            factor, take_step, _ = self.decision.tolist()
+            return factor, bool(take_step)
+        factor, take_step = self.factor(), self.take_step()
+        return 1.0 if factor is None else factor.item(), take_step is None or bool(take_step)
+
+    def clip(self, backends: Sequence[Backend], max_grad_norm: float | None) -> GradScaling:
+        """Clip the norm of all gradients of `backends` to `max_grad_norm` (None: do not), and take no step if it is
+        not finite."""
+        if len(backends) == 1:
+            return backends[0].clip(self, max_grad_norm)
+        return self.decide([backend.square_norm() for backend in backends], max_grad_norm)
+
+    def decide(self, squares: Sequence[Tensor], max_grad_norm: float | None) -> GradScaling:
+        """As `clip`, from the squares of the norms; the decision lies where the first of them does."""
+        norm = torch.stack([square.double().to(squares[0].device) for square in squares]).sum().sqrt()
+        factor, take_step = self.factor(), self.take_step()
+        factor = torch.ones_like(norm) if factor is None else factor.to(norm)
+        finite = torch.isfinite(norm)
+        take_step = finite if take_step is None else take_step.to(norm.device) & finite
+        if max_grad_norm is not None:  # 1e-6 as torch.nn.utils.clip_grad_norm_
+            factor = factor * (max_grad_norm / (norm * factor + 1e-6)).clamp_max(1.0)
+        return self._replace(decision=torch.stack([factor, take_step, ~take_step]))
 
 
-def limited(squares: list[Tensor], max_grad_norm: float | None, scale: Tensor | None, go: Tensor | None) -> Tensor:
-    """s, whether to go on, and the opposite, when the global norm, of which `squares` are the parts, decides."""
-    device = squares[0].device
-    total = torch.stack([square.double().to(device) for square in squares]).sum().sqrt()
-    finite = torch.isfinite(total)
-    go = finite if go is None else go.to(device) & finite
-    scale = torch.ones_like(total) if scale is None else scale.to(total)
-    if max_grad_norm is not None:
-        scale = scale * (max_grad_norm / (total * scale + 1e-6)).clamp_max(1.0)  # 1e-6 as torch's clip_grad_norm_
-    return torch.stack([scale, go, ~go])
+Scalars = Callable[[float, float, float], "tuple[float, float, float] | None"]
 
 
-def with_norms(tensors: list[Tensors]) -> list[Tensors]:
-    """The same tensors, those in shards with their gradient's norm over all processes."""
-    places = [i for i, t in enumerate(tensors) if t.sharded is not None]
-    if not places:
-        return tensors
-    squares = torch.stack([norm(tensors[i]).double().square() for i in places])
-    sharding.sum_over_shards(squares, [tensors[i].sharded for i in places])  # type: ignore[misc]
-    for i, total in zip(places, squares.sqrt(), strict=True):
-        tensors[i] = tensors[i]._replace(norm=total.to(tensors[i].second.dtype))
-    return tensors
+def scalar_update(group: Group, lr: float, scale: float, dtype: torch.dtype) -> Scalars:
+    """The scalar part of a step on the host: a function of ‖g‖², v and the largest v (-1 without amsgrad) of a tensor.
 
-
-def norm(t: Tensors) -> Tensor:
-    """‖g‖, 0-d, in v's precision."""
-    if t.norm is not None:
-        return t.norm
-    if t.gradient.device.type == "cpu":
-        return norm_on_cpu(t.gradient).to(t.second.dtype)
-    return torch.linalg.vector_norm(t.gradient, dtype=t.second.dtype)
-
-
-def norm_on_cpu(x: Tensor) -> Tensor:
-    """‖x‖, 0-d, float64, to seven digits.
-
-    A GPU adds in a tree, but torch's norm of a tensor on a CPU adds one square after another: in fp32 that loses 1 %
-    over 10⁸ elements, in double it is ten times slower. Norms of rows, put together in double, are neither. Small
-    tensors and those with holes are summed in double; so is everything under torch.compile, whose loops are its own.
-    """
-    count = x.numel()
-    rest = count % _ROW
-    if count == rest or torch.compiler.is_compiling() or not dense(x):
-        return torch.linalg.vector_norm(x, dtype=torch.float64)
-    rows = x.as_strided((count // _ROW, _ROW), (_ROW, 1))  # in the order of memory, whatever the layout
-    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
-    size = torch.linalg.vector_norm(norms, dtype=torch.float64)
-    if rest:
-        last = x.as_strided((rest,), (1,), x.storage_offset() + count - rest)
-        size = torch.hypot(size, torch.linalg.vector_norm(last, dtype=torch.float64))
-    return size
-
-
-def _size(t: Tensors, x: Tensor) -> Tensor:
-    """‖x‖ of a weight or moment, over all processes."""
-    size = torch.linalg.vector_norm(x)
-    if t.sharded is not None:
-        square = size.double().square().reshape(1)
-        sharding.sum_over_shards(square, [t.sharded])
-        size = square[0].sqrt().to(size.dtype)
-    return size
-
-
-# ---------------------------------------------------------------------------------------------- the readable one
-
-
-def loop(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None:
-    """Tensor by tensor, in fp32 (fp64) arithmetic, without reading a number from the device."""
-    for t in members:
-        _update(group, t, whole)
-
-
-def _update(group: dict[str, Any], t: Tensors, whole: Whole) -> None:
-    beta1, beta2 = group["betas"]
-    lr, decay, dtype, device = group["lr"], group["weight_decay"], t.second.dtype, t.second.device
-    if isinstance(lr, Tensor):
-        lr = lr.to(device=device, dtype=dtype)
-    scale = torch.ones((), dtype=dtype, device=device) if whole.scale is None else whole.scale.to(device, dtype)
-    gradient, weight, moment = (x.to(dtype) for x in (t.gradient, t.parameter, t.moment))
-
-    square = (norm(t) * scale) ** 2
-    keep = ~torch.isfinite(square) if whole.go is None else ~(torch.isfinite(square) & whole.go.to(device))
-    first = t.second < 0
-    keep |= first & (square == 0) & (lr == 0)  # see `advancing`
-    second = torch.where(first, square, beta2 * t.second + (1 - beta2) * square)
-    largest = second if t.largest is None else torch.maximum(t.largest, second)
-    divisor = (largest + group["eps"]).sqrt() if group["eps_inside_sqrt"] else largest.sqrt() + group["eps"]
-    factor = torch.where(divisor > 0, scale / divisor, 0.0)  # ε = 0 and a zero gradient: 0/0 is taken as 0
-    update = gradient * (-factor if group["maximize"] else factor)
-    new_weight = weight
-    if decay and group["decoupled_weight_decay"]:
-        new_weight = weight * (1 - lr * decay)
-    elif decay:
-        update = update + decay * weight
-    if group["grad_averaging"]:
-        update = update * torch.where(first, torch.ones_like(second), 1 - beta1)
-    moment = beta1 * moment + update
-    if group["update_clip"] is not None:
-        limit = group["update_clip"] * _size(t, weight)
-        lr = (limit / (_size(t, moment) + 1e-8)).clamp_max(lr)
-    new_weight = new_weight - lr * moment
-
-    t.parameter.copy_(torch.where(keep, t.parameter, new_weight.to(t.parameter.dtype)))
-    t.moment.copy_(torch.where(keep, t.moment, _as_stored(t, moment)))
-    if t.counter is not None:
-        t.counter.add_(~keep)
-    t.second.copy_(torch.where(keep, t.second, second))
-    if t.largest is not None:
-        t.largest.copy_(torch.where(keep, t.largest, largest))
-
-
-def _as_stored(t: Tensors, moment: Tensor) -> Tensor:
-    """A new m in the dtype of the stored one."""
-    if t.counter is None:
-        return moment.to(t.moment.dtype)
-    rounded = torch.empty_like(t.moment)
-    rounding.stochastic_round(moment, t.counter, rounded)
-    return rounded
-
-
-# ---------------------------------------------------------------------------------------------- foreach
-
-
-def foreach(group: dict[str, Any], members: list[Tensors], whole: Whole) -> None:
-    """All tensors of a device at once; reads the norms from the device once a step."""
-    scale, go = _on_host(whole)
-    if not go:
-        return
-    alike: dict[tuple[torch.device, torch.dtype], list[Tensors]] = {}
-    for t in members:
-        if plain(t.parameter, t.gradient, t.moment) and group["update_clip"] is None:
-            alike.setdefault((t.parameter.device, t.parameter.dtype), []).append(t)
-        else:
-            _update(group, t, whole)
-    for (_, dtype), same in alike.items():
-        if same[0].gradient.device.type == "cpu" or any(t.sharded is not None for t in same):
-            norms = [norm(t) for t in same]
-        else:
-            norms = list(torch._foreach_norm([t.gradient for t in same], 2, dtype=same[0].second.dtype))
-        lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
-        advance = advancing(group, lr, scale, dtype)
-        taken = []
-        for t, size in zip(same, torch.stack(norms).tolist(), strict=True):
-            step = advance(size * size, t.second.item(), -1.0 if t.largest is None else t.largest.item())
-            if step is None:
-                continue
-            factor, average, second = step
-            taken.append((t, factor, average))
-            t.second.fill_(second)
-            if t.largest is not None:
-                t.largest.clamp_min_(second)
-        if not taken:
-            continue
-        weights = [t.parameter for t, _, _ in taken]
-        moments = [t.moment for t, _, _ in taken]
-        updates = torch._foreach_mul([t.gradient for t, _, _ in taken], [factor * a for _, factor, a in taken])
-        decay = group["weight_decay"]
-        if decay and not group["decoupled_weight_decay"]:
-            torch._foreach_add_(updates, torch._foreach_mul(weights, [decay * a for _, _, a in taken]))
-        torch._foreach_mul_(moments, group["betas"][0])
-        torch._foreach_add_(moments, updates)
-        if decay and group["decoupled_weight_decay"]:
-            torch._foreach_mul_(weights, 1 - lr * decay)
-        torch._foreach_add_(weights, moments, alpha=-lr)
-
-
-def _on_host(whole: Whole) -> tuple[float, bool]:
-    """s and whether to go on, read from the device once."""
-    return 1.0 if whole.scale is None else whole.scale.item(), whole.go is None or bool(whole.go)
-
-
-def advancing(
-    group: dict[str, Any], lr: float, scale: float, dtype: torch.dtype
-) -> Callable[[float, float, float], tuple[float, float, float] | None]:
-    """The function that makes ± s / D, a and the new v of a tensor's ‖g‖², v and largest v (-1 without amsgrad).
-
-    It returns None if the tensor is to be left as it is: if the norm is not finite, in the precision of v, or if a
-    first step has neither gradient nor rate. torch.distributed.checkpoint takes such a step to make a state.
+    It returns ± s / D (negative to maximize), a, and the new v; or None if the tensor must be left as it is: if the
+    norm is not finite in v's precision, `dtype`, or if a first step has neither gradient nor rate, which is how
+    torch.distributed.checkpoint makes an optimizer create its state.
     """
     (beta1, beta2), eps, eps_inside_sqrt = group["betas"], group["eps"], group["eps_inside_sqrt"]
-    signed, scale_square = -scale if group["maximize"] else scale, scale * scale
-    average_later = 1 - beta1 if group["grad_averaging"] else 1.0
+    signed_scale, square_scale = -scale if group["maximize"] else scale, scale * scale
+    later_average = 1 - beta1 if group["grad_averaging"] else 1.0
     limit = torch.finfo(dtype).max
 
-    def advance(square: float, second: float, largest: float) -> tuple[float, float, float] | None:
-        square *= scale_square
+    def update(square: float, v: float, v_max: float) -> tuple[float, float, float] | None:
+        square *= square_scale
         if not square <= limit:
             return None
-        if second < 0:
+        if v < 0:
             if square == 0.0 and lr == 0.0:
                 return None
-            second, average = square, 1.0
+            v, average = square, 1.0
         else:
-            second, average = beta2 * second + (1 - beta2) * square, average_later
-        if second > largest:
-            largest = second
-        divisor = math.sqrt(largest + eps) if eps_inside_sqrt else math.sqrt(largest) + eps
+            v, average = beta2 * v + (1 - beta2) * square, later_average
+        if v > v_max:
+            v_max = v
+        divisor = math.sqrt(v_max + eps) if eps_inside_sqrt else math.sqrt(v_max) + eps
         if divisor == 0.0:  # ε = 0 and a zero gradient: 0/0 is taken as 0
-            return 0.0, 1.0, second
-        return signed / divisor, average, second
+            return 0.0, 1.0, v
+        return signed_scale / divisor, average, v
 
-    return advance
-
-
-def plain(parameter: Tensor, gradient: Tensor, moment: Tensor, moment_dtype: torch.dtype | None = None) -> bool:
-    """One dtype with fp32 or fp64 arithmetic and one layout: the kernels check neither and would mix elements.
-
-    `moment_dtype` is that of m if the caller makes a copy of m in the parameter's dtype.
-    """
-    dtype = parameter.dtype
-    return (
-        gradient.dtype is dtype
-        and moment.dtype is (moment_dtype or dtype)
-        and (dtype is torch.float32 or dtype is torch.float64)
-        and parameter.numel() > 0
-        and same_order(parameter, gradient, moment)
-    )
-
-
-def same_order(*tensors: Tensor) -> bool:
-    """Whether the tensors, of one shape, lie dense in memory in one and the same order of their elements."""
-    if all(map(Tensor.is_contiguous, tensors)):
-        return True
-    first, *others = tensors
-    strides = _strides(first)
-    return all(_strides(x) == strides for x in others) and dense(first)
-
-
-def dense(x: Tensor) -> bool:
-    """No holes and no overlap, e.g. channels-last: elements may be visited in memory order."""
-    if x.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape, strict=True) if n > 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def _strides(x: Tensor) -> list[int]:
-    """Those that matter: of a dimension of one element torch may say anything."""
-    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+    return update

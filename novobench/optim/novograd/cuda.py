@@ -1,8 +1,8 @@
-"""Who takes part in the fused NovoGrad step, and what has changed since the last one.
+"""Triton kernels over all tensors of a device: the default on CUDA. Never waits for the device.
 
-One `FusedStep` holds the parameters of one device: their v in one vector, whose elements are the 0-d tensors of
-`state`, and the plan of the tensors that had a gradient last time. A step in which nothing changed costs the host a
-few comparisons of lists and two launches.
+A `CudaBackend` keeps the parameters of one device: their v in one vector, whose elements are the 0-d tensors of the
+optimizer's state, and the launch plan of the tensors that had a gradient last time. A step in which nothing changed
+costs the host a few comparisons of lists and two launches.
 """
 
 from __future__ import annotations
@@ -13,187 +13,191 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from novobench.optim.novograd import backend as paths
 from novobench.optim.novograd import kernels, rounding, sharding
-from novobench.optim.novograd import launch_plan as tables
-from novobench.optim.novograd.layout import DIMENSIONS
+from novobench.optim.novograd.backend import Backend, GradScaling, Group, State, gather, init_state
+from novobench.optim.novograd.kernel_tables import DIMENSIONS
+from novobench.optim.novograd.launch_plan import (
+    DTYPES,
+    GroupNumbers,
+    LaunchPlan,
+    Member,
+    Staging,
+    StateVectors,
+    current_device,
+)
+from novobench.optim.novograd.tuning import LaunchSettings
 
 _ADDRESS, _STRIDE, _CONTIGUOUS = Tensor.data_ptr, Tensor.stride, Tensor.is_contiguous
 
 
-def runs_on(device: torch.device) -> bool:
-    """CUDA; in Triton's interpreter, which tests use, the CPU instead."""
-    return device.type == ("cpu" if kernels.INTERPRETED else "cuda")
+def device_type() -> str:
+    """Where the kernels run: on CUDA, or in Triton's interpreter, which tests use, on a CPU."""
+    return "cpu" if kernels.INTERPRETED else "cuda"
 
 
-def takes(parameter: Tensor) -> bool:
+def supports(parameter: Tensor) -> bool:
     """Whether the kernels know this parameter's dtype and can index it."""
-    return parameter.dtype in tables.DTYPES and parameter.dim() <= DIMENSIONS.value
+    return parameter.dtype in DTYPES and parameter.dim() <= DIMENSIONS.value
 
 
-class FusedStep:
-    """The fused step of the parameters of one device; `members` are (number of the group, parameter)."""
+class CudaBackend(Backend):
+    """For fp32, fp16 and bf16 parameters of one device. Gradients may have another of these dtypes, and any layout."""
 
     def __init__(
         self,
         members: Sequence[tuple[int, Tensor]],
-        groups: Sequence[dict[str, Any]],
-        state: dict[Tensor, dict[str, Any]],
+        groups: Sequence[Group],
+        state: State,
+        settings: LaunchSettings,
         *,
-        at_once: bool = False,
-        moment_dtype: torch.dtype | None = None,
+        single_launch: bool = False,
     ) -> None:
-        """`at_once`: with `norms_and_update`, see there."""
-        self.moment_dtype = moment_dtype
-        self.members, self.groups, self.state = list(members), groups, state
-        self.parameters = [parameter for _, parameter in members]
-        self.sharded = any(map(sharding.is_sharded, self.parameters))
-        self.at_once = at_once and not self.sharded
-        self.device = sharding.local(self.parameters[0]).device
-        self.guard = tables.guard(self.device)
-        self.seconds = self._gather_seconds()
-        self._first_moment = self._moment_of_first()
+        """`members` are parameters with the number of their group. `single_launch`: norms and update in one kernel
+        where the global norm is not needed."""
+        self.members, self._groups, self._state, self._settings = list(members), groups, state, settings
+        self._parameters = [parameter for _, parameter in members]
+        self._sharded = any(map(sharding.is_sharded, self._parameters))
+        self._single_launch = single_launch and not self._sharded
+        self._device = sharding.local(self._parameters[0]).device
+        self._current_device = current_device(self._device)
+        self._vectors = self._gather_vectors()
+        self._first_exp_avg = self._exp_avg_of_first()
         self._captured: list[Any] = []
         """What captured graphs read: it must live as long as they may be replayed."""
-        self._staging: tables.Staging | None = None
-        self._in_step: list[Tensor] = []
+        self._staging: Staging | None = None
+        self._grads: list[Tensor] = []
         """Gradients of this step: one that had to be laid out anew exists nowhere else."""
+        self._has_norms = False
         self._start_over()
 
-    def _moment_of_first(self) -> Any:
-        return self.state.get(self.parameters[0], {}).get("exp_avg")
+    def _exp_avg_of_first(self) -> Any:
+        return self._state.get(self._parameters[0], {}).get("exp_avg")
 
     def is_current(self) -> bool:
-        """Whether `state` still is what this step reads and writes, by the sample of the first parameter."""
-        return self._moment_of_first() is self._first_moment
+        """By the sample of the first parameter."""
+        return self._exp_avg_of_first() is self._first_exp_avg
 
-    def _start_over(self, staging: tables.Staging | None = None) -> None:
+    def _start_over(self, staging: Staging | None = None) -> None:
         """Forget what the device holds: all tables will be new ones."""
-        self.plan: tables.Plan | None = None
-        self.rates = tables.Rates(len(self.groups), self.device, staging)
-        self._known: tuple[Any, ...] = ()
+        self._plan: LaunchPlan | None = None
+        self._numbers = GroupNumbers(len(self._groups), self._device, staging)
+        self._last: tuple[Any, ...] = ()
         self._addresses: list[int] = []
         self._in_capture = staging is not None
 
     def prepare(self) -> bool:
-        """Bring the tables up to date; False if no parameter has a gradient."""
-        slots: Sequence[int] = range(len(self.parameters))
-        gradients: list[Any] = [p.grad for p in self.parameters]
-        parameters = self.parameters
+        """Bring the tables up to date."""
+        slots: Sequence[int] = range(len(self._parameters))
+        grads: list[Any] = [p.grad for p in self._parameters]
+        parameters = self._parameters
         try:
-            addresses = None if self.sharded else list(map(_ADDRESS, gradients))
+            addresses = None if self._sharded else list(map(_ADDRESS, grads))
         except (TypeError, RuntimeError, NotImplementedError):  # None, or sparse
             addresses = None
         if addresses is None:
-            slots = [i for i, g in enumerate(gradients) if g is not None]
+            slots = [i for i, g in enumerate(grads) if g is not None]
             if not slots:
                 return False
-            parameters, gradients = [parameters[i] for i in slots], [gradients[i] for i in slots]
-            if any(g.is_sparse for g in gradients):
+            parameters, grads = [parameters[i] for i in slots], [grads[i] for i in slots]
+            if any(g.is_sparse for g in grads):
                 raise RuntimeError("NovoGrad does not support sparse gradients")
-            gradients = [sharding.like(g, p) for g, p in zip(gradients, parameters, strict=True)]
+            grads = [sharding.like(g, p) for g, p in zip(grads, parameters, strict=True)]
             parameters = [sharding.local(p) for p in parameters]
-            addresses = list(map(_ADDRESS, gradients))
-        strides = None if all(map(_CONTIGUOUS, gradients)) else list(map(_STRIDE, gradients))
-        known = (slots, list(map(_ADDRESS, parameters)), strides, [g.dtype for g in gradients])
+            addresses = list(map(_ADDRESS, grads))
+        strides = None if all(map(_CONTIGUOUS, grads)) else list(map(_STRIDE, grads))
+        now = (slots, list(map(_ADDRESS, parameters)), strides, [g.dtype for g in grads])
         if self._is_captured():
             self._begin_capture(slots)
         elif self._in_capture:
             self._start_over()
         moved = addresses != self._addresses
-        if self.plan is None or known != self._known or (moved and _misaligned(addresses, self._addresses)):
-            members = self._with_state(slots, parameters, gradients)
-            self.plan = tables.Plan(members, slots, self.rates.staging, at_once=self.at_once, sharded=self.sharded)
+        if self._plan is None or now != self._last or (moved and _misaligned(addresses, self._addresses)):
+            members = self._with_state(slots, parameters, grads)
+            self._plan = LaunchPlan(
+                members,
+                slots,
+                self._settings,
+                self._numbers.staging,
+                single_launch=self._single_launch,
+                sharded=self._sharded,
+            )
         elif moved:
-            self.plan.set_gradients(addresses)
-        self._known, self._addresses, self._in_step = known, addresses, gradients
-        self.rates.refresh(self.groups)
+            self._plan.set_grads(addresses)
+        self._last, self._addresses, self._grads, self._has_norms = now, addresses, grads, False
+        self._numbers.refresh(self._groups)
         if self._in_capture:
-            self._captured.append((self.plan, self.rates))
+            self._captured.append((self._plan, self._numbers))
         elif self._staging is None:
-            self._staging = tables.Staging(self.plan.table_bytes + self.rates.table_bytes)
+            self._staging = Staging(self._plan.table_bytes + self._numbers.table_bytes)
         return True
 
-    def norms(self) -> None:
-        """Launch the sums of squares; sharded tensors are summed over their processes."""
-        assert self.plan is not None
-        self.plan.norms(self.seconds)
-        if self.sharded:
-            order = [self.parameters[self.plan.slots[i]] for i in self.plan.order_of_squares()]
-            sharding.sum_over_shards(self.plan.squares, order)
+    def square_norm(self) -> Tensor:
+        return self._launch_norms().squares.double().sum()
 
-    def total_square(self) -> Tensor:
-        """The square of the norm of all gradients of this device, float64."""
-        assert self.plan is not None
-        return self.plan.squares.double().sum()
+    def clip(self, scaling: GradScaling, max_grad_norm: float | None) -> GradScaling:
+        """In one small kernel."""
+        decision = self._launch_norms().decide(max_grad_norm, scaling.grad_scale, scaling.found_inf)
+        return scaling._replace(decision=decision)
 
-    def decide(self, limit: float | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
-        """What gradients are multiplied by, whether to take the step, and the opposite; worked out on the device."""
-        assert self.plan is not None
-        self.plan.decide(limit, grad_scale, found_inf)
-        return self.plan.decided
+    def update(self, scaling: GradScaling) -> None:
+        decision, single_launch = scaling.decision, self._single_launch and not self._has_norms
+        if single_launch:
+            assert self._plan is not None
+            self._plan.norms_and_update(self._vectors, self._numbers, scaling.grad_scale, scaling.found_inf)
+        else:
+            plan = self._plan if self._has_norms else self._launch_norms()
+            assert plan is not None
+            if decision is not None:
+                decision = decision.to(self._device, torch.float32)
+            plan.update(self._vectors, self._numbers, scaling.grad_scale, scaling.found_inf, decision)
+        self._grads, self._has_norms = [], False
 
-    def update(self, grad_scale: Tensor | None, found_inf: Tensor | None, decided: Tensor | None) -> None:
-        """Launch the update."""
-        assert self.plan is not None
-        if decided is not None:
-            decided = decided.to(self.device, torch.float32)
-        self.plan.update(self.seconds, self.rates, grad_scale, found_inf, decided)
-        self._in_step = []
-
-    def norms_and_update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """Both in a single launch, which may read each gradient from memory once only."""
-        assert self.plan is not None
-        self.plan.norms_and_update(self.seconds, self.rates, grad_scale, found_inf)
-        self._in_step = []
+    def _launch_norms(self) -> LaunchPlan:
+        """The first launch; norms of sharded tensors are then summed over their processes."""
+        assert self._plan is not None
+        self._plan.norms(self._vectors)
+        if self._sharded:
+            order = [self._parameters[self._plan.slots[i]] for i in self._plan.order_of_squares()]
+            sharding.sum_over_shards(self._plan.squares, order)
+        self._has_norms = True
+        return self._plan
 
     # ------------------------------------------------------------------------------------ state
 
-    def _gather_seconds(self) -> tables.Seconds:
-        """One vector of v; what `state` holds already is copied in, and `state` then holds its elements."""
-        v = paths.gathered(self.parameters, self.state, "exp_avg_sq", -1.0, torch.float32)
-        largest = v
-        if any(group["amsgrad"] for group in self.groups):
-            largest = paths.gathered(self.parameters, self.state, "max_exp_avg_sq", 0.0, torch.float32)
-        v_old = torch.empty_like(v)
-        largest_old = v_old if largest is v else torch.empty_like(v)
-        if not any(rounding.applies(parameter, self.moment_dtype) for parameter in self.parameters):
-            return tables.Seconds(v, v_old, largest, largest_old)
-        counters = paths.gathered(self.parameters, self.state, "rounding_counter", 0, torch.int64)
-        return tables.Seconds(v, v_old, largest, largest_old, counters, torch.empty_like(counters))
+    def _gather_vectors(self) -> StateVectors:
+        v = gather(self._parameters, self._state, "exp_avg_sq", -1.0, torch.float32)
+        v_max = v
+        if any(group["amsgrad"] for group in self._groups):
+            v_max = gather(self._parameters, self._state, "max_exp_avg_sq", 0.0, torch.float32)
+        counters = None
+        if any(rounding.applies(parameter, self._groups[group]) for group, parameter in self.members):
+            counters = gather(self._parameters, self._state, "rounding_counter", 0, torch.int64)
+        return StateVectors.of(v, v_max, counters)
 
-    def _with_state(
-        self, slots: Sequence[int], parameters: Sequence[Tensor], gradients: Sequence[Tensor]
-    ) -> list[tables.Member]:
+    def _with_state(self, slots: Sequence[int], parameters: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Member]:
         members = []
-        for slot, parameter, gradient in zip(slots, parameters, gradients, strict=True):
+        for slot, parameter, grad in zip(slots, parameters, grads, strict=True):
             group, whole = self.members[slot]
-            if gradient.dtype not in tables.DTYPES:
-                raise RuntimeError(f"NovoGrad: a gradient of dtype {gradient.dtype} for a {parameter.dtype} parameter")
-            own = self.state[whole]
+            if grad.dtype not in DTYPES:
+                raise RuntimeError(f"NovoGrad: a gradient of dtype {grad.dtype} for a {parameter.dtype} parameter")
+            own = self._state[whole]
             if "exp_avg" not in own:
-                rounds = rounding.applies(whole, self.moment_dtype)
-                dtype = self.moment_dtype if rounds else None
-                own["exp_avg"] = torch.zeros_like(whole, dtype=dtype, memory_format=torch.preserve_format)
-                if rounds:
-                    assert self.seconds.counters is not None
-                    number = rounding.first_counter(len(self.state))
-                    own["rounding_counter"] = self.seconds.counters[slot].fill_(number)
-                own["exp_avg_sq"] = self.seconds.v[slot]
-                if self.seconds.amsgrad:
-                    own["max_exp_avg_sq"] = self.seconds.largest[slot]
-            members.append(tables.Member(group, parameter, gradient, sharding.local(own["exp_avg"])))
-        self._first_moment = self._moment_of_first()
+                vectors = self._vectors
+                v_max = vectors.v_max[slot] if vectors.amsgrad else None
+                counter = None if vectors.counters is None else vectors.counters[slot]
+                init_state(whole, self._groups[group], self._state, vectors.v[slot], v_max, counter)
+            members.append(Member(group, parameter, grad, sharding.local(own["exp_avg"])))
+        self._first_exp_avg = self._exp_avg_of_first()
         return members
 
     def _is_captured(self) -> bool:
         """Whether the stream that the kernels go to is being captured in a CUDA graph."""
-        with self.guard:
-            return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        with self._current_device:
+            return self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def _begin_capture(self, slots: Sequence[int]) -> None:
         """Tables of this capture's own. State must exist: creating it inside would reset it at every replay."""
-        stepped = all("exp_avg" in self.state[self.members[slot][1]] for slot in slots)
+        stepped = all("exp_avg" in self._state[self.members[slot][1]] for slot in slots)
         if not stepped or self._staging is None:
             raise RuntimeError("NovoGrad: take one step with every gradient before capturing a step in a CUDA graph")
         self._captured.append(self._staging)

@@ -1,4 +1,4 @@
-"""The Triton kernels of the fused NovoGrad step; `cuda` prepares their tables and launches them.
+"""The Triton kernels of the NovoGrad step; `launch_plan` prepares their tables and launches them.
 
 A launch covers all tensors of one (weight, gradient, moment) dtype triple, however many, of whatever size, group,
 alignment or strides. Each program takes one chunk of one tensor, looks its tensor up in tables of addresses and
@@ -52,9 +52,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from novobench.optim.novograd import layout as column
+from novobench.optim.novograd import kernel_tables as column
 from novobench.optim.novograd.kernel_rounding import stochastic_round, tensor_key
-from novobench.optim.novograd.layout import strided
+from novobench.optim.novograd.kernel_tables import strided
 
 STRIDED_DIVISOR = tl.constexpr(8)
 """Tiles of a tensor that is not dense are so many times smaller: one element per thread, whose 64-bit indices fit."""
@@ -122,24 +122,9 @@ def _norm_of_chunk(
 
 @triton.jit
 def norms(
-    g_address,
-    layout,
-    chunks,
-    partials,
-    finished,
-    squares,
-    v,
-    v_old,
-    largest,
-    largest_old,
-    counters,
-    counters_old,
-    G: tl.constexpr,
-    AMSGRAD: tl.constexpr,
-    ROUND: tl.constexpr,
-    BLOCK: tl.constexpr,
-    OVERLAP: tl.constexpr,
-):
+    g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old, counters, counters_old,
+    G: tl.constexpr, AMSGRAD: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
     """The part of ‖g‖² of one chunk. Grid: C programs."""
     if OVERLAP:
         gdc_launch_dependents()
@@ -237,7 +222,7 @@ def _update_of_chunk(
     square = norm * norm
     old = tl.load(v_old + slot)
     first = old < 0.0
-    # a first step with neither gradient nor rate makes a state and nothing else, see `backend.advancing`
+    # a first step with neither gradient nor rate makes a state and nothing else, see `backend.scalar_update`
     go = go & (square < float("inf")) & ((square > 0.0) | (lr != 0.0) | (old >= 0.0))
 
     if go:
@@ -316,36 +301,12 @@ def _update_of_chunk(
 
 @triton.jit
 def update(
-    w_address,
-    g_address,
-    m_address,
-    layout,
-    chunks,
-    lr_address,
-    numbers,
-    squares,
-    v,
-    v_old,
-    largest,
-    largest_old,
-    counters,
-    counters_old,
-    grad_scale,
-    found_inf,
-    decided,
-    W: tl.constexpr,
-    G: tl.constexpr,
-    M: tl.constexpr,
-    SCALED: tl.constexpr,
-    FOUND: tl.constexpr,
-    DECIDED: tl.constexpr,
-    AMSGRAD: tl.constexpr,
-    ROUND: tl.constexpr,
-    BLOCK: tl.constexpr,
-    REVERSE: tl.constexpr,
-    EVICT: tl.constexpr,
-    OVERLAP: tl.constexpr,
-):
+    w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest, largest_old,
+    counters, counters_old, grad_scale, found_inf, decided,
+    W: tl.constexpr, G: tl.constexpr, M: tl.constexpr, SCALED: tl.constexpr, FOUND: tl.constexpr,
+    DECIDED: tl.constexpr, AMSGRAD: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr,
+    EVICT: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
     """The step of one chunk. Grid: C programs."""
     chunk = tl.program_id(0)
     if REVERSE:
@@ -359,37 +320,11 @@ def update(
 
 @triton.jit
 def norms_and_update(
-    tasks,
-    taken,
-    summed,
-    w_address,
-    g_address,
-    m_address,
-    layout,
-    chunks,
-    lr_address,
-    numbers,
-    partials,
-    finished,
-    squares,
-    v,
-    v_old,
-    largest,
-    largest_old,
-    counters,
-    counters_old,
-    grad_scale,
-    found_inf,
-    W: tl.constexpr,
-    G: tl.constexpr,
-    M: tl.constexpr,
-    SCALED: tl.constexpr,
-    FOUND: tl.constexpr,
-    AMSGRAD: tl.constexpr,
-    ROUND: tl.constexpr,
-    BLOCK: tl.constexpr,
-    EVICT: tl.constexpr,
-):
+    tasks, taken, summed, w_address, g_address, m_address, layout, chunks, lr_address, numbers, partials, finished,
+    squares, v, v_old, largest, largest_old, counters, counters_old, grad_scale, found_inf,
+    W: tl.constexpr, G: tl.constexpr, M: tl.constexpr, SCALED: tl.constexpr, FOUND: tl.constexpr,
+    AMSGRAD: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, EVICT: tl.constexpr,
+):  # fmt: skip
     """Both in one launch: a program takes the next of `tasks`, which is chunk c's norm (c) or its update (-1 - c).
     Grid: 2 C programs.
 

@@ -5,7 +5,7 @@ gradients (60 kB for a thousand tensors), rates. Chunks and layouts are sent whe
 gradients change. Nothing is ever read from the device.
 
 In a CUDA graph being captured all tables are private to that capture, so that later steps cannot change what a
-replay reads. Rates that shall change between replays are tensors.
+replay reads. Rates that are to change between replays are tensors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,60 +22,28 @@ import triton.language as tl
 from torch import Tensor
 
 from novobench.optim.novograd import kernels
-from novobench.optim.novograd.layout import NUMBERS, group_numbers, layout_columns
+from novobench.optim.novograd.kernel_tables import NUMBERS, group_numbers, layout_columns
+from novobench.optim.novograd.tuning import LaunchSettings, Tuning
 
 DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 """Weights, gradients and moments may have any of these; arithmetic is fp32."""
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How the kernels divide their work; `novobench bench optimizer --sweep` measures other ways."""
-
-    block: int
-    """Elements of a tile. With 8 or more per thread, 2-byte types too get 16-byte accesses."""
-    warps: int
-    """Warps of 32 threads per program."""
-    chunk: int
-    """Elements of a program's share, a multiple of `block`."""
-    ahead: int = 0
-    """A single launch takes the norms of this many bytes of gradients before it updates what came before them: few
-    enough to stay in the cache, and more than all programs that run at once read, so that none has to wait."""
-    reverse: bool = True
-    """The update takes the last chunk first; see `kernels`, also for the next two."""
-    evict: bool = True
-    overlap: bool = False
-
-    def __post_init__(self) -> None:
-        if self.chunk % self.block:
-            raise ValueError(f"chunk {self.chunk} is no multiple of block {self.block}")
-
-    def update_block(self, rounds: bool) -> int:
-        """Elements of a tile of the update: half as many where m is rounded, as the random bits need registers."""
-        return self.block // 2 if rounds else self.block
-
-
-TWO_LAUNCHES = Tuning(block=2048, warps=8, chunk=8192, evict=False, overlap=True)
-"""As fast on an H100 as the fastest of a sweep (results/gpu/bench_sweep.csv), whose larger tiles take 98 registers."""
-SINGLE_LAUNCH = Tuning(block=2048, warps=8, chunk=4096, ahead=8 << 20)
-"""The fastest of the same sweep."""
 
 
 class Member(NamedTuple):
     """A parameter that takes part, as its local tensors."""
 
     group: int
-    parameter: Tensor
-    gradient: Tensor
-    moment: Tensor
+    weight: Tensor
+    grad: Tensor
+    exp_avg: Tensor
 
 
-def guard(device: torch.device) -> AbstractContextManager[Any]:
+def current_device(device: torch.device) -> AbstractContextManager[Any]:
     """Makes `device` the current one, which is where Triton launches; may be entered again and again, not nested."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-class Plan:
+class LaunchPlan:
     """One set of tensors with gradients, on one device, sorted into dtype triples. Immutable but for addresses.
 
     It keeps no gradient alive: whoever sets them to None gets their memory back.
@@ -85,20 +53,22 @@ class Plan:
         self,
         members: Sequence[Member],
         slots: Sequence[int],
+        settings: LaunchSettings,
         staging: Staging | None = None,
         *,
-        at_once: bool = False,
+        single_launch: bool = False,
         sharded: bool = False,
     ) -> None:
-        """`at_once` prepares `norms_and_update` too; `sharded` says that processes talk between norms and update."""
-        device = members[0].parameter.device
-        self.slots, self.guard = slots, guard(device)
-        self.tuning = SINGLE_LAUNCH if at_once else TWO_LAUNCHES
+        """`single_launch` prepares `norms_and_update` too; `sharded`: processes talk between norms and update."""
+        device = members[0].weight.device
+        self.slots, self._current_device = slots, current_device(device)
+        self._launch = settings.launch
+        self.tuning = settings.single_launch if single_launch else settings.two_launches
         if sharded or not _may_overlap(device):
             self.tuning = replace(self.tuning, overlap=False)
         by_dtypes: dict[tuple[torch.dtype, ...], list[int]] = {}
         for i, member in enumerate(members):
-            key = (member.parameter.dtype, member.gradient.dtype, member.moment.dtype)
+            key = (member.weight.dtype, member.grad.dtype, member.exp_avg.dtype)
             by_dtypes.setdefault(key, []).append(i)
         self.squares = torch.zeros(len(members), dtype=torch.float32, device=device)
         """‖g‖² of each member, in the order of `order_of_squares`."""
@@ -108,7 +78,7 @@ class Plan:
             for (dtypes, picked), squares in zip(by_dtypes.items(), self.squares.split(counts), strict=True)
         ]
         self.table_bytes = sum(bucket.table_bytes for bucket in self.buckets)
-        self.decided = torch.zeros(3, dtype=torch.float32, device=device)
+        self.decision = torch.zeros(3, dtype=torch.float32, device=device)
         """What the kernel `decide` found."""
         self.limit = torch.zeros((), dtype=torch.float32, device=device)
         self.limit_value = 0.0
@@ -117,21 +87,23 @@ class Plan:
         """The member that each of `squares` belongs to."""
         return [i for bucket in self.buckets for i in bucket.picked]
 
-    def norms(self, seconds: Seconds) -> None:
-        """First launch: ‖g‖² of each member, and copies of v."""
+    def norms(self, vectors: StateVectors) -> None:
+        """First launch: ‖g‖² of each member, and copies of v and of the counters."""
         tuning = self.tuning
-        with self.guard:
+        with self._current_device:
             for bucket in self.buckets:
-                kernels.norms[(bucket.chunk_count,)](
+                self._launch(
+                    kernels.norms,
+                    bucket.chunk_count,
                     bucket.g_address,
                     bucket.layout,
                     bucket.chunks,
                     bucket.partials,
                     bucket.finished,
                     bucket.squares,
-                    *seconds.of(bucket.rounds),
+                    *vectors.arguments(bucket.rounds),
                     G=DTYPES[bucket.dtypes[1]],
-                    AMSGRAD=seconds.amsgrad,
+                    AMSGRAD=vectors.amsgrad,
                     ROUND=bucket.rounds,
                     BLOCK=tuning.block,
                     OVERLAP=tuning.overlap,
@@ -139,19 +111,21 @@ class Plan:
                     enable_fp_fusion=False,
                 )
 
-    def decide(self, limit: float | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """Launch for the whole step: clip factor, and whether every gradient is finite, without asking the device."""
+    def decide(self, limit: float | None, grad_scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
+        """Launch for the whole step: s, 1 to take it or 0, and the opposite; without asking the device."""
         if limit is not None and limit != self.limit_value:
             self.limit.fill_(limit)
             self.limit_value = limit
-        with self.guard:
-            kernels.decide[(1,)](
+        with self._current_device:
+            self._launch(
+                kernels.decide,
+                1,
                 self.squares,
                 self.squares.numel(),
-                self.decided if grad_scale is None else grad_scale,
-                self.decided if found_inf is None else found_inf,
+                self.decision if grad_scale is None else grad_scale,
+                self.decision if found_inf is None else found_inf,
                 self.limit,
-                self.decided,
+                self.decision,
                 SCALED=grad_scale is not None,
                 FOUND=found_inf is not None,
                 CLIP=limit is not None,
@@ -159,48 +133,53 @@ class Plan:
                 num_warps=4,
                 enable_fp_fusion=False,
             )
+        return self.decision
 
     def update(
         self,
-        seconds: Seconds,
-        rates: Rates,
+        vectors: StateVectors,
+        numbers: GroupNumbers,
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
-        decided: Tensor | None,
+        decision: Tensor | None,
     ) -> None:
         """Last launch: v, m and the weights."""
         tuning = self.tuning
         overlap = {"launch_pdl": True} if tuning.overlap else {}
-        scaler = self.decided if grad_scale is None else grad_scale, self.decided if found_inf is None else found_inf
-        with self.guard:
+        scaler = self.decision if grad_scale is None else grad_scale, self.decision if found_inf is None else found_inf
+        with self._current_device:
             for bucket in self.buckets:
-                kernels.update[(bucket.chunk_count,)](
+                self._launch(
+                    kernels.update,
+                    bucket.chunk_count,
                     bucket.w_address,
                     bucket.g_address,
                     bucket.m_address,
                     bucket.layout,
                     bucket.chunks,
-                    rates.lr_address,
-                    rates.numbers,
+                    numbers.lr_address,
+                    numbers.numbers,
                     bucket.squares,
-                    *seconds.of(bucket.rounds),
+                    *vectors.arguments(bucket.rounds),
                     *scaler,
-                    self.decided if decided is None else decided,
-                    DECIDED=decided is not None,
+                    self.decision if decision is None else decision,
+                    DECIDED=decision is not None,
                     REVERSE=tuning.reverse,
                     OVERLAP=tuning.overlap,
-                    **self._constants(bucket, seconds, grad_scale, found_inf),
+                    **self._constants(bucket, vectors, grad_scale, found_inf),
                     **overlap,
                 )
 
     def norms_and_update(
-        self, seconds: Seconds, rates: Rates, grad_scale: Tensor | None, found_inf: Tensor | None
+        self, vectors: StateVectors, numbers: GroupNumbers, grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> None:
         """The only launch, where nothing concerns the whole step."""
-        scaler = self.decided if grad_scale is None else grad_scale, self.decided if found_inf is None else found_inf
-        with self.guard:
+        scaler = self.decision if grad_scale is None else grad_scale, self.decision if found_inf is None else found_inf
+        with self._current_device:
             for bucket in self.buckets:
-                kernels.norms_and_update[(2 * bucket.chunk_count,)](
+                self._launch(
+                    kernels.norms_and_update,
+                    2 * bucket.chunk_count,
                     bucket.tasks,
                     bucket.taken,
                     bucket.summed,
@@ -209,25 +188,25 @@ class Plan:
                     bucket.m_address,
                     bucket.layout,
                     bucket.chunks,
-                    rates.lr_address,
-                    rates.numbers,
+                    numbers.lr_address,
+                    numbers.numbers,
                     bucket.partials,
                     bucket.finished,
                     bucket.squares,
-                    *seconds.of(bucket.rounds),
+                    *vectors.arguments(bucket.rounds),
                     *scaler,
-                    **self._constants(bucket, seconds, grad_scale, found_inf),
+                    **self._constants(bucket, vectors, grad_scale, found_inf),
                 )
 
     def _constants(
-        self, bucket: _Bucket, seconds: Seconds, grad_scale: Tensor | None, found_inf: Tensor | None
+        self, bucket: _Bucket, vectors: StateVectors, grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> dict[str, Any]:
         """What both kernels that update are compiled for."""
         return {
             **{name: DTYPES[dtype] for name, dtype in zip("WGM", bucket.dtypes, strict=True)},
             "SCALED": grad_scale is not None,
             "FOUND": found_inf is not None,
-            "AMSGRAD": seconds.amsgrad,
+            "AMSGRAD": vectors.amsgrad,
             "ROUND": bucket.rounds,
             "BLOCK": self.tuning.update_block(bucket.rounds),
             "EVICT": self.tuning.evict,
@@ -235,7 +214,7 @@ class Plan:
             "enable_fp_fusion": False,
         }
 
-    def set_gradients(self, addresses: list[int]) -> None:
+    def set_grads(self, addresses: list[int]) -> None:
         """Send new addresses of gradients, in the members' order; everything else about them is as it was."""
         for bucket in self.buckets:
             send([addresses[i] for i in bucket.picked], bucket.g_address)
@@ -267,7 +246,7 @@ class _Bucket:
         chunks: list[int] = []
         for t, i in enumerate(picked):
             member = members[i]
-            numel = member.parameter.numel()
+            numel = member.weight.numel()
             starts = range(0, max(numel, 1), tuning.chunk)  # an empty tensor has one chunk too: its v must move on
             rows += [
                 numel,
@@ -317,27 +296,34 @@ def _tasks(tensor_of: list[int], ahead: int) -> list[int]:
     return tasks
 
 
-class Seconds(NamedTuple):
-    """v, with amsgrad the largest v, and with rounded moments the counters, of all parameters of a device, each twice:
-    the second for the old values."""
+class StateVectors(NamedTuple):
+    """v, with amsgrad the largest v, and with rounded moments their counters, of all parameters of a device, each with
+    room for the old values."""
 
     v: Tensor
     v_old: Tensor
-    largest: Tensor
-    largest_old: Tensor
-    counters: Tensor | None = None
-    counters_old: Tensor | None = None
+    v_max: Tensor
+    v_max_old: Tensor
+    counters: Tensor | None
+    counters_old: Tensor | None
 
-    def of(self, rounds: bool) -> tuple[Tensor | None, ...]:
-        """The kernels' arguments."""
-        return self if rounds else (*self[:4], None, None)
+    @classmethod
+    def of(cls, v: Tensor, v_max: Tensor, counters: Tensor | None) -> StateVectors:
+        """With `v_max` the same tensor as v: without amsgrad."""
+        v_old = torch.empty_like(v)
+        counters_old = None if counters is None else torch.empty_like(counters)
+        return cls(v, v_old, v_max, v_old if v_max is v else torch.empty_like(v), counters, counters_old)
 
     @property
     def amsgrad(self) -> bool:
-        return self.largest is not self.v
+        return self.v_max is not self.v
+
+    def arguments(self, rounds: bool) -> tuple[Tensor | None, ...]:
+        """Those of a kernel for moments that are rounded, or for others."""
+        return self if rounds else (*self[:4], None, None)
 
 
-class Rates:
+class GroupNumbers:
     """The groups' numbers on the device: sent again only when one changes."""
 
     def __init__(self, groups: int, device: torch.device, staging: Staging | None = None) -> None:

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
-import os
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from novobench.optim.novograd import backend as paths
-from novobench.optim.novograd import cpu, rounding, sharding
-
-
-class _Sharing(NamedTuple):
-    """How parameters were shared out among implementations, and for what: see `NovoGrad._shared_out`."""
-
-    signature: list[Any]
-    order: list[Tensor]
-    steps: list[Any]
-    others: list[tuple[dict[str, Any], list[Tensor]]]
+from novobench.optim.novograd import rounding, sharding
+from novobench.optim.novograd.backend import Backend, GradScaling, second_moment_dtype
+from novobench.optim.novograd.dispatch import Dispatcher
+from novobench.optim.novograd.tuning import LaunchSettings
 
 
 class NovoGrad(Optimizer):
@@ -68,6 +58,9 @@ class NovoGrad(Optimizer):
     norms above 1.8e19, which counts as not finite.
     """
 
+    launch_settings = LaunchSettings()
+    """How CUDA kernels are launched; for measurements."""
+
     def __init__(
         self,
         params: Any,
@@ -110,7 +103,7 @@ class NovoGrad(Optimizer):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if capturable and foreach:
             raise RuntimeError("`capturable` and `foreach` cannot be `True` together: foreach reads the norms.")
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": lr,
             "betas": tuple(betas),
             "eps": eps,
@@ -125,10 +118,11 @@ class NovoGrad(Optimizer):
             "fused": fused,
             "capturable": capturable,
         }
+        if moment_dtype is torch.bfloat16:  # absent by default, so that a state_dict is what it was without the option
+            defaults["moment_dtype"] = moment_dtype
         self.max_grad_norm = max_grad_norm
         self.skip_nonfinite = skip_nonfinite
         self.single_launch = single_launch
-        self.moment_dtype = moment_dtype
         super().__init__(params, defaults)
         if sharding.are_flattened([parameter for group in self.param_groups for parameter in group["params"]]):
             raise ValueError(
@@ -138,16 +132,15 @@ class NovoGrad(Optimizer):
         # On the instance: Lightning refuses to clip for an optimizer whose class says so. It tells a GradScaler
         # to leave the gradients scaled and to set `grad_scale` and `found_inf` here.
         self._step_supports_amp_scaling = unscale_in_step or max_grad_norm is not None
-        self._sharing = _Sharing([], [], [], [])
+        self._dispatcher = Dispatcher()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("max_grad_norm", "skip_nonfinite", "single_launch", "moment_dtype", "_step_supports_amp_scaling")
+        own = ("max_grad_norm", "skip_nonfinite", "single_launch", "_step_supports_amp_scaling")
         return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("moment_dtype", None)  # in what was pickled before there was one
-        self._sharing = _Sharing([], [], [], [])
+        self._dispatcher = Dispatcher()
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -158,9 +151,12 @@ class NovoGrad(Optimizer):
         Raises ValueError, and changes nothing, for a state of another optimizer or of parameters of other shapes.
         """
         given: list[tuple[Tensor, dict[str, Any]]] = []
+        moment_dtypes = [group.get("moment_dtype") for group in self.param_groups]
         # What counts is what the user's hooks make of `state_dict`, and theirs shall see the finished state.
         before = self.register_load_state_dict_pre_hook(lambda _, hooked: given.extend(self._matched(hooked)))
-        after = self.register_load_state_dict_post_hook(lambda _: self._restore_precision(given), prepend=True)
+        after = self.register_load_state_dict_post_hook(
+            lambda _: self._restore_precision(given, moment_dtypes), prepend=True
+        )
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -193,20 +189,28 @@ class NovoGrad(Optimizer):
                     )
         return matched
 
-    def _restore_precision(self, given: list[tuple[Tensor, dict[str, Any]]]) -> None:
+    def _restore_precision(
+        self, given: list[tuple[Tensor, dict[str, Any]]], moment_dtypes: list[torch.dtype | None]
+    ) -> None:
+        group_of: dict[Tensor, dict[str, Any]] = {}
+        for group, moment_dtype in zip(self.param_groups, moment_dtypes, strict=True):
+            group.pop("moment_dtype", None)
+            if moment_dtype is not None:
+                group["moment_dtype"] = moment_dtype
+            group_of |= dict.fromkeys(group["params"], group)
         for number, (parameter, own) in enumerate(given, 1):
             mine = self.state[parameter]
             mine.pop("rounding_counter", None)
-            if rounding.applies(parameter, self.moment_dtype):
-                mine["exp_avg"] = mine["exp_avg"].to(self.moment_dtype)  # torch has made it fp32
-                counter = own.get("rounding_counter", rounding.first_counter(number))
-                mine["rounding_counter"] = torch.as_tensor(counter).to(parameter.device, torch.int64, copy=True)
+            if rounding.applies(parameter, group_of[parameter]):
+                mine["exp_avg"] = mine["exp_avg"].to(torch.bfloat16)  # torch has made it fp32
+                counter = torch.as_tensor(own.get("rounding_counter", rounding.first_counter(number)))
+                mine["rounding_counter"] = counter.detach().to(parameter.device, torch.int64, copy=True)
             for name in ("exp_avg_sq", "max_exp_avg_sq"):
                 if name in own:
                     mine[name] = (
                         torch.as_tensor(own[name])
                         .detach()
-                        .to(device=parameter.device, dtype=paths.moment_dtype(parameter), copy=True)
+                        .to(device=parameter.device, dtype=second_moment_dtype(parameter), copy=True)
                     )
 
     @torch.no_grad()
@@ -216,186 +220,21 @@ class NovoGrad(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        looks = grad_scale is not None and found_inf is None  # for `GradScaler`, which leaves that to the step
-        decides = looks or self.max_grad_norm is not None or self.skip_nonfinite == "step"
-        if torch.compiler.is_compiling() and self._one_operator():
-            found = self._operator_step(grad_scale, found_inf, decides)
-            if looks and found is not None:
-                self.found_inf = found[2]
-            return loss
-        fused_steps, others = self._shared_out()
-        ready = [step for step in fused_steps if step.prepare()]
-        work = [(group, self._tensors(group, parameters)) for group, parameters in others]
-        every = paths.with_norms([tensors for _, members in work for tensors in members])
-        rest = iter(every)
-        decided = None
-        in_kernels = not every and (len(ready) == 1 or not decides)  # which read what a GradScaler set by themselves
-        scale, go = (None, None) if in_kernels else paths.unscaled(grad_scale, found_inf)
-        at_once = [step for step in ready if step.at_once and not decides]
-        for step in ready:
-            if step not in at_once:
-                step.norms()
-        if decides and (ready or every):
-            if in_kernels:
-                decided = ready[0].decide(self.max_grad_norm, grad_scale, found_inf)
-            else:
-                squares = [paths.norm(t).double().square() for t in every] + [step.total_square() for step in ready]
-                decided = paths.limited(squares, self.max_grad_norm, scale, go)
-                scale, go = decided[0], decided[1].bool()
-            if looks:
-                self.found_inf = decided[2].float()
-        for step in ready:
-            if step in at_once:
-                step.norms_and_update(grad_scale, found_inf)
-            else:
-                step.update(grad_scale, found_inf, decided)
-        for group, members in work:
-            if members:
-                run = _path(group, members[0].parameter)
-                run(group, list(itertools.islice(rest, len(members))), paths.Whole(scale, go))
+        # torch's GradScaler sets both attributes; ours leaves it to this step to look for infs.
+        scaling = GradScaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        looks_for_inf = scaling.grad_scale is not None and scaling.found_inf is None
+        needs_global_norm = looks_for_inf or self.max_grad_norm is not None or self.skip_nonfinite == "step"
+
+        backends = [backend for backend in self._assign_backends() if backend.prepare()]
+        if needs_global_norm and backends:
+            scaling = scaling.clip(backends, self.max_grad_norm)
+            if looks_for_inf:
+                self.found_inf = scaling.skipped()
+        for backend in backends:
+            backend.update(scaling)
         return loss
 
-    def _one_operator(self) -> bool:
-        """Whether a compiled step is one call of the operator: all goes through Triton, on one device."""
-        members = [(group, parameter) for group in self.param_groups for parameter in group["params"]]
-        return (
-            len({(parameter.device, group["amsgrad"]) for group, parameter in members}) == 1
-            and all(_takes_triton(group, parameter) for group, parameter in members)
-            and not any(sharding.is_sharded(parameter) for _, parameter in members)
+    def _assign_backends(self) -> list[Backend]:
+        return self._dispatcher.backends(
+            self.param_groups, self.state, single_launch=self.single_launch, settings=self.launch_settings
         )
-
-    def _operator_step(self, grad_scale: Tensor | None, found_inf: Tensor | None, decides: bool) -> Tensor | None:
-        from novobench.optim.novograd.compiled import novograd_step
-        from novobench.optim.novograd.layout import group_numbers
-
-        members = [(i, t) for i, group in enumerate(self.param_groups) for t in self._tensors(group, group["params"])]
-        if not members:
-            return None
-        return novograd_step(
-            [t.parameter for _, t in members],
-            [t.gradient for _, t in members],
-            [t.moment for _, t in members],
-            [t.second for _, t in members],
-            [t.largest for _, t in members if t.largest is not None],
-            [t.counter for _, t in members if t.counter is not None],
-            [i for i, _ in members],
-            [number for group in self.param_groups for number in group_numbers(group)],
-            [lr if isinstance(lr, Tensor) else torch.tensor(lr) for lr in (g["lr"] for g in self.param_groups)],
-            grad_scale,
-            found_inf,
-            self.max_grad_norm,
-            decides,
-        )
-
-    def _shared_out(self) -> tuple[list[Any], list[tuple[dict[str, Any], list[Tensor]]]]:
-        """The fused steps, and for each group the parameters that go another way.
-
-        Worked out again only when a group, its parameters, its implementation or the state as a whole changes.
-        """
-        everything = [(group, group["params"]) for group in self.param_groups]
-        if torch.compiler.is_compiling():
-            return [], everything
-        chosen = ("foreach", "fused", "update_clip", "amsgrad", "capturable")
-        signature: list[Any] = [id(self.state), id(self.param_groups)]
-        for group, parameters in everything:
-            signature += [id(group), len(parameters), *(group[name] for name in chosen)]
-        order = list(itertools.chain.from_iterable(parameters for _, parameters in everything))
-        known = self._sharing
-        same = known.signature == signature and all(map(operator.is_, order, known.order))
-        if same and all(step.is_current() for step in known.steps):
-            return known.steps, known.others
-        devices: dict[torch.device, list[tuple[int, Tensor]]] = {}
-        on_cpu: dict[tuple[int, torch.dtype], list[Tensor]] = {}
-        others: list[tuple[dict[str, Any], list[Tensor]]] = []
-        for index, (group, parameters) in enumerate(everything):
-            left = []
-            for parameter in parameters:
-                if _takes_triton(group, parameter):
-                    devices.setdefault(parameter.device, []).append((index, parameter))
-                elif _takes_cpu_step(group, parameter):
-                    on_cpu.setdefault((index, parameter.dtype), []).append(parameter)
-                else:
-                    left.append(parameter)
-            if left:
-                others.append((group, parameters if len(left) == len(parameters) else left))
-        groups = self.param_groups
-        steps: list[Any] = [
-            cpu.CpuStep(groups[index], members, self.state, self.moment_dtype) for (index, _), members in on_cpu.items()
-        ]
-        if devices:
-            from novobench.optim.novograd.cuda import FusedStep
-
-            steps += [
-                FusedStep(members, groups, self.state, at_once=self.single_launch, moment_dtype=self.moment_dtype)
-                for members in devices.values()
-            ]
-        self._sharing = _Sharing(signature, order, steps, others)
-        return steps, others
-
-    def _tensors(self, group: dict[str, Any], parameters: list[Tensor]) -> list[paths.Tensors]:
-        """Gradient and state of every parameter that has a gradient."""
-        members = []
-        for parameter in parameters:
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            state = self.state[parameter]
-            if not state:
-                if gradient.is_sparse:
-                    raise RuntimeError("NovoGrad does not support sparse gradients")
-                rounds = rounding.applies(parameter, self.moment_dtype)
-                dtype = self.moment_dtype if rounds else None
-                state["exp_avg"] = torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)
-                if rounds:
-                    number = rounding.first_counter(len(self.state))
-                    state["rounding_counter"] = torch.full((), number, dtype=torch.int64, device=parameter.device)
-                state["exp_avg_sq"] = torch.full((), -1.0, dtype=paths.moment_dtype(parameter), device=parameter.device)
-            if group["amsgrad"] and "max_exp_avg_sq" not in state:
-                state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg_sq"])
-            moment, whole = state["exp_avg"], None
-            if sharding.is_sharded(parameter):
-                gradient, whole = sharding.like(gradient, parameter), parameter
-                parameter, moment = sharding.local(parameter), sharding.local(moment)
-            if parameter.is_complex():
-                parameter, gradient, moment = (torch.view_as_real(x) for x in (parameter, gradient, moment))
-            second, largest = state["exp_avg_sq"], state.get("max_exp_avg_sq")
-            counter = state.get("rounding_counter")
-            members.append(paths.Tensors(parameter, gradient, moment, second, largest, whole, counter=counter))
-        return members
-
-
-def _takes_triton(group: dict[str, Any], parameter: Tensor) -> bool:
-    """Whether a parameter goes through the Triton kernels: the default on CUDA."""
-    device, fused = parameter.device.type, group["fused"]
-    possible = device == "cuda" or (fused and os.environ.get("TRITON_INTERPRET") == "1")
-    if group["foreach"] or fused is False or group["update_clip"] is not None or not possible:
-        return False
-    try:
-        from novobench.optim.novograd import cuda
-    except ImportError:
-        if fused:
-            raise RuntimeError(
-                "`fused=True` needs Triton on CUDA: pip install triton, or leave `fused` unset."
-            ) from None
-        return False
-    return cuda.runs_on(parameter.device) and cuda.takes(parameter)
-
-
-def _takes_cpu_step(group: dict[str, Any], parameter: Tensor) -> bool:
-    """Whether a parameter goes through the fused kernel on the CPU: the default there."""
-    if group["fused"] is False or group["foreach"] or group["capturable"] or group["update_clip"] is not None:
-        return False
-    return cpu.takes(parameter)
-
-
-def _path(group: dict[str, Any], parameter: Tensor) -> Callable[..., None]:
-    """The implementation for parameters that do not go through fused kernels."""
-    foreach, fused, device = group["foreach"], group["fused"], parameter.device.type
-    if group["capturable"] or torch.compiler.is_compiling():
-        return paths.loop
-    if fused and device not in ("cpu", "cuda"):
-        raise RuntimeError(f"`fused=True` runs on CPU and CUDA, not on {device}. Leave `fused` unset.")
-    if foreach or (foreach is None and device == "cuda"):
-        return paths.foreach
-    return paths.loop

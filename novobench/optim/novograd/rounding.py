@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -55,14 +55,23 @@ def row_keys(counter: Integer, row: Integer) -> tuple[Integer, Integer]:
     return key | 1, mix32(key ^ _GOLDEN)
 
 
-def applies(parameter: Tensor, moment_dtype: torch.dtype | None) -> bool:
-    """Whether exp_avg of this parameter is kept in bf16 and rounded."""
-    return moment_dtype is torch.bfloat16 and parameter.dtype is torch.float32
+def applies(parameter: Tensor, group: dict[str, Any]) -> bool:
+    """Whether exp_avg of a parameter of this group is bf16 beside an fp32 weight, and therefore rounded."""
+    return group.get("moment_dtype") is torch.bfloat16 and parameter.dtype is torch.float32
 
 
 def first_counter(tensors: int) -> int:
     """The counter of a tensor before its first update, given how many tensors have had one, this one included."""
     return tensors << 32
+
+
+def as_stored(exp_avg: Tensor, stored: Tensor, counter: Tensor | None) -> Tensor:
+    """A new m in the dtype of the stored one; with a counter it is rounded stochastically."""
+    if counter is None:
+        return exp_avg.to(stored.dtype)
+    rounded = torch.empty_like(stored)
+    stochastic_round(exp_avg, counter, rounded)
+    return rounded
 
 
 def stochastic_round(x: Tensor, counter: int | Tensor, out: Tensor) -> None:
@@ -91,16 +100,20 @@ def stochastic_round(x: Tensor, counter: int | Tensor, out: Tensor) -> None:
         _round_on_device(x, torch.as_tensor(counter, device=x.device), out)
 
 
-def fp32_rows(moment: Tensor, counter: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each row of a flat bf16 moment on a CPU as (its slice, an fp32 copy). The caller changes the copy in place;
-    it is then rounded back into the moment."""
+def fp32_rows(moment: Tensor, counter: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield each row of a flat bf16 moment on a CPU as (its slice, an fp32 copy), and advance the counter.
+
+    The caller changes the copy in place; it is then rounded back into the moment.
+    """
+    number = int(counter)
+    counter += 1
     size = min(moment.numel(), ROW)
     copies, bits = torch.empty(size), torch.empty(size, dtype=torch.int32)
     for row, part in _rows(moment.numel()):
         stored = moment[part]
         copy, own = copies[: stored.numel()].copy_(stored), bits[: stored.numel()]
         yield part, copy
-        _round_row(copy, counter, row, stored, own)
+        _round_row(copy, number, row, stored, own)
 
 
 def _rows(count: int) -> Iterator[tuple[int, slice]]:

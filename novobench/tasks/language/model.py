@@ -60,9 +60,10 @@ class TransformerXL(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Hidden states [B, T, D] of `tokens`, and the memory [L, B, up to `memory_length`, D] for the next segment.
 
-        `memory` is what the segment before returned; None at a stream's start. `memory_length` defaults to the
-        config's. Distances are cut to `clamp_length` if it is not 0. With `same_length` each token attends to
-        `memory_length` positions, itself included, instead of to the whole memory.
+        `memory` is what the segment before returned; None at a stream's start. No token attends to a position whose
+        vectors are NaN (what a skipped update leaves of a stream's start), as if memory were shorter. `memory_length`
+        defaults to the config's. Distances are cut to `clamp_length` if it is not 0. With `same_length` each token
+        attends to `memory_length` positions, itself included, instead of to the whole memory.
         """
         reach = self.config.memory_length if memory_length is None else memory_length
         kept = 0 if memory is None else memory.shape[2]
@@ -70,10 +71,15 @@ class TransformerXL(nn.Module):
         length = tokens.shape[1]
         positions = self.dropout(_sinusoids(kept + length, self.config.width, clamp_length, x))
         hidden = _hidden_positions(length, kept, reach if same_length else 0, x.device)
+        readable = memory
+        if memory is not None:
+            absent = memory[0, 0, :, 0].isnan()
+            hidden = hidden | F.pad(absent, (0, length))
+            readable = memory.masked_fill(absent[:, None], 0.0)  # a weight of 0 does not hide NaN
         inputs = []
         for number, layer in enumerate(self.layers):
             inputs.append(x)
-            before = None if memory is None else memory[number]
+            before = None if readable is None else readable[number]
             x = layer(x, before, positions, hidden, self.content_bias, self.position_bias)
         return self.dropout(x), self._next_memory(memory, inputs, reach)
 

@@ -58,7 +58,7 @@ class LanguageTask(TaskModule):
         self._graphed: list[_Running] = []  # a list hides it from the module: its parameters are the network's
 
     def training_step(self, batch: Segment, batch_idx: int) -> Tensor:
-        memory = None if batch.first else self.streams.get(batch.slot)  # none after a skipped start, too
+        memory = None if batch.first else self.streams.get(batch.slot)
         if self._graphed and memory is not None and memory.shape[2] == self.config.model.memory_length:
             hidden, memory = self._graphed[0](batch.inputs, memory)
             self.streams[batch.slot] = memory.detach().clone()  # the next replay writes where it lies

@@ -1,0 +1,156 @@
+"""The README of `novobench.optim`: its examples run, its figures are those of `results/`, its tables name sources."""
+
+import ast
+import csv
+import inspect
+import re
+
+import pytest
+import torch
+from pytorch_optimizer import NovoGrad as KozistrNovoGrad
+from timm.optim.nvnovograd import NvNovoGrad
+from torch import nn
+
+from novobench.config import ROOT
+from novobench.optim import NovoGrad
+
+FOLDER = ROOT / "novobench" / "optim"
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
+PEERS = [
+    "apex FusedNovoGrad",
+    "NVIDIA NeMo",
+    "MONAI",
+    "timm NvNovoGrad",
+    "optax",
+    "pytorch_optimizer",
+    "OpenSeq2Seq",
+    "TensorFlow Addons",
+    "**ours**",
+]
+INSTALLED = {"timm NvNovoGrad": NvNovoGrad, "pytorch_optimizer": KozistrNovoGrad, "**ours**": NovoGrad}
+
+
+class Model(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(3, 4), nn.LayerNorm(4))
+        self.head = nn.Linear(4, 1)
+
+
+def comparisons():
+    """The two tables of peers, each as peer -> column -> cell; a peer's name without its footnote."""
+    section = README.partition("## Which NovoGrad is this?")[2].partition("\n## ")[0]
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE):
+        lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()]
+        found.append({re.sub(r"\[\^.*", "", cells[0]): dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]})
+    return found
+
+
+ALGORITHM, BEHAVIOR = comparisons()
+
+
+def test_the_examples_run():
+    names = {"model": Model()}
+    for parameter in names["model"].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    names["their_optimizer"] = NvNovoGrad(names["model"].parameters(), lr=0.01)
+    names["their_optimizer"].step()
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 3
+    for example in examples:
+        exec(example, names)
+        before = names["model"].head.weight.detach().clone()
+        names["optimizer"].step()
+        assert not torch.equal(names["model"].head.weight, before)
+    assert [(g["param_names"], g["weight_decay"]) for g in names["groups"]] == [
+        (["1.weight", "1.bias"], 0.0),
+        (["0.bias", "head.bias"], 0.0),
+        (["head.weight"], pytest.approx(1e-4)),
+        (["0.weight"], 0.001),
+    ]
+
+
+def test_links_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    assert links
+    for link in links:
+        assert (FOLDER / link).exists(), link
+
+
+def test_the_options_are_those_of_the_constructor():
+    section = README.partition("## Options")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    stated = {name: default.strip() for names, default in cells for name in re.findall(r"`(\w+)`", names)}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(NovoGrad).parameters.items()}
+    del defaults["params"]
+    assert stated.keys() - {"moment_dtype"} == defaults.keys() - {"moment_dtype"}
+    for name, default in defaults.items():
+        if stated[name] == "off":
+            assert default in (False, None), name
+        elif default not in (None, False, inspect.Parameter.empty):
+            assert ast.literal_eval(stated[name].strip("`")) == default, name
+
+
+def bench(scale):
+    with (ROOT / "results" / scale / "bench_optimizer.csv").open(newline="", encoding="utf-8") as file:
+        return {(row["model"], row["optimizer"]): row for row in csv.DictReader(file)}
+
+
+def test_figures_are_those_of_the_results():
+    gpu, laptop = bench("gpu"), bench("laptop")
+    words = " ".join(README.split())
+    models = [model for model, optimizer in gpu if optimizer == "NovoGrad"]
+    ratios = [float(gpu[model, "NovoGrad"]["ratio"]) for model in models]
+    bandwidths = [float(gpu[model, "NovoGrad"]["of_copy_bandwidth"]) for model in models]
+    assert f"takes {min(ratios):.2f} to {max(ratios):.2f} of the device time of AdamW(fused)" in words
+    assert f"at {100 * min(bandwidths):.0f} to {100 * max(bandwidths):.0f} % of the bandwidth of a copy" in words
+    host = float(laptop["600 tensors (host)", "NovoGrad"]["ratio"])
+    assert f"For 600 small tensors on a CPU the whole step takes {host:.2f} of AdamW(fused)'s time" in words
+    single = {
+        model: float(gpu[model, "NovoGrad(single launch)"]["milliseconds"])
+        / float(gpu[model, "NovoGrad"]["milliseconds"])
+        for model in models
+    }
+    faster = ["ResNet-50v2", "Transformer-big"]
+    first, second = (100 * (1 - single[model]) for model in faster)
+    assert f"this is {first:.0f} % faster for ResNet-50v2 and {second:.0f} % for Transformer-big" in words
+    assert all(single[model] > 1 for model in models if model not in faster)
+
+
+# ------------------------------------------------------------------------------------ which NovoGrad is this?
+
+
+def test_the_tables_have_every_peer_and_each_row_has_its_source():
+    for table in (ALGORITHM, BEHAVIOR):
+        assert list(table) == PEERS
+        assert all(re.search(r"\[\^\w+\]$", cells[""]) for cells in table.values())
+    used = set(re.findall(r"\[\^(\w+)\](?!:)", README))
+    notes = dict(re.findall(r"^\[\^(\w+)\]: (.*(?:\n    .*)*)", README, re.MULTILINE))
+    assert used == notes.keys()
+    for name, note in notes.items():
+        at_a_commit = re.findall(r"https://github\.com/[\w.-]+/[\w.-]+/blob/[0-9a-f]{40}/[^\s)]+", note)
+        assert at_a_commit or "`test_" in note, name
+        assert note.count("github.com/") == len(at_a_commit), f"{name}: a branch moves on"
+
+
+def test_every_test_that_is_named_exists():
+    code = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "optim").glob("test_*.py")}
+    named = re.findall(r"`(test_\w+)(\.py)?`", README)
+    assert len(named) > 20
+    for name, is_file in named:
+        assert name in code if is_file else any(f"def {name}(" in text for text in code.values()), name
+
+
+@pytest.mark.parametrize(("peer", "make"), INSTALLED.items(), ids=INSTALLED)
+def test_defaults_are_those_of_the_signatures(peer, make):
+    defaults = {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+    cells = ALGORITHM[peer]
+    assert cells["ε"].startswith(f"{defaults['eps']:g}".replace("e-0", "e-") + ", outside")
+    assert cells["averaging"].startswith("on" if defaults["grad_averaging"] else "off")
+    assert cells["β₁, β₂"] == f"{defaults['betas'][0]:g}, {defaults['betas'][1]:g}"
+
+
+@pytest.mark.parametrize("name", ["timm", "pytorch_optimizer"])
+def test_the_named_versions_are_those_that_are_tested(name):
+    [version] = re.findall(rf"^{name}==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert f": {name} {version}, " in README
