@@ -103,7 +103,7 @@ def main(folder):
             fully_shard(net, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
             train(net, NovoGrad(net.parameters(), 0.05, **OPTIONS, **chosen), share=share)
             found[f"hsdp {path}"] = difference(net, reference)
-    found |= by_hand(mesh) | replicas(share) | checkpoint(mesh, share, folder)
+    found |= by_hand(mesh) | replicas(share) | checkpoint(mesh, share, folder) | rounded(mesh, share, folder)
     if dist.get_rank() == 0:
         print(json.dumps(found))
     dist.destroy_process_group()
@@ -178,6 +178,39 @@ def checkpoint(mesh, share, folder):
         set_optimizer_state_dict(other, resumed, state["optimizer"])
         train(other, resumed, range(2, STEPS))
         found[f"resharded {path}"] = difference(other, reference)
+    return found
+
+
+def rounded(mesh, share, folder):
+    """Moments in bf16: near one process but for rounding errors, and the same bits if resumed from a checkpoint."""
+    options = {"moment_dtype": torch.bfloat16, **OPTIONS}
+    reference, _ = alone()
+    found = {}
+    for path, chosen in PATHS.items():
+        nets = []
+        for _ in range(3):
+            net = make_net()
+            fully_shard(net, mesh=mesh)
+            nets.append((net, NovoGrad(net.parameters(), 0.05, **options, **chosen)))
+        (straight, optimizer), (begun, first), (resumed, second) = nets
+        train(straight, optimizer, share=share)
+        moments = [optimizer.state[parameter]["exp_avg"] for parameter in straight.parameters()]
+        assert all(isinstance(m, DTensor) and m.dtype == torch.bfloat16 for m in moments)
+        allowance = 4 * STEPS * 0.05 * 2**-8  # as if no error of m, at most 4 here, were undone by another
+        found[f"rounded {path}"] = max(difference(straight, reference) - allowance, 0.0)
+
+        where = os.path.join(folder, f"rounded {path}")
+        train(begun, first, range(2), share)
+        dcp.save({"net": begun.state_dict(), "optimizer": get_optimizer_state_dict(begun, first)}, checkpoint_id=where)
+        state = {"net": resumed.state_dict(), "optimizer": get_optimizer_state_dict(resumed, second)}
+        dcp.load(state, checkpoint_id=where)
+        resumed.load_state_dict(state["net"])
+        set_optimizer_state_dict(resumed, second, state["optimizer"])
+        train(resumed, second, range(2, STEPS), share)
+        found[f"rounded and resumed {path}"] = max(
+            float((whole(a.detach()) - whole(b.detach())).abs().max())
+            for a, b in zip(resumed.parameters(), straight.parameters(), strict=True)
+        )
     return found
 
 

@@ -12,7 +12,8 @@ from novobench.config import ROOT
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_sharded_trainings_equal_one_process(processes, tmp_path):
-    """FSDP2, HSDP (4 processes), tensor parallelism, DTensors by hand, DDP, ZeRO, and checkpoints across layouts."""
+    """FSDP2, HSDP (4 processes), tensor parallelism, DTensors by hand, DDP, ZeRO, checkpoints across layouts, and
+    rounded moments."""
     words = ["--standalone", f"--nproc-per-node={processes}", "-m", "tests.optim.sharded", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *words],
@@ -23,6 +24,6 @@ def test_sharded_trainings_equal_one_process(processes, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 44 + 4 * (processes == 4)
+    assert len(found) == 52 + 4 * (processes == 4)
     wrong = {case: value for case, value in found.items() if not value < 1e-5}
     assert not wrong

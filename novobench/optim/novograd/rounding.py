@@ -22,6 +22,7 @@ use the same bits at the same local place: this correlates rounding errors acros
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -136,7 +137,7 @@ def _round_row(x: Tensor, counter: int, row: int, out: Tensor, bits: Tensor) -> 
     """Round one row, or the beginning of one. `bits`, int32 of x's size, is scratch memory."""
     a, b = row_keys(counter, row)
     torch.mul(_mixed_places(x.device)[: x.numel()], _int32(a), out=bits).add_(_int32(b))
-    finite = bool(torch.isfinite(x.sum()))  # nearly always, and then no mask is needed
+    finite = math.isfinite(x.sum().item())  # nearly always, and then no mask is needed
     _add_bits(x, bits, out, keep_nan=not finite)
 
 
