@@ -83,7 +83,7 @@ def test_the_options_are_those_of_the_constructor():
     stated = {name: default.strip() for names, default in cells for name in re.findall(r"`(\w+)`", names)}
     defaults = {name: parameter.default for name, parameter in inspect.signature(NovoGrad).parameters.items()}
     del defaults["params"]
-    assert stated.keys() - {"moment_dtype"} == defaults.keys() - {"moment_dtype"}
+    assert stated.keys() == defaults.keys()
     for name, default in defaults.items():
         if stated[name] == "off":
             assert default in (False, None), name

@@ -31,19 +31,18 @@ Arguments, with C chunks, T tensors, G parameter groups and P parameters of the 
   squares                fp32 [T]            ‖g‖² of each tensor; `decide` may get those of several launches in a row
   v, v_old               fp32 [P]            v (exp_avg_sq), -1 before a parameter's first step, and its copy
   largest, largest_old   fp32 [P]            with AMSGRAD the largest v and its copy, else v and v_old again
-  counters, counters_old int64 [P]           with ROUND where each tensor's rounding bits come from, see `rounding`, and
-                                             its copy; else None
+  counters, counters_old int64 [P]           with ROUND each tensor's `rounding_counter` and its copy, else None
   grad_scale, found_inf  fp32 []             what a GradScaler set, read with SCALED and with FOUND
   limit                  fp32 []             what the global norm is clipped to, read with CLIP
   decided                fp32 [3]            see `decide`; read by `update` with DECIDED
   tasks                  int64 [2 C]         what `norms_and_update` does, in this order
-  taken, summed          int64 [1], [T]      its counters
+  taken, summed          int64 [1], [T]      tasks taken and norms summed by all its launches so far
 
-Flags, known when a kernel is compiled: W, G, M dtypes of weight, gradient and moment; ROUND the moment is bf16 beside
-an fp32 weight and rounded stochastically; BLOCK elements of a tile;
-REVERSE the update takes the last chunk first, whose gradient was read last and may still be in the cache; EVICT tell
-the cache that the update's data are not needed again, and `norms_and_update`'s gradients are; OVERLAP let the update's
-programs look up their tables while the last norms are still being taken (compute capability 9.0 and newer).
+Flags, known when a kernel is compiled: W, G, M dtypes of weight, gradient and moment; ROUND an fp32 weight has a bf16
+moment, which is rounded stochastically (`kernel_rounding`); BLOCK elements of a tile; REVERSE the update takes the last
+chunk first, whose gradient was read last and may still be in the cache; EVICT tell the cache that the update's data are
+not needed again, and `norms_and_update`'s gradients are; OVERLAP let the update's programs look up their tables while
+the last norms are still being taken (compute capability 9.0 and newer).
 """
 
 from __future__ import annotations

@@ -51,11 +51,16 @@ class NovoGrad(Optimizer):
         single_launch: on CUDA, norms and update in one kernel launch, which may find gradients in the cache when it
             reads them again. Not with clipping, skipping of whole steps or sharded tensors, which need all norms first.
         capturable: never read a number from the device, so that a step can be captured in a CUDA graph (loop only).
+        moment_dtype: dtype of m for fp32 parameters, beyond the paper; a group may have its own. `torch.bfloat16`
+            halves the state, to 2 bytes per parameter: m is rounded stochastically with bits from a hash (see
+            `rounding`), after the weight has moved by the unrounded m. None and `torch.float32` keep fp32. Parameters
+            of other dtypes keep m in their own.
 
     State of a parameter: `exp_avg` (m, like the parameter), `exp_avg_sq` (v, 0-d, fp32, or fp64 for an fp64 parameter;
-    -1 before the first step) and, with amsgrad, `max_exp_avg_sq`. `p.grad` is never written. A parameter without
-    gradient is skipped and may join later. ‖g‖² is summed in fp32 also for fp16 and bf16 gradients; it overflows at
-    norms above 1.8e19, which counts as not finite.
+    -1 before the first step), with amsgrad `max_exp_avg_sq`, and with a rounded m `rounding_counter` (0-d int64: the
+    parameter's number × 2³² + its updates so far). `p.grad` is never written. A parameter without gradient is skipped
+    and may join later. ‖g‖² is summed in fp32 also for fp16 and bf16 gradients; it overflows at norms above 1.8e19,
+    which counts as not finite.
     """
 
     launch_settings = LaunchSettings()
@@ -147,6 +152,9 @@ class NovoGrad(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but v keeps its precision: torch would cast it to the dtype of a half-precision parameter.
+
+        m takes this optimizer's `moment_dtype`, whatever the saved one was: fp32 is rounded to nearest bf16, bf16 is
+        taken over exactly.
 
         Raises ValueError, and changes nothing, for a state of another optimizer or of parameters of other shapes.
         """
