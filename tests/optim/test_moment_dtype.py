@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from novobench.optim import NovoGrad, registry
+from novobench.optim.novograd import rounding
 from tests.optim.reference import PaperNovoGrad
 from tests.optim.test_steps import NOVOGRAD_PATHS, OPTIONS
 
@@ -74,6 +75,24 @@ def test_every_step_is_the_papers_but_for_the_rounding_of_m(path, options):
             assert_rounded(own["exp_avg"].double().numpy(), reference.m)
             np.testing.assert_allclose(parameter.detach().double(), reference.w, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(own["exp_avg_sq"], reference.v, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["loop", "fused", "triton"])
+def test_the_first_step_is_that_in_fp32_with_m_rounded_by_its_counter(name):
+    """On each path the same bits, across the border of a row; later steps begin from a rounded m."""
+    shapes = [(70_000,), (3, 4)]
+    parameters, others = weights(shapes), weights(shapes)
+    rounded = NovoGrad(parameters, 0.1, weight_decay=0.1, **BF16, **NOVOGRAD_PATHS[name])
+    exact = NovoGrad(others, 0.1, weight_decay=0.1, **NOVOGRAD_PATHS[name])
+    give(parameters, 0)
+    give(others, 0)
+    rounded.step()
+    exact.step()
+    for one, other in zip(parameters, others, strict=True):
+        own, wanted = rounded.state[one], torch.empty_like(other, dtype=torch.bfloat16)
+        rounding.stochastic_round(exact.state[other]["exp_avg"], int(own["rounding_counter"]) - 1, wanted)
+        assert torch.equal(own["exp_avg"], wanted)
+        assert torch.equal(one, other)
 
 
 @path
@@ -303,3 +322,28 @@ def test_a_config_names_the_dtype():
     give(parameters, 0)
     optimizer.step()
     assert {optimizer.state[p]["exp_avg"].dtype for p in parameters} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+def test_a_training_ends_where_one_in_fp32_does():
+    """Ten seeds of a small network: the losses' difference is within its own standard error and a small part of what
+    seeds differ by."""
+    losses = {None: [], torch.bfloat16: []}
+    for seed in range(10):
+        for dtype, found in losses.items():
+            torch.manual_seed(seed)
+            teacher = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+            net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
+            optimizer = NovoGrad(net.parameters(), 0.02, weight_decay=1e-4, moment_dtype=dtype)
+            for step in range(300):
+                optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 300)
+                x = torch.randn(64, 8)
+                optimizer.zero_grad()
+                (net(x) - teacher(x).detach()).square().mean().backward()
+                optimizer.step()
+            x = torch.randn(2000, 8)
+            found.append((net(x) - teacher(x)).square().mean().log().item())
+    fp32, bf16 = (np.array(found) for found in losses.values())
+    differences = bf16 - fp32
+    assert abs(differences.mean()) < 2.5 * differences.std(ddof=1) / math.sqrt(10)
+    assert abs(differences.mean()) < 0.5 * fp32.std(ddof=1)
