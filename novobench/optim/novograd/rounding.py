@@ -95,8 +95,9 @@ def stochastic_round(x: Tensor, counter: int | Tensor, out: Tensor) -> None:
         return
     x, out = x.view(-1), out.view(-1)
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        number, bits = int(counter), torch.empty(min(x.numel(), ROW), dtype=torch.int32)
         for row, part in _rows(x.numel()):
-            _round_row(x[part], int(counter), row, out[part], torch.empty(part.stop - part.start, dtype=torch.int32))
+            _round_row(x[part], number, row, out[part], bits[: part.stop - part.start])
     else:
         _round_on_device(x, torch.as_tensor(counter, device=x.device), out)
 
@@ -136,7 +137,8 @@ def _int32(x: Integer) -> Integer:
 def _round_row(x: Tensor, counter: int, row: int, out: Tensor, bits: Tensor) -> None:
     """Round one row, or the beginning of one. `bits`, int32 of x's size, is scratch memory."""
     a, b = row_keys(counter, row)
-    torch.mul(_mixed_places(x.device)[: x.numel()], _int32(a), out=bits).add_(_int32(b))
+    offset = torch.tensor(_int32(b), dtype=torch.int32)
+    torch.add(offset, _mixed_places(x.device)[: x.numel()], alpha=_int32(a), out=bits)
     finite = math.isfinite(x.sum().item())  # nearly always, and then no mask is needed
     _add_bits(x, bits, out, keep_nan=not finite)
 
