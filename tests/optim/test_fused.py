@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -102,6 +103,12 @@ def test_other_tunings_take_the_same_steps(settings, single_launch, tuned):
         lambda step: [normal(size, 10 * step + i) for i, size in enumerate(sizes)],
         single_launch=single_launch,
     )
+
+
+@pytest.mark.parametrize("name", ["norms", "decide", "update", "norms_and_update"])
+def test_the_legend_has_every_argument_of_a_kernel(name):
+    legend = set(re.findall(r"\w+", kernels.__doc__))
+    assert set(getattr(kernels, name).arg_names) <= legend
 
 
 def test_a_chunk_must_be_whole_tiles():

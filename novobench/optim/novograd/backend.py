@@ -103,10 +103,9 @@ def init_state(
     if max_exp_avg_sq is not None:
         own["max_exp_avg_sq"] = max_exp_avg_sq
     if dtype is not None:
-        counter = (
-            rounding_counter if rounding_counter is not None else torch.zeros((), dtype=torch.int64, device=device)
-        )
-        own["rounding_counter"] = counter.fill_(rounding.first_counter(len(state)))
+        if rounding_counter is None:
+            rounding_counter = torch.zeros((), dtype=torch.int64, device=device)
+        own["rounding_counter"] = rounding_counter.fill_(rounding.first_counter(len(state)))
 
 
 def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[tuple[Group, ParamState]]:

@@ -113,27 +113,30 @@ def novograd_update(
     own_numbers.set(list(numbers), list(rates))
     v = torch.stack(list(exp_avg_sqs))
     v_max = torch.stack(list(max_exp_avg_sqs)) if max_exp_avg_sqs else v
-    rounded = [i for i, (w, m) in enumerate(zip(weights, exp_avgs, strict=True)) if w.dtype != m.dtype]
-    of_each = list(torch.zeros_like(v, dtype=torch.int64))
-    for i, counter in zip(rounded, counters, strict=True):
-        of_each[i] = counter
-    vectors = StateVectors.of(v, v_max, torch.stack(of_each) if counters else None)
+    all_counters, rounded = None, []
+    if counters:
+        all_counters = torch.zeros_like(v, dtype=torch.int64)
+        rounded = [
+            all_counters[i] for i, (w, m) in enumerate(zip(weights, exp_avgs, strict=True)) if w.dtype != m.dtype
+        ]
+        torch._foreach_copy_(rounded, list(counters))
+    vectors = StateVectors.of(v, v_max, all_counters)
     if squares is None:
         plan.norms(vectors)
     else:
         plan.squares.copy_(squares)
         vectors.v_old.copy_(v)
         vectors.v_max_old.copy_(v_max)
-        if vectors.counters is not None and vectors.counters_old is not None:
-            vectors.counters_old.copy_(vectors.counters)
+        if all_counters is not None and vectors.counters_old is not None:
+            vectors.counters_old.copy_(all_counters)
     if decision is not None:
         decision = decision.to(v.device, torch.float32)
     plan.update(vectors, own_numbers, grad_scale, found_inf, decision)
     torch._foreach_copy_(list(exp_avg_sqs), list(v))
     if max_exp_avg_sqs:
         torch._foreach_copy_(list(max_exp_avg_sqs), list(v_max))
-    if vectors.counters is not None:
-        torch._foreach_copy_(list(counters), [vectors.counters[i] for i in rounded])
+    if counters:
+        torch._foreach_copy_(list(counters), rounded)
 
 
 @square_norms.register_fake

@@ -64,8 +64,8 @@ class CpuBackend(Backend):
         dtype = parameters[0].dtype
         self._v = gather(parameters, state, "exp_avg_sq", -1.0, dtype)
         self._v_max = gather(parameters, state, "max_exp_avg_sq", 0.0, dtype) if group["amsgrad"] else None
-        self._rounds = rounding.applies(parameters[0], group)
-        self._counters = gather(parameters, state, "rounding_counter", 0, torch.int64) if self._rounds else None
+        rounds = rounding.applies(parameters[0], group)
+        self._counters = gather(parameters, state, "rounding_counter", 0, torch.int64) if rounds else None
         self._exp_avgs: list[Any] = [state.get(p, {}).get("exp_avg") for p in parameters]
         """m, or None before the first step."""
         self._squares: dict[int, float] = {}
@@ -111,7 +111,7 @@ class CpuBackend(Backend):
                 continue
             if exp_avg is None:
                 exp_avg = self._init_state(i)
-            if not _fits(parameter, grad, exp_avg, self._rounds):
+            if not _fits(parameter, grad, exp_avg, rounds=self._counters is not None):
                 others.append(i)
                 continue
             scalar = scalars(squares[i] if squares else _square(grad), v[i], v_max[i] if v_max else -1.0)
@@ -167,9 +167,9 @@ class CpuBackend(Backend):
         return ParamState(parameter, grad, self._exp_avgs[i], self._v[i], v_max, rounding_counter=counter)
 
 
-def _fits(parameter: Tensor, grad: Tensor, exp_avg: Tensor, rounds: bool) -> bool:
-    """Whether the kernel may take the three, m as a copy if it is rounded: it checks neither dtypes nor layouts, and
-    would mix elements."""
+def _fits(parameter: Tensor, grad: Tensor, exp_avg: Tensor, *, rounds: bool) -> bool:
+    """Whether the kernel may take the three, with a copy of m if m is rounded. The kernel itself checks neither dtypes
+    nor layouts, and would mix elements."""
     dtype = parameter.dtype
     return (
         grad.dtype is dtype

@@ -29,6 +29,7 @@ Arguments, with C chunks, T tensors, G parameter groups and P parameters of the 
   partials               fp32 [C]            Σ g² of each chunk
   finished               int64 [T]           chunks of each tensor whose norm is done, counted on over all steps
   squares                fp32 [T]            ‖g‖² of each tensor; `decide` may get those of several launches in a row
+  count                  int32               how many of them `decide` gets
   v, v_old               fp32 [P]            v (exp_avg_sq), -1 before a parameter's first step, and its copy
   largest, largest_old   fp32 [P]            with AMSGRAD the largest v and its copy, else v and v_old again
   counters, counters_old int64 [P]           with ROUND each tensor's `rounding_counter` and its copy, else None
