@@ -174,7 +174,7 @@ def test_equal_tensors_are_rounded_differently(path):
 def test_a_copy_goes_on_bit_for_bit(path, how):
     parameters = weights()
     optimizer = NovoGrad(parameters, 0.1, weight_decay=0.1, amsgrad=True, **BF16, **path)
-    for step in range(3):
+    for step in range(2):
         give(parameters[1:] if step == 0 else parameters, step)  # the first one joins later
         optimizer.step()
     if how == "state_dict":
@@ -184,7 +184,7 @@ def test_a_copy_goes_on_bit_for_bit(path, how):
     else:
         make = copy.deepcopy if how == "deepcopy" else lambda pair: pickle.loads(pickle.dumps(pair))
         copies, other = make((parameters, optimizer))
-    for step in range(3, 6):
+    for step in range(2, 4):
         give(parameters, step)
         give(copies, step)
         optimizer.step()
@@ -298,7 +298,7 @@ def test_a_compiled_step_is_the_same_step(options):
     parameters, others = weights([(5, 3), (40,)]), weights([(5, 3), (40,)])
     compiled = NovoGrad(parameters, torch.tensor(0.1), weight_decay=0.1, **BF16, **options)
     eager = NovoGrad(others, torch.tensor(0.1), weight_decay=0.1, **BF16, **options)
-    step = torch.compile(compiled.step, backend="aot_eager", fullgraph=True)
+    step = torch.compile(compiled.step, backend="eager", fullgraph=True)
     for t in range(2):
         give(parameters, t)
         give(others, t)

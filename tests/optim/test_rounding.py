@@ -221,11 +221,14 @@ def test_input_of_another_layout_than_the_output():
 
 
 def test_rows_of_a_moment_are_changed_in_place():
-    moment = normal(2**16 + 9).bfloat16()
-    expected = moment.float() * 1.001
-    parts = []
-    for part, copy in rounding.fp32_rows(moment, (3 << 32) + 5):
-        copy.mul_(1.001)
-        parts.append((part.start, part.stop))
-    assert parts == [(0, 2**16), (2**16, 2**16 + 9)]
+    """Channels-last, so that a row of memory is none of indices."""
+    shape = (5, 11, 37, 41)
+    weight, grad = (normal(math.prod(shape), seed).view(shape) for seed in (1, 2))
+    weight, grad = (x.to(memory_format=torch.channels_last) for x in (weight, grad))
+    moment, counter = weight.bfloat16(), torch.tensor((3 << 32) + 5)
+    expected = 1.001 * moment.float() + grad
+    for w, g, m in rounding.fp32_rows(weight, grad, moment, counter):
+        assert w.numel() <= 2**16
+        m.mul_(1.001).add_(g)
     assert torch.equal(moment, rounded(expected))
+    assert counter == (3 << 32) + 6

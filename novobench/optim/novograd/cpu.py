@@ -139,9 +139,8 @@ class CpuBackend(Backend):
             if self._counters is None:
                 FUSED_SGD([parameter], [grad], [exp_avg], **arguments)
             else:
-                w, g, m = (x.as_strided((x.numel(),), (1,)) for x in (parameter, grad, exp_avg))
-                for row, m_row in rounding.fp32_rows(m, self._counters[i]):
-                    FUSED_SGD([w[row]], [g[row]], [m_row], **arguments)
+                for w, g, m in rounding.fp32_rows(parameter, grad, exp_avg, self._counters[i]):
+                    FUSED_SGD([w], [g], [m], **arguments)
         self._v.copy_(torch.tensor(v, dtype=self._v.dtype))
         if self._v_max is not None:
             self._v_max.copy_(torch.tensor(v_max, dtype=self._v.dtype))

@@ -95,31 +95,27 @@ def stochastic_round(x: Tensor, counter: int | Tensor, out: Tensor) -> None:
         return
     x, out = x.view(-1), out.view(-1)
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        number, bits = int(counter), torch.empty(min(x.numel(), ROW), dtype=torch.int32)
-        for row, part in _rows(x.numel()):
-            _round_row(x[part], number, row, out[part], bits[: part.stop - part.start])
+        for row, (x_row, out_row) in enumerate(zip(x.split(ROW), out.split(ROW), strict=True)):
+            _round_row(x_row, int(counter), row, out_row)
     else:
         _round_on_device(x, torch.as_tensor(counter, device=x.device), out)
 
 
-def fp32_rows(moment: Tensor, counter: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each row of a flat bf16 moment on a CPU as (its slice, an fp32 copy), and advance the counter.
+def fp32_rows(
+    weight: Tensor, grad: Tensor, exp_avg: Tensor, counter: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the rows of a weight, its gradient and its bf16 moment, the latter as an fp32 copy; advance the counter.
 
-    The caller changes the copy in place; it is then rounded back into the moment.
+    All three lie on a CPU, dense and in one order. The caller changes the copy in place; it is then rounded back into
+    the moment.
     """
     number = int(counter)
     counter += 1
-    size = min(moment.numel(), ROW)
-    copies, bits = torch.empty(size), torch.empty(size, dtype=torch.int32)
-    for row, part in _rows(moment.numel()):
-        stored = moment[part]
-        copy, own = copies[: stored.numel()].copy_(stored), bits[: stored.numel()]
-        yield part, copy
-        _round_row(copy, number, row, stored, own)
-
-
-def _rows(count: int) -> Iterator[tuple[int, slice]]:
-    return ((row, slice(start, min(start + ROW, count))) for row, start in enumerate(range(0, count, ROW)))
+    flat = (x.as_strided((x.numel(),), (1,)).split(ROW) for x in (weight, grad, exp_avg))
+    for row, (w, g, stored) in enumerate(zip(*flat, strict=True)):
+        m = stored.float()
+        yield w, g, m
+        _round_row(m, number, row, stored)
 
 
 @lru_cache
@@ -134,11 +130,11 @@ def _int32(x: Integer) -> Integer:
     return x.to(torch.int32) if isinstance(x, Tensor) else x
 
 
-def _round_row(x: Tensor, counter: int, row: int, out: Tensor, bits: Tensor) -> None:
-    """Round one row, or the beginning of one. `bits`, int32 of x's size, is scratch memory."""
+def _round_row(x: Tensor, counter: int, row: int, out: Tensor) -> None:
+    """Round one row, or the beginning of one."""
     a, b = row_keys(counter, row)
     offset = torch.tensor(_int32(b), dtype=torch.int32)
-    torch.add(offset, _mixed_places(x.device)[: x.numel()], alpha=_int32(a), out=bits)
+    bits = torch.add(offset, _mixed_places(x.device)[: x.numel()], alpha=_int32(a))
     finite = math.isfinite(x.sum().item())  # nearly always, and then no mask is needed
     _add_bits(x, bits, out, keep_nan=not finite)
 
