@@ -133,7 +133,7 @@ def _int32(x: Integer) -> Integer:
 def _round_row(x: Tensor, counter: int, row: int, out: Tensor) -> None:
     """Round one row, or the beginning of one."""
     a, b = row_keys(counter, row)
-    offset = torch.tensor(_int32(b), dtype=torch.int32)
+    offset = torch.tensor(_int32(b), dtype=torch.int32, device=x.device)
     bits = torch.add(offset, _mixed_places(x.device)[: x.numel()], alpha=_int32(a))
     finite = math.isfinite(x.sum().item())  # nearly always, and then no mask is needed
     _add_bits(x, bits, out, keep_nan=not finite)
