@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from novobench.optim.novograd.backend import Backend, GradScaling, Group, ParamS
 from novobench.optim.novograd.layout import same_layout
 
 Number = Any
-"""A float on a CPU; a 0-d tensor where to read it, or to decide by it, would wait for a device."""
+"""A float on a CPU; elsewhere a 0-d tensor, as reading it would wait for the device. Formulas below hold for both."""
 
 
 class ReferenceBackend(Backend):
@@ -48,10 +48,10 @@ def update_tensor(
 ) -> None:
     """One tensor's step; `grad_norm`, `scale` and `take_step` are ‖g‖ and what `GradScaling` says, 0-d."""
     dtype, device = t.exp_avg_sq.dtype, t.exp_avg_sq.device
-    readable = device.type == "cpu" and not group["capturable"] and not torch.compiler.is_compiling()
+    on_host = device.type == "cpu" and not group["capturable"] and not torch.compiler.is_compiling()
 
     def number(x: Any) -> Number:
-        if readable or not isinstance(x, Tensor):
+        if on_host or not isinstance(x, Tensor):
             return float(x)
         return x.to(device=device, dtype=dtype)
 
@@ -72,7 +72,7 @@ def update_tensor(
     skip = (square != square) | (square > torch.finfo(dtype).max) | (first & (square == 0) & (lr == 0))
     if take_step is not None:
         skip = skip | (number(take_step) == 0)
-    if readable and skip:
+    if on_host and skip:
         return
 
     # g / (√v + ε) is `factor` times the gradient; ε = 0 and a zero gradient: 0/0 is taken as 0
@@ -81,9 +81,15 @@ def update_tensor(
     factor = (-s if group["maximize"] else s) / _choose(divisor > 0, divisor, torch.inf) * average
     coupled, decoupled = (0.0, decay) if group["decoupled_weight_decay"] else (decay, 0.0)
 
-    for weight, grad, exp_avg in _writable(t, dtype, group["update_clip"] is None) if readable else [t[:3]]:
+    # In place where no old value is needed again, half precision in blocks of fp32; else in one copy of m.
+    own = (t.weight, t.grad, t.exp_avg)
+    parts: Iterable[tuple[Tensor, Tensor, Tensor]] = [own]
+    in_place = on_host and all(x.dtype is dtype for x in own)
+    if on_host and dtype is torch.float32 and not in_place and group["update_clip"] is None and same_layout(*own):
+        parts, in_place = half.update_blocks(*own), True
+    for weight, grad, exp_avg in parts:
         # m ← β₁·m + (g / (√v + ε) + d·w)
-        m = exp_avg if readable else exp_avg.to(dtype, copy=True)
+        m = exp_avg if in_place else exp_avg.to(dtype, copy=True)
         m.mul_(beta1)
         _add(m, grad, factor)
         if coupled:
@@ -94,8 +100,8 @@ def update_tensor(
             clipped = longest / (number(norms.norm_of(t, m)) + 1e-8)
             lr = _choose(clipped < lr, clipped, lr)
 
-        # w ← w - λ·m
-        if readable:
+        # w ← w - λ·m, in the memory of m if that is a copy
+        if in_place:
             if decoupled:
                 weight.mul_(1 - lr * decoupled)
             _add(weight, m, -lr)
@@ -106,22 +112,6 @@ def update_tensor(
     _store(t.exp_avg_sq, v, skip)
     if t.max_exp_avg_sq is not None:
         _store(t.max_exp_avg_sq, v_max, skip)
-
-
-def _writable(t: ParamState, dtype: torch.dtype, in_blocks: bool) -> Iterator[Sequence[Tensor]]:
-    """Weight, gradient and m on a CPU in `dtype`, to be updated in place: themselves, or copies that are stored
-    afterwards, block by block if `in_blocks` and if they lie alike."""
-    own = t[:3]
-    dtypes = {x.dtype for x in own}
-    if dtypes == {dtype}:
-        yield own
-    elif in_blocks and dtypes.issubset({dtype, *half.DTYPES}) and same_layout(*own):
-        yield from half.update_blocks(*own)
-    else:
-        weight, grad, exp_avg = (x.to(dtype) for x in own)
-        yield weight, grad, exp_avg
-        t.weight.copy_(weight)
-        t.exp_avg.copy_(exp_avg)
 
 
 def _choose(condition: Any, a: Number, b: Number) -> Number:
@@ -138,5 +128,7 @@ def _store(target: Tensor, value: Number, skip: bool | Tensor) -> None:
     """target ← value, unless `skip`."""
     if isinstance(skip, Tensor):
         torch.where(skip, target, value.to(target.dtype), out=target)
+    elif isinstance(value, Tensor):
+        target.copy_(value)
     else:
         target.fill_(value)
