@@ -88,20 +88,25 @@ def _update(group: Group, tensors: Sequence[ParamState], grad_norms: Sequence[Te
     lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
     amsgrad, dtype, device = group["amsgrad"], tensors[0].exp_avg_sq.dtype, tensors[0].weight.device
     scalars = scalar_update(group, lr, scale, dtype)
-    seconds = [t.exp_avg_sq for t in tensors]
-    maxima = [t.max_exp_avg_sq for t in tensors] if amsgrad else [torch.full_like(seconds[0], -1.0)] * len(tensors)
-    numbers = torch.stack([*grad_norms, *seconds, *maxima]).view(3, -1).tolist()  # the only wait for the device
+    exp_avg_sqs = [t.exp_avg_sq for t in tensors]
+    max_exp_avg_sqs = (
+        [t.max_exp_avg_sq for t in tensors] if amsgrad else [torch.full_like(exp_avg_sqs[0], -1.0)] * len(tensors)
+    )
+    numbers = (
+        torch.stack([*grad_norms, *exp_avg_sqs, *max_exp_avg_sqs]).view(3, -1).tolist()
+    )  # the only wait for the device
     steps = [(t, scalars(norm * norm, v, v_max)) for t, norm, v, v_max in zip(tensors, *numbers, strict=True)]
     moving = [(t, *scalar) for t, scalar in steps if scalar is not None]
     if not moving:
         return
-    new_v = torch.tensor([v for *_, v in moving], dtype=dtype).to(device).unbind()
-    torch._foreach_copy_([t.exp_avg_sq for t, *_ in moving], new_v)
+    factors, averages, new_v = ([scalar[i] for _, *scalar in moving] for i in range(3))
+    exp_avg_sqs = [t.exp_avg_sq for t, *_ in moving]
+    torch._foreach_zero_(exp_avg_sqs)
+    torch._foreach_add_(exp_avg_sqs, new_v)
     if amsgrad:
         torch._foreach_maximum_([t.max_exp_avg_sq for t, *_ in moving], new_v)
 
     weights, grads, exp_avgs = ([t[i] for t, *_ in moving] for i in range(3))
-    factors, averages = [factor for _, factor, _, _ in moving], [average for *_, average, _ in moving]
     decay = group["weight_decay"]
     coupled, decoupled = (0.0, decay) if group["decoupled_weight_decay"] else (decay, 0.0)
     torch._foreach_mul_(exp_avgs, group["betas"][0])
