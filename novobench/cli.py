@@ -139,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--output", type=Path, help="also write each row to this CSV file, and a plot next to it")
     debug(kind)
     kind.set_defaults(what="optimizer")
+    text = "What a NovoGrad step on CUDA costs the host, as a ratio to AdamW(fused=True)'s; needs no GPU."
+    kind = kinds.add_parser("host", help=text, description=text)
+    kind.add_argument("--rounds", type=_positive, default=15, help="interleaved rounds (default: 15)")
+    kind.add_argument("--output", type=Path, help="also write the rows to this CSV file")
+    debug(kind)
+    kind.set_defaults(what="host")
     text = "Training speed of the tasks' models on random data, against the card's peak and published figures."
     kind = kinds.add_parser("throughput", help=text, description=text)
     kind.add_argument("tasks", nargs="*", metavar="TASK", help="e.g. image (default: all)")
@@ -240,6 +246,10 @@ def _bench(arguments: argparse.Namespace) -> int:
 
         words = arguments.models, arguments.only, arguments.rounds, arguments.threads, arguments.device
         return optimizer_step.main(*words, arguments.unscale_and_clip, arguments.output, arguments.sweep)
+    if arguments.what == "host":
+        from novobench.bench import host_overhead
+
+        return host_overhead.main(arguments.rounds, arguments.output)
     from novobench.bench import throughput
 
     words = arguments.tasks, arguments.scale, arguments.set, arguments.updates, arguments.attention

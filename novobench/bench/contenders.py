@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
-from novobench.optim import NovoGrad
+from novobench.optim import GradScaler, NovoGrad
 from novobench.optim.novograd import LaunchSettings
 
 BASELINE = "AdamW(fused)"
+LIMIT = 1e9
+"""Of the global norm: never reached, but every clipping reads it."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,11 @@ class Contender:
     make: Callable[..., Optimizer]
     """From parameters; NovoGrad's also takes options."""
     bytes_per_parameter: int | None = None
-    """Memory traffic of a step that reads and writes each fp32 number as often as the algorithm must; None: unknown."""
+    """Memory traffic of a step that reads and writes each number as often as the algorithm must; None: unknown."""
     settings: str = ""
     """What of its launches differs from the default, in words."""
+    by_name_only: bool = False
+    """Measured only where `--only` names it."""
 
 
 def novograd(launches: LaunchSettings | None = None, **implementation: Any) -> Callable[..., Optimizer]:
@@ -36,6 +41,21 @@ def novograd(launches: LaunchSettings | None = None, **implementation: Any) -> C
         if launches is not None:
             optimizer.launch_settings = launches
         return optimizer
+
+    return make
+
+
+def _converted(dtype: torch.dtype) -> Callable[..., Optimizer]:
+    """Makes a NovoGrad on copies of the weights and gradients in another dtype."""
+
+    def make(parameters: Iterable[Tensor], **options: Any) -> Optimizer:
+        copies = []
+        for parameter in parameters:
+            assert parameter.grad is not None
+            copy = parameter.detach().to(dtype).requires_grad_()
+            copy.grad = parameter.grad.to(dtype)
+            copies.append(copy)
+        return novograd()(copies, **options)
 
     return make
 
@@ -57,6 +77,8 @@ def contenders(device: torch.device) -> dict[str, Contender]:
         "NovoGrad": Contender(novograd(), 24),
         "NovoGrad(reference)": Contender(novograd(foreach=False, fused=False)),
         "NovoGrad(foreach)": Contender(novograd(foreach=True)),
+        "NovoGrad(bf16 weights)": Contender(_converted(torch.bfloat16), 12, by_name_only=True),
+        "NovoGrad(fp16 weights)": Contender(_converted(torch.float16), 12, by_name_only=True),
         "SGD(fused)": Contender(lambda p: torch.optim.SGD(p, 1e-3, 0.9, weight_decay=1e-4, fused=True), 20),
         "Adam(fused)": Contender(lambda p: torch.optim.Adam(p, 1e-3, fused=True), 28),
         "AdamW(foreach)": Contender(lambda p: torch.optim.AdamW(p, 1e-3, foreach=True)),
@@ -90,3 +112,25 @@ def _installed(module: str, kind: str, **options: Any) -> Callable[..., Optimize
 
         return fails
     return lambda parameters: made(parameters, **_SETTINGS, **options)
+
+
+def with_scaler(optimizer: Optimizer, parameters: list[Tensor], device: torch.device) -> Callable[[], Any]:
+    """What a loop with mixed precision and clipping does in each update, by each optimizer's best means.
+
+    NovoGrad with `novobench.optim.GradScaler` does all of it in its step. The others have torch's own scaler and
+    clipping, both of which take all gradients together on CUDA, and a fused step that needs no look at `found_inf`.
+    Scale and limit leave the gradients as they are, but each pass over them is made.
+    """
+    in_step = isinstance(optimizer, NovoGrad)
+    kind = GradScaler if in_step else torch.amp.GradScaler
+    scaler = kind(device.type, init_scale=1.0, growth_interval=1 << 30)
+    scaler.scale(torch.zeros((), device=device))
+
+    def step() -> None:
+        if not in_step:
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, LIMIT)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step

@@ -15,8 +15,8 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,16 +25,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from novobench import hardware
-from novobench.bench import host_overhead, sweep
-from novobench.bench.contenders import BASELINE, Contender, contenders
-from novobench.bench.models import MODELS, random_parameters
+from novobench.bench import sweep
+from novobench.bench.contenders import BASELINE, LIMIT, Contender, contenders, with_scaler
+from novobench.bench.models import MODELS, Shapes, random_parameters
 from novobench.bench.results import Column, Rows, number, one_line
 from novobench.bench.timing import Pace, Step, Timer, Times
 from novobench.errors import ConfigError, suggestion
-from novobench.optim import GradScaler, NovoGrad
 
-_LIMIT = 1e9
-"""Of the global norm: never reached, but every clipping reads it."""
 _COPIED = 1 << 30
 """Bytes of the copy whose bandwidth a step's is held against."""
 _SWEEP_ROUNDS = 3
@@ -106,9 +103,9 @@ class _Entry:
         """Make the optimizer, and let it take its first steps: state, first touch of memory, compilation."""
         try:
             in_step = clipped and self.name.startswith("NovoGrad")
-            options = {"unscale_in_step": True, "max_grad_norm": _LIMIT} if in_step else {}
+            options = {"unscale_in_step": True, "max_grad_norm": LIMIT} if in_step else {}
             self.optimizer = self.contender.make(parameters, **options)
-            self.step = _with_scaler(self.optimizer, parameters, timer.device) if clipped else self.optimizer.step
+            self.step = with_scaler(self.optimizer, parameters, timer.device) if clipped else self.optimizer.step
             for _ in range(2):
                 self.step()
             self.waits = timer.waits(self.step)
@@ -154,45 +151,52 @@ def run(
     With `swept`, NovoGrad's launch settings instead, in a few rounds each; `rounds` and `only` then do not count. Each
     row comes when it is measured.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        timer = Timer(torch.device(device))
+    timer = Timer(torch.device(device))
+    chosen = {
+        name: contender
+        for name, contender in contenders(timer.device).items()
+        if name in (BASELINE, *only) or not (only or contender.by_name_only)
+    }
+    with cpu_threads(threads):
         for model in models:
-            bench = _Bench(model, timer, clipped, threads)
-            yield from bench.sweep() if swept else bench.compare(rounds, only)
+            bench = StepBench(model, MODELS[model](), timer, clipped=clipped)
+            yield from bench.sweep() if swept else bench.compare(chosen, rounds)
             del bench
             gc.collect()
             if timer.cuda:
                 with suppress(RuntimeError):  # after a kernel that broke the CUDA context; the rows tell
                     torch.cuda.empty_cache()
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """With so many threads for torch's operations on a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
 
 
-class _Bench:
-    """The measurements on one model's shapes."""
+class StepBench:
+    """Measurements on one list of parameter shapes."""
 
-    def __init__(self, model: str, timer: Timer, clipped: bool, threads: int) -> None:
-        self.model, self.timer, self.clipped = model, timer, clipped
-        self.shapes = host_overhead.SHAPES if model == host_overhead.NAME else MODELS[model]()
+    def __init__(self, name: str, shapes: Shapes, timer: Timer, *, clipped: bool = False) -> None:
+        """`name` is the rows' `model`; see `Row.clipped` for `clipped`."""
+        self.timer, self.clipped, self.shapes = timer, clipped, shapes
         self.count = sum(map(math.prod, self.shapes))
         self.blank = Row(
-            model,
+            name,
             BASELINE,
             clipped=int(clipped),
             device=torch.cuda.get_device_name(timer.device) if timer.cuda else hardware.processor(),
-            threads=threads,
+            threads=torch.get_num_threads(),
             parameters=self.count,
         )
 
-    def compare(self, rounds: int, only: Sequence[str]) -> Iterator[Row]:
-        """All contenders together, one after another in each round."""
-        device = self.timer.device
-        chosen = {n: c for n, c in contenders(device).items() if not only or n in (BASELINE, *only)}
-        on_host = self.model == host_overhead.NAME
-        if on_host:
-            chosen = {BASELINE: chosen[BASELINE], "NovoGrad": host_overhead.CONTENDER}
+    def compare(self, chosen: Mapping[str, Contender], rounds: int) -> Iterator[Row]:
+        """The chosen contenders, the baseline first among them, one after another in each round."""
         parameters = self._parameters()
         if parameters is None:
             yield self._too_large
@@ -260,7 +264,7 @@ class _Bench:
         mine, wall = entry.median("device"), entry.median("wall")
         theirs, their_wall, copied = base.median("device"), base.median("wall"), copy.median("device")
         low, high = _quartiles(entry, base)
-        must = None if self.clipped or self.model == host_overhead.NAME else entry.contender.bytes_per_parameter
+        must = None if self.clipped else entry.contender.bytes_per_parameter
         rate = None if must is None or mine is None else must * self.count / mine / 1e9
         launches, moves = self.timer.launches(entry.step) if profiled else (None, None)
         return replace(
@@ -299,34 +303,12 @@ def _quartiles(entry: _Entry, base: _Entry) -> tuple[float | None, float | None]
     return low, high
 
 
-def _with_scaler(optimizer: Optimizer, parameters: list[Tensor], device: torch.device) -> Step:
-    """What a loop with mixed precision and clipping does in each update, by each optimizer's best means.
-
-    NovoGrad with `novobench.optim.GradScaler` does all of it in its step. The others have torch's own scaler and
-    clipping, both of which take all gradients together on CUDA, and a fused step that needs no look at `found_inf`.
-    Scale and limit leave the gradients as they are, but each pass over them is made.
-    """
-    in_step = isinstance(optimizer, NovoGrad)
-    kind = GradScaler if in_step else torch.amp.GradScaler
-    scaler = kind(device.type, init_scale=1.0, growth_interval=1 << 30)
-    scaler.scale(torch.zeros((), device=device))
-
-    def step() -> None:
-        if not in_step:
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(parameters, _LIMIT)
-        scaler.step(optimizer)
-        scaler.update()
-
-    return step
-
-
 def _state_bytes(optimizer: Optimizer) -> int:
     values = (value for state in optimizer.state.values() for value in state.values())
     return sum(value.numel() * value.element_size() for value in values if torch.is_tensor(value))
 
 
-def _columns(device: str, swept: bool) -> list[Column]:
+def columns(device: str, swept: bool = False) -> list[Column]:
     """What is printed; times and ratios in digits enough to agree."""
     cuda = device == "cuda"
     columns = [
@@ -339,14 +321,14 @@ def _columns(device: str, swept: bool) -> list[Column]:
         Column(f"/ {BASELINE}", 14, lambda row: number(row.ratio, ".3f")),
         Column("quartiles", 13, lambda row: "" if row.ratio is None else f"{row.ratio_low:.3f}-{row.ratio_high:.3f}"),
         Column("wall ratio", 10, lambda row: number(row.wall_ratio, ".3f")),
-        Column("TB/s", 6, lambda row: number(row.terabytes_per_second)),
+        Column("TB/s", 6, lambda row: number(row.terabytes_per_second, ".3g")),
         Column("of copy", 7, lambda row: number(row.of_copy_bandwidth, ".0%")),
         Column("launches", 8, lambda row: number(row.launches, "d")),
         Column("waits", 5, lambda row: number(row.waits, "d")),
         Column("state B/param", 13, lambda row: number(row.state_bytes_per_parameter, ".2f")),
         Column("", 10, lambda row: "host-bound" if row.host_bound else ""),
     ]
-    only_cuda = {"wall ms", "wall ratio", "TB/s", "of copy", "launches", "waits"}
+    only_cuda = {"wall ms", "wall ratio", "of copy", "launches", "waits"}
     only_swept = {"settings"}
     return [c for c in columns if (cuda or c.heading not in only_cuda) and (swept or c.heading not in only_swept)]
 
@@ -370,14 +352,13 @@ def main(
         raise ConfigError("--device cuda: this machine has no CUDA device that torch can use.")
     if swept:
         sweep.check(device, only)
-    known = [*MODELS, *([host_overhead.NAME] if device == "cpu" and not clipped and not swept else [])]
     everyone = list(contenders(torch.device(device)))
-    for words, there, what in ((models, known, "model"), (only, everyone, "optimizer")):
+    for words, there, what in ((models, [*MODELS], "model"), (only, everyone, "optimizer")):
         for name in words:
             if name not in there:
                 raise ConfigError(f"There is no {what} '{name}'.{suggestion(name, there)} Known: {', '.join(there)}.")
-    report = Rows(Row, _columns(device, swept), output)
-    for row in run(models or known, rounds, threads, device, only, clipped=clipped, swept=swept):
+    report = Rows(Row, columns(device, swept), output)
+    for row in run(models or [*MODELS], rounds, threads, device, only, clipped=clipped, swept=swept):
         report.add(row)
         if row.error and row.optimizer == BASELINE:
             report.say(f"The baseline {BASELINE} failed on {row.model}: no ratios there.")

@@ -147,7 +147,7 @@ def test_an_interrupted_run_leaves_the_rows_measured_by_then(tmp_path, novobench
 
 
 def test_the_hosts_part_is_measured_without_launches(novobench):
-    code, out, _ = novobench("bench", "optimizer", "--models", "600 tensors (host)", "--rounds", "2")
+    code, out, _ = novobench("bench", "host", "--rounds", "2")
     assert code == 0
     assert "600 tensors (host)  NovoGrad" in out
 
