@@ -121,6 +121,30 @@ def test_a_skipped_tensor_keeps_even_what_is_not_finite(path, dtype, decoupled):
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
+@path
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["fp32", "fp64", "bf16"])
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.5, "amsgrad": True, "grad_averaging": True}], ids=str)
+def test_the_defaults_of_torch_change_nothing(path, dtype, options, monkeypatch):
+    """A default device that holds no numbers, and a default dtype that is too short."""
+    monkeypatch.setattr(half, "_of_thread", type("", (), {})())
+    results = []
+    for device, default in (("cpu", torch.float32), ("meta", torch.float16)):
+        parameters = [normal(shape, 0, dtype).requires_grad_() for shape in ((5, 3), (70,))]
+        gradients = [[normal(p.shape, step, dtype) for p in parameters] for step in range(3)]
+        optimizer = NovoGrad(parameters, 0.1, weight_decay=0.1, **options, **path)
+        torch.set_default_dtype(default)
+        try:
+            with torch.device(device):
+                for values in gradients:
+                    for parameter, value in zip(parameters, values, strict=True):
+                        parameter.grad = value
+                    optimizer.step()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        results.append([parameters, *(optimizer.state[p] for p in parameters)])
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
 def extra_bytes(optimizer):
     """The most memory that a step takes for a while."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:

@@ -85,7 +85,7 @@ class CpuBackend(Backend):
                 self._init_state(i)
             same_kind = grad.dtype is parameter.dtype and is_dense(grad)
             self._squares[i] = norms.square_on_cpu(grad) if same_kind else norms.finite_square(norms.norm_on_cpu(grad))
-        return torch.tensor(sum(self._squares.values()), dtype=torch.float64)
+        return torch.tensor(sum(self._squares.values()), dtype=torch.float64, device="cpu")
 
     def update(self, scaling: GradScaling) -> None:
         scale, take_step = scaling.on_host()
@@ -137,13 +137,13 @@ class CpuBackend(Backend):
                 if shrink != 1.0:
                     weight.mul_(shrink)
                 FUSED_SGD([weight], [g], [m], **options)
-        self._v.copy_(torch.tensor(v, dtype=self._v.dtype))
+        self._v.copy_(torch.tensor(v, dtype=self._v.dtype, device="cpu"))
         if self._v_max is not None:
-            self._v_max.copy_(torch.tensor(v_max, dtype=self._v.dtype))
+            self._v_max.copy_(torch.tensor(v_max, dtype=self._v.dtype, device="cpu"))
         for i in others:
             t = self._param_state(i)
             grad_norm = norms.norm_on_cpu(t.grad)
-            update_tensor(group, t, grad_norm, torch.tensor(scale).double(), None)
+            update_tensor(group, t, grad_norm, torch.tensor(scale, dtype=torch.float64, device="cpu"), None)
 
     def _init_state(self, i: int) -> Tensor:
         parameter = self._parameters[i]

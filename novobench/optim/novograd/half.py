@@ -24,7 +24,7 @@ _of_thread = threading.local()
 def _buffers() -> tuple[Tensor, ...]:
     """Three blocks of fp32, always the same ones of a thread: fresh memory would have to be mapped at each step."""
     if not hasattr(_of_thread, "buffers"):
-        _of_thread.buffers = torch.empty(3, _BLOCK).unbind()
+        _of_thread.buffers = torch.empty(3, _BLOCK, dtype=torch.float32, device="cpu").unbind()
     buffers: tuple[Tensor, ...] = _of_thread.buffers
     return buffers
 

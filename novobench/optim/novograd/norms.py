@@ -65,7 +65,8 @@ def norm_on_cpu(x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return torch.linalg.vector_norm(x, dtype=torch.float64)
     if x.dtype in half.DTYPES:
-        return torch.tensor(square_on_cpu(x if is_dense(x) else x.flatten()), dtype=torch.float64).sqrt()
+        square = square_on_cpu(x if is_dense(x) else x.flatten())
+        return torch.tensor(square, dtype=torch.float64, device="cpu").sqrt()
     count = x.numel()
     rest = count % _ROW
     if count == rest or not is_dense(x):
