@@ -1,6 +1,7 @@
 """How NovoGrad's implementations work on a CPU: half precision, memory for a while, what is read, launches saved."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def assert_rounded_once(tensor, wanted):
 )
 def test_half_precision_is_rounded_once_per_step(path, dtype, options, monkeypatch):
     monkeypatch.setattr(half, "_BLOCK", 64)
-    monkeypatch.setattr(half, "_of_thread", type("", (), {})())
+    monkeypatch.setattr(half, "_of_thread", SimpleNamespace())
     shapes = [(), (7,), (31, 1), (64,), (13, 5, 17), (4, 3, 3, 3)]
     parameters = [normal(shape, i, dtype).requires_grad_() for i, shape in enumerate(shapes)]
     parameters[-1].data = parameters[-1].data.to(memory_format=torch.channels_last)
@@ -126,9 +127,9 @@ def test_a_skipped_tensor_keeps_even_what_is_not_finite(path, dtype, decoupled):
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.5, "amsgrad": True, "grad_averaging": True}], ids=str)
 def test_the_defaults_of_torch_change_nothing(path, dtype, options, monkeypatch):
     """A default device that holds no numbers, and a default dtype that is too short."""
-    monkeypatch.setattr(half, "_of_thread", type("", (), {})())
     results = []
     for device, default in (("cpu", torch.float32), ("meta", torch.float16)):
+        monkeypatch.setattr(half, "_of_thread", SimpleNamespace())
         parameters = [normal(shape, 0, dtype).requires_grad_() for shape in ((5, 3), (70,))]
         gradients = [[normal(p.shape, step, dtype) for p in parameters] for step in range(3)]
         optimizer = NovoGrad(parameters, 0.1, weight_decay=0.1, **options, **path)
