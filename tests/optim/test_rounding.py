@@ -227,7 +227,7 @@ def test_rows_of_a_moment_are_changed_in_place():
     weight, grad = (x.to(memory_format=torch.channels_last) for x in (weight, grad))
     moment, counter = weight.bfloat16(), torch.tensor((3 << 32) + 5)
     expected = 1.001 * moment.float() + grad
-    for w, g, m in rounding.fp32_rows(weight, grad, moment, counter):
+    for w, g, m in rounding.update_rows(weight, grad, moment, counter):
         assert w.numel() <= 2**16
         m.mul_(1.001).add_(g)
     assert torch.equal(moment, rounded(expected))

@@ -7,18 +7,20 @@ fp32 parameter; AdamW moves 28.
 A large tensor drives everything else out of the cache, so each object and each kernel touched between two tensors costs
 a wait for memory. Hence v of all tensors lies in one vector, which is read before the first tensor and written after
 the last, and no state is looked up.
+
+Tensors of half precision pass through the kernel in blocks of fp32; see `half`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from novobench.optim.novograd import rounding, sharding
+from novobench.optim.novograd import half, norms, rounding, sharding
 from novobench.optim.novograd.backend import (
     Backend,
     GradScaling,
@@ -28,9 +30,9 @@ from novobench.optim.novograd.backend import (
     gather,
     init_state,
     scalar_update,
+    second_moment_dtype,
 )
 from novobench.optim.novograd.layout import is_dense, same_layout
-from novobench.optim.novograd.norms import norm_on_cpu
 from novobench.optim.novograd.reference import update_tensor
 
 FUSED_SGD = getattr(torch, "_fused_sgd_", None)
@@ -40,28 +42,26 @@ _LARGEST_DIVISOR = 1e8
 """The kernel is given 1 - 1/D, which loses 1/D to rounding for larger D."""
 _NO_MOMENTUM = sys.float_info.min
 """Stands for β₁ = 0, at which the kernel would keep no m: too small to add anything to it."""
-_LARGEST_DOT = 1 << 18
-"""Elements of which a dot product in fp32, the fastest way, gives ‖g‖² to a millionth; of millions it is 1e-4 off."""
 
 
 def supports(parameter: Tensor) -> bool:
-    """Whether the kernel computes in this parameter's own precision, and all of the parameter lies here."""
+    """Whether there is the kernel, and all of the parameter lies here, as real numbers."""
     return (
         FUSED_SGD is not None
         and parameter.device.type == "cpu"
-        and parameter.dtype in (torch.float32, torch.float64)
+        and parameter.dtype in (torch.float32, torch.float64, *half.DTYPES)
         and not sharding.is_sharded(parameter)
     )
 
 
 class CpuBackend(Backend):
-    """For fp32 or fp64 parameters of one group. Those with another layout or dtype than their gradient or m, and
+    """For parameters of one group and one dtype. Those with another layout or dtype than their gradient or m, and
     updates too small for the kernel, take `update_tensor`."""
 
     def __init__(self, group: Group, parameters: Sequence[Tensor], state: State) -> None:
         self._group, self._state = group, state
         self._parameters = parameters = sorted(parameters, key=Tensor.numel)  # small ones run faster in a row
-        dtype = parameters[0].dtype
+        self._is_half, dtype = parameters[0].dtype in half.DTYPES, second_moment_dtype(parameters[0])
         self._v = gather(parameters, state, "exp_avg_sq", -1.0, dtype)
         self._v_max = gather(parameters, state, "max_exp_avg_sq", 0.0, dtype) if group["amsgrad"] else None
         rounds = rounding.applies(parameters[0], group)
@@ -86,8 +86,8 @@ class CpuBackend(Backend):
             if self._exp_avgs[i] is None:
                 self._init_state(i)
             same_kind = grad.dtype is parameter.dtype and is_dense(grad)
-            self._squares[i] = _square(grad) if same_kind else _finite_square(norm_on_cpu(grad))
-        return torch.tensor(sum(self._squares.values()), dtype=torch.float64)
+            self._squares[i] = norms.square_on_cpu(grad) if same_kind else norms.finite_square(norms.norm_on_cpu(grad))
+        return torch.tensor(sum(self._squares.values()), dtype=torch.float64, device="cpu")
 
     def update(self, scaling: GradScaling) -> None:
         scale, take_step = scaling.on_host()
@@ -114,7 +114,7 @@ class CpuBackend(Backend):
             if not _fits(parameter, grad, exp_avg, rounds=self._counters is not None):
                 others.append(i)
                 continue
-            scalar = scalars(squares[i] if squares else _square(grad), v[i], v_max[i] if v_max else -1.0)
+            scalar = scalars(squares[i] if squares else norms.square_on_cpu(grad), v[i], v_max[i] if v_max else -1.0)
             if scalar is None:
                 continue
             factor, average, new_v = scalar
@@ -125,9 +125,7 @@ class CpuBackend(Backend):
             v[i] = new_v
             if v_max:
                 v_max[i] = max(v_max[i], new_v)
-            if shrink != 1.0:
-                parameter.mul_(shrink)
-            arguments = {
+            options = {
                 "weight_decay": coupled / size,
                 "momentum": beta1 or _NO_MOMENTUM,
                 "lr": lr,
@@ -136,18 +134,23 @@ class CpuBackend(Backend):
                 "maximize": maximize,
                 "is_first_step": False,
             }
-            if self._counters is None:
-                FUSED_SGD([parameter], [grad], [exp_avg], **arguments)
-            else:
-                for w, g, m in rounding.fp32_rows(parameter, grad, exp_avg, self._counters[i]):
-                    FUSED_SGD([w], [g], [m], **arguments)
-        self._v.copy_(torch.tensor(v, dtype=self._v.dtype))
+            own = (parameter, grad, exp_avg)
+            parts: Iterable[tuple[Tensor, Tensor, Tensor]] = (own,)
+            if self._is_half:
+                parts = half.update_blocks(*own)
+            elif self._counters is not None:
+                parts = rounding.update_rows(*own, self._counters[i])
+            for weight, g, m in parts:
+                if shrink != 1.0:
+                    weight.mul_(shrink)
+                FUSED_SGD([weight], [g], [m], **options)
+        self._v.copy_(torch.tensor(v, dtype=self._v.dtype, device="cpu"))
         if self._v_max is not None:
-            self._v_max.copy_(torch.tensor(v_max, dtype=self._v.dtype))
+            self._v_max.copy_(torch.tensor(v_max, dtype=self._v.dtype, device="cpu"))
         for i in others:
             t = self._param_state(i)
-            grad_norm = norm_on_cpu(t.grad).to(self._v.dtype)
-            update_tensor(group, t, grad_norm, torch.tensor(scale).double(), None)
+            grad_norm = norms.norm_on_cpu(t.grad)
+            update_tensor(group, t, grad_norm, torch.tensor(scale, dtype=torch.float64, device="cpu"), None)
 
     def _init_state(self, i: int) -> Tensor:
         parameter = self._parameters[i]
@@ -176,18 +179,3 @@ def _fits(parameter: Tensor, grad: Tensor, exp_avg: Tensor, *, rounds: bool) -> 
         and parameter.numel() > 0
         and same_layout(parameter, grad, exp_avg)
     )
-
-
-def _square(grad: Tensor) -> float:
-    """‖g‖² of a dense gradient, its elements taken in the order of memory, whatever its layout."""
-    count = grad.numel()
-    if count > _LARGEST_DOT:
-        return _finite_square(norm_on_cpu(grad))
-    flat = grad if grad.dim() == 1 else grad.as_strided((count,), (1,))
-    return torch.dot(flat, flat).item()
-
-
-def _finite_square(norm: Tensor) -> float:
-    """The square of a norm: inf if it is too large for a float, where ** raises."""
-    number: float = norm.item()
-    return number * number

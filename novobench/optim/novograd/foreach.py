@@ -20,6 +20,9 @@ from novobench.optim.novograd.backend import (
 from novobench.optim.novograd.layout import same_layout
 from novobench.optim.novograd.reference import update_tensor
 
+_WITHOUT_LAUNCHES = ("cpu",)
+"""Devices on which `_foreach` operations are loops, and a copy of all gradients costs more than it saves."""
+
 
 class ForeachBackend(Backend):
     """For fp32 and fp64 tensors; `update_tensor` takes the others. Reads the norms from the device once per step."""
@@ -37,11 +40,11 @@ class ForeachBackend(Backend):
         return len(self._tensors) > 0
 
     def square_norm(self) -> Tensor:
-        self._norms = norms.grad_norms([t for _, t in self._tensors])
+        self._norms = _norms([t for _, t in self._tensors])
         return norms.square_norm(self._norms)
 
     def update(self, scaling: GradScaling) -> None:
-        grad_norms = self._norms or norms.grad_norms([t for _, t in self._tensors])
+        grad_norms = self._norms or _norms([t for _, t in self._tensors])
         scale, take_step = scaling.on_host()
         batches: dict[tuple[int, torch.device, torch.dtype], list[tuple[Group, ParamState, Tensor]]] = {}
         if take_step:
@@ -53,6 +56,19 @@ class ForeachBackend(Backend):
         for batch in batches.values():
             _update(batch[0][0], [t for _, t, _ in batch], [grad_norm for _, _, grad_norm in batch], scale)
         self._tensors = []
+
+
+def _norms(tensors: Sequence[ParamState]) -> list[Tensor]:
+    """‖g‖ of each tensor: by few launches if none is sharded."""
+    if any(t.dtensor is not None or t.weight.device.type in _WITHOUT_LAUNCHES for t in tensors):
+        return list(norms.grad_norms(tensors))
+    batches: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for i, t in enumerate(tensors):
+        batches.setdefault((t.grad.device, t.exp_avg_sq.dtype), []).append(i)
+    by_place: dict[int, Tensor] = {}
+    for (_, dtype), places in batches.items():
+        by_place |= zip(places, torch._foreach_norm([tensors[i].grad for i in places], 2, dtype=dtype), strict=True)
+    return [by_place[i] for i in range(len(tensors))]
 
 
 def _fits(t: ParamState) -> bool:
@@ -70,29 +86,42 @@ def _fits(t: ParamState) -> bool:
 def _update(group: Group, tensors: Sequence[ParamState], grad_norms: Sequence[Tensor], scale: float) -> None:
     """The step of tensors of one group, device and dtype."""
     lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
-    scalars = scalar_update(group, lr, scale, tensors[0].exp_avg_sq.dtype)
-    moving, factors, averages = [], [], []
-    for t, norm in zip(tensors, torch.stack(list(grad_norms)).tolist(), strict=True):
-        v_max = -1.0 if t.max_exp_avg_sq is None else t.max_exp_avg_sq.item()
-        scalar = scalars(norm * norm, t.exp_avg_sq.item(), v_max)
-        if scalar is None:
-            continue
-        factor, average, v = scalar
-        t.exp_avg_sq.fill_(v)
-        if t.max_exp_avg_sq is not None:
-            t.max_exp_avg_sq.clamp_min_(v)
-        moving.append(t)
-        factors.append(factor * average)
-        averages.append(average)
+    amsgrad, dtype, device = group["amsgrad"], tensors[0].exp_avg_sq.dtype, tensors[0].weight.device
+    scalars = scalar_update(group, lr, scale, dtype)
+    exp_avg_sqs = [t.exp_avg_sq for t in tensors]
+    max_exp_avg_sqs = (
+        [t.max_exp_avg_sq for t in tensors] if amsgrad else [torch.full_like(exp_avg_sqs[0], -1.0)] * len(tensors)
+    )
+    numbers = (
+        torch.stack([*grad_norms, *exp_avg_sqs, *max_exp_avg_sqs]).view(3, -1).tolist()
+    )  # the only wait for the device
+    steps = [(t, scalars(norm * norm, v, v_max)) for t, norm, v, v_max in zip(tensors, *numbers, strict=True)]
+    moving = [(t, *scalar) for t, scalar in steps if scalar is not None]
     if not moving:
         return
-    weights, exp_avgs = [t.weight for t in moving], [t.exp_avg for t in moving]
+    factors, averages, new_v = ([scalar[i] for _, *scalar in moving] for i in range(3))
+    exp_avg_sqs = [t.exp_avg_sq for t, *_ in moving]
+    torch._foreach_zero_(exp_avg_sqs)
+    torch._foreach_add_(exp_avg_sqs, new_v)
+    if amsgrad:
+        torch._foreach_maximum_([t.max_exp_avg_sq for t, *_ in moving], new_v)
+
+    weights, grads, exp_avgs = ([t[i] for t, *_ in moving] for i in range(3))
     decay = group["weight_decay"]
-    updates = torch._foreach_mul([t.grad for t in moving], factors)
-    if decay and not group["decoupled_weight_decay"]:
-        torch._foreach_add_(updates, torch._foreach_mul(weights, [decay * average for average in averages]))
+    coupled, decoupled = (0.0, decay) if group["decoupled_weight_decay"] else (decay, 0.0)
     torch._foreach_mul_(exp_avgs, group["betas"][0])
-    torch._foreach_add_(exp_avgs, updates)
-    if decay and group["decoupled_weight_decay"]:
-        torch._foreach_mul_(weights, 1 - lr * decay)
+    if device.type in _WITHOUT_LAUNCHES:
+        for weight, grad, exp_avg, factor, average in zip(weights, grads, exp_avgs, factors, averages, strict=True):
+            exp_avg.add_(grad, alpha=factor * average)
+            if coupled:
+                exp_avg.add_(weight, alpha=coupled * average)
+    else:
+        updates = torch._foreach_mul(grads, factors)
+        if coupled:
+            torch._foreach_add_(updates, weights, alpha=coupled)
+        if group["grad_averaging"]:
+            torch._foreach_mul_(updates, averages)
+        torch._foreach_add_(exp_avgs, updates)
+    if decoupled:
+        torch._foreach_mul_(weights, 1 - lr * decoupled)
     torch._foreach_add_(weights, exp_avgs, alpha=-lr)

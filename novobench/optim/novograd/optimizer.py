@@ -46,8 +46,8 @@ class NovoGrad(Optimizer):
         skip_nonfinite: what a gradient with an inf or NaN norm leaves alone: `"tensor"`, its own tensor, or
             `"step"`, everything. With `max_grad_norm`, or a GradScaler's `found_inf`, always everything.
         foreach, fused: implementation; by default fused on CPU, fused on CUDA where there is Triton, else foreach, and
-            a plain loop elsewhere. Tensors that fused kernels cannot take (on a CPU those of half precision, complex,
-            sharded or of mixed strides; everywhere those with `update_clip`) go another way.
+            a plain loop elsewhere. Tensors that fused kernels cannot take (on a CPU those that are complex,
+            sharded or of mixed strides or dtypes; everywhere those with `update_clip`) go another way.
         single_launch: on CUDA, norms and update in one kernel launch, which may find gradients in the cache when it
             reads them again. Not with clipping, skipping of whole steps or sharded tensors, which need all norms first.
         capturable: never read a number from the device, so that a step can be captured in a CUDA graph (loop only).

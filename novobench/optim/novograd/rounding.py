@@ -101,13 +101,12 @@ def stochastic_round(x: Tensor, counter: int | Tensor, out: Tensor) -> None:
         _round_on_device(x, torch.as_tensor(counter, device=x.device), out)
 
 
-def fp32_rows(
+def update_rows(
     weight: Tensor, grad: Tensor, exp_avg: Tensor, counter: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the rows of a weight, its gradient and its bf16 moment, the latter as an fp32 copy; advance the counter.
+    """Yield the rows of three tensors of one layout on a CPU, the bf16 moment as an fp32 copy, and advance the counter.
 
-    All three lie on a CPU, dense and in one order. The caller changes the copy in place; it is then rounded back into
-    the moment.
+    What the caller makes of the copy is rounded back into the moment when it asks for the next row.
     """
     number = int(counter)
     counter += 1
