@@ -149,7 +149,8 @@ class CpuBackend(Backend):
         parameter = self._parameters[i]
         own = self._state[parameter]
         init_state(parameter, self._group, own, self._v[i], None if self._v_max is None else self._v_max[i])
-        self._exp_avgs[i] = exp_avg = own["exp_avg"]
+        exp_avg: Tensor = own["exp_avg"]
+        self._exp_avgs[i] = exp_avg
         return exp_avg
 
     def _param_state(self, i: int) -> ParamState:

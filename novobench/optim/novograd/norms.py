@@ -35,7 +35,7 @@ def square_norm(norms: Sequence[Tensor]) -> Tensor:
 
 def norm_of(t: ParamState, x: Tensor) -> Tensor:
     """‖x‖ of a weight or moment of `t`, 0-d; of a sharded one over all processes."""
-    norm = torch.linalg.vector_norm(x)
+    norm: Tensor = torch.linalg.vector_norm(x)
     if t.dtensor is not None:
         square = norm.double().square().reshape(1)
         sharding.sum_over_shards(square, [t.dtensor])
@@ -46,7 +46,8 @@ def norm_of(t: ParamState, x: Tensor) -> Tensor:
 def _norm(grad: Tensor, dtype: torch.dtype) -> Tensor:
     if grad.device.type == "cpu":
         return norm_on_cpu(grad).to(dtype)
-    return torch.linalg.vector_norm(grad, dtype=dtype)
+    norm: Tensor = torch.linalg.vector_norm(grad, dtype=dtype)
+    return norm
 
 
 def norm_on_cpu(x: Tensor) -> Tensor:
@@ -59,10 +60,11 @@ def norm_on_cpu(x: Tensor) -> Tensor:
     count = x.numel()
     rest = count % _ROW
     if count == rest or torch.compiler.is_compiling() or not is_dense(x):
-        return torch.linalg.vector_norm(x, dtype=torch.float64)
+        norm: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
+        return norm
     rows = x.as_strided((count // _ROW, _ROW), (_ROW, 1))  # in the order of memory, whatever the layout
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
-    size = torch.linalg.vector_norm(norms, dtype=torch.float64)
+    size: Tensor = torch.linalg.vector_norm(norms, dtype=torch.float64)
     if rest:
         last = x.as_strided((rest,), (1,), x.storage_offset() + count - rest)
         size = torch.hypot(size, torch.linalg.vector_norm(last, dtype=torch.float64))
