@@ -309,14 +309,14 @@ def build(
     make = third_party.load(entry.factory)
     try:
         with third_party.guarded():
-            optimizer = make(params, **{key: rates[key] for key in entry.takes}, **arguments)
+            optimizer: Optimizer = make(params, **{key: rates[key] for key in entry.takes}, **arguments)
     except Exception as error:
         raise ValueError(f"optimizer '{name}' cannot be made: {third_party.in_one_line(error)}.") from error
     groups = getattr(optimizer, "param_groups", None)
     if not groups or any("lr" not in group for group in groups):
         raise TypeError(f"optimizer '{name}' has no parameter groups with an 'lr', so that no schedule reaches it.")
     # torch's fused ones ask a GradScaler to leave the gradients scaled, and then nobody may clip them before the step.
-    optimizer._step_supports_amp_scaling = False
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
 
 
