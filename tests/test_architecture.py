@@ -1,6 +1,8 @@
 """The arrows between the rooms, what must work without torch, and what a package holds."""
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -54,6 +56,11 @@ MAY_IMPORT = {
 }
 
 
+NOVOGRAD = PACKAGE / "optim" / "novograd"
+KERNELS = NOVOGRAD / "kernels.py"
+LINES_OF_A_SCREEN = 40
+
+
 def room(module: str) -> str:
     """`novobench.optim.lars` -> `optim`."""
     return module.split(".")[1]
@@ -92,6 +99,98 @@ def test_training_names_no_task():
     for path in PACKAGE.glob("training/*.py"):
         for name in imports(path):
             assert not any(name.startswith(f"novobench.tasks.{task}") for task in tasks), f"{path} imports {name}"
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a module, or of the module that holds the imported name; None outside novobench."""
+    for candidate in (name, name.rpartition(".")[0]):
+        path = ROOT / Path(*candidate.split("."))
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
+
+
+def imports_when_loaded(body: list[ast.stmt]) -> set[str]:
+    """Names of the modules and of what is taken from them, without what waits in functions or is for type checkers."""
+    names: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                names |= imports_when_loaded(node.orelse)
+                continue
+            blocks = [getattr(node, block, []) for block in ("body", "orelse", "finalbody", "handlers")]
+            names |= imports_when_loaded([child for block in blocks for child in block])
+    return names
+
+
+def test_only_tests_open_the_novograd_package():
+    """Others take its public names, so that its modules can be cut anew."""
+    users = [path for path in MODULES if NOVOGRAD not in path.parents]
+    users += [path for folder in ("scripts", "experiments") for path in sorted((ROOT / folder).rglob("*.py"))]
+    for path in users:
+        for name in imports(path):
+            below = name.removeprefix("novobench.optim.novograd.").split(".")
+            inside = name.startswith("novobench.optim.novograd.") and (NOVOGRAD / f"{below[0]}.py").is_file()
+            assert not inside, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_import_circle_in_optim():
+    graph = {}
+    for path in sorted((PACKAGE / "optim").rglob("*.py")):
+        files = map(module_file, imports_when_loaded(ast.parse(path.read_text()).body))
+        graph[path] = {file for file in files if file is not None}
+    assert graph[NOVOGRAD / "optimizer.py"] > {NOVOGRAD / "dispatch.py", NOVOGRAD / "backend.py"}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the files of a circle
+
+
+@pytest.mark.parametrize(
+    ("module", "users"),
+    [("kernels", {"cuda", "launch_plan"}), ("launch_plan", {"cuda", "compiled"})],
+    ids=["kernels", "launch_plan"],
+)
+def test_only_the_backends_that_launch_them_see_the_kernels(module, users):
+    wanted = NOVOGRAD / f"{module}.py"
+    importers = {path.stem for path in MODULES if wanted in map(module_file, imports(path))}
+    assert importers == users
+
+
+def test_the_novograd_step_fits_on_one_screen():
+    [step] = functions(NOVOGRAD / "optimizer.py", "step")
+    assert step.end_lineno - step.lineno < LINES_OF_A_SCREEN
+
+
+def functions(path: Path, *names: str) -> list[ast.FunctionDef]:
+    """Functions and methods of a file, by name."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    return [node for node in nodes if node.name in names]
+
+
+def launched_kernels() -> set[str]:
+    nodes = ast.walk(ast.parse((NOVOGRAD / "launch_plan.py").read_text()))
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "kernels"}
+
+
+def kernel_legend(docstring: str) -> dict[str, str]:
+    """`name, other  fp32 [T]  meaning` -> dtype and shape of each name; constants have no shape."""
+    dtypes = r"(?:(?:fp32|int64|int32)(?: \[[^]]*\](?:, \[[^]]*\])?)?|bool|int|dtype)"
+    lines = re.findall(rf"^  (\w+(?:, \w+)*) +({dtypes}) {{2,}}\S", docstring, re.MULTILINE)
+    return {name: kind for names, kind in lines for name in names.split(", ")}
+
+
+def test_each_kernel_argument_is_explained():
+    legend = kernel_legend(ast.get_docstring(ast.parse(KERNELS.read_text()), clean=False))
+    kernels = functions(KERNELS, *launched_kernels())
+    assert {kernel.name for kernel in kernels} == {"norms", "decide", "update", "norms_and_update"}
+    arguments = {argument.arg: argument for kernel in kernels for argument in kernel.args.args}
+    assert legend.keys() == arguments.keys()
+    for name, argument in arguments.items():
+        shape_or_scalar = "[" in legend[name] or legend[name] == "int32"
+        assert shape_or_scalar == (argument.annotation is None), f"{name}: {legend[name]}"
 
 
 def test_no_file_outgrows_its_reader():

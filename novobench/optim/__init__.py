@@ -1,4 +1,4 @@
-"""Optimizers: NovoGrad and its company. Needs torch alone, and torch only once an optimizer is asked for.
+"""Optimizers for PyTorch. Needs no package but torch, and imports torch only when one of its names is used.
 
 from novobench.optim import NovoGrad
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from novobench.optim.novograd import convert_state_dict as convert_state_dict
     from novobench.optim.weight_decay import weight_decay_groups as weight_decay_groups
 
-_HOMES = {
+_MODULE_OF = {
     "NovoGrad": "novograd",
     "GradScaler": "novograd",
     "convert_state_dict": "novograd",
@@ -38,6 +38,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"novobench.optim.{_HOMES[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"novobench.optim.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,17 +16,23 @@ class LARS(Optimizer):
     .. math::
         u = g + d w, \qquad m \leftarrow \beta m + \lambda \cdot r \cdot u, \qquad w \leftarrow w - m
 
-    with r = trust · ‖w‖ / (‖g‖ + d·‖w‖ + ε), and r = 1 where ‖w‖ or ‖g‖ is 0.
-    Parameters that decay by nothing (`weight_decay_factor` 0 in their group, e.g. batch norm and biases) are not
-    adapted either (r = 1), the skip list of public large-batch recipes.
+    with r = trust · ‖w‖ / (‖g‖ + d·‖w‖ + ε), and r = 1 where ‖w‖ or ‖g‖ is 0. Differences from the paper, which has
+    neither ε nor these exceptions: r = 1 also in groups with `weight_decay_factor` 0, such as batch norm and biases, as
+    in public large-batch recipes. `weight_decay_groups` sets that key.
 
     Args:
-        params: parameters or groups.
-        lr: λ.
-        momentum: β, 0.9 in the paper.
-        weight_decay: d, added to the gradient.
-        trust: trust coefficient, 0.001 in the paper.
-        eps: ε.
+        params: parameters, or parameter groups. Any shape; real floating-point dtypes. Norms and momentum have the
+            parameter's dtype.
+        lr: λ. No default.
+        momentum: β in [0, 1). Default 0.9, the paper's.
+        weight_decay: d, added to the gradient. Default 0.
+        trust: trust coefficient. Default 0.001, the paper's.
+        eps: ε, added to the denominator of r. Default 1e-8.
+
+    Raises:
+        ValueError: an option is out of range.
+
+    State of a parameter: `momentum_buffer` (m: shape and dtype of the parameter).
     """
 
     def __init__(
@@ -48,7 +54,14 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; `closure`, if given, recomputes the loss, which is returned."""
+        """Take one step: update the weights and m of all parameters that have a gradient.
+
+        Args:
+            closure: recomputes the loss and the gradients; called once, with gradients enabled.
+
+        Returns:
+            The closure's loss, or None without a closure.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -82,15 +95,21 @@ def larc_(
     *,
     decay_first: bool = False,
 ) -> None:
-    """Scale each tensor's gradient in place so that the step's rate is the layer-wise adaptive one.
+    """Scale each tensor's gradient in place, so that the next optimizer step has a layer-wise adaptive rate.
 
-    The factor is trust · ‖w‖ / (‖g‖ + 1e-7), at least 1e-7; with `mode="clip"` it is divided by lr and at most 1. This
-    is the form of OpenSeq2Seq (optimizers/optimizers.py, `post_process_gradients`), which the paper's §4.3 calls LARC.
-    It goes before the optimizer; NovoGrad with β₂ = 0 takes the same steps without it, because the factor cancels in
-    g/‖g‖.
+    Call it between `backward` and `optimizer.step`. The factor is trust · ‖w‖ / (‖g‖ + 1e-7), at least 1e-7; with
+    `mode="clip"` it is divided by lr and is at most 1. This is the form of OpenSeq2Seq (optimizers/optimizers.py,
+    `post_process_gradients`), which the NovoGrad paper calls LARC (§4.3). It changes nothing for NovoGrad with β₂ = 0:
+    the factor cancels in g/‖g‖.
 
-    `decay_first` is for optimizers that add d·w to the gradient: OpenSeq2Seq, apex and NeMo do so before LARC, which
-    measures and scales the sum. d·w is added here, and the groups' `weight_decay` is set to 0 for the optimizer's step.
+    Args:
+        param_groups: an optimizer's `param_groups`, with `params`, `lr` and, for `decay_first`, `weight_decay`. Tensors
+            of any shape and real floating-point dtype; those without a gradient are skipped.
+        trust: trust coefficient.
+        mode: `"clip"` (default): the adaptive rate replaces λ where it is smaller. `"scale"`: it multiplies λ.
+        decay_first: for optimizers that add d·w to the gradient. OpenSeq2Seq, apex and NeMo do so before LARC, which
+            then measures and scales the sum. This function adds d·w to the gradients and sets `weight_decay` of the
+            groups to 0, so that the step does not add it again. Default False.
     """
     for group in param_groups:
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]

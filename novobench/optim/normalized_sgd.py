@@ -1,4 +1,4 @@
-"""Stochastic normalized gradient descent, the family that NovoGrad belongs to (paper §2)."""
+"""Stochastic normalized gradient descent, the family of NovoGrad (paper §2)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from torch.optim import Optimizer
 
 
 class NormalizedSGD(Optimizer):
-    r"""w ← w − λ · m with m ← β·m + g/‖g‖ + d·w; the paper's §2 has β = 0 and d = 0.
+    r"""Normalized SGD: m ← β·m + g / (‖g‖ + ε) + d·w and w ← w − λ·m. The NovoGrad paper's §2 has β = d = ε = 0.
 
-    The norm is that of the whole gradient over all groups, or with `layer_wise` each tensor's own. NovoGrad with
+    ‖g‖ is the norm of all gradients of all groups together or, with `layer_wise`, that of each tensor. NovoGrad with
     β₂ = 0 is the layer-wise form with momentum (the paper's Note 1).
 
     Args:
-        params: parameters or groups.
-        lr: λ, the length of a step when β = 0 and d = 0.
-        momentum: β.
-        weight_decay: d, added after normalisation.
-        layer_wise: normalise each tensor by its own norm.
-        eps: added to the norm.
+        params: parameters, or parameter groups. Any shape; real floating-point dtypes.
+        lr: λ, the length of a step when β = 0 and d = 0. No default.
+        momentum: β in [0, 1). Default 0, as in §2.
+        weight_decay: d, added to the normalized gradient. Default 0.
+        layer_wise: divide the gradient of each tensor by its own norm. Default False.
+        eps: ε, added to the norm. Default 1e-8, NovoGrad's.
+
+    Raises:
+        ValueError: an option is out of range.
+
+    State of a parameter: with momentum, `momentum_buffer` (m: shape and dtype of the parameter); without, none.
     """
 
     def __init__(
@@ -43,7 +48,14 @@ class NormalizedSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; `closure`, if given, recomputes the loss, which is returned."""
+        """Take one step: update the weights and m of all parameters that have a gradient.
+
+        Args:
+            closure: recomputes the loss and the gradients; called once, with gradients enabled.
+
+        Returns:
+            The closure's loss, or None without a closure.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,7 +1,7 @@
-"""The optimizers that a config can name. Imports no torch until one is built.
+"""The optimizers that a config can name. Does not import torch before it builds one.
 
-A third-party optimizer needs no change here: name it `package.module:Class`, or offer an `OptimizerEntry` under
-the entry point group `novobench.optimizers`. Modules are looked for in the current folder, too.
+A third-party optimizer needs no change here: name it `package.module:Class`, or publish an `OptimizerEntry` in the
+entry point group `novobench.optimizers`. Modules in the current folder count, too.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ ENTRY_POINTS = "novobench.optimizers"
 
 
 class UnknownOptimizerError(LookupError):
-    """No entry and no importable optimizer of that name; the message is one line."""
+    """Neither an entry nor an importable optimizer has this name. The message is one line."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where `novobench search` looks for a value, uniformly in its logarithm."""
+    """The interval from which `novobench search` samples a value, uniformly in its logarithm."""
 
     low: float
     high: float
@@ -40,31 +40,31 @@ _RANGES = {"lr": Range(1e-4, 1.0), "weight_decay": Range(1e-5, 1e-1)}
 
 @dataclass(frozen=True)
 class OptimizerEntry:
-    """One optimizer as configs see it."""
+    """What novobench knows of an optimizer: how to build it, its options and their search ranges."""
 
     name: str
     factory: str
-    """`module:Class`, imported when the first is built; called with groups, what it `takes`, and the options."""
+    """`module:Class`, imported at the first build; called with groups, what it `takes`, and the options."""
     options: type
     """A frozen dataclass of its options besides lr and weight_decay, with their defaults. An annotation such as
     `Annotated[float, "[0, 1)"]` is the interval that values must lie in."""
     description: str
     reference: str
     state_bytes_per_parameter: float
-    """Bytes of state for one fp32 parameter of a large matrix; a number or two a tensor are not counted."""
+    """Bytes of state per fp32 parameter of a large matrix, without the one or two numbers per tensor."""
     tunable: Mapping[str, Range] = field(default_factory=lambda: dict(_RANGES))
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Named sets of options."""
     guards_on_device: bool = False
-    """Its step reads the attribute `found_inf` that torch's GradScaler sets, a 0-d fp32 tensor, and leaves weights and
-    state as they are if that is not 0. A training then never waits for the device to learn whether an update is
-    finite; with any other optimizer it waits once per update."""
+    """Whether its step reads the attribute `found_inf` (0-d fp32 tensor, as torch's GradScaler sets it) and leaves
+    weights and state unchanged if that is not 0. A training then needs no host sync to learn whether an update is
+    finite; with any other optimizer it needs one per update."""
     decays_gradient: bool = False
-    """Its weight decay is L2 regularisation: its step begins with adding d·w to the gradient. With LARC that is done
-    before LARC."""
+    """Whether its weight decay is L2 regularization: its step first adds d·w to the gradient. LARC then comes after
+    that addition, see `larc_`."""
     takes: tuple[str, ...] = ("lr", "weight_decay")
-    """Which of these two the factory has as arguments. Without `weight_decay` there is none; the rate of each update is
-    written into the optimizer's groups in any case."""
+    """Which of these two arguments the factory has. Without `weight_decay`, there is no weight decay. The rate of each
+    update goes into `lr` of the optimizer's groups in any case."""
 
 
 Implementation = Literal["auto", "loop", "foreach", "fused"]
@@ -215,7 +215,7 @@ _entries: dict[str, OptimizerEntry] = {entry.name: entry for entry in _BUILT_IN}
 
 
 def register(entry: OptimizerEntry) -> None:
-    """Add an entry. Raises ValueError if the name is taken: a result must not change its meaning."""
+    """Add an entry. Raises ValueError for a name that is taken: the meaning of recorded results must not change."""
     if entry.name in _entries:
         raise ValueError(f"An optimizer named '{entry.name}' is registered already, as {_entries[entry.name].factory}.")
     _entries[entry.name] = entry
@@ -228,9 +228,10 @@ def entries(pattern: str = "*") -> list[OptimizerEntry]:
 
 
 def get(name: str) -> OptimizerEntry:
-    """The entry of a registered name, or of a class or function `package.module:Class`.
+    """The entry of a registered name, or one made from a class or function `package.module:Class`.
 
-    Raises UnknownOptimizerError with the nearest right name.
+    Raises:
+        UnknownOptimizerError: there is none; the message suggests the nearest name, or says why the import failed.
     """
     if name not in _entries:
         _load_entry_points()
@@ -249,7 +250,7 @@ _broken: dict[str, str] = {}
 
 
 def broken() -> dict[str, str]:
-    """Entry points that failed to load, and why. They must not stop a training with another optimizer."""
+    """Entry points that failed to load: name -> reason. They must not stop a training with another optimizer."""
     _load_entry_points()
     return _broken
 
@@ -269,7 +270,7 @@ def _load_entry_points() -> None:
 
 @cache
 def _from_path(path: str) -> OptimizerEntry:
-    """An entry made from a constructor: what it takes besides the parameters, lr and weight_decay are options."""
+    """An entry made from a constructor. Its options are all arguments but the parameters, `lr` and `weight_decay`."""
     try:
         takes, options = third_party.signature(third_party.load(path))
     except Exception as error:
@@ -290,13 +291,24 @@ def _from_path(path: str) -> OptimizerEntry:
 def build(
     name: str, params: Any, *, lr: float, weight_decay: float, options: Mapping[str, Any] | None = None
 ) -> Optimizer:
-    """Build an optimizer over `params` (parameters, or groups of `param_groups`).
+    """Build an optimizer.
 
-    For torch's own, `implementation: auto` means fused on a CPU, where torch would take a slow loop, and on CUDA, where
-    only fused takes `found_inf`; foreach elsewhere.
+    Args:
+        name: a registered name or `package.module:Class`.
+        params: parameters, or parameter groups.
+        lr: rate of the first update.
+        weight_decay: coefficient d; ignored if the entry does not take one.
+        options: values for fields of the entry's `options`; the others keep their defaults. For torch's own optimizers,
+            `implementation: auto` is fused on a CPU, where torch would run a slow loop, and on CUDA, where only fused
+            reads `found_inf`; it is foreach elsewhere.
+
+    Raises:
+        UnknownOptimizerError: see `get`.
+        ValueError: the constructor raised an error; the message quotes it.
+        TypeError: the result has no parameter groups with `lr`.
     """
     entry, params, given = get(name), list(params), dict(options or {})
-    if ":" in name:  # options at their defaults stay unsaid: a constructor may fix some of those of its base class
+    if ":" in name:  # leave out options at their defaults: a constructor may set some of its base class's itself
         defaults = third_party.defaults(entry.options)
         arguments = {key: value for key, value in given.items() if key not in defaults or value != defaults[key]}
         implementation = None
@@ -316,14 +328,14 @@ def build(
     make = third_party.load(entry.factory)
     try:
         with third_party.guarded():
-            optimizer = make(params, **{key: rates[key] for key in entry.takes}, **arguments)
+            optimizer: Optimizer = make(params, **{key: rates[key] for key in entry.takes}, **arguments)
     except Exception as error:
         raise ValueError(f"optimizer '{name}' cannot be made: {third_party.in_one_line(error)}.") from error
     groups = getattr(optimizer, "param_groups", None)
     if not groups or any("lr" not in group for group in groups):
         raise TypeError(f"optimizer '{name}' has no parameter groups with an 'lr', so that no schedule reaches it.")
-    # torch's fused ones ask a GradScaler to leave the gradients scaled, and then nobody may clip them before the step.
-    optimizer._step_supports_amp_scaling = False
+    # With True, as torch's fused optimizers have it, a GradScaler leaves the gradients scaled, and clipping is wrong.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
 
 
@@ -333,17 +345,21 @@ def _device_types(params: list[Any]) -> set[str]:
 
 
 def guards_on_device(name: str, optimizer: Optimizer) -> bool:
-    """Whether `optimizer`, as it was built, takes `found_inf`: of torch's own and NovoGrad only fused ones do so
-    without waiting for the device."""
+    """Whether `optimizer` reads `found_inf` without a host sync. torch's own optimizers do so only if fused, NovoGrad
+    unless another implementation is asked for."""
     entry = get(name)
-    unset = not entry.factory.startswith("torch.optim:")  # NovoGrad chooses the fused kernels by itself
+    unset = not entry.factory.startswith("torch.optim:")  # by default, NovoGrad is fused and torch's are not
     fused = [group.get("fused") for group in optimizer.param_groups]
     return entry.guards_on_device and all(unset if chosen is None else chosen for chosen in fused)
 
 
 def validate(entry: OptimizerEntry, options: Any, weight_decay: float) -> None:
-    """Check what types and intervals cannot: that there are two betas and a weight decay, and that torch has no reason
-    to refuse them. Raises ValueError."""
+    """Check what types and intervals of single options cannot say.
+
+    Raises:
+        ValueError: the number of betas is not two; weight decay for a class without it; Nesterov momentum that torch
+            refuses.
+    """
     if weight_decay and "weight_decay" not in entry.takes:
         raise ValueError(
             f"'optimizer.weight_decay' is {weight_decay:g}, but {entry.name} has no such argument. "

@@ -1,6 +1,6 @@
-"""Learning rate and weight decay as pure functions of the update number: nothing to save, nothing to restore.
+"""Learning rate and weight decay as pure functions of the update number, without any state to save.
 
-`update` counts from 0, the first weight update; `total` is the number of updates of the whole run.
+Update 0 is the first update of the weights; `total` is the number of updates of the whole run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """A warm-up, then a decay over the updates that are left. Annotations are the intervals that values must lie in."""
+    """A warm-up, then a decay over the remaining updates. Annotations are the intervals of allowed values."""
 
     name: Literal["constant", "polynomial", "cosine", "multistep"] = "constant"
     power: Annotated[float, "(0, inf)"] = 1.0
@@ -20,28 +20,35 @@ class ScheduleSpec:
     min_lr: Annotated[float, "[0, inf)"] = 0.0
     """`polynomial` and `cosine` end here; an absolute rate. OpenSeq2Seq's Jasper has 1e-5."""
     floor: Literal["shift", "max"] = "shift"
-    """How they end at `min_lr`: `shift` decays the part of the rate above it (OpenSeq2Seq, NeMo); `max` decays the
-    whole rate, and never goes below it (DeepLearningExamples)."""
+    """How they reach `min_lr`: `shift` decays the part of the rate above it (OpenSeq2Seq, NeMo); `max` decays the
+    whole rate and takes the larger of the two (DeepLearningExamples)."""
     warmup_updates: Annotated[int, "[0, inf)"] = 0
-    """Length of the warm-up in updates; or give `warmup_fraction`."""
+    """Length of the warm-up in updates; excludes `warmup_fraction`."""
     warmup_fraction: Annotated[float, "[0, 1)"] = 0.0
     """Length of the warm-up as a share of all updates (the paper's Table 5)."""
     warmup_start_factor: Annotated[float, "[0, 1]"] = 0.0
     """The warm-up starts at this share of the base rate."""
     warmup_counts_from: Literal[0, 1] = 1
-    """Update 0 has (0 + this) / (length + this) of the climb: 0 as OpenSeq2Seq, which wastes one update; 1 as NeMo."""
+    """Update u has climbed (u + this) / (length + this) of the way: 0 as OpenSeq2Seq, whose first update has the start
+    rate; 1 as NeMo."""
     decay_spans: Literal["rest", "whole"] = "rest"
-    """The decay starts after the warm-up, or runs over the whole and is joined by it (Transformer-XL)."""
+    """`rest`: the decay starts after the warm-up. `whole`: it spans the whole run, and the warm-up replaces its first
+    part (Transformer-XL)."""
     milestones: list[Annotated[float, "[0, 1]"]] = field(default_factory=list)
     """`multistep`: shares of the whole run at which the rate is multiplied by `factor`."""
     factor: Annotated[float, "[0, inf)"] = 0.1
     weight_decay_milestones: list[Annotated[float, "[0, 1]"]] = field(default_factory=list)
-    """Shares of the run from which weight decay is multiplied by the factor of the same place (Codreanu et al.)."""
+    """Shares of the run at which the factor of weight decay becomes the one at the same index of
+    `weight_decay_factors` (Codreanu et al.)."""
     weight_decay_factors: list[Annotated[float, "[0, inf)"]] = field(default_factory=list)
 
 
 def validate(spec: ScheduleSpec) -> None:
-    """Raise ValueError if the fields contradict each other."""
+    """Check what the intervals of single fields cannot say.
+
+    Raises:
+        ValueError: the fields contradict each other; the message names them.
+    """
     if spec.warmup_updates and spec.warmup_fraction:
         raise ValueError(
             f"'schedule': warmup_updates {spec.warmup_updates} and warmup_fraction {spec.warmup_fraction} are both "
@@ -63,7 +70,14 @@ def validate(spec: ScheduleSpec) -> None:
 
 
 def learning_rate(update: int, total: int, base_lr: float, spec: ScheduleSpec) -> float:
-    """The learning rate of one update."""
+    """The learning rate of one update.
+
+    Args:
+        update: number of the update, from 0 to `total` - 1.
+        total: updates of the whole run.
+        base_lr: the rate after the warm-up.
+        spec: a schedule that `validate` accepts.
+    """
     warmup = spec.warmup_updates or round(spec.warmup_fraction * total)
     if update < warmup:
         climb = (update + spec.warmup_counts_from) / (warmup + spec.warmup_counts_from)
@@ -81,7 +95,14 @@ def learning_rate(update: int, total: int, base_lr: float, spec: ScheduleSpec) -
 
 
 def weight_decay(update: int, total: int, base: float, spec: ScheduleSpec) -> float:
-    """The weight decay of one update: `base` until the first milestone, then as the factors say."""
+    """The weight decay of one update: `base` before the first milestone, then `base` times the factor of the last one.
+
+    Args:
+        update: number of the update, from 0 to `total` - 1.
+        total: updates of the whole run.
+        base: the configured coefficient.
+        spec: a schedule that `validate` accepts.
+    """
     factor = 1.0
     for milestone, value in zip(spec.weight_decay_milestones, spec.weight_decay_factors, strict=True):
         if update >= milestone * total:

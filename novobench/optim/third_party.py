@@ -1,6 +1,6 @@
-"""Optimizers that are named by path, `package.module:Class`: how they are imported, and what they take.
+"""Imports optimizers by path, `package.module:Class`, and reads the arguments of their constructors.
 
-A module is looked for in the current folder, too. Imports no torch but for a class of torch's.
+Modules in the current folder count, too. Imports torch only to check what a path names.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _EMPTY = inspect.Parameter.empty
 
 
 def load(path: str) -> Any:
-    """What `package.module:Class` names. Raises any Exception.
+    """The object that `package.module:Class` names. Raises any Exception that the import raises.
 
-    The current folder comes last, so that no file there takes the place of a library.
+    The current folder comes last in the search path, so that a file there cannot shadow a library.
     """
     module, _, name = path.partition(":")
     if not name:
@@ -38,9 +38,10 @@ def load(path: str) -> Any:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """For an import of what somebody else wrote. What it prints goes to standard error, and nowhere if it fails: one
-    line then says why. Raises an Exception also where the module raised what is none, as `sys.exit` does; only the
-    user's Ctrl-C passes as it is."""
+    """Context for running third-party code. Its output goes to standard error, or is dropped if it fails.
+
+    Raises ImportError for a BaseException such as SystemExit; an Exception and KeyboardInterrupt pass unchanged.
+    """
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
@@ -53,59 +54,64 @@ def guarded() -> Iterator[None]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Kind and message of an error, without a line break and a last full stop."""
+    """Type and message of an error, without line breaks and without a final full stop."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
 
 
-def signature(made: Any) -> tuple[tuple[str, ...], type]:
-    """What an optimizer's class, or a function that makes one, takes after the parameters.
+def signature(factory: Any) -> tuple[tuple[str, ...], type]:
+    """The arguments that an optimizer's class, or a function that makes one, takes after the parameters.
 
-    Returns which of `lr` and `weight_decay` are among it, and a frozen dataclass of the rest. Raises TypeError for
-    what cannot make an optimizer.
+    Returns:
+        Which of `lr` and `weight_decay` it takes, and a frozen dataclass of its other arguments.
+
+    Raises:
+        TypeError: `factory` is neither a subclass of Optimizer nor a function.
+        ValueError: it has no signature.
     """
     from torch.optim import Optimizer
 
-    if not callable(made) or (inspect.isclass(made) and not issubclass(made, Optimizer)):
+    if not callable(factory) or (inspect.isclass(factory) and not issubclass(factory, Optimizer)):
         raise TypeError("it is not a subclass of torch.optim.Optimizer, nor a function that makes one")
-    found: dict[str, Any] = {}
-    takes_any = True
-    classes = [each for each in made.__mro__ if "__init__" in vars(each)] if inspect.isclass(made) else [made]
-    for each in classes:
-        if each is Optimizer:
+    arguments: dict[str, Any] = {}
+    has_kwargs = True
+    is_class = inspect.isclass(factory)
+    factories = [base for base in factory.__mro__ if "__init__" in vars(base)] if is_class else [factory]
+    for base in factories:
+        if base is Optimizer:
             break
-        # of a class the constructor, whose first argument is self: its own signature may be that of its metaclass
-        function, left_out = (each.__init__, 2) if inspect.isclass(each) else (each, 1)
+        # For a class read the constructor, which has `self`, too: the class's signature may be its metaclass's.
+        function, skipped = (base.__init__, 2) if inspect.isclass(base) else (base, 1)
         parameters = list(inspect.signature(function).parameters.values())
-        for parameter in parameters[left_out:]:
+        for parameter in parameters[skipped:]:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                found.setdefault(parameter.name, parameter.default)
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        if not takes_any:  # else what is meant for the next base class comes as **kwargs
+                arguments.setdefault(parameter.name, parameter.default)
+        has_kwargs = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        if not has_kwargs:  # with **kwargs, the arguments of the next base class are arguments here
             break
-    takes = tuple(name for name in ("lr", "weight_decay") if name in found or takes_any)
+    takes = tuple(name for name in ("lr", "weight_decay") if name in arguments or has_kwargs)
     options = [
         (name, *_option(default))
-        for name, default in found.items()
+        for name, default in arguments.items()
         if name not in takes and (default is _EMPTY or _is_data(default))
     ]
     return takes, dataclasses.make_dataclass("Options", options, frozen=True, kw_only=True)
 
 
 def defaults(options: type) -> dict[str, Any]:
-    """The defaults of a dataclass that `signature` made, without those that must be given."""
+    """The defaults of a dataclass that `signature` made. Required options have none."""
     fields = dataclasses.fields(options)
-    return {each.name: each.default_factory() for each in fields if callable(each.default_factory)}
+    return {field.name: field.default_factory() for field in fields if callable(field.default_factory)}
 
 
 def _is_data(value: Any) -> bool:
-    """Whether a config can hold a default. An argument with any other keeps it, and is no option."""
+    """Whether a config can hold this default. An argument with another kind of default is no option."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_data, value))
     return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _option(default: Any) -> tuple[Any, Any]:
-    """Type and field of an option. One without default must be given."""
+    """Type and dataclass field of an option, which is required if `default` is empty."""
     if default is _EMPTY:
         return Any, dataclasses.field()
     kind = type(default) | None if isinstance(default, (bool, float)) else Any

@@ -31,7 +31,7 @@ class PaperNovoGrad:
         self.v_max = self.v if first else max(self.v_max, self.v)
         v = self.v_max if self.options.get("amsgrad") else self.v
         divisor = np.sqrt(v + self.eps) if self.options.get("eps_inside_sqrt") else np.sqrt(v) + self.eps
-        term = g / divisor
+        term = g / divisor if divisor else np.zeros_like(g)  # ε = 0 and a zero gradient: 0/0 is taken as 0
         if not self.options.get("decoupled_weight_decay"):
             term = term + self.d * self.w
         if first:
@@ -39,17 +39,51 @@ class PaperNovoGrad:
         else:
             share = 1 - self.beta1 if self.options.get("grad_averaging") else 1.0
             self.m = self.beta1 * self.m + share * term
-        clip = self.options.get("update_clip")
+        clip, clipped_lr = self.options.get("update_clip"), lr
         if clip is not None:
-            lr = min(lr, clip * np.linalg.norm(self.w) / (np.linalg.norm(self.m) + 1e-8))
+            clipped_lr = min(lr, clip * np.linalg.norm(self.w) / (np.linalg.norm(self.m) + 1e-8))
         if self.options.get("decoupled_weight_decay"):
-            self.w = self.w * (1 - lr * self.d)
-        self.w = self.w - lr * self.m
+            self.w = self.w * (1 - lr * self.d)  # decoupled from what the gradients do, clipping included
+        self.w = self.w - clipped_lr * self.m
 
     @property
     def state(self):
-        found = {} if self.m is None else {"exp_avg": self.m, "exp_avg_sq": self.v}
-        return found | {"max_exp_avg_sq": self.v_max} if found and self.options.get("amsgrad") else found
+        state = {} if self.m is None else {"exp_avg": self.m, "exp_avg_sq": self.v}
+        return state | {"max_exp_avg_sq": self.v_max} if state and self.options.get("amsgrad") else state
+
+
+class PaperNovoGradModel:
+    """`PaperNovoGrad` for all tensors of a model: clipping, gradient scaling and skipping concern them together.
+
+    A norm that is not finite leaves its own tensor alone; with `max_grad_norm`, `skip_nonfinite="step"` or gradients
+    that come scaled it leaves all tensors alone. `found_inf` does so, too. The clip factor is that of
+    `torch.nn.utils.clip_grad_norm_`.
+    """
+
+    def __init__(self, weights, settings, max_grad_norm=None, skip_nonfinite="tensor"):
+        self.tensors = [PaperNovoGrad(weight, **own) for weight, own in zip(weights, settings, strict=True)]
+        self.max_grad_norm, self.skip_nonfinite = max_grad_norm, skip_nonfinite
+
+    def take_over(self, i, weight, state):
+        """Go on from the weight and m of another optimizer."""
+        self.tensors[i].w = _float64(weight)
+        if self.tensors[i].m is not None:
+            self.tensors[i].m = _float64(state["exp_avg"])
+
+    def step(self, gradients, rates, grad_scale=None, found_inf=None):
+        """`gradients` has None where there is none. Returns which tensors moved."""
+        together = self.max_grad_norm is not None or self.skip_nonfinite == "step" or grad_scale is not None
+        gradients = [None if g is None else _float64(g) / (grad_scale or 1.0) for g in gradients]
+        norms = [0.0 if g is None else np.sqrt((g * g).sum()) for g in gradients]
+        norm = np.sqrt(sum(n * n for n in norms))
+        moves = [g is not None and np.isfinite(n) for g, n in zip(gradients, norms, strict=True)]
+        if found_inf or (together and not np.isfinite(norm)):
+            return [False] * len(moves)
+        factor = 1.0 if self.max_grad_norm is None else min(1.0, self.max_grad_norm / (norm + 1e-6))
+        for tensor, gradient, rate, move in zip(self.tensors, gradients, rates, moves, strict=True):
+            if move:
+                tensor.step(factor * gradient, rate)
+        return moves
 
 
 class PaperSGD:

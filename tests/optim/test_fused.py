@@ -211,34 +211,9 @@ def test_what_concerns_the_whole_step_takes_the_usual_launches(launches):
     assert launches == {"norms": 2, "decide": 2, "update": 2}
 
 
-def test_unaligned_tensors():
-    whole, gradients = normal(6000, 0), normal(6000, 1)
-    parameters = [whole[1:3001].requires_grad_(), whole[3002:6000].requires_grad_()]
-    step_both(parameters, lambda step: [gradients[3:3003] * (step + 1), gradients[2:3000]])
-
-
 def test_gradients_that_become_unaligned_are_noticed():
     store = normal(5001, 1)
     step_both([normal(5000, 0).requires_grad_()], lambda step: [store[:5000] if step == 0 else store[1:]])
-
-
-@pytest.mark.parametrize("shape", [(20, 3, 5, 7), (4, 6, 1, 1), (3, 4, 2, 5, 6)])
-@pytest.mark.parametrize("last", ["weight", "gradient", "both"])
-def test_channels_last(shape, last):
-    form = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
-
-    def turned(x, wanted):
-        return x.to(memory_format=form) if last in (wanted, "both") else x
-
-    parameter = turned(normal(shape, 0), "weight").requires_grad_()
-    step_both([parameter], lambda step: [turned(normal(shape, 1 + step), "gradient")])
-
-
-def test_holes_transposes_and_expanded_gradients():
-    store = normal((40, 30), 0)
-    parameters = [store[:, ::2].requires_grad_(), normal((30, 20), 1).t().requires_grad_()]
-    step_both(parameters, lambda step: [normal((40, 1), step).expand(40, 15), normal((20, 30), 9 + step)])
-    assert torch.equal(store[:, 1::2], normal((40, 30), 0)[:, 1::2])
 
 
 def test_two_launches_for_everything_of_one_dtype(launches):
@@ -335,19 +310,6 @@ def test_tensors_that_the_kernels_cannot_take_go_another_way():
     assert [len(members) for members in taken] == [1]
     for parameter, clone in zip(parameters, clones, strict=True):
         torch.testing.assert_close(parameter, clone, rtol=1e-5, atol=1e-6)
-
-
-def test_a_tensor_rate_is_read_where_it_lies(launches):
-    parameter, plain = normal(9, 0).requires_grad_(), normal(9, 0).requires_grad_()
-    lr = torch.tensor(0.1)
-    optimizer, other = NovoGrad([parameter], lr, fused=True), NovoGrad([plain], 0.1, fused=True)
-    for step in range(3):
-        parameter.grad, plain.grad = normal(9, 5 + step), normal(9, 5 + step)
-        optimizer.step()
-        other.step()
-        lr.mul_(0.5)
-        other.param_groups[0]["lr"] *= 0.5
-    torch.testing.assert_close(parameter, plain, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(("setting", "expected"), [({}, "True"), ({"TRITON_INTERPRET": "0"}, "False")], ids=str)

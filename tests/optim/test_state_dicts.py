@@ -8,10 +8,10 @@ from timm.optim.nvnovograd import NvNovoGrad
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 from novobench.optim import NovoGrad
+from tests.optim.problems import EAGER_PATHS
 from tests.optim.reference import PaperNovoGrad
-from tests.optim.test_steps import NOVOGRAD_PATHS
 
-path = pytest.mark.parametrize("path", NOVOGRAD_PATHS.values(), ids=NOVOGRAD_PATHS)
+path = pytest.mark.parametrize("path", [path.options for path in EAGER_PATHS.values()], ids=EAGER_PATHS)
 
 
 def stepped(make, shapes=((4, 3), (3,)), dtype=torch.float32):

@@ -229,7 +229,7 @@ def scalar_update(group: Group, lr: float, scale: float, dtype: torch.dtype) -> 
             v_max = v
         divisor = math.sqrt(v_max + eps) if eps_inside_sqrt else math.sqrt(v_max) + eps
         if divisor == 0.0:  # ε = 0 and a zero gradient: 0/0 is taken as 0
-            return 0.0, 1.0, v
+            return 0.0, average, v
         return signed_scale / divisor, average, v
 
     return update

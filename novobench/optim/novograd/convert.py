@@ -1,4 +1,4 @@
-"""Optimizer states of other NovoGrads, turned into ours, so that a training begun with them goes on."""
+"""Converts optimizer states of other NovoGrad implementations, so that a training can continue with this one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from torch import Tensor
 
 _TIMM = ("decoupled_decay", "corrected_weight_decay", "max_lr_snapshot")
 _APEX = ("bias_correction", "norm_type", "init_zero", "step", "exp_avg_sq")
-"""Options in their groups that ours do not have."""
+"""Keys of their groups that NovoGrad's groups do not have."""
 
 
 def convert_state_dict(state_dict: dict[str, Any], parameters: Iterable[Tensor]) -> dict[str, Any]:
-    """The `state_dict()` of apex's FusedNovoGrad or timm's NvNovoGrad as one that `NovoGrad.load_state_dict` takes.
+    """Convert the `state_dict()` of apex's FusedNovoGrad or timm's NvNovoGrad for `NovoGrad.load_state_dict`.
 
     Args:
-        state_dict: what the other optimizer's `state_dict()` gave.
-        parameters: the parameters in the order in which they were given to it. apex keeps v by position, one vector
-            for fp16 and one for fp32 parameters, so their dtypes are needed.
+        state_dict: what `state_dict()` of the other optimizer returned. It is not changed.
+        parameters: the parameters, in the order in which the other optimizer got them. apex keeps v by position, in one
+            vector for fp16 and one for fp32 parameters, so this function needs their dtypes.
 
-    Differences that cannot be carried over raise `ValueError`: apex's bias correction and infinity norm, timm's
-    `corrected_weight_decay`. apex's default `reg_inside_moment=False` is another algorithm than the paper's and cannot
-    be seen in a state: its moments mean something else. A tensor without a v yet takes its own first step. What other
-    programs keep in groups stays there: a scheduler's `initial_lr`, timm's `lr_scale`, names.
+    Returns:
+        A new state. v is 0-d fp32; a parameter whose v is 0 has had no gradient, or only zero ones, and its next step
+        counts as its first. Keys that other programs keep in groups stay: `initial_lr` of a scheduler, timm's
+        `lr_scale`, names.
+
+    Raises:
+        ValueError: the state is neither apex's nor timm's; it has another number of parameters or norms; or it uses
+            what NovoGrad does not have: apex's bias correction or infinity norm, timm's `corrected_weight_decay`.
+
+    A state does not show apex's `reg_inside_moment`. Only convert states with True there: False, apex's default, is
+    another algorithm, whose moments mean something else.
     """
     parameters = list(parameters)
     count = sum(len(group["params"]) for group in state_dict["param_groups"])
@@ -35,19 +42,20 @@ def convert_state_dict(state_dict: dict[str, Any], parameters: Iterable[Tensor])
         return _from_apex(state_dict, parameters)
     if any("decoupled_decay" in group for group in groups):
         return _from_timm(state_dict)
-    known = ", ".join(key for key in groups[0] if key != "params")
+    keys = ", ".join(key for key in groups[0] if key != "params")
     raise ValueError(
-        f"This is neither a state of apex's FusedNovoGrad nor of timm's NvNovoGrad; its groups have {known}"
+        f"This is neither a state of apex's FusedNovoGrad nor of timm's NvNovoGrad; its groups have the keys {keys}"
     )
 
 
-def _group(group: dict[str, Any], theirs: tuple[str, ...], **more: Any) -> dict[str, Any]:
-    """A group with our options in the place of `theirs`; both others add ε to √v."""
-    return {**{name: value for name, value in group.items() if name not in theirs}, "eps_inside_sqrt": False, **more}
+def _group(group: dict[str, Any], foreign_options: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """A group without options that NovoGrad lacks, and with `options`. Both libraries add ε to √v."""
+    shared = {name: value for name, value in group.items() if name not in foreign_options}
+    return {**shared, "eps_inside_sqrt": False, **options}
 
 
-def _second(value: Any) -> Tensor:
-    """v as ours: 0 there means that there was no gradient yet, or only a zero one."""
+def _exp_avg_sq(value: Any) -> Tensor:
+    """v, 0-d fp32: -1, before a first step, for their 0, which means no gradient yet, or only zero ones."""
     v = torch.as_tensor(value, dtype=torch.float32).detach().reshape(()).clone()
     return v if v > 0 else torch.full_like(v, -1.0)
 
@@ -59,7 +67,7 @@ def _from_timm(state_dict: dict[str, Any]) -> dict[str, Any]:
             raise ValueError("timm's corrected_weight_decay has no counterpart in NovoGrad")
         groups.append(_group(group, _TIMM, decoupled_weight_decay=group["decoupled_decay"]))
     for index, own in state_dict["state"].items():
-        state[index] = {"exp_avg": own["exp_avg"].clone(), "exp_avg_sq": _second(own["exp_avg_sq"])}
+        state[index] = {"exp_avg": own["exp_avg"].clone(), "exp_avg_sq": _exp_avg_sq(own["exp_avg_sq"])}
         if "max_exp_avg_sq" in own:
             state[index]["max_exp_avg_sq"] = torch.as_tensor(own["max_exp_avg_sq"], dtype=torch.float32).reshape(())
     return {**state_dict, "state": state, "param_groups": groups}
@@ -67,7 +75,7 @@ def _from_timm(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 def _from_apex(state_dict: dict[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
     groups, state = [], {}
-    place = 0
+    position = 0
     for group in state_dict["param_groups"]:
         if group["bias_correction"] or group["norm_type"] != 2:
             raise ValueError(
@@ -80,15 +88,17 @@ def _from_apex(state_dict: dict[str, Any], parameters: list[Tensor]) -> dict[str
             for dtype, vector in zip((torch.float16, torch.float32), group.get("exp_avg_sq", (None, None)), strict=True)
         }
         for index in group["params"]:
-            parameter, place = parameters[place], place + 1
+            parameter, position = parameters[position], position + 1
             if index in state_dict["state"]:
                 norm = next(norms[parameter.dtype], None)  # the norm itself, not its square
                 if norm is None:
-                    raise ValueError("The state has fewer norms than parameters: are all given, in order?")
+                    raise ValueError(
+                        "The state has fewer norms than parameters. Pass all of them, in the other optimizer's order"
+                    )
                 state[index] = {
                     "exp_avg": state_dict["state"][index]["exp_avg"].clone(),
-                    "exp_avg_sq": _second(norm**2),
+                    "exp_avg_sq": _exp_avg_sq(norm**2),
                 }
         if any(next(left, None) is not None for left in norms.values()):
-            raise ValueError("The state has more norms than parameters: were the dtypes others when it was saved?")
+            raise ValueError("The state has more norms than parameters. Pass parameters of the dtypes of that training")
     return {**state_dict, "state": state, "param_groups": groups}

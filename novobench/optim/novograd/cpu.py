@@ -157,7 +157,8 @@ class CpuBackend(Backend):
         own = self._state[parameter]
         scalars = (None if vector is None else vector[i] for vector in (self._v, self._v_max, self._counters))
         init_state(parameter, self._group, self._state, *scalars)
-        self._exp_avgs[i] = exp_avg = own["exp_avg"]
+        exp_avg: Tensor = own["exp_avg"]
+        self._exp_avgs[i] = exp_avg
         return exp_avg
 
     def _param_state(self, i: int) -> ParamState:

@@ -1,4 +1,4 @@
-"""A GradScaler that lets NovoGrad's step look for infs, in the norms that it takes anyway."""
+"""A GradScaler that reads no gradient: NovoGrad's step checks the norms that it computes anyway for infs and NaNs."""
 
 from __future__ import annotations
 
@@ -14,26 +14,43 @@ from novobench.optim.novograd.optimizer import NovoGrad
 class GradScaler(torch.amp.GradScaler):
     """`torch.amp.GradScaler` without its pass over the gradients, for `NovoGrad(unscale_in_step=True)`.
 
-    torch's reads every gradient for an inf before each step. Here the step finds a norm that is not finite, leaves
-    everything as it was, and the scaler learns of it on the device, without waiting. Any other optimizer, and a
-    gradient that was unscaled by hand, is treated as torch does. Under Lightning:
-    `Trainer(plugins=MixedPrecision("16-mixed", "cuda", GradScaler("cuda")))`.
+    Before each step, torch's class reads every gradient to check for infs and NaNs. Here the step computes the norms;
+    if one is not finite, the step leaves weights and state unchanged, and the scaler reads that result on the device,
+    without a host sync. Constructor arguments and state are those of `torch.amp.GradScaler`. The step must run eagerly:
+    `torch.compile(optimizer.step)` cannot report an inf back to the scaler; use `torch.amp.GradScaler` with it.
+
+    The scaler treats any other optimizer, and gradients that `unscale_` has already unscaled, as torch's class does.
+    With Lightning: `Trainer(plugins=MixedPrecision("16-mixed", "cuda", GradScaler("cuda")))`.
     """
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> float | None:
-        state = self._per_optimizer_states[id(optimizer)]
-        looks_itself = isinstance(optimizer, NovoGrad) and optimizer._step_supports_amp_scaling
-        if not self._enabled or not looks_itself or state["stage"] is not OptState.READY or "closure" in kwargs:
+        """Take a step of `optimizer` unless a gradient is not finite.
+
+        Args:
+            optimizer: its gradients come from a loss that `scale` has scaled. They stay scaled.
+            *args, **kwargs: passed to `optimizer.step`.
+
+        Returns:
+            What `optimizer.step` returns.
+
+        Raises:
+            RuntimeError: for a second step without `update` in between, or a closure, which torch's class refuses.
+            AssertionError: if `scale` has never been called.
+        """
+        optimizer_state = self._per_optimizer_states[id(optimizer)]
+        checks_in_step = isinstance(optimizer, NovoGrad) and optimizer._step_supports_amp_scaling
+        is_ready = self._enabled and optimizer_state["stage"] is OptState.READY
+        if not checks_in_step or not is_ready or "closure" in kwargs:
             return super().step(optimizer, *args, **kwargs)
         scale, _ = self._check_scale_growth_tracker("step")
         optimizer.grad_scale = self._get_scale_async()  # type: ignore[attr-defined]
         try:
-            result = optimizer.step(*args, **kwargs)
-            found = getattr(optimizer, "found_inf", None)  # None: no parameter has a gradient
+            loss: float | None = optimizer.step(*args, **kwargs)
+            found_inf = getattr(optimizer, "found_inf", None)  # None: no parameter has a gradient
         finally:
             for name in ("grad_scale", "found_inf"):
                 optimizer.__dict__.pop(name, None)
-        found = torch.zeros_like(scale) if found is None else found.to(scale.device)
-        state["found_inf_per_device"] = {scale.device: found}
-        state["stage"] = OptState.STEPPED
-        return result
+        found_inf = torch.zeros_like(scale) if found_inf is None else found_inf.to(scale.device)
+        optimizer_state["found_inf_per_device"] = {scale.device: found_inf}
+        optimizer_state["stage"] = OptState.STEPPED
+        return loss

@@ -23,7 +23,7 @@ Arguments, with C chunks, T tensors, G parameter groups and P parameters of the 
 
   chunks                 int64 [C, 2]        tensor and first element of each chunk
   layout                 int64 [T, COLUMNS]  sizes, strides and places of each tensor, see the columns below
-  w_address, g_address, m_address  int64 [T] where weight, gradient and moment (exp_avg) begin
+  w_address, g_address, m_address  int64 [T]  where weight, gradient and moment (exp_avg) begin
   lr_address             int64 [G]           where each group's learning rate lies, one fp32
   numbers                fp32 [G, NUMBERS]   the groups' other options, see the columns below
   partials               fp32 [C]            Σ g² of each chunk
@@ -39,11 +39,19 @@ Arguments, with C chunks, T tensors, G parameter groups and P parameters of the 
   tasks                  int64 [2 C]         what `norms_and_update` does, in this order
   taken, summed          int64 [1], [T]      tasks taken and norms summed by all its launches so far
 
-Flags, known when a kernel is compiled: W, G, M dtypes of weight, gradient and moment; ROUND an fp32 weight has a bf16
-moment, which is rounded stochastically (`kernel_rounding`); BLOCK elements of a tile; REVERSE the update takes the last
-chunk first, whose gradient was read last and may still be in the cache; EVICT tell the cache that the update's data are
-not needed again, and `norms_and_update`'s gradients are; OVERLAP let the update's programs look up their tables while
-the last norms are still being taken (compute capability 9.0 and newer).
+Constants, known when a kernel is compiled:
+
+  W, G, M                dtype               of weight, gradient and moment
+  SCALED, FOUND          bool                whether `grad_scale` and `found_inf` are read
+  CLIP, DECIDED          bool                whether `limit` and `decided` are read
+  ROUND                  bool                whether an fp32 weight has a bf16 moment, which is rounded stochastically,
+                                             see `kernel_rounding`
+  AMSGRAD                bool                whether any group has amsgrad, so that `largest` is kept
+  BLOCK                  int                 elements of a tile
+  REVERSE                bool                the update takes the last chunk first, which may still be in the cache
+  EVICT                  bool                tell the cache what is read for the last time, and which gradients are not
+  OVERLAP                bool                let programs of the update look up their tables while the last norms are
+                                             being taken (compute capability 9.0 and newer)
 """
 
 from __future__ import annotations
@@ -136,17 +144,9 @@ def norms(
 
 @triton.jit(do_not_specialize=["count"])
 def decide(
-    squares,
-    count,
-    grad_scale,
-    found_inf,
-    limit,
-    decided,
-    SCALED: tl.constexpr,
-    FOUND: tl.constexpr,
-    CLIP: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    squares, count, grad_scale, found_inf, limit, decided,
+    SCALED: tl.constexpr, FOUND: tl.constexpr, CLIP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """decided = (what gradients are multiplied by, 1 to take the step or 0 to leave everything as it is, the opposite).
 
     `squares` are `count` terms of the square of the global norm. Grid: one program. float64.

@@ -52,7 +52,10 @@ def norm_of(t: ParamState, x: Tensor) -> Tensor:
 
 def norm(x: Tensor, dtype: torch.dtype) -> Tensor:
     """‖x‖, 0-d; float64 on a CPU, else of `dtype`."""
-    return norm_on_cpu(x) if x.device.type == "cpu" else torch.linalg.vector_norm(x, dtype=dtype)
+    if x.device.type == "cpu":
+        return norm_on_cpu(x)
+    size: Tensor = torch.linalg.vector_norm(x, dtype=dtype)
+    return size
 
 
 def norm_on_cpu(x: Tensor) -> Tensor:
@@ -63,20 +66,25 @@ def norm_on_cpu(x: Tensor) -> Tensor:
     tensors and those with holes are summed in double; so is everything under torch.compile, whose loops are its own.
     """
     if torch.compiler.is_compiling():
-        return torch.linalg.vector_norm(x, dtype=torch.float64)
+        return _double_norm(x)
     if x.dtype in half.DTYPES:
         square = square_on_cpu(x if is_dense(x) else x.flatten())
         return torch.tensor(square, dtype=torch.float64, device="cpu").sqrt()
     count = x.numel()
     rest = count % _ROW
     if count == rest or not is_dense(x):
-        return torch.linalg.vector_norm(x, dtype=torch.float64)
+        return _double_norm(x)
     rows = x.as_strided((count // _ROW, _ROW), (_ROW, 1))  # in the order of memory, whatever the layout
     norms = torch.linalg.vector_norm(rows, dim=1)
-    size = torch.linalg.vector_norm(norms, dtype=torch.float64)
+    size = _double_norm(norms)
     if rest:
         last = x.as_strided((rest,), (1,), x.storage_offset() + count - rest)
-        size = torch.hypot(size, torch.linalg.vector_norm(last, dtype=torch.float64))
+        size = torch.hypot(size, _double_norm(last))
+    return size
+
+
+def _double_norm(x: Tensor) -> Tensor:
+    size: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64)
     return size
 
 

@@ -16,55 +16,75 @@ from novobench.optim.novograd.tuning import LaunchSettings
 
 
 class NovoGrad(Optimizer):
-    r"""NovoGrad (Ginsburg et al., 2019, Algorithm 1). A layer is a parameter tensor; its second moment is one number.
+    r"""NovoGrad (Ginsburg et al., 2019, Algorithm 1). A layer is one parameter tensor; its second moment is one number.
 
     .. math::
         v_t = \beta_2 v_{t-1} + (1 - \beta_2) \lVert g_t \rVert^2, \qquad v_1 = \lVert g_1 \rVert^2 \\
         m_t = \beta_1 m_{t-1} + \frac{g_t}{\sqrt{v_t} + \epsilon} + d\, w_t, \qquad m_0 = 0 \\
         w_{t+1} = w_t - \lambda_t m_t
 
-    What λ means here: a normalised gradient has norm about 1 whatever the layer's size, and the moment sums about
-    1 / (1 - β₁) of them, so one step moves a layer by about λ / (1 - β₁). Rates lie between SGD's and Adam's.
+    Scale of λ: a normalized gradient has a norm of about 1, whatever the size of the layer, and m sums about
+    1 / (1 - β₁) of them. One step therefore moves a layer by about λ / (1 - β₁). Good rates lie between those of SGD
+    and those of Adam.
 
     Args:
-        params: parameters or groups.
-        lr: λ, a float or a 0-d tensor.
-        betas: β₁ (0.95 in every public config of the authors; the paper says 0.9-0.95) and β₂ (0.25, the paper's
-            footnote 1; 0.98 for ImageNet). β₂ = 0 gives layer-wise normalised SGD.
-        eps: ε, 1e-8 in all public code.
-        weight_decay: d, added to the normalised gradient (equation 6).
-        grad_averaging: multiply the new term of m by 1 - β₁, but not at the first step (the paper's moment
-            initialisation; timm, NeMo and OpenSeq2Seq scale the first step too).
-        amsgrad: divide by the largest v so far (§3).
-        eps_inside_sqrt: √(v + ε), equations 5 and 6 and OpenSeq2Seq, instead of √v + ε, Algorithm 1.
-        decoupled_weight_decay: decay in the weight update, as AdamW, instead of in m (the paper's footnote 2).
-        maximize: ascend.
-        max_grad_norm: clip the global norm of all gradients to this value inside the step. `p.grad` stays unclipped.
-        unscale_in_step: let a GradScaler leave the gradients scaled; the step unscales. `p.grad` stays scaled. torch's
-            GradScaler still reads them all once to look for infs; `novobench.optim.GradScaler` does not.
-        update_clip: layer-wise update clipping of NeMo: λ ≤ update_clip · ‖w‖ / (‖m‖ + 1e-8). 0.001 there.
-        skip_nonfinite: what a gradient with an inf or NaN norm leaves alone: `"tensor"`, its own tensor, or
-            `"step"`, everything. With `max_grad_norm`, or a GradScaler's `found_inf`, always everything.
-        foreach, fused: implementation; by default fused on CPU, fused on CUDA where there is Triton, else foreach, and
-            a plain loop elsewhere. Tensors that fused kernels cannot take (on a CPU those that are complex,
-            sharded or of mixed strides or dtypes; everywhere those with `update_clip`) go another way.
-        single_launch: on CUDA, norms and update in one kernel launch, which may find gradients in the cache when it
-            reads them again. Not with clipping, skipping of whole steps or sharded tensors, which need all norms first.
-        capturable: never read a number from the device, so that a step can be captured in a CUDA graph (loop only).
-        moment_dtype: dtype of m for fp32 parameters, beyond the paper; a group may have its own. `torch.bfloat16`
-            halves the state, to 2 bytes per parameter: m is rounded stochastically with bits from a hash (see
-            `rounding`), after the weight has moved by the unrounded m. None and `torch.float32` keep fp32. Parameters
-            of other dtypes keep m in their own.
+        params: parameters, or parameter groups. Any shape, strides and device; fp32, fp64, fp16, bf16 or complex; plain
+            tensors or DTensors. Options down to `maximize`, and `update_clip`, may differ between groups.
+        lr: λ, a float or a one-element tensor. No default: the paper has one rate per experiment.
+        betas: (β₁, β₂), each in [0, 1). β₁ defaults to 0.95, as in all public configs of the authors (paper: 0.9 to
+            0.95); β₂ to 0.25, from the paper's footnote 1 (0.98 for ImageNet). β₂ = 0 is layer-wise normalized SGD.
+        eps: ε, added to √v at each step, the first included. Default 1e-8, as in all public code.
+        weight_decay: d, added to the normalized gradient (equation 6). Default 0.
+        grad_averaging: multiply the new term of m by 1 - β₁, except at the first step, where the paper initializes m.
+            Default False. timm, NeMo and OpenSeq2Seq scale the first step, too.
+        amsgrad: divide by the square root of the largest v so far (§3). Default False.
+        eps_inside_sqrt: divide by √(v + ε), as equations 5 and 6 and OpenSeq2Seq, instead of √v + ε, as Algorithm 1.
+            Default False.
+        decoupled_weight_decay: subtract λ·d·w in the weight update, as AdamW does, instead of adding d·w to m (the
+            paper's footnote 2). Default False.
+        maximize: move along the gradient instead of against it. Default False.
+        max_grad_norm: clip the global norm of all gradients to this value, inside the step. `p.grad` keeps the
+            unclipped gradient. Default None: no clipping.
+        unscale_in_step: tell a GradScaler that the step divides by the scale itself. `p.grad` keeps the scaled
+            gradient. Default False. torch's GradScaler still reads every gradient to check for infs;
+            `novobench.optim.GradScaler` does not.
+        update_clip: NeMo's layer-wise update clipping: m moves the weight at the rate
+            min(λ, update_clip · ‖w‖ / (‖m‖ + 1e-8)). Decoupled weight decay keeps λ. Default None: no clipping; NeMo
+            uses 0.001.
+        skip_nonfinite: what a gradient whose norm is inf or NaN leaves unchanged: `"tensor"` (default), its own weight
+            and state; `"step"`, those of all parameters. With `max_grad_norm`, and with a GradScaler that unscales in
+            the step, it is always all parameters.
+        foreach, fused: the implementation. By default, the fused CPU kernel on a CPU, the Triton kernels on CUDA where
+            Triton is installed, torch's `_foreach` operations on CUDA without Triton, and a loop over tensors
+            elsewhere. `foreach=True`, `fused=True` ask for one of them; both False, for the loop. Tensors that a kernel
+            cannot take use another implementation: on a CPU, those that are complex, sharded or of mixed strides or
+            dtypes; on all devices, those with `update_clip`.
+        single_launch: on CUDA, compute norms and update in one kernel launch, so that the update may read gradients
+            from the cache. No effect where all norms must come first: with clipping, with skipping of whole steps and
+            for sharded tensors. Default False.
+        capturable: never read a number from the device, so that a CUDA graph can capture the step: the loop replaces
+            `_foreach` operations. Default False. The Triton kernels need no such flag.
+        moment_dtype: dtype of m for fp32 parameters, which goes beyond the paper; a group may have its own.
+            `torch.bfloat16` halves the state to 2 bytes per parameter: the weight moves by m in fp32, and m is then
+            rounded stochastically, with bits from a hash (see `rounding`). None (default) and `torch.float32` keep
+            fp32. Parameters of other dtypes keep m in their own.
 
-    State of a parameter: `exp_avg` (m, like the parameter), `exp_avg_sq` (v, 0-d, fp32, or fp64 for an fp64 parameter;
-    -1 before the first step), with amsgrad `max_exp_avg_sq`, and with a rounded m `rounding_counter` (0-d int64: the
-    parameter's number × 2³² + its updates so far). `p.grad` is never written. A parameter without gradient is skipped
-    and may join later. ‖g‖² is summed in fp32 also for fp16 and bf16 gradients; it overflows at norms above 1.8e19,
-    which counts as not finite.
+    Raises:
+        ValueError: an option is out of range; parameters that FullyShardedDataParallel has flattened.
+        RuntimeError: `foreach` with `fused` or `capturable`; in `step`, `fused=True` where no kernel can run, or a
+            sparse gradient.
+
+    State of a parameter: `exp_avg` (m: shape and dtype of the parameter), `exp_avg_sq` (v: 0-d, fp32, or fp64 for an
+    fp64 or complex128 parameter; -1 before the first step), with amsgrad `max_exp_avg_sq` (the largest v so far), and
+    with a rounded m `rounding_counter` (0-d int64: the parameter's number × 2³² + its updates so far).
+
+    The step never writes `p.grad`. It skips a parameter without a gradient, which may have one at a later step. ‖g‖² is
+    at least fp32, for fp16 and bf16 gradients, too; in fp32 it overflows at norms above 1.8e19, which then count as not
+    finite.
     """
 
     launch_settings = LaunchSettings()
-    """How CUDA kernels are launched; for measurements."""
+    """How CUDA kernels are launched. Benchmarks assign other settings before the first step."""
 
     def __init__(
         self,
@@ -131,11 +151,11 @@ class NovoGrad(Optimizer):
         super().__init__(params, defaults)
         if sharding.are_flattened([parameter for group in self.param_groups for parameter in group["params"]]):
             raise ValueError(
-                "NovoGrad normalises each parameter as a layer, but FullyShardedDataParallel has flattened these. "
+                "NovoGrad normalizes each parameter as a layer, but FullyShardedDataParallel has flattened these. "
                 "Use torch.distributed.fsdp.fully_shard, which keeps layers apart"
             )
-        # On the instance: Lightning refuses to clip for an optimizer whose class says so. It tells a GradScaler
-        # to leave the gradients scaled and to set `grad_scale` and `found_inf` here.
+        # This flag tells a GradScaler to leave the gradients scaled, and to set `grad_scale` and `found_inf` here.
+        # On the instance, because Lightning refuses to clip gradients for a class that has it.
         self._step_supports_amp_scaling = unscale_in_step or max_grad_norm is not None
         self._dispatcher = Dispatcher()
 
@@ -151,16 +171,21 @@ class NovoGrad(Optimizer):
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but v keeps its precision: torch would cast it to the dtype of a half-precision parameter.
+        """Load what `state_dict` returned. v keeps its precision: torch alone would cast it to a parameter's dtype.
 
-        m takes this optimizer's `moment_dtype`, whatever the saved one was: fp32 is rounded to nearest bf16, bf16 is
-        taken over exactly.
+        m takes this optimizer's `moment_dtype`, whatever the saved one was: fp32 is rounded to the nearest bf16, and
+        bf16 is taken over exactly.
 
-        Raises ValueError, and changes nothing, for a state of another optimizer or of parameters of other shapes.
+        Args:
+            state_dict: a state of this class for parameters of the same number, order and shapes. Dtypes and devices
+                may differ. For states of apex and timm, see `novobench.optim.convert_state_dict`.
+
+        Raises:
+            ValueError: the state is another optimizer's, or its groups or shapes do not match. Nothing is changed then.
         """
         given: list[tuple[Tensor, dict[str, Any]]] = []
         moment_dtypes = [group.get("moment_dtype") for group in self.param_groups]
-        # What counts is what the user's hooks make of `state_dict`, and theirs shall see the finished state.
+        # The user's pre-hooks may replace `state_dict`, so ours runs after them; their post-hooks see our result.
         before = self.register_load_state_dict_pre_hook(lambda _, hooked: given.extend(self._matched(hooked)))
         after = self.register_load_state_dict_post_hook(
             lambda _: self._restore_precision(given, moment_dtypes), prepend=True
@@ -172,7 +197,7 @@ class NovoGrad(Optimizer):
             after.remove()
 
     def _matched(self, state_dict: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
-        """Each parameter with its own part of `state_dict`, once all is known to be a NovoGrad's."""
+        """Each parameter with its own part of `state_dict`. Raises ValueError unless that is a NovoGrad's state."""
         groups = state_dict["param_groups"]
         for group in groups:
             missing = [name for name in ("betas", "grad_averaging", "eps_inside_sqrt") if name not in group]
@@ -189,11 +214,11 @@ class NovoGrad(Optimizer):
         matched = [(mine[i], state[place]) for i, place in enumerate(places) if state.get(place)]
         for parameter, own in matched:
             for name, shape in (("exp_avg", tuple(parameter.shape)), ("exp_avg_sq", ())):
-                found = tuple(torch.as_tensor(own[name]).shape) if name in own else "missing"
-                if found != shape:
+                loaded_shape = tuple(torch.as_tensor(own[name]).shape) if name in own else "missing"
+                if loaded_shape != shape:
                     raise ValueError(
                         f"loaded state dict does not fit: {name} of a parameter of shape {tuple(parameter.shape)} "
-                        f"is {found}, expected {shape}"
+                        f"is {loaded_shape}, expected {shape}"
                     )
         return matched
 
@@ -223,20 +248,31 @@ class NovoGrad(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; `closure`, if given, recomputes the loss, which is returned."""
+        """Take one step: update the weights and the state of all parameters that have a gradient.
+
+        Args:
+            closure: recomputes the loss and the gradients; called once, with gradients enabled.
+
+        Returns:
+            The closure's loss, or None without a closure.
+
+        Raises:
+            RuntimeError: a sparse gradient; `fused=True` where no kernel can run; a CUDA graph that captures a first
+                step.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # torch's GradScaler sets both attributes; ours leaves it to this step to look for infs.
+        # torch's GradScaler sets both attributes. Ours sets `grad_scale` alone: this step checks for infs.
         scaling = GradScaling(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        looks_for_inf = scaling.grad_scale is not None and scaling.found_inf is None
-        needs_global_norm = looks_for_inf or self.max_grad_norm is not None or self.skip_nonfinite == "step"
+        checks_for_inf = scaling.grad_scale is not None and scaling.found_inf is None
+        needs_global_norm = checks_for_inf or self.max_grad_norm is not None or self.skip_nonfinite == "step"
 
         backends = [backend for backend in self._assign_backends() if backend.prepare()]
         if needs_global_norm and backends:
             scaling = scaling.clip(backends, self.max_grad_norm)
-            if looks_for_inf:
+            if checks_for_inf:
                 self.found_inf = scaling.skipped()
         for backend in backends:
             backend.update(scaling)

@@ -89,6 +89,7 @@ def update_tensor(
     if on_host and dtype is torch.float32 and not in_place and group["update_clip"] is None and same_layout(*own):
         counter, in_place = t.rounding_counter, True
         parts = half.update_blocks(*own) if counter is None else rounding.update_rows(*own, counter)
+    rate = lr
     for weight, grad, exp_avg in parts:
         # m ← β₁·m + (g / (√v + ε) + d·w)
         m = exp_avg if in_place else exp_avg.to(dtype, copy=True)
@@ -100,18 +101,18 @@ def update_tensor(
         if group["update_clip"] is not None:
             longest = group["update_clip"] * number(norms.norm_of(t, weight))
             clipped = longest / (number(norms.norm_of(t, m)) + 1e-8)
-            lr = _choose(clipped < lr, clipped, lr)
+            rate = _choose(clipped < lr, clipped, lr)
 
         # w ← w - λ·m, in the memory of m if that is a copy
         if in_place:
             if decoupled:
                 weight.mul_(1 - lr * decoupled)
-            _add(weight, m, -lr)
+            _add(weight, m, -rate)
         else:
             _store(exp_avg, rounding.as_stored(m, exp_avg, t.rounding_counter), skip)
             if t.rounding_counter is not None:
                 _store(t.rounding_counter, t.rounding_counter + 1, skip)
-            _store(weight, _add(m.mul_(-lr), weight, 1 - lr * decoupled), skip)
+            _store(weight, _add(m.mul_(-rate), weight, 1 - lr * decoupled), skip)
 
     _store(t.exp_avg_sq, v, skip)
     if t.max_exp_avg_sq is not None:

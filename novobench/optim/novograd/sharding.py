@@ -1,7 +1,8 @@
-"""Norms of tensors that lie in shards on several processes (DTensor: FSDP2, HSDP, tensor parallelism).
+"""Norms of tensors that are sharded over several processes (DTensor: FSDP2, HSDP, tensor parallelism).
 
-‖g‖² adds up over shards, so each process sums the squares of its own shard, empty ones included, and one collective
-a mesh dimension adds them up for all tensors at once. Along a dimension where a tensor is replicated nothing is added.
+‖g‖² of a tensor is the sum over its shards. Each process sums the squares of its own shards, which may be empty; one
+collective per mesh dimension then adds the sums of all tensors. Dimensions along which a tensor is replicated add
+nothing to it.
 """
 
 from __future__ import annotations
@@ -15,27 +16,33 @@ from torch import Tensor
 
 
 def is_sharded(x: Tensor) -> bool:
-    """Whether x is a DTensor, without importing torch.distributed for those who do not use it."""
+    """Whether x is a DTensor. Does not import torch.distributed: without that import, there is no DTensor."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
 
 
 def are_flattened(parameters: Sequence[Tensor]) -> bool:
-    """Whether the first FSDP, FullyShardedDataParallel, has put several into one FlatParameter, or with
-    `use_orig_params` cut them into flat pieces, which it leaves undone where nothing is sharded."""
-    marked = [x for x in parameters if getattr(x, "_fsdp_flattened", False)]
-    return any(getattr(x, "_is_flat_param", False) for x in marked) or (
-        bool(marked) and all(x.dim() <= 1 for x in marked)
+    """Whether FullyShardedDataParallel (the first FSDP) holds the parameters in a form that hides their layers.
+
+    It joins several into one FlatParameter, or, with `use_orig_params`, cuts them into one-dimensional pieces. Where it
+    shards nothing, the second form keeps all shapes.
+    """
+    managed = [x for x in parameters if getattr(x, "_fsdp_flattened", False)]
+    return any(getattr(x, "_is_flat_param", False) for x in managed) or (
+        bool(managed) and all(x.dim() <= 1 for x in managed)
     )
 
 
 def local(x: Tensor) -> Tensor:
-    """This process's part of x; x itself if it is a plain tensor."""
-    return _waited(x.to_local()) if is_sharded(x) else x  # type: ignore[attr-defined]
+    """The shard of x on this process; x itself if it is a plain tensor."""
+    return _wait(x.to_local()) if is_sharded(x) else x  # type: ignore[attr-defined]
 
 
 def like(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """This process's part of a gradient, laid out over the mesh as its parameter is."""
+    """The shard of a gradient on this process, with the placements of its parameter.
+
+    Raises RuntimeError for a plain gradient of a DTensor.
+    """
     if not is_sharded(parameter):
         return local(gradient)
     if not is_sharded(gradient):
@@ -46,7 +53,10 @@ def like(gradient: Tensor, parameter: Tensor) -> Tensor:
 
 
 def sum_over_shards(squares: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Add up, in place, each parameter's entry over the processes that hold shards of it."""
+    """Add up, in place, each parameter's entry of `squares` over the processes that hold its shards.
+
+    `squares` is one-dimensional, an entry per parameter. Collective: all processes of the meshes call it alike.
+    """
     shared: dict[tuple[Any, int], list[int]] = {}
     for i, parameter in enumerate(parameters):
         if is_sharded(parameter):
@@ -58,12 +68,12 @@ def sum_over_shards(squares: Tensor, parameters: Sequence[Tensor]) -> None:
         if len(entries) == len(squares):
             torch.distributed.all_reduce(squares, group=group)
         else:
-            places = torch.tensor(entries, device=squares.device)
-            part = squares[places]
-            torch.distributed.all_reduce(part, group=group)
-            squares[places] = part
+            indices = torch.tensor(entries, device=squares.device)
+            selected = squares[indices]
+            torch.distributed.all_reduce(selected, group=group)
+            squares[indices] = selected
 
 
-def _waited(x: Tensor) -> Tensor:
-    """A result that a collective may still be writing, once it is there."""
+def _wait(x: Tensor) -> Tensor:
+    """The finished result of a collective that may still be running."""
     return x.wait() if hasattr(x, "wait") and type(x) is not Tensor else x
