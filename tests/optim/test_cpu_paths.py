@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from novobench.optim import NovoGrad
 from novobench.optim.novograd import foreach, half
+from tests.optim.problems import EAGER_PATHS, OPTIONS, PROBLEMS, check
 from tests.optim.reference import PaperNovoGrad
-from tests.optim.test_steps import OPTIONS, check_steps, weights
 
 PATHS = {
     "default": {},
@@ -195,10 +195,10 @@ class NothingRead(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("options", [*OPTIONS, {"max_grad_norm": 0.5}], ids=str)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_a_capturable_step_reads_no_number(options):
-    parameters = weights(torch.float32)
-    optimizer = NovoGrad(parameters, torch.tensor(0.1), weight_decay=0.1, capturable=True, **options)
+    parameters = [torch.ones(shape, requires_grad=True) for shape in ((), (7,), (5, 3))]
+    optimizer = NovoGrad(parameters, torch.tensor(0.1), capturable=True, **options.novograd)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     for _ in range(2):
@@ -206,16 +206,11 @@ def test_a_capturable_step_reads_no_number(options):
             optimizer.step()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_foreach_as_on_a_device_whose_operations_are_launches(options, dtype, monkeypatch):
+@pytest.mark.parametrize("problem", ["usual", "fp64"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_foreach_as_on_a_device_whose_operations_are_launches(options, problem, monkeypatch):
     monkeypatch.setattr(foreach, "_WITHOUT_LAUNCHES", ())
-    parameters = weights(dtype)
-    shared = {"betas": (0.95, 0.25), "weight_decay": 0.1}
-    for_reference = {name: value for name, value in options.items() if name != "skip_nonfinite"}
-    references = [PaperNovoGrad(p, 0.02, **shared, **for_reference) for p in parameters]
-    optimizer = NovoGrad(parameters, 0.02, foreach=True, **shared, **options)
-    check_steps(optimizer, parameters, references, dtype)
+    check(PROBLEMS[problem], options, (0.95, 0.25), EAGER_PATHS["foreach"])
 
 
 def test_foreach_waits_and_launches_as_often_for_many_tensors_as_for_few(monkeypatch):

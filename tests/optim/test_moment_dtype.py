@@ -10,12 +10,15 @@ import torch
 
 from novobench.optim import NovoGrad, registry
 from novobench.optim.novograd import rounding
+from tests.optim.problems import EAGER_PATHS, OPTIONS
 from tests.optim.reference import PaperNovoGrad
-from tests.optim.test_steps import NOVOGRAD_PATHS, OPTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, in the interpreter
 
-path = pytest.mark.parametrize("path", NOVOGRAD_PATHS.values(), ids=NOVOGRAD_PATHS)
+PATHS = {name: path.options for name, path in EAGER_PATHS.items()}
+path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+UNSCALED = {name: options.novograd for name, options in OPTIONS.items() if not (options.scaler or options.tensor_lr)}
+UNSCALED |= {"betas 0": {"betas": (0.0, 0.0)}, "gradient clip": {"max_grad_norm": 1e6}}
 BF16 = {"moment_dtype": torch.bfloat16}
 SHAPES = [(), (7,), (5, 3), (0,), (4, 3, 2), (900,)]
 
@@ -50,11 +53,7 @@ def assert_rounded(stored, exact):
 
 
 @path
-@pytest.mark.parametrize(
-    "options",
-    [*OPTIONS, {"betas": (0.0, 0.0)}, {"max_grad_norm": 1e6}, {"unscale_in_step": True}],
-    ids=str,
-)
+@pytest.mark.parametrize("options", UNSCALED.values(), ids=UNSCALED)
 def test_every_step_is_the_papers_but_for_the_rounding_of_m(path, options):
     """The reference takes over the rounded m before each step. The weight moves by m as it was before rounding."""
     parameters = weights()
@@ -77,13 +76,13 @@ def test_every_step_is_the_papers_but_for_the_rounding_of_m(path, options):
             np.testing.assert_allclose(own["exp_avg_sq"], reference.v, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["loop", "fused", "triton"])
+@pytest.mark.parametrize("name", ["reference", "cpu", "cuda"])
 def test_the_first_step_is_that_in_fp32_with_m_rounded_by_its_counter(name):
     """On each path the same bits, across the border of a row; later steps begin from a rounded m."""
     shapes = [(70_000,), (3, 4)]
     parameters, others = weights(shapes), weights(shapes)
-    rounded = NovoGrad(parameters, 0.1, weight_decay=0.1, **BF16, **NOVOGRAD_PATHS[name])
-    exact = NovoGrad(others, 0.1, weight_decay=0.1, **NOVOGRAD_PATHS[name])
+    rounded = NovoGrad(parameters, 0.1, weight_decay=0.1, **BF16, **PATHS[name])
+    exact = NovoGrad(others, 0.1, weight_decay=0.1, **PATHS[name])
     give(parameters, 0)
     give(others, 0)
     rounded.step()
@@ -112,14 +111,14 @@ def test_m_is_rounded_up_as_often_as_it_should_be(path):
     assert abs(ups - len(moments) * share) < 5 * math.sqrt(len(moments) * share * (1 - share))
 
 
-@pytest.mark.parametrize("name", ["loop", "fused", pytest.param("triton", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["reference", "cpu", pytest.param("cuda", marks=pytest.mark.slow)])
 def test_m_goes_all_the_way_to_its_limit_where_rounding_to_nearest_stops_short(name):
     """With the same gradient in every step m → g / ‖g‖ / (1 - β₁). Rounded to nearest, it stops at a relative distance
     of 2⁻⁹ / (1 - β₁) to 2⁻⁸ / (1 - β₁), which is 2 to 4 %."""
     beta, steps, averaged = 0.9, 120, 40
     parameter = torch.zeros(600, requires_grad=True)
     parameter.grad = random(600, 0).abs() + 0.1
-    optimizer = NovoGrad([parameter], 0.0, (beta, 0.25), **BF16, **NOVOGRAD_PATHS[name])
+    optimizer = NovoGrad([parameter], 0.0, (beta, 0.25), **BF16, **PATHS[name])
     term = (parameter.grad / parameter.grad.norm()).double()
     limit = term / (1 - beta)
     nearest = torch.zeros(600, dtype=torch.bfloat16)
