@@ -22,20 +22,20 @@ and what one loop needs the whole kernel reserves.
 Arguments, with C chunks, T tensors, G parameter groups and P parameters of the device (T ≤ P):
 
   chunks                 int64 [C, 2]        tensor and first element of each chunk
-  layout                 int64 [T, COLUMNS]  sizes, strides and places of each tensor, see the columns below
+  layout                 int64 [T, COLUMNS]  sizes, strides and places of each tensor, see `kernel_tables`
   w_address, g_address, m_address  int64 [T]  where weight, gradient and moment (exp_avg) begin
   lr_address             int64 [G]           where each group's learning rate lies, one fp32
-  numbers                fp32 [G, NUMBERS]   the groups' other options, see the columns below
+  numbers                fp32 [G, NUMBERS]   the groups' other options, see `kernel_tables`
   partials               fp32 [C]            Σ g² of each chunk
   finished               int64 [T]           chunks of each tensor whose norm is done, counted on over all steps
   squares                fp32 [T]            ‖g‖² of each tensor; `decide` may get those of several launches in a row
   count                  int32               how many of them `decide` gets
   v, v_old               fp32 [P]            v (exp_avg_sq), -1 before a parameter's first step, and its copy
-  largest, largest_old   fp32 [P]            with AMSGRAD the largest v and its copy, else v and v_old again
+  v_max, v_max_old       fp32 [P]            with AMSGRAD the largest v and its copy, else v and v_old again
   counters, counters_old int64 [P]           with ROUND each tensor's `rounding_counter` and its copy, else None
   grad_scale, found_inf  fp32 []             what a GradScaler set, read with SCALED and with FOUND
   limit                  fp32 []             what the global norm is clipped to, read with CLIP
-  decided                fp32 [3]            see `decide`; read by `update` with DECIDED
+  decision               fp32 [3]            see `decide`; read by `update` with DECIDED
   tasks                  int64 [2 C]         what `norms_and_update` does, in this order
   taken, summed          int64 [1], [T]      tasks taken and norms summed by all its launches so far
 
@@ -43,10 +43,10 @@ Constants, known when a kernel is compiled:
 
   W, G, M                dtype               of weight, gradient and moment
   SCALED, FOUND          bool                whether `grad_scale` and `found_inf` are read
-  CLIP, DECIDED          bool                whether `limit` and `decided` are read
+  CLIP, DECIDED          bool                whether `limit` and `decision` are read
   ROUND                  bool                whether an fp32 weight has a bf16 moment, which is rounded stochastically,
                                              see `kernel_rounding`
-  AMSGRAD                bool                whether any group has amsgrad, so that `largest` is kept
+  AMSGRAD                bool                whether any group has amsgrad, so that `v_max` is kept
   BLOCK                  int                 elements of a tile
   REVERSE                bool                the update takes the last chunk first, which may still be in the cache
   EVICT                  bool                tell the cache what is read for the last time, and which gradients are not
@@ -70,10 +70,10 @@ STRIDED_DIVISOR = tl.constexpr(8)
 
 @triton.jit
 def _norm_of_chunk(
-    chunk, g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old,
+    chunk, g_address, layout, chunks, partials, finished, squares, v, v_old, v_max, v_max_old,
     counters, counters_old, G, AMSGRAD, ROUND, BLOCK, KEEP,
 ):  # fmt: skip
-    """partials[chunk] = Σ g² over the chunk; v_old, largest_old = v, largest. Returns the chunk's tensor t, and whether
+    """partials[chunk] = Σ g² over the chunk; v_old, v_max_old = v, v_max. Returns the chunk's tensor t, and whether
     this was the last of its chunks: squares[t] = ‖g‖² then."""
     t = tl.load(chunks + 2 * chunk)
     start = tl.load(chunks + 2 * chunk + 1)
@@ -109,7 +109,7 @@ def _norm_of_chunk(
         slot = tl.load(row + column.SLOT)
         tl.store(v_old + slot, tl.load(v + slot))
         if AMSGRAD:
-            tl.store(largest_old + slot, tl.load(largest + slot))
+            tl.store(v_max_old + slot, tl.load(v_max + slot))
         if ROUND:
             tl.store(counters_old + slot, tl.load(counters + slot))
 
@@ -130,24 +130,24 @@ def _norm_of_chunk(
 
 @triton.jit
 def norms(
-    g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old, counters, counters_old,
+    g_address, layout, chunks, partials, finished, squares, v, v_old, v_max, v_max_old, counters, counters_old,
     G: tl.constexpr, AMSGRAD: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """The part of ‖g‖² of one chunk. Grid: C programs."""
     if OVERLAP:
         gdc_launch_dependents()
     _norm_of_chunk(
-        tl.program_id(0), g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old,
+        tl.program_id(0), g_address, layout, chunks, partials, finished, squares, v, v_old, v_max, v_max_old,
         counters, counters_old, G, AMSGRAD, ROUND, BLOCK, "",
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["count"])
 def decide(
-    squares, count, grad_scale, found_inf, limit, decided,
+    squares, count, grad_scale, found_inf, limit, decision,
     SCALED: tl.constexpr, FOUND: tl.constexpr, CLIP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """decided = (what gradients are multiplied by, 1 to take the step or 0 to leave everything as it is, the opposite).
+    """decision = (what gradients are multiplied by, 1 to take the step or 0 to change nothing, the opposite).
 
     `squares` are `count` terms of the square of the global norm. Grid: one program. float64.
     """
@@ -159,16 +159,16 @@ def decide(
         e += BLOCK
     norm = tl.sqrt(tl.sum(total, axis=0))
     scale = tl.full((), 1.0, tl.float64)
-    go = norm < float("inf")
+    take_step = norm < float("inf")
     if SCALED:
         scale = scale / tl.load(grad_scale).to(tl.float64)
     if FOUND:
-        go = go & (tl.load(found_inf) == 0.0)
+        take_step = take_step & (tl.load(found_inf) == 0.0)
     if CLIP:
         scale = scale * tl.minimum(tl.load(limit).to(tl.float64) / (norm * scale + 1e-6), 1.0)
-    tl.store(decided, tl.where(go, scale, 1.0).to(tl.float32))
-    tl.store(decided + 1, go.to(tl.float32))
-    tl.store(decided + 2, 1.0 - go.to(tl.float32))
+    tl.store(decision, tl.where(take_step, scale, 1.0).to(tl.float32))
+    tl.store(decision + 1, take_step.to(tl.float32))
+    tl.store(decision + 2, 1.0 - take_step.to(tl.float32))
 
 
 @triton.jit
@@ -189,8 +189,8 @@ def _stored(m, M, key, start, lane):
 
 @triton.jit
 def _update_of_chunk(
-    chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest,
-    largest_old, counters, counters_old, grad_scale, found_inf, decided, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD,
+    chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, v_max,
+    v_max_old, counters, counters_old, grad_scale, found_inf, decision, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD,
     ROUND, BLOCK, OVERLAP, DROP,
 ):  # fmt: skip
     t = tl.load(chunks + 2 * chunk)
@@ -209,34 +209,34 @@ def _update_of_chunk(
 
     square = tl.load(squares + t)
     scale = tl.full((), 1.0, tl.float32)
-    go = square < float("inf")
+    take_step = square < float("inf")
     if DECIDED:
-        scale = tl.load(decided)
-        go = go & (tl.load(decided + 1) != 0.0)
+        scale = tl.load(decision)
+        take_step = take_step & (tl.load(decision + 1) != 0.0)
     else:
         if SCALED:
             scale = (1.0 / tl.load(grad_scale).to(tl.float64)).to(tl.float32)
         if FOUND:
-            go = go & (tl.load(found_inf) == 0.0)
+            take_step = take_step & (tl.load(found_inf) == 0.0)
     norm = tl.sqrt_rn(square) * scale
     square = norm * norm
     old = tl.load(v_old + slot)
     first = old < 0.0
     # a first step with neither gradient nor rate makes a state and nothing else, see `backend.scalar_update`
-    go = go & (square < float("inf")) & ((square > 0.0) | (lr != 0.0) | (old >= 0.0))
+    take_step = take_step & (square < float("inf")) & ((square > 0.0) | (lr != 0.0) | (old >= 0.0))
 
-    if go:
-        second = tl.load(number + column.BETA2) * old + tl.load(number + column.ONE_MINUS_BETA2) * square
-        second = tl.where(first, square, second)
-        peak = second
+    if take_step:
+        v_new = tl.load(number + column.BETA2) * old + tl.load(number + column.ONE_MINUS_BETA2) * square
+        v_new = tl.where(first, square, v_new)
+        v_max_new = v_new
         if AMSGRAD:
-            peak = tl.maximum(second, tl.load(largest_old + slot))
-        under = second
+            v_max_new = tl.maximum(v_new, tl.load(v_max_old + slot))
+        v_used = v_new
         if AMSGRAD:
-            under = tl.where(tl.load(number + column.AMSGRAD_ON) != 0.0, peak, second)
+            v_used = tl.where(tl.load(number + column.AMSGRAD_ON) != 0.0, v_max_new, v_new)
         eps = tl.load(number + column.EPS)
         inside = tl.load(number + column.EPS_INSIDE) != 0.0
-        divisor = tl.where(inside, tl.sqrt_rn(under + eps), tl.sqrt_rn(under) + eps)
+        divisor = tl.where(inside, tl.sqrt_rn(v_used + eps), tl.sqrt_rn(v_used) + eps)
         # ε = 0 and a zero gradient: 0/0 is taken as 0
         factor = tl.where(
             divisor > 0.0, tl.load(number + column.SIGN) * scale / tl.where(divisor > 0.0, divisor, 1.0), 0.0
@@ -246,9 +246,9 @@ def _update_of_chunk(
         decay = tl.load(number + column.DECAY_IN_MOMENT)
         shrink = 1.0 - lr * tl.load(number + column.DECAY_IN_WEIGHT)
         if start == 0:
-            tl.store(v + slot, second)
+            tl.store(v + slot, v_new)
             if AMSGRAD:
-                tl.store(largest + slot, peak)
+                tl.store(v_max + slot, v_max_new)
         key = None
         if ROUND:
             counter = tl.load(counters_old + slot)
@@ -301,8 +301,8 @@ def _update_of_chunk(
 
 @triton.jit
 def update(
-    w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest, largest_old,
-    counters, counters_old, grad_scale, found_inf, decided,
+    w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, v_max, v_max_old,
+    counters, counters_old, grad_scale, found_inf, decision,
     W: tl.constexpr, G: tl.constexpr, M: tl.constexpr, SCALED: tl.constexpr, FOUND: tl.constexpr,
     DECIDED: tl.constexpr, AMSGRAD: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr,
     EVICT: tl.constexpr, OVERLAP: tl.constexpr,
@@ -312,8 +312,8 @@ def update(
     if REVERSE:
         chunk = tl.num_programs(0) - 1 - chunk
     _update_of_chunk(
-        chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest,
-        largest_old, counters, counters_old, grad_scale, found_inf, decided, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD,
+        chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, v_max,
+        v_max_old, counters, counters_old, grad_scale, found_inf, decision, W, G, M, SCALED, FOUND, DECIDED, AMSGRAD,
         ROUND, BLOCK, OVERLAP, "evict_first" if EVICT else "",
     )  # fmt: skip
 
@@ -321,7 +321,7 @@ def update(
 @triton.jit
 def norms_and_update(
     tasks, taken, summed, w_address, g_address, m_address, layout, chunks, lr_address, numbers, partials, finished,
-    squares, v, v_old, largest, largest_old, counters, counters_old, grad_scale, found_inf,
+    squares, v, v_old, v_max, v_max_old, counters, counters_old, grad_scale, found_inf,
     W: tl.constexpr, G: tl.constexpr, M: tl.constexpr, SCALED: tl.constexpr, FOUND: tl.constexpr,
     AMSGRAD: tl.constexpr, ROUND: tl.constexpr, BLOCK: tl.constexpr, EVICT: tl.constexpr,
 ):  # fmt: skip
@@ -336,7 +336,7 @@ def norms_and_update(
     task = tl.load(tasks + ticket % count)
     if task >= 0:
         t, last = _norm_of_chunk(
-            task, g_address, layout, chunks, partials, finished, squares, v, v_old, largest, largest_old,
+            task, g_address, layout, chunks, partials, finished, squares, v, v_old, v_max, v_max_old,
             counters, counters_old, G, AMSGRAD, ROUND, BLOCK, "evict_last" if EVICT else "",
         )  # fmt: skip
         if last:
@@ -350,8 +350,8 @@ def norms_and_update(
         while seen < launch:
             seen = tl.atomic_add(summed + t, 0, sem="acquire")
         _update_of_chunk(
-            chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, largest,
-            largest_old, counters, counters_old, grad_scale, found_inf, squares, W, G, M, SCALED, FOUND, False, AMSGRAD,
+            chunk, w_address, g_address, m_address, layout, chunks, lr_address, numbers, squares, v, v_old, v_max,
+            v_max_old, counters, counters_old, grad_scale, found_inf, squares, W, G, M, SCALED, FOUND, False, AMSGRAD,
             ROUND, BLOCK, False, "evict_first" if EVICT else "",
         )  # fmt: skip
 
