@@ -106,7 +106,9 @@ def test_everything(path, problem):
 
 @compiling
 @pytest.mark.parametrize("path", COMPILED_PATHS)
-@pytest.mark.parametrize(("problem", "options"), [("groups", "default"), ("nonfinite gradients", "all")], ids=name_of)
+@pytest.mark.parametrize(
+    ("problem", "options"), [("groups", "default"), ("nonfinite gradients", "all"), ("fp64", "decay")], ids=name_of
+)
 def test_compiled(path, problem, options):
     """Few cells, because tracing is slow: "groups" has most options in one graph."""
     check(PROBLEMS[problem], OPTIONS[options], DEFAULT_BETAS, COMPILED_PATHS[path])

@@ -118,10 +118,20 @@ def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[
             weight, exp_avg = sharding.local(parameter), sharding.local(exp_avg)
         if weight.is_complex():
             weight, grad, exp_avg = (torch.view_as_real(x) for x in (weight, grad, exp_avg))
-        with_grad.append(
-            (group, ParamState(weight, grad, exp_avg, own["exp_avg_sq"], own.get("max_exp_avg_sq"), dtensor))
-        )
+        t = ParamState(weight, grad, exp_avg, own["exp_avg_sq"], own.get("max_exp_avg_sq"), dtensor)
+        with_grad.append((group, t._replace(**_writable_in_graph(t)) if torch.compiler.is_compiling() else t))
     return with_grad
+
+
+def _writable_in_graph(t: ParamState) -> dict[str, Tensor]:
+    """Views in the place of 0-d fp64 tensors on a CPU: a compiled graph loses what is copied into the tensors
+    themselves (torch 2.11)."""
+    tensors = {name: getattr(t, name) for name in ("weight", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")}
+    return {
+        name: x.view(1)[0]
+        for name, x in tensors.items()
+        if x is not None and x.dim() == 0 and x.dtype is torch.float64 and x.device.type == "cpu"
+    }
 
 
 def gather(parameters: Sequence[Tensor], state: State, name: str, empty: float, dtype: torch.dtype) -> Tensor:
