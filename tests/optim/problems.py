@@ -226,7 +226,7 @@ OWN_OPTIONS = (
 )
 PROBLEMS = {
     "usual": problem((), (7,), (5, 3), (4, 3, 2)),
-    "sizes": problem((0,), (0, 4), (1,), (1, 1), (2,) * 6, (9001,), (3, 4000)),
+    "sizes": problem((0,), (0, 4), (1,), (1, 1), (2,) * 6, (9001,), (3, 700)),
     "channels-last": Problem(channels_last_weights, channels_last_gradient),
     "strided": Problem(strided_weights, strided_gradient),
     "fp64": problem((), (7,), (5, 3), dtype=torch.float64),
