@@ -113,25 +113,18 @@ def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[
         elif group["amsgrad"] and "max_exp_avg_sq" not in own:
             own["max_exp_avg_sq"] = torch.zeros_like(own["exp_avg_sq"])
         weight, exp_avg, dtensor = parameter, own["exp_avg"], None
+        if torch.compiler.is_compiling():
+            own = {name: writable_in_graph(x) for name, x in own.items()}
+            weight, exp_avg = writable_in_graph(weight), own["exp_avg"]
         if sharding.is_sharded(parameter):
             grad, dtensor = sharding.like(grad, parameter), parameter
             weight, exp_avg = sharding.local(parameter), sharding.local(exp_avg)
         if weight.is_complex():
             weight, grad, exp_avg = (torch.view_as_real(x) for x in (weight, grad, exp_avg))
-        t = ParamState(weight, grad, exp_avg, own["exp_avg_sq"], own.get("max_exp_avg_sq"), dtensor)
-        with_grad.append((group, t._replace(**_writable_in_graph(t)) if torch.compiler.is_compiling() else t))
+        with_grad.append(
+            (group, ParamState(weight, grad, exp_avg, own["exp_avg_sq"], own.get("max_exp_avg_sq"), dtensor))
+        )
     return with_grad
-
-
-def _writable_in_graph(t: ParamState) -> dict[str, Tensor]:
-    """Views in the place of 0-d fp64 tensors on a CPU: a compiled graph loses what is copied into the tensors
-    themselves (torch 2.11)."""
-    tensors = {name: getattr(t, name) for name in ("weight", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")}
-    return {
-        name: x.view(1)[0]
-        for name, x in tensors.items()
-        if x is not None and x.dim() == 0 and x.dtype is torch.float64 and x.device.type == "cpu"
-    }
 
 
 def gather(parameters: Sequence[Tensor], state: State, name: str, empty: float, dtype: torch.dtype) -> Tensor:
@@ -147,6 +140,12 @@ def gather(parameters: Sequence[Tensor], state: State, name: str, empty: float, 
                 vector[i] = own[name]
             own[name] = vector[i]
     return vector
+
+
+def writable_in_graph(x: Tensor) -> Tensor:
+    """x, or a view of it if it is a 0-d fp64 tensor on a CPU: a compiled graph loses what is copied into such a tensor
+    itself (torch 2.11)."""
+    return x.view(1)[0] if x.dim() == 0 and x.dtype is torch.float64 and x.device.type == "cpu" else x
 
 
 class GradScaling(NamedTuple):
