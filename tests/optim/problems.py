@@ -139,6 +139,8 @@ class Problem:
     """Of a step and a tensor, both by number, and the tensor: its gradient, if it has any."""
     groups: Sequence[dict[str, Any]] = ()
     """Options of the group of each tensor; by default there is one group."""
+    first_rate: float = 1.0
+    """Factor of the rate at the first step."""
 
 
 def problem(
@@ -164,6 +166,11 @@ def sometimes_zero_gradient(step: int, i: int, weight: Tensor) -> Tensor:
     """Zero for the first tensor at the first two steps, for the second at a later one, for the third always."""
     zero = (i == 0 and step < 2) or (i == 1 and step == 2) or i == 2
     return torch.zeros_like(weight) if zero else steady_gradient(step, i, weight)
+
+
+def zero_gradient_of_the_first(step: int, i: int, weight: Tensor) -> Tensor:
+    """Zero for the first tensor at the first step: so torch.distributed.checkpoint creates state, with rate 0."""
+    return torch.zeros_like(weight) if (step, i) == (0, 0) else steady_gradient(step, i, weight)
 
 
 def sometimes_nonfinite_gradient(step: int, i: int, weight: Tensor) -> Tensor:
@@ -226,7 +233,7 @@ OWN_OPTIONS = (
 )
 PROBLEMS = {
     "usual": problem((), (7,), (5, 3), (4, 3, 2)),
-    "sizes": problem((0,), (0, 4), (1,), (1, 1), (2,) * 6, (9001,), (3, 4000)),
+    "sizes": problem((0,), (0, 4), (1,), (1, 1), (2,) * 6, (9001,), (3, 700)),
     "channels-last": Problem(channels_last_weights, channels_last_gradient),
     "strided": Problem(strided_weights, strided_gradient),
     "fp64": problem((), (7,), (5, 3), dtype=torch.float64),
@@ -242,6 +249,9 @@ PROBLEMS = {
     "tiny gradients": problem((7,), (5, 3), gradient=sized(1e-15)),
     "huge gradients": problem((7,), (5, 3), gradient=sized(1e15)),
     "zero gradients": problem((7,), (5, 3), (2, 2), (4,), gradient=sometimes_zero_gradient),
+    "zero first rate": Problem(
+        lambda: [normal((7,), 0), normal((5, 3), 1)], zero_gradient_of_the_first, first_rate=0.0
+    ),
     "nonfinite gradients": problem((7,), (5, 3), (2, 2), gradient=sometimes_nonfinite_gradient),
 }
 
@@ -282,7 +292,7 @@ def check(problem: Problem, options: Options, betas: tuple[float, float], path: 
 
     for t in range(STEPS):
         for group, rate, base in zip(optimizer.param_groups, rates, base_rates, strict=True):
-            now = base * (1 - t / STEPS)
+            now = base * (1 - t / STEPS) * (1.0 if t else problem.first_rate)
             group["lr"] = rate.fill_(now) if isinstance(rate, Tensor) else now
         scale = 1.0 if options.scaler is None else GRAD_SCALE
         gradients = [problem.gradient(t, i, p.detach()) for i, p in enumerate(parameters)]

@@ -56,7 +56,8 @@ class PaperNovoGradModel:
     """`PaperNovoGrad` for all tensors of a model: clipping, gradient scaling and skipping concern them together.
 
     A norm that is not finite leaves its own tensor alone; with `max_grad_norm`, `skip_nonfinite="step"` or gradients
-    that come scaled it leaves all tensors alone. `found_inf` does so, too. The clip factor is that of
+    that come scaled it leaves all tensors alone. `found_inf` does so, too. A first step with neither gradient nor rate
+    does not count: torch.distributed.checkpoint takes one to create state. The clip factor is that of
     `torch.nn.utils.clip_grad_norm_`.
     """
 
@@ -76,7 +77,10 @@ class PaperNovoGradModel:
         gradients = [None if g is None else _float64(g) / (grad_scale or 1.0) for g in gradients]
         norms = [0.0 if g is None else np.sqrt((g * g).sum()) for g in gradients]
         norm = np.sqrt(sum(n * n for n in norms))
-        moves = [g is not None and np.isfinite(n) for g, n in zip(gradients, norms, strict=True)]
+        moves = [
+            g is not None and np.isfinite(n) and not (tensor.m is None and n == 0 and rate == 0)
+            for tensor, g, n, rate in zip(self.tensors, gradients, norms, rates, strict=True)
+        ]
         if found_inf or (together and not np.isfinite(norm)):
             return [False] * len(moves)
         factor = 1.0 if self.max_grad_norm is None else min(1.0, self.max_grad_norm / (norm + 1e-6))

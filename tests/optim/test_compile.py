@@ -1,9 +1,10 @@
-"""What `torch.compile(optimizer.step)` makes of the fused step; `test_matrix` compares compiled steps in numbers."""
+"""Single properties of `torch.compile(optimizer.step)`; `test_matrix` has its steps in numbers."""
 
 import pytest
 import torch
 
 from novobench.optim import NovoGrad
+from tests.optim.reference import PaperNovoGrad
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -42,3 +43,21 @@ def test_an_inf_gradient_in_a_compiled_fused_step():
     step()
     assert torch.equal(parameters[0], before)
     assert not torch.equal(parameters[1], torch.full((4,), before[0].item()))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_compiled_step_updates_0d_fp64_tensors():
+    """AOTAutograd loses what is copied into 0-d fp64 tensors on a CPU (torch 2.11), such as v of fp64 parameters."""
+    torch._dynamo.reset()
+    parameter = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    paper = PaperNovoGrad(parameter, 0.5, (0.9, 0.25))
+    optimizer = NovoGrad([parameter], torch.tensor(0.5), (0.9, 0.25))
+    step = torch.compile(optimizer.step, backend="aot_eager", fullgraph=True)
+    for gradient in (1.0, 3.0):
+        parameter.grad = torch.tensor(gradient, dtype=torch.float64)
+        step()
+        paper.step(parameter.grad)
+    state = optimizer.state[parameter]
+    assert parameter.item() == pytest.approx(float(paper.w), rel=1e-12)
+    assert state["exp_avg"].item() == pytest.approx(float(paper.m), rel=1e-12)
+    assert state["exp_avg_sq"].item() == pytest.approx(paper.v, rel=1e-12)

@@ -25,6 +25,7 @@ compiling = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecati
 DEFAULT_BETAS = BETAS[0]
 INTERPRETED = ("cuda", "cuda single launch")
 """Triton's interpreter is slow: the other cells of these paths are left to `test_everything`."""
+BRIEF = (*INTERPRETED, "capturable")  # the last has the reference's backend
 eager = pytest.mark.parametrize("path", EAGER_PATHS)
 
 
@@ -42,7 +43,7 @@ def is_distinct(path, options):
     [
         (path, options, betas)
         for path, options, betas in itertools.product(EAGER_PATHS, OPTIONS, BETAS)
-        if path not in INTERPRETED
+        if path not in BRIEF
         or (betas == DEFAULT_BETAS and is_distinct(path, options))
         or options == ("all" if path == "cuda" else "decay")
     ],
@@ -57,7 +58,7 @@ def test_options(path, options, betas):
     [
         (path, problem, options)
         for path, problem, options in itertools.product(EAGER_PATHS, PROBLEMS, ("decay", "all"))
-        if problem != "usual" and (path not in INTERPRETED or options == "decay")
+        if problem != "usual" and (path not in BRIEF or options == "decay")
     ],
     ids=name_of,
 )

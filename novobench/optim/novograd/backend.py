@@ -121,6 +121,9 @@ def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[
         elif group["amsgrad"] and "max_exp_avg_sq" not in own:
             own["max_exp_avg_sq"] = torch.zeros_like(own["exp_avg_sq"])
         weight, exp_avg, dtensor = parameter, own["exp_avg"], None
+        if torch.compiler.is_compiling():
+            own = {name: writable_in_graph(x) for name, x in own.items()}
+            weight, exp_avg = writable_in_graph(weight), own["exp_avg"]
         if sharding.is_sharded(parameter):
             grad, dtensor = sharding.like(grad, parameter), parameter
             weight, exp_avg = sharding.local(parameter), sharding.local(exp_avg)
@@ -144,6 +147,12 @@ def gather(parameters: Sequence[Tensor], state: State, name: str, empty: float, 
                 vector[i] = own[name]
             own[name] = vector[i]
     return vector
+
+
+def writable_in_graph(x: Tensor) -> Tensor:
+    """x, or a view of it if it is a 0-d fp64 tensor on a CPU: a compiled graph loses what is copied into such a tensor
+    itself (torch 2.11)."""
+    return x.view(1)[0] if x.dim() == 0 and x.dtype is torch.float64 and x.device.type == "cpu" else x
 
 
 class GradScaling(NamedTuple):

@@ -1,4 +1,4 @@
-"""NovoGrad: SGD with momentum on gradients that each layer normalises by its own second moment."""
+"""NovoGrad: SGD with momentum on gradients that are normalized layer by layer, by a running second moment."""
 
 from __future__ import annotations
 
@@ -207,11 +207,15 @@ class NovoGrad(Optimizer):
                     "Those of apex and timm go through novobench.optim.convert_state_dict"
                 )
         if [len(group["params"]) for group in groups] != [len(group["params"]) for group in self.param_groups]:
-            return []  # torch refuses it, in its own words
-        places = [place for group in groups for place in group["params"]]
-        mine = [parameter for group in self.param_groups for parameter in group["params"]]
+            return []  # torch raises its own ValueError
+        saved_ids = [saved_id for group in groups for saved_id in group["params"]]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         state = state_dict["state"]
-        matched = [(mine[i], state[place]) for i, place in enumerate(places) if state.get(place)]
+        matched = [
+            (parameter, state[saved_id])
+            for parameter, saved_id in zip(parameters, saved_ids, strict=True)
+            if state.get(saved_id)
+        ]
         for parameter, own in matched:
             for name, shape in (("exp_avg", tuple(parameter.shape)), ("exp_avg_sq", ())):
                 loaded_shape = tuple(torch.as_tensor(own[name]).shape) if name in own else "missing"
