@@ -32,6 +32,7 @@ def cells(label):
     ("label", "file", "optimizer", "column", "written"),
     [
         ("NovoGrad |", "bench_optimizer.csv", "NovoGrad", "ratio", "{:.2f}"),
+        ("NovoGrad with m in bf16", "bench_optimizer.csv", "NovoGrad(bf16 moment)", "ratio", "{:.2f}"),
         ("NovoGrad, of the bandwidth", "bench_optimizer.csv", "NovoGrad", "of_copy_bandwidth", "{:.0%}"),
         ("apex FusedNovoGrad", "bench_optimizer.csv", "apex FusedNovoGrad (paper mode)", "ratio", "{:.2f}"),
         ("NovoGrad with unscaling", "bench_clipped.csv", "NovoGrad", "ratio", "{:.2f}"),
