@@ -9,42 +9,23 @@ from torch import Tensor
 
 from novobench.optim.novograd import norms
 from novobench.optim.novograd.backend import (
-    Backend,
     GradScaling,
     Group,
     ParamState,
-    State,
-    param_states,
     scalar_update,
 )
 from novobench.optim.novograd.layout import same_layout
-from novobench.optim.novograd.reference import update_tensor
+from novobench.optim.novograd.reference import ReferenceBackend, update_tensor
 
 _WITHOUT_LAUNCHES = ("cpu",)
 """Devices on which `_foreach` operations are loops, and a copy of all gradients costs more than it saves."""
 
 
-class ForeachBackend(Backend):
+class ForeachBackend(ReferenceBackend):
     """For fp32 and fp64 tensors; `update_tensor` takes the others. Reads the norms from the device once per step."""
 
-    def __init__(self, members: Sequence[tuple[Group, Tensor]], state: State) -> None:
-        self._members, self._state = list(members), state
-        self._tensors: list[tuple[Group, ParamState]] = []
-        self._norms: list[Tensor] | None = None
-
-    def is_current(self) -> bool:
-        return True  # it looks the state up at each step
-
-    def prepare(self) -> bool:
-        self._tensors, self._norms = param_states(self._members, self._state), None
-        return len(self._tensors) > 0
-
-    def square_norm(self) -> Tensor:
-        self._norms = _norms([t for _, t in self._tensors])
-        return norms.square_norm(self._norms)
-
     def update(self, scaling: GradScaling) -> None:
-        grad_norms = self._norms or _norms([t for _, t in self._tensors])
+        grad_norms = self._norms or self._grad_norms()
         scale, take_step = scaling.on_host()
         batches: dict[tuple[int, torch.device, torch.dtype], list[tuple[Group, ParamState, Tensor]]] = {}
         if take_step:
@@ -57,18 +38,18 @@ class ForeachBackend(Backend):
             _update(batch[0][0], [t for _, t, _ in batch], [grad_norm for _, _, grad_norm in batch], scale)
         self._tensors = []
 
-
-def _norms(tensors: Sequence[ParamState]) -> list[Tensor]:
-    """‖g‖ of each tensor: by few launches if none is sharded."""
-    if any(t.dtensor is not None or t.weight.device.type in _WITHOUT_LAUNCHES for t in tensors):
-        return list(norms.grad_norms(tensors))
-    batches: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for i, t in enumerate(tensors):
-        batches.setdefault((t.grad.device, t.exp_avg_sq.dtype), []).append(i)
-    by_place: dict[int, Tensor] = {}
-    for (_, dtype), places in batches.items():
-        by_place |= zip(places, torch._foreach_norm([tensors[i].grad for i in places], 2, dtype=dtype), strict=True)
-    return [by_place[i] for i in range(len(tensors))]
+    def _grad_norms(self) -> list[Tensor]:
+        """By few launches if no tensor is sharded."""
+        tensors = [t for _, t in self._tensors]
+        if any(t.dtensor is not None or t.weight.device.type in _WITHOUT_LAUNCHES for t in tensors):
+            return list(norms.grad_norms(tensors))
+        batches: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+        for i, t in enumerate(tensors):
+            batches.setdefault((t.grad.device, t.exp_avg_sq.dtype), []).append(i)
+        by_place: dict[int, Tensor] = {}
+        for (_, dtype), places in batches.items():
+            by_place |= zip(places, torch._foreach_norm([tensors[i].grad for i in places], 2, dtype=dtype), strict=True)
+        return [by_place[i] for i in range(len(tensors))]
 
 
 def _fits(t: ParamState) -> bool:

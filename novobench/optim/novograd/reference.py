@@ -32,15 +32,18 @@ class ReferenceBackend(Backend):
         return len(self._tensors) > 0
 
     def square_norm(self) -> Tensor:
-        self._norms = list(norms.grad_norms([t for _, t in self._tensors]))
+        self._norms = list(self._grad_norms())
         return norms.square_norm(self._norms)
 
     def update(self, scaling: GradScaling) -> None:
-        grad_norms = self._norms or norms.grad_norms([t for _, t in self._tensors])
         scale, take_step = scaling.factor(), scaling.take_step()
-        for (group, t), grad_norm in zip(self._tensors, grad_norms, strict=True):
+        for (group, t), grad_norm in zip(self._tensors, self._norms or self._grad_norms(), strict=True):
             update_tensor(group, t, grad_norm, scale, take_step)
         self._tensors = []
+
+    def _grad_norms(self) -> Iterable[Tensor]:
+        """‖g‖ of each tensor, 0-d."""
+        return norms.grad_norms([t for _, t in self._tensors])
 
 
 def update_tensor(
