@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 test: lint ## lint and the fast tests (8 minutes on 2 cores)
 	$(FAST_TESTS)
 
-test-all: lint ## the slower tests that need no GPU, too (15 minutes on 2 cores)
+test-all: lint ## the slower tests that need no GPU, too (20 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not gpu"
 
 test-long: $(READY) ## thousands of wrong inputs, kills, a rehearsal of scripts/gpu_proof.sh (30 minutes on 2 cores)

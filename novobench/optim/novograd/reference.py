@@ -135,7 +135,11 @@ def _add(x: Tensor, y: Tensor, factor: Number) -> Tensor:
 def _store(target: Tensor, value: Number, skip: bool | Tensor) -> None:
     """target ← value, unless `skip`."""
     if isinstance(skip, Tensor):
-        torch.where(skip, target, value.to(target.dtype), out=target)
+        value = value.to(target.dtype)
+        if torch.compiler.is_compiling():  # where `out` must be contiguous
+            target.copy_(torch.where(skip, target, value))
+        else:
+            torch.where(skip, target, value, out=target)
     elif isinstance(value, Tensor):
         target.copy_(value)
     else:
