@@ -76,7 +76,7 @@ class Row:
     host_bound: int = 0
     """1: the host did not get ahead of the device, by waiting for it or by sheer number of launches."""
     peak_bytes_per_parameter: float | None = None
-    """Device memory that a step takes for a while, beside weights, gradients and state; None on a CPU."""
+    """Device memory that a step needs temporarily, besides weights, gradients and state; None on a CPU."""
     state_bytes_per_parameter: float | None = None
     rounds: int = 0
     repeats: int = 0

@@ -79,7 +79,7 @@ def square_norms(
     plan, _ = _tables(weights, grads, exp_avgs, group_of, groups)
     v = torch.zeros(len(weights), device=weights[0].device)
     counters = torch.zeros_like(v, dtype=torch.int64) if any(bucket.rounds for bucket in plan.buckets) else None
-    plan.norms(StateVectors.of(v, v, counters))  # nobody reads the copies
+    plan.norms(StateVectors.of(v, v, counters))  # the copies are not read
     return plan.squares.clone()
 
 

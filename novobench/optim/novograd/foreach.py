@@ -70,12 +70,10 @@ def _update(group: Group, tensors: Sequence[ParamState], grad_norms: Sequence[Te
     amsgrad, dtype, device = group["amsgrad"], tensors[0].exp_avg_sq.dtype, tensors[0].weight.device
     scalars = scalar_update(group, lr, scale, dtype)
     exp_avg_sqs = [t.exp_avg_sq for t in tensors]
-    max_exp_avg_sqs = (
-        [t.max_exp_avg_sq for t in tensors] if amsgrad else [torch.full_like(exp_avg_sqs[0], -1.0)] * len(tensors)
-    )
-    numbers = (
-        torch.stack([*grad_norms, *exp_avg_sqs, *max_exp_avg_sqs]).view(3, -1).tolist()
-    )  # the only wait for the device
+    absent = torch.full_like(exp_avg_sqs[0], -1.0)
+    max_exp_avg_sqs = [absent if not amsgrad or t.max_exp_avg_sq is None else t.max_exp_avg_sq for t in tensors]
+    # The only wait for the device.
+    numbers = torch.stack([*grad_norms, *exp_avg_sqs, *max_exp_avg_sqs]).view(3, -1).tolist()
     steps = [(t, scalars(norm * norm, v, v_max)) for t, norm, v, v_max in zip(tensors, *numbers, strict=True)]
     moving = [(t, *scalar) for t, scalar in steps if scalar is not None]
     if not moving:

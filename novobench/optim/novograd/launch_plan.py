@@ -46,7 +46,7 @@ def current_device(device: torch.device) -> AbstractContextManager[Any]:
 class LaunchPlan:
     """One set of tensors with gradients, on one device, sorted into dtype triples. Immutable but for addresses.
 
-    It keeps no gradient alive: whoever sets them to None gets their memory back.
+    It keeps no gradient alive: setting them to None frees their memory.
     """
 
     def __init__(
@@ -122,8 +122,7 @@ class LaunchPlan:
                 1,
                 self.squares,
                 self.squares.numel(),
-                self.decision if grad_scale is None else grad_scale,
-                self.decision if found_inf is None else found_inf,
+                *self._read_by_kernels(grad_scale, found_inf),
                 self.limit,
                 self.decision,
                 SCALED=grad_scale is not None,
@@ -146,23 +145,18 @@ class LaunchPlan:
         """Last launch: v, m and the weights."""
         tuning = self.tuning
         overlap = {"launch_pdl": True} if tuning.overlap else {}
-        scaler = self.decision if grad_scale is None else grad_scale, self.decision if found_inf is None else found_inf
         with self._current_device:
             for bucket in self.buckets:
                 self._launch(
                     kernels.update,
                     bucket.chunk_count,
-                    bucket.w_address,
-                    bucket.g_address,
-                    bucket.m_address,
-                    bucket.layout,
-                    bucket.chunks,
+                    *bucket.tables,
                     numbers.lr_address,
                     numbers.numbers,
                     bucket.squares,
                     *vectors.arguments(bucket.rounds),
-                    *scaler,
-                    self.decision if decision is None else decision,
+                    *self._read_by_kernels(grad_scale, found_inf),
+                    *self._read_by_kernels(decision),
                     DECIDED=decision is not None,
                     REVERSE=tuning.reverse,
                     OVERLAP=tuning.overlap,
@@ -174,7 +168,6 @@ class LaunchPlan:
         self, vectors: StateVectors, numbers: GroupNumbers, grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> None:
         """The only launch, where nothing concerns the whole step."""
-        scaler = self.decision if grad_scale is None else grad_scale, self.decision if found_inf is None else found_inf
         with self._current_device:
             for bucket in self.buckets:
                 self._launch(
@@ -183,20 +176,20 @@ class LaunchPlan:
                     bucket.tasks,
                     bucket.taken,
                     bucket.summed,
-                    bucket.w_address,
-                    bucket.g_address,
-                    bucket.m_address,
-                    bucket.layout,
-                    bucket.chunks,
+                    *bucket.tables,
                     numbers.lr_address,
                     numbers.numbers,
                     bucket.partials,
                     bucket.finished,
                     bucket.squares,
                     *vectors.arguments(bucket.rounds),
-                    *scaler,
+                    *self._read_by_kernels(grad_scale, found_inf),
                     **self._constants(bucket, vectors, grad_scale, found_inf),
                 )
+
+    def _read_by_kernels(self, *scalars: Tensor | None) -> list[Tensor]:
+        """The same scalars; a kernel that does not read one gets some tensor in its place."""
+        return [self.decision if scalar is None else scalar for scalar in scalars]
 
     def _constants(
         self, bucket: _Bucket, vectors: StateVectors, grad_scale: Tensor | None, found_inf: Tensor | None
@@ -268,6 +261,8 @@ class _Bucket:
             send(values, torch.empty(len(values), dtype=torch.int64, device=device), staging)
             for values in (tasks, rows, chunks, *addresses)
         )
+        self.tables = self.w_address, self.g_address, self.m_address, self.layout, self.chunks
+        """What each kernel that updates reads first, in this order."""
         numbers = len(tasks) + len(rows) + len(chunks) + 3 * len(picked)
         self.table_bytes = 8 * numbers + 16 * 6  # each begins at a multiple of 16
         self.partials = torch.zeros(self.chunk_count, dtype=torch.float32, device=device)

@@ -57,7 +57,7 @@ def row_keys(counter: Integer, row: Integer) -> tuple[Integer, Integer]:
 
 
 def applies(parameter: Tensor, group: dict[str, Any]) -> bool:
-    """Whether exp_avg of a parameter of this group is bf16 beside an fp32 weight, and therefore rounded."""
+    """Whether exp_avg of a parameter of this group is bf16 while the weight is fp32, and therefore rounded."""
     return group.get("moment_dtype") is torch.bfloat16 and parameter.dtype is torch.float32
 
 
