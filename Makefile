@@ -1,4 +1,4 @@
-# Every target sets up what it needs. Variables: SCALE=laptop|gpu|paper  SEEDS=n  JOBS=n  EXECUTOR=local
+# Every target sets up what it needs. Variables: SCALE=laptop|gpu|full  SEEDS=n  JOBS=n  EXECUTOR=local
 SCALE ?= laptop
 SEEDS ?= 1
 JOBS ?=
@@ -18,7 +18,7 @@ FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not long and not gpu
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: SCALE=laptop|gpu|paper SEEDS=1 JOBS=(one a core; gpu: 8 a GPU) EXECUTOR=local"
+	@echo "  Variables: SCALE=laptop|gpu|full SEEDS=1 JOBS=(one a core; gpu: 8 a GPU) EXECUTOR=local"
 
 setup: $(READY) ## make .venv with everything novobench needs (2 to 5 minutes, 6 GB)
 

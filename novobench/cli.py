@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from novobench import places, signals
-from novobench.console import lasting_output, told_of_output
-from novobench.errors import NovobenchError, one_line, told
+from novobench.console import lasting_output, output_problem
+from novobench.errors import NovobenchError, message_for_user, one_line
 
 if TYPE_CHECKING:
     from novobench.suite.experiment import Experiment
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     with lasting_output() as lost, signals.raised() as came:
         code = _ended(argv, came)
         sys.stdout.flush()
-        if problem := told_of_output(lost):
+        if problem := output_problem(lost):
             _say(problem)
             code = code or 1
     sys.exit(code)
@@ -42,6 +42,10 @@ def _ended(argv: Sequence[str] | None, came: list[int]) -> int:
         return ended.code if isinstance(ended.code, int) else 2
     try:
         places.settle()
+        if "scale" in arguments:
+            from novobench.config import scale_named
+
+            arguments.scale = scale_named(arguments.scale)
         if arguments.needs_checkout:
             places.require_checkout()
         return arguments.call(arguments)
@@ -52,7 +56,7 @@ def _ended(argv: Sequence[str] | None, came: list[int]) -> int:
             return _stopped(came[0] if came else signal.SIGINT)
         if arguments.debug:
             raise
-        _say(told(error))
+        _say(message_for_user(error))
         return error.exit_code if isinstance(error, NovobenchError) else 1
 
 
@@ -113,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "search table1 --scale laptop --keys sgd-b32",
     )
     sub.add_argument("experiment")
-    sub.add_argument("--scale", default="laptop", help="laptop, gpu or paper (default: laptop)")
+    sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
     sub.add_argument("--budget", type=_positive, help="trials for each set of rates (default: the experiment's)")
     sub.add_argument("--seeds", type=_positive, help="seeds of each trial (default: the experiment's)")
     _add_list(sub, "--keys", "KEY", "only these sets of rates")
@@ -148,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "Training speed of the tasks' models on random data, against the card's peak and published figures."
     kind = kinds.add_parser("throughput", help=text, description=text)
     kind.add_argument("tasks", nargs="*", metavar="TASK", help="e.g. image (default: all)")
-    kind.add_argument("--scale", default="paper", help="laptop, gpu or paper (default: paper)")
+    kind.add_argument("--scale", default="full", help="laptop, gpu or full (default: full)")
     kind.add_argument("--updates", type=_positive, default=30, help="timed updates (default: 30)")
     _add_list(kind, "--set", "KEY=VALUE", "override the task's config")
     text = "kernels of attention: fused (default), or math, PyTorch's plain ones"
@@ -165,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_experiments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="e.g. table1; see `novobench list`")
-    sub.add_argument("--scale", default="laptop", help="laptop, gpu or paper (default: laptop)")
+    sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
     sub.add_argument("--seeds", type=_positive, default=1, help="seeds of each row: 0, 1, … (default: 1)")
     _add_list(sub, "--rows", "ID", "only these rows (default: all)")
     text = "override the config of every row, {} to empty a mapping; results of another recipe stay in runs/"

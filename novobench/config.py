@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +25,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from novobench import places, yaml_text
+from novobench.budget import parse_budget
 from novobench.errors import ConfigError, suggestion
-from novobench.places import ROOT
+from novobench.places import display_path
 from novobench.ranges import FileName, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-SCALES = ("laptop", "gpu", "paper")
+SCALES = ("laptop", "gpu", "full")
+_SCALE_ALIASES = {"paper": "full"}
 
 _PRACTICAL: dict[str, Any] = {"scientific": False}
 
@@ -153,6 +156,29 @@ class CellConfig:
             )
         return self.batch.size // per_pass
 
+    @property
+    def epoch_updates(self) -> int:
+        """Updates in one epoch of the training data, as `data` declares them."""
+        return self.data.updates_per_epoch(self.batch.size)
+
+    @property
+    def total_updates(self) -> int:
+        """All updates of the training: from the config alone, never from a trainer or a data loader."""
+        amount, unit = parse_budget(self.budget)
+        if unit == "ep":
+            return round(amount * self.epoch_updates)
+        if unit == "steps":
+            return round(amount)
+        tokens = getattr(self.data, "tokens_per_sample", None)
+        if tokens is None:
+            raise ConfigError(f"budget '{self.budget}': task '{self.task}' does not count tokens; use ep or steps.")
+        return math.ceil(amount / (self.batch.size * tokens))
+
+    @property
+    def epochs(self) -> float:
+        """The budget in epochs."""
+        return self.total_updates / max(self.epoch_updates, 1)
+
 
 # ---------------------------------------------------------------------------------------------- loading
 
@@ -167,12 +193,12 @@ def load_tree(path: Path) -> DictConfig:
 
 def _load_tree(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     if path in seen:
-        raise ConfigError(f"{shown(path)}: `base:` goes round in a circle through {shown(seen[0])}.")
+        raise ConfigError(f"{display_path(path)}: `base:` goes round in a circle through {display_path(seen[0])}.")
     content = read_yaml(path)
     base = content.pop("base", None)
     if base is None:
         return OmegaConf.create(content)
-    return laid_over(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), content, shown(path))
+    return laid_over(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), content, display_path(path))
 
 
 def laid_over(below: DictConfig, above: Mapping[str, Any], where: str) -> DictConfig:
@@ -203,17 +229,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = suggestion(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
-        raise ConfigError(f"No such config: {shown(path)}.{near}") from None
+        raise ConfigError(f"No such config: {display_path(path)}.{near}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read {shown(path)}: {error}.") from None
+        raise ConfigError(f"Cannot read {display_path(path)}: {error}.") from None
     try:
         content = yaml_text.parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{shown(path)} is not valid YAML: {yaml_text.problem(error)}.") from None
+        raise ConfigError(f"{display_path(path)} is not valid YAML: {yaml_text.problem(error)}.") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{shown(path)} must hold a mapping, not {type(content).__name__}.")
+        raise ConfigError(f"{display_path(path)} must hold a mapping, not {type(content).__name__}.")
     if "${" in json.dumps(content, default=str):
-        raise ConfigError(f"{shown(path)} uses '${{…}}': configs are pure data; write the value itself.")
+        raise ConfigError(f"{display_path(path)} uses '${{…}}': configs are pure data; write the value itself.")
     return content
 
 
@@ -279,14 +305,6 @@ def first_line(error: Exception) -> str:
     return line if line.endswith((".", "?")) else line + "."
 
 
-def shown(path: Path) -> str:
-    """A path as a user knows it: relative to the checkout where it lies inside."""
-    try:
-        return str(path.resolve().relative_to(ROOT))
-    except ValueError:
-        return str(path)
-
-
 _DECIDED = {
     "seed": "--seeds N gives each row the seeds 0 to N-1",
     "scale": "--scale chooses it",
@@ -305,10 +323,12 @@ def check_not_decided(changes: Mapping[str, Any], where: str) -> None:
             raise ConfigError(f"{where} cannot set '{key}': {_DECIDED[name]}.")
 
 
-def check_scale(scale: str) -> None:
-    """Raise ConfigError if there is no such scale."""
+def scale_named(text: str) -> str:
+    """The scale of that name; `paper` is another name of `full`. Raises ConfigError if there is no such scale."""
+    scale = _SCALE_ALIASES.get(text, text)
     if scale not in SCALES:
-        raise ConfigError(f"There is no scale '{scale}'.{suggestion(scale, list(SCALES))} Known: {', '.join(SCALES)}.")
+        raise ConfigError(f"There is no scale '{text}'.{suggestion(text, list(SCALES))} Known: {', '.join(SCALES)}.")
+    return scale
 
 
 # ---------------------------------------------------------------------------------------------- identity

@@ -110,7 +110,7 @@ class _Lasting(io.RawIOBase):
                 return len(content)
 
 
-def told_of_output(lost: list[OSError]) -> str:
+def output_problem(lost: list[OSError]) -> str:
     """What to say of standard output that could not be written; empty where its reader left on purpose."""
     reasons = [error.strerror or str(error) for error in lost if error.errno != errno.EPIPE]
     return f"Standard output could not be written: {'; '.join(reasons)}. What was done is done." if reasons else ""

@@ -69,7 +69,7 @@ _CURES = {
 }
 
 
-def told(error: Exception) -> str:
+def message_for_user(error: Exception) -> str:
     """What to tell the user of any error that ended a command; the message of a `NovobenchError` tells by itself."""
     if isinstance(error, NovobenchError):
         return str(error)

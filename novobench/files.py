@@ -35,7 +35,7 @@ _MENDS = {
 
 
 @contextmanager
-def told_plainly(path: Path, doing: str) -> Iterator[None]:
+def readable_os_errors(path: Path, doing: str) -> Iterator[None]:
     """Turn a full disk, a read-only folder or the like into one line that names the file."""
     try:
         yield
@@ -64,7 +64,7 @@ def lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Non
     Where the file system has no locks, a file beside it is the lock while it exists; what a killed process of this
     machine has left is taken over. Raises NovobenchError if the lock file cannot be made.
     """
-    with told_plainly(path, "lock"):
+    with readable_os_errors(path, "lock"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             held = _acquired(FileLock(path, fallback_to_soft=False), waiting)
@@ -155,7 +155,7 @@ def _remove(path: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `path` atomically: a reader sees the old content or all of the new, also after a power cut."""
-    with told_plainly(path, "write"):
+    with readable_os_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path.name), suffix=".tmp")
         try:
@@ -243,7 +243,7 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
     def temporary_folder() -> Path:
         return Path(tempfile.mkdtemp(dir=folder.parent, prefix=_temporary_prefix(folder.name), suffix=".tmp"))
 
-    with told_plainly(folder, "write"):
+    with readable_os_errors(folder, "write"):
         temporary = temporary_folder()
         try:
             build(temporary)

@@ -9,12 +9,64 @@ from __future__ import annotations
 import getpass
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from novobench.errors import NovobenchError
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The checkout: `configs/`, `experiments/`, `results/` and `runs/` lie here."""
+"""The folder that holds the package: the checkout, or `site-packages`."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders that commands read configs and experiments from, and write runs and results to."""
+
+    root: Path
+
+    @property
+    def configs(self) -> Path:
+        """Its own configs, else those that come with the code."""
+        return self._folder("configs")
+
+    @property
+    def experiments(self) -> Path:
+        """Its own experiments, else those that come with the code."""
+        return self._folder("experiments")
+
+    def _folder(self, name: str) -> Path:
+        own = self.root / name
+        return own if own.is_dir() else ROOT / name
+
+    def task_config(self, task: str, scale: str) -> Path:
+        """The YAML file of a task at a scale."""
+        return self.configs / task / f"{scale}.yaml"
+
+    def tuned_rates(self, task: str, scale: str) -> Path:
+        """The YAML file of the rates that `novobench search` found for a task at a scale."""
+        return self.configs / task / f"tuned-{scale}.yaml"
+
+    def runs(self, scale: str) -> Path:
+        """The folder of the run folders of a scale."""
+        return self.root / "runs" / scale
+
+    def results(self, scale: str) -> Path:
+        """The folder of the records, tables and figures of a scale."""
+        return self.root / "results" / scale
+
+
+def workspace() -> Workspace:
+    """The workspace of this process."""
+    return Workspace(ROOT)
+
+
+def display_path(path: Path) -> str:
+    """A path as a user writes it: relative to the workspace where it lies inside."""
+    try:
+        return str(path.resolve().relative_to(workspace().root))
+    except ValueError:
+        return str(path)
+
 
 DATA, CACHE = "NOVOBENCH_DATA", "NOVOBENCH_CACHE"
 """Environment variables: the folder of data sets, and that of what is derived from them."""
@@ -36,7 +88,7 @@ def cache_root() -> Path:
     at_home = home()
     if at_home is not None and _may_write(at_home / ".cache" / "novobench"):
         return at_home / ".cache" / "novobench"
-    return ROOT / ".cache" / "novobench"
+    return workspace().root / ".cache" / "novobench"
 
 
 def home() -> Path | None:
@@ -86,7 +138,7 @@ def settle() -> None:
 
 def require_checkout() -> None:
     """Raises NovobenchError where the package lies without experiments and configs: installed, not cloned."""
-    missing = [name for name in ("configs", "experiments") if not (ROOT / name).is_dir()]
+    missing = [name for name in ("configs", "experiments") if not (workspace().root / name).is_dir()]
     if missing:
         raise NovobenchError(
             f"There is no {' and no '.join(f'{name}/' for name in missing)} in {ROOT}, beside the package: it was "
@@ -137,7 +189,7 @@ def _placed(given: str, where: str) -> Path:
         expanded = os.path.expanduser(given)
         if expanded != given:  # else there is no such user, and it is a name like any other
             given = expanded
-    return Path(os.path.realpath(ROOT / given))
+    return Path(os.path.realpath(workspace().root / given))
 
 
 def _may_write(folder: Path) -> bool:

@@ -7,9 +7,9 @@ import os
 import signal
 from pathlib import Path
 
+from novobench import places
 from novobench.config import CellConfig, override, to_yaml
 from novobench.files import write_text
-from novobench.suite.experiment import CONFIGS
 from novobench.tasks.catalog import default_list, load_task, resolve
 from novobench.training.run_folder import RunFolder
 
@@ -72,7 +72,7 @@ SMALL = {
 
 def small_config(task: str = "image", /, **changes: object) -> CellConfig:
     """A cell of eight updates; `changes` are dotted keys with `__` for the dot."""
-    tree = load_task(task, CONFIGS / task / "laptop.yaml")
+    tree = load_task(task, places.workspace().task_config(task, "laptop"))
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
     return resolve(override(tree, {"task": task, **SHARED, **SMALL[task], **dotted}, "test", default_list), "test")
 

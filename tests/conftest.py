@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from novobench.config import ROOT
+from novobench import places
+from novobench.places import ROOT
 from tests.fuzz.summary import pytest_terminal_summary  # noqa: F401
 
 # Before Triton is imported: `NovoGrad(fused=True)` then runs its kernels on the CPU. On a GPU they shall be compiled:
@@ -29,10 +30,7 @@ def workspace(tmp_path, monkeypatch) -> Path:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "experiments").mkdir()
     shutil.copy(SMALL_EXPERIMENT, tmp_path / "experiments" / "small.yaml")
-    monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path)
-    monkeypatch.setattr("novobench.suite.records.ROOT", tmp_path)
-    monkeypatch.setattr("novobench.suite.experiment.EXPERIMENTS", tmp_path / "experiments")
-    monkeypatch.setattr("novobench.suite.experiment.CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(places, "workspace", lambda: places.Workspace(tmp_path))
     return tmp_path
 
 

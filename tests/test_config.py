@@ -6,6 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from novobench import places
 from novobench.budget import parse_budget
 from novobench.config import (
     BatchConfig,
@@ -19,8 +20,7 @@ from novobench.config import (
     to_yaml,
 )
 from novobench.errors import ConfigError
-from novobench.suite.experiment import CONFIGS
-from novobench.tasks.catalog import epoch_updates, epochs, load_task, resolve, total_updates
+from novobench.tasks.catalog import load_task, resolve
 from novobench.yaml_text import free_value
 from tests.cells import SHARED, small_config
 
@@ -228,7 +228,7 @@ def test_an_empty_mapping_takes_away_what_is_below(tmp_path):
 
 def test_an_emptied_mapping_stays_empty_to_the_cell(tmp_path):
     """Also where the field has a default, and when the cell reads its own config."""
-    tree = load_task("speech", CONFIGS / "speech" / "paper.yaml")
+    tree = load_task("speech", places.workspace().task_config("speech", "full"))
     assert set(tree.data.set_sizes) == {"dev-clean", "dev-other", "test-clean", "test-other"}
     tree = override(
         tree, {**SHARED, "task": "speech", "budget": "8ep", "data.name": "mine", "runtime.precision": "32-true"}, "test"
@@ -316,10 +316,11 @@ def test_budgets_without_sense(text):
 
 def test_updates_are_counted_from_the_config():
     config = small_config(budget="3ep", batch={"size": 64, "micro": 16})
-    assert epoch_updates(config) == 1040 // 64 == 16
-    assert total_updates(config) == 48
-    assert epochs(config) == 3.0
-    assert total_updates(small_config(budget="3ep", batch={"size": 64, "micro": 16}, data__tail="wrap")) == 3 * 17
+    assert config.epoch_updates == 1040 // 64 == 16
+    assert config.total_updates == 48
+    assert config.epochs == 3.0
+    wrapped = small_config(budget="3ep", batch={"size": 64, "micro": 16}, data__tail="wrap")
+    assert wrapped.total_updates == 3 * 17
 
 
 def test_devices_change_the_accumulation_and_nothing_else():

@@ -2,8 +2,9 @@
 
 import pytest
 
-from novobench.config import ROOT, parse_overrides, read_yaml
+from novobench.config import parse_overrides, read_yaml
 from novobench.errors import ConfigError
+from novobench.places import ROOT
 from novobench.suite.experiment import experiment_names, load_experiment, row_config
 from novobench.tasks.catalog import plain, task_names
 
@@ -18,7 +19,7 @@ def rows():
     found = {task: [] for task in task_names()}
     for experiment in experiments:
         for row in experiment.rows:
-            config = row_config(experiment, row, "laptop", 0) or row_config(experiment, row, "paper", 0)
+            config = row_config(experiment, row, "laptop", 0) or row_config(experiment, row, "full", 0)
             if config and config.optimizer.name == "novograd":
                 found[config.task].append((experiment, row))
     return found

@@ -15,7 +15,7 @@ import pytest
 
 from novobench import files
 from novobench.errors import NovobenchError
-from novobench.files import derived_folder, lock, remove_leftovers, told_plainly, write_bytes
+from novobench.files import derived_folder, lock, readable_os_errors, remove_leftovers, write_bytes
 
 GONE = 2**22 + 1
 """A process id above the largest that Linux gives."""
@@ -96,12 +96,12 @@ def test_a_lock_that_cannot_be_made_is_one_line(tmp_path, what):
 def test_the_advice_is_for_the_trouble(tmp_path, kind, advice):
     with (
         pytest.raises(NovobenchError, match=rf"Cannot write .*x: {os.strerror(kind)}. {advice}.*finished work is kept"),
-        told_plainly(tmp_path / "x", "write"),
+        readable_os_errors(tmp_path / "x", "write"),
     ):
         raise OSError(kind, os.strerror(kind))
     elsewhere = tmp_path.parent / "data.wav"
     told = rf"{os.strerror(kind)} \({elsewhere}\)\. "
-    with pytest.raises(NovobenchError, match=told), told_plainly(tmp_path / "x", "write"):
+    with pytest.raises(NovobenchError, match=told), readable_os_errors(tmp_path / "x", "write"):
         raise OSError(kind, os.strerror(kind), str(elsewhere))
 
 
@@ -300,18 +300,18 @@ def test_a_build_that_fails_leaves_nothing_and_works_when_asked_again(error, tol
 
 
 def test_a_training_and_a_collection_remove_what_kills_have_left(tmp_path, monkeypatch):
-    from novobench.suite import collection, records
+    from novobench.places import Workspace
+    from novobench.suite import collection
     from novobench.training import cell
     from tests.cells import small_cell
 
     folder = small_cell(tmp_path / "cell")
     folder.record.write_text("{}")  # finished: nothing is trained
     folder.checkpoints.mkdir()
-    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "laptop").mkdir(parents=True)
     left = [temporary(place, "x", GONE, files._machine()) for place in (folder.path, folder.checkpoints)]
     cell.run(folder.path)
-    monkeypatch.setattr(records, "results_folder", lambda scale: tmp_path / "results")
-    monkeypatch.setattr(collection, "results_folder", lambda scale: tmp_path / "results")
-    left.append(temporary(tmp_path / "results", "cells.json", GONE, files._machine()))
+    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
+    left.append(temporary(tmp_path / "results" / "laptop", "cells.json", GONE, files._machine()))
     collection.collect([], "laptop")
     assert not any(path.exists() for path in left)

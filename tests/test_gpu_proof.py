@@ -19,7 +19,7 @@ from gpu_proof import archive, job, places, proof
 from gpu_proof.proof import GRACE, RESERVE, Proof
 from gpu_proof.steps import Step, data_at_hand, steps
 from novobench.cli import _parser
-from novobench.config import ROOT
+from novobench.places import ROOT
 
 DATA = {"AN4": None, "wikitext-2": None, "multi30k": None, "cifar10": None}
 

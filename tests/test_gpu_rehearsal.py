@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from novobench.config import ROOT
 from novobench.files import read_csv
+from novobench.places import ROOT
 
 pytestmark = pytest.mark.long
 

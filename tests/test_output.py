@@ -12,9 +12,9 @@ import time
 import pytest
 
 from novobench import cli, signals
-from novobench.config import ROOT
-from novobench.console import console, lasting_output, told_of_output
-from novobench.errors import NovobenchError, told
+from novobench.console import console, lasting_output, output_problem
+from novobench.errors import NovobenchError, message_for_user
+from novobench.places import ROOT
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_full_disk_takes_the_words_alone(output):
                 print("x" * 10_000, flush=True)
             console().print("a table")
     assert [error.errno for error in lost] == [errno.ENOSPC]
-    assert told_of_output(lost).startswith("Standard output could not be written: No space left on device.")
+    assert output_problem(lost).startswith("Standard output could not be written: No space left on device.")
 
 
 def test_a_reader_that_left_is_no_error(output):
@@ -56,7 +56,7 @@ def test_a_reader_that_left_is_no_error(output):
         print("x" * 10_000, flush=True)
     os.close(writing)
     assert [error.errno for error in lost] == [errno.EPIPE]
-    assert told_of_output(lost) == ""
+    assert output_problem(lost) == ""
 
 
 def test_a_slow_reader_of_a_pipe_that_does_not_block(output):
@@ -115,7 +115,7 @@ def test_names_are_no_markup_and_no_emoji(capsys):
     ],
 )
 def test_any_error_has_words(error, expected):
-    assert told(error).startswith(expected)
+    assert message_for_user(error).startswith(expected)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from novobench.config import ROOT
+from novobench.places import ROOT
 
 MODELS = ("ResNet-50v2", "Jasper DR 10x5", "Transformer-big", "Transformer-XL")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

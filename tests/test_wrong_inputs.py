@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from novobench.config import ROOT
+from novobench.places import ROOT
 from novobench.training.run_folder import RunFolder
 from tests.cells import disk_full_from_update_5, result
 
@@ -89,7 +89,7 @@ def test_unknown_command_and_option():
     ("change", "expected"),
     [
         ({"rows": [{"id": "a", "label": "A"}, {"id": "a", "label": "B"}]}, "two rows are called 'a'"),
-        ({"rows": [{"id": "a", "label": "A", "printed": {"top2": 1}}]}, "Did you mean 'top1'"),
+        ({"rows": [{"id": "a", "label": "A", "paper": {"top2": 1}}]}, "Did you mean 'top1'"),
         ({"rows": [{"id": "a", "lable": "A"}]}, "lable"),
         ({"task": "images"}, "Did you mean 'image'"),
         ({"columns": [{"key": "top1"}]}, "columns"),
@@ -352,10 +352,9 @@ def test_two_runs_at_once(small, tmp_path):
     """Both end well, and the cell is trained once."""
     code = (
         "import sys, pathlib\n"
-        "from novobench.suite import plan, records, experiment\n"
+        "from novobench import places\n"
         "root = pathlib.Path(sys.argv[1])\n"
-        "plan.ROOT = records.ROOT = root\n"
-        "experiment.EXPERIMENTS, experiment.CONFIGS = root / 'experiments', root / 'configs'\n"
+        "places.workspace = lambda: places.Workspace(root)\n"
         "from novobench.cli import main\n"
         "if __name__ == '__main__':\n    main(['run', 'small', '--set', 'budget=60steps'])\n"
     )

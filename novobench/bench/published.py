@@ -60,14 +60,14 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "model.memory_length=192",
     ),
 }
-"""What makes a task's config at paper scale like the first figure's. The optimizer stays as it is, bf16 stands for
+"""What makes a task's config at full scale like the first figure's. The optimizer stays as it is, bf16 stands for
 their fp16, at which tensor cores are as fast, and ResNet-50 is v2 here, with the same convolutions as v1.5."""
 
 
 def like_for_like(config: CellConfig) -> bool:
-    """Whether a config is at paper scale and has all of its task's `SETTINGS`."""
+    """Whether a config is at full scale and has all of its task's `SETTINGS`."""
     wanted = parse_overrides(SETTINGS.get(config.task, ()))
-    return config.scale == "paper" and bool(wanted) and all(_at(config, key) == value for key, value in wanted.items())
+    return config.scale == "full" and bool(wanted) and all(_at(config, key) == value for key, value in wanted.items())
 
 
 def _at(config: Any, key: str) -> Any:

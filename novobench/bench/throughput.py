@@ -23,11 +23,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from novobench import hardware
+from novobench import hardware, places
 from novobench.bench import peak, published
 from novobench.bench.results import Column, Rows, number, one_line
 from novobench.bench.resume import try_resuming
-from novobench.config import ROOT, BatchConfig, CellConfig, check_not_decided, check_scale, override, parse_overrides
+from novobench.config import BatchConfig, CellConfig, check_not_decided, override, parse_overrides
 from novobench.schema import typed
 from novobench.tasks import base
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config, task_names
@@ -287,11 +287,10 @@ class _Batch:
 def cell_of(task: str, scale: str, changes: Sequence[str]) -> tuple[CellConfig, int]:
     """The task's config at a scale with NovoGrad, unless `changes` (`key=value`) name another optimizer, and how many
     of its micro-batches a whole update has; in the config itself an update is one."""
-    check_scale(scale)
     task_config(task, "bench throughput")
     given = parse_overrides(changes)
     check_not_decided(given, "--set")
-    tree = load_task(task, ROOT / "configs" / task / f"{scale}.yaml")
+    tree = load_task(task, places.workspace().task_config(task, scale))
     where = f"bench throughput {task} at {scale} scale"
     start = {"task": task, "seed": 0, "scale": scale, "optimizer.name": "novograd", "optimizer.lr": 1e-3}
     tree = override(tree, {**start, **given}, where, default_list)
@@ -355,7 +354,7 @@ def main(
 
 def _say_more(report: Rows, row: Throughput) -> None:
     """The published figures for a row, and what came of its checkpoint."""
-    if row.per_second is not None and row.scale == "paper":
+    if row.per_second is not None and row.scale == "full":
         how = "like for like with the first" if row.like_for_like else "with other settings"
         for figure in published.FIGURES.get(row.task, []):
             times = row.per_second / figure.per_second

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from novobench.config import shown
 from novobench.errors import NovobenchError
 from novobench.files import number, write_bytes
+from novobench.places import display_path
 
 SCHEMA = 1
 """Of the lines of a CSV file."""
@@ -190,7 +190,9 @@ def _text(path: Path) -> str | None:
     except UnicodeDecodeError as error:
         raise damaged(path, f"it is not UTF-8 ({error.reason} at byte {error.start})") from None
     except OSError as error:
-        raise NovobenchError(f"Cannot read {shown(path)}: {error.strerror}. Put the file back, or remove it.") from None
+        raise NovobenchError(
+            f"Cannot read {display_path(path)}: {error.strerror}. Put the file back, or remove it."
+        ) from None
     marked = any(f"\n{mark}" in f"\n{text[:7]}" or f"\n{mark}" in text for mark in ("<" * 7, "=" * 7, ">" * 7))
     if marked and (conflict := re.search(r"^(<{7}|={7}|>{7})(?=\s|$)", text, re.MULTILINE)):
         number_of_line = text.count("\n", 0, conflict.start()) + 1
@@ -201,6 +203,6 @@ def _text(path: Path) -> str | None:
 def damaged(path: Path, what: str) -> NovobenchError:
     """The error of a results file that cannot be used as it is."""
     return NovobenchError(
-        f"{shown(path)} is damaged: {what}. Restore it from git (git checkout -- {shown(path)}); or remove it, and run "
-        "the same command again: it is written anew from the run folders that are there."
+        f"{display_path(path)} is damaged: {what}. Restore it from git (git checkout -- {display_path(path)}), or "
+        "remove it, and run the same command again: it is rebuilt from the run folders that are left."
     )

@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from novobench.config import shown
+from novobench import places
 from novobench.errors import NovobenchError, one_line
 from novobench.files import json_text, number, remove_leftovers
+from novobench.places import display_path
 from novobench.suite import up_to_date
 from novobench.suite.checked_files import SCHEMA, Line, check_entry, check_line
-from novobench.suite.plan import runs_folder
 from novobench.suite.records import (
     CELL_SCHEMA,
     CURVE_KINDS,
@@ -29,7 +29,6 @@ from novobench.suite.records import (
     RecordLine,
     Results,
     StoredCell,
-    results_folder,
 )
 from novobench.training import metrics_log
 from novobench.training.run_folder import RunFolder
@@ -54,11 +53,13 @@ def collect(folders: Iterable[RunFolder], scale: str, results: Results | None = 
     Returns a line for each cell that could not be collected: a damaged file in its run folder, or results that are
     incomplete and have no run folder. Raises NovobenchError, with nothing written, if a results file is damaged.
     """
-    remove_leftovers(results_folder(scale))
+    remove_leftovers(places.workspace().results(scale))
     results = results or Results(scale)
     results.seal()
     given = {folder.path.name: folder for folder in folders}
-    given |= {cell: RunFolder(runs_folder(scale) / cell) for cell in results.incomplete if cell not in given}
+    given |= {
+        cell: RunFolder(places.workspace().runs(scale) / cell) for cell in results.incomplete if cell not in given
+    }
     problems = []
     for cell, folder in given.items():
         state = up_to_date.state(folder.path)
@@ -129,8 +130,8 @@ def undamaged(folder: RunFolder, name: str, record: Mapping[str, Any] | None = N
     except Exception as error:  # readers of damaged files can fail anywhere
         reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error) or type(error).__name__
         raise NovobenchError(
-            f"{shown(folder.path / name)} of a finished cell is damaged: {reason}. What was collected from it before "
-            f"stays. Restore the file, or remove the folder {shown(folder.path)} to train the cell again."
+            f"{display_path(folder.path / name)} of a finished cell is damaged: {reason}. What was collected from it "
+            f"before stays. Restore the file, or remove the folder {display_path(folder.path)} to train the cell again."
         ) from None
 
 

@@ -84,7 +84,7 @@ def _folders() -> Iterator[tuple[str, str]]:
         places.require_checkout()
     except NovobenchError as error:
         yield "FAIL", str(error)
-    for folder in (places.ROOT / "runs", places.ROOT / "results"):
+    for folder in (places.workspace().root / "runs", places.workspace().root / "results"):
         yield _writable(folder)
     try:
         cache = places.cache_root()

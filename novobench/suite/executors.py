@@ -13,7 +13,7 @@ from typing import Any, Literal
 from novobench import hardware
 from novobench.config import to_yaml
 from novobench.errors import ConfigError, NovobenchError
-from novobench.files import told_plainly, write_text
+from novobench.files import readable_os_errors, write_text
 from novobench.processes import activity, how_it_ended, is_stopped
 from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
@@ -42,7 +42,7 @@ class Event:
     error: str = ""
 
 
-def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], None]) -> dict[str, str]:
+def run_local(cells: Sequence[PlannedCell], jobs: int, on_event: Callable[[Event], None]) -> dict[str, str]:
     """Train the cells, `jobs` at a time; returns the error of each that failed, by cell id.
 
     A failed cell never stops the others. A process that dies or shows no progress is a failed cell.
@@ -62,23 +62,23 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, tell: Callable[[Event], N
             for slot, devices in enumerate(slots):
                 if slot not in running and waiting:
                     cell = waiting.pop(0)
-                    tell(Event("started", cell))
+                    on_event(Event("started", cell))
                     try:
                         running[slot] = _start(context, cell, devices, _most_on_one(slots))
                     except NovobenchError as error:
                         failed[cell.id] = str(error)
-                        tell(Event("failed", cell, error=str(error)))
+                        on_event(Event("failed", cell, error=str(error)))
             for slot, job in list(running.items()):
                 if job.process.exitcode is None and not job.stalled(now):
-                    tell(Event("progress", job.cell, done=job.progress(now)))
+                    on_event(Event("progress", job.cell, done=job.progress(now)))
                     continue
                 del running[slot]
                 reason = job.end()
                 if reason:
                     failed[job.cell.id] = reason
-                    tell(Event("failed", job.cell, error=reason))
+                    on_event(Event("failed", job.cell, error=reason))
                 else:
-                    tell(Event("finished", job.cell, done=1.0, seconds=time.monotonic() - job.started))
+                    on_event(Event("finished", job.cell, done=1.0, seconds=time.monotonic() - job.started))
             time.sleep(_POLL_SECONDS)
     finally:
         for job in running.values():
@@ -165,7 +165,7 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
     if devices is not None:  # what its speed is worth depends on it
         config = replace(config, runtime=replace(config.runtime, cells_per_gpu=sharing))
     write_text(folder.config, to_yaml(config))
-    with told_plainly(folder.failure, "remove"):
+    with readable_os_errors(folder.failure, "remove"):
         folder.failure.unlink(missing_ok=True)
     from novobench.training import entry
 

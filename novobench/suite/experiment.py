@@ -12,26 +12,15 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from novobench.config import (
-    ROOT,
-    SCALES,
-    CellConfig,
-    check_not_decided,
-    check_scale,
-    load_tree,
-    read_yaml,
-    set_keys,
-    shown,
-)
+from novobench import places
+from novobench.config import SCALES, CellConfig, check_not_decided, load_tree, read_yaml, set_keys
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry
+from novobench.places import display_path
 from novobench.ranges import FILE_NAME, NOT_EMPTY, FileName, Name, PositiveInt, violated
 from novobench.schema import typed
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config
 from novobench.yaml_text import free_value
-
-EXPERIMENTS = ROOT / "experiments"
-CONFIGS = ROOT / "configs"
 
 
 @dataclass(frozen=True)
@@ -39,15 +28,15 @@ class Column:
     """A number that cells are judged by and the paper may have printed."""
 
     key: Name
-    """Name in `printed` and in the CSV."""
+    """Name in a row's `paper:` and in the CSV."""
     split: Name
     metric: Name
     label: str
     """Heading in Markdown."""
     better: Literal["larger", "smaller"] = "larger"
-    minus: str = ""
+    difference_to: str = ""
     """Another split, whose value of the metric is taken away: a gap between training and validation."""
-    when: str = ""
+    at_equal: str = ""
     """Another split: the value is read off the cell's curves, where this split's metric was what every row reached (the
     worst of their last values). So a row that trained less is not taken for one that generalises better."""
 
@@ -72,11 +61,23 @@ class Panel:
     """Series, each a line a row."""
     x_label: str
     y_label: str
-    minus: str = ""
+    difference_to: str = ""
     """A series to take away from each of `y`."""
     logarithmic: bool = False
     diagonal: bool = False
     """Draw y = x for comparison."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What all rows of an experiment take to train with one seed, at each scale. `make help` and README show it."""
+
+    laptop: str = ""
+    """On two CPU cores."""
+    gpu: str = ""
+    """On one H100, with as many cells at a time as `runtime.cells_per_gpu` says."""
+    full: str = ""
+    """On the hardware that it names."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,11 @@ class Row:
     """Source of a number that the paper itself took from elsewhere; such a row trains nothing."""
     diagnostic: bool = False
     """Trained and shown apart; no claim is judged by it."""
-    printed: dict[str, float] = field(default_factory=dict)
+    paper: dict[str, float] = field(default_factory=dict)
     """The paper's values by column key."""
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted overrides of the task's config at every scale."""
-    paper: dict[str, Any] | None = None
+    full: dict[str, Any] | None = None
     """Overrides at one scale. The word `tuned` names a set of rates that `novobench search` found; until it has, a rate
     given in the same row holds."""
     gpu: dict[str, Any] | None = None
@@ -131,19 +132,20 @@ class Experiment:
     rows: Annotated[list[Row], NOT_EMPTY]
     figure: list[Panel] = field(default_factory=list)
     """What to draw besides the table."""
+    cost: Cost = field(default_factory=Cost)
     legend: str = ""
     """Config key whose value the figure's legend shows beside each row's label, e.g. `batch.size`."""
-    beside: list[Column] = field(default_factory=list)
+    baselines: list[Column] = field(default_factory=list)
     """Numbers of the data alone, printed below the table: what needs no training."""
     flags: list[Flag] = field(default_factory=list)
     """What a reader of a row must be warned of."""
-    shown: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
     """Config keys printed in each row -> heading."""
     notes: list[str] = field(default_factory=list)
     """Printed below the table; one states the clipping policy."""
     set: dict[str, Any] = field(default_factory=dict)
     """Overrides of all rows at every scale."""
-    paper: dict[str, Any] = field(default_factory=dict)
+    full: dict[str, Any] = field(default_factory=dict)
     gpu: dict[str, Any] = field(default_factory=dict)
     laptop: dict[str, Any] = field(default_factory=dict)
     search: Search = field(default_factory=Search)
@@ -151,14 +153,14 @@ class Experiment:
 
     @property
     def file(self) -> Path:
-        return EXPERIMENTS / f"{self.name}.yaml"
+        return places.workspace().experiments / f"{self.name}.yaml"
 
     def row(self, row_id: str) -> Row:
         return next(row for row in self.rows if row.id == row_id)
 
 
 def experiment_names() -> list[str]:
-    return sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+    return sorted(path.stem for path in places.workspace().experiments.glob("*.yaml"))
 
 
 def load_experiment(name: str) -> Experiment:
@@ -169,29 +171,37 @@ def load_experiment(name: str) -> Experiment:
             f"There is no experiment '{name}'.{suggestion(name, known)} Known: {', '.join(known)}. "
             "Run: novobench list experiments"
         )
-    path = EXPERIMENTS / f"{name}.yaml"
-    experiment: Experiment = typed(_with_ranges(load_tree(path), shown(path)), Experiment, {}, shown(path))
+    path = places.workspace().experiments / f"{name}.yaml"
+    experiment: Experiment = typed(
+        _with_ranges(load_tree(path), display_path(path)), Experiment, {}, display_path(path)
+    )
     ids = [row.id for row in experiment.rows]
     keys = [column.key for column in experiment.columns]
     for row in experiment.rows:
         if ids.count(row.id) > 1:
-            raise ConfigError(f"{shown(path)}: two rows are called '{row.id}'.")
-        for key in row.printed:
+            raise ConfigError(f"{display_path(path)}: two rows are called '{row.id}'.")
+        for key in row.paper:
             if key not in keys:
-                raise ConfigError(f"{shown(path)} row '{row.id}': 'printed.{key}' is no column.{suggestion(key, keys)}")
+                raise ConfigError(
+                    f"{display_path(path)} row '{row.id}': 'paper.{key}' is no column.{suggestion(key, keys)}"
+                )
     for layer in (experiment, *experiment.rows):
-        where = shown(path) + (f" row '{layer.id}'" if isinstance(layer, Row) else "")
+        where = display_path(path) + (f" row '{layer.id}'" if isinstance(layer, Row) else "")
         for kind in ("set", *SCALES):
             check_not_decided(getattr(layer, kind) or {}, f"{where}: '{kind}'")
-    _check_figure(experiment.figure, shown(path))
-    task_config(experiment.task, shown(path))
+    _check_figure(experiment.figure, display_path(path))
+    task_config(experiment.task, display_path(path))
     return dataclasses.replace(experiment, name=name)
 
 
 def _check_figure(panels: Sequence[Panel], where: str) -> None:
     for number, panel in enumerate(panels):
         across = [panel.x] if panel.x not in ("update", "epoch", "seconds") else []
-        for key, given in (("x", across), ("y", panel.y), ("minus", [panel.minus] if panel.minus else [])):
+        for key, given in (
+            ("x", across),
+            ("y", panel.y),
+            ("difference_to", [panel.difference_to] if panel.difference_to else []),
+        ):
             for series in given:
                 if "/" not in series:
                     other = ", or update, epoch or seconds" if key == "x" else ""
@@ -241,11 +251,10 @@ def row_config(
     `rates` stand in for the tuned ones, for a search that is about to find them. `base`: what `task_tree` gives, where
     it is read already.
     """
-    check_scale(scale)
     at_scale = row.at(scale)
     if at_scale is None or row.quoted:
         return None
-    where = f"{shown(experiment.file)} row '{row.id}' at {scale} scale"
+    where = f"{display_path(experiment.file)} row '{row.id}' at {scale} scale"
     layers = _layers(experiment, row, scale)
     tree = copy.deepcopy(base) if base is not None else task_tree(experiment, scale)
     for layer in layers:
@@ -253,7 +262,9 @@ def row_config(
     if (key := tuned_key(experiment, row, scale)) is not None:
         own = any("optimizer.lr" in layer for layer in layers)
         rates = rates or tuned_rates(experiment.task, scale, key, where, own=own)
-        check_not_decided(rates, f"{where}: '{key}' in {shown(tuned_file(experiment.task, scale))}")
+        check_not_decided(
+            rates, f"{where}: '{key}' in {display_path(places.workspace().tuned_rates(experiment.task, scale))}"
+        )
         set_keys(tree, rates, where, default_list)
     decided = {"task": experiment.task, "scale": scale, "seed": seed}
     set_keys(tree, {**decided, **(extra or {})}, where, default_list)
@@ -261,9 +272,8 @@ def row_config(
 
 
 def task_tree(experiment: Experiment, scale: str) -> DictConfig:
-    """The task's config at a scale, on which an experiment's rows lie. Raises ConfigError if there is no such scale."""
-    check_scale(scale)
-    return load_task(experiment.task, CONFIGS / experiment.task / f"{scale}.yaml")
+    """The task's config at a scale, on which an experiment's rows lie."""
+    return load_task(experiment.task, places.workspace().task_config(experiment.task, scale))
 
 
 def _layers(experiment: Experiment, row: Row, scale: str) -> tuple[Mapping[str, Any], ...]:
@@ -279,12 +289,8 @@ def tuned_key(experiment: Experiment, row: Row, scale: str) -> str | None:
     if key is None:
         return None
     if isinstance(key, list | dict) or violated(FILE_NAME, str(key)):
-        raise ConfigError(f"{shown(experiment.file)} row '{row.id}': 'tuned' must be a name, not {key}.")
+        raise ConfigError(f"{display_path(experiment.file)} row '{row.id}': 'tuned' must be a name, not {key}.")
     return str(key)
-
-
-def tuned_file(task: str, scale: str) -> Path:
-    return CONFIGS / task / f"tuned-{scale}.yaml"
 
 
 def searched(experiment: Experiment, row: Row, scale: str) -> bool:
@@ -294,30 +300,30 @@ def searched(experiment: Experiment, row: Row, scale: str) -> bool:
 
 
 def _tuned(task: str, scale: str) -> dict[str, Any]:
-    path = tuned_file(task, scale)
+    path = places.workspace().tuned_rates(task, scale)
     return read_yaml(path) if path.exists() else {}
 
 
 def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = False) -> dict[str, Any]:
     """What `search` found under `key`. Before it has found any, nothing for a row with rates of its `own`; another row
     cannot do without."""
-    path, tuned = tuned_file(task, scale), _tuned(task, scale)
+    path, tuned = places.workspace().tuned_rates(task, scale), _tuned(task, scale)
     if key not in tuned and own:
         return {}
     if key not in tuned:
         raise ConfigError(
-            f"{where}: no tuned rates '{key}' in {shown(path)}.{suggestion(key, list(tuned))} "
+            f"{where}: no tuned rates '{key}' in {display_path(path)}.{suggestion(key, list(tuned))} "
             f"Run: novobench search <experiment> --scale {scale}"
         )
     if not isinstance(tuned[key], dict):
-        raise ConfigError(f"{shown(path)}: '{key}' must be a mapping of rates, not {tuned[key]}.")
+        raise ConfigError(f"{display_path(path)}: '{key}' must be a mapping of rates, not {tuned[key]}.")
     return tuned[key]
 
 
 def files_of(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
     """The files that say what the rows of experiments ask for, with what is in them now."""
     found: dict[Path, bytes | None] = {}
-    for path in (*(experiment.file for experiment in experiments), *sorted(CONFIGS.rglob("*.yaml"))):
+    for path in (*(experiment.file for experiment in experiments), *sorted(places.workspace().configs.rglob("*.yaml"))):
         try:
             found[path] = path.read_bytes()
         except OSError:

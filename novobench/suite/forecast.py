@@ -19,12 +19,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from novobench import places
 from novobench.config import CellConfig
 from novobench.errors import ConfigError
 from novobench.schema import typed
-from novobench.suite import experiment
 from novobench.suite.plan import PlannedCell
-from novobench.tasks.catalog import load_task, task_config, total_updates
+from novobench.tasks.catalog import load_task, task_config
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def forecast(cell: PlannedCell, past: Mapping[str, tuple[float, float]]) -> Fore
     Speeds count samples, updates × effective batch, shared by the devices; `runtime.cells_per_gpu` cells share one.
     """
     config, runtime = cell.config, cell.config.runtime
-    samples = total_updates(config) * config.batch.size / (runtime.devices * runtime.nodes)
+    samples = config.total_updates * config.batch.size / (runtime.devices * runtime.nodes)
     ratios = {key: _ratio(key, _key(config)) for key in past}
     for same in (True, False):
         kept = {key: ratio for key, ratio in ratios.items() if ratio is not None and (not same or ratio == 1)}
@@ -50,7 +50,7 @@ def forecast(cell: PlannedCell, past: Mapping[str, tuple[float, float]]) -> Fore
             speed = done / seconds
             return Forecast(samples * runtime.cells_per_gpu / speed, "finished cells" + ("" if same else _SCALED))
     declared = config.forecast.samples_per_second
-    of, meant_for = _declared(experiment.CONFIGS / config.task / f"{config.scale}.yaml", config.task)
+    of, meant_for = _declared(places.workspace().task_config(config.task, config.scale), config.task)
     ratio = _ratio(meant_for, _key(config)) if declared == of else 1.0  # an override was made for this very cell
     if declared and ratio is not None:
         return Forecast(samples / (declared * ratio), config.forecast.source + ("" if ratio == 1 else _SCALED))

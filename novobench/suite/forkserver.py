@@ -78,7 +78,7 @@ def _choose_temporary_folder() -> None:
     """
     if multiprocessing.process.current_process()._config.get("tempdir"):  # type: ignore[attr-defined]
         return
-    candidates = ["/tmp", "/var/tmp", "/dev/shm", str(places.ROOT / "runs")]
+    candidates = ["/tmp", "/var/tmp", "/dev/shm", str(places.workspace().root / "runs")]
     with suppress(FileNotFoundError):  # there is none where a file can be made
         candidates.insert(0, tempfile.gettempdir())
     usual = tempfile.tempdir

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from novobench.config import ROOT, CellConfig, cell_id, cell_ids, check_not_decided
+from novobench import places
+from novobench.config import CellConfig, cell_id, cell_ids, check_not_decided
 from novobench.errors import ConfigError, suggestion
 from novobench.suite.experiment import Experiment, row_config, task_tree
 from novobench.training.run_folder import RunFolder
@@ -20,7 +20,7 @@ class PlannedCell:
     """One training and the rows that ask for it."""
 
     config: CellConfig
-    users: list[str] = field(default_factory=list)
+    requested_by: list[str] = field(default_factory=list)
     """`table1/t1_sgd_100`, …"""
     id: str = ""
     """Worked out from the config where it is not given."""
@@ -30,11 +30,7 @@ class PlannedCell:
 
     @cached_property
     def folder(self) -> RunFolder:
-        return RunFolder(runs_folder(self.config.scale) / self.id)
-
-
-def runs_folder(scale: str) -> Path:
-    return ROOT / "runs" / scale
+        return RunFolder(places.workspace().runs(self.config.scale) / self.id)
 
 
 def plan(
@@ -74,5 +70,5 @@ def plan(
             id = ids[place]
             if id not in cells:
                 cells[id] = PlannedCell(dataclasses.replace(config, seed=seed), id=id)
-            cells[id].users.append(user)
+            cells[id].requested_by.append(user)
     return list(cells.values())

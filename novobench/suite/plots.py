@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from novobench.suite import records
+from novobench import places
 from novobench.suite.checked_files import write_changed
 from novobench.suite.curves import Curves, Point, curves_of
 from novobench.suite.experiment import Experiment, Panel
@@ -48,7 +48,7 @@ def write_figure(experiment: Experiment, scale: str, entries: list[TableRow] | N
             # Text stays text in the file, and is drawn with the fonts of whoever opens it.
             warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "novobench"})
-    path = records.results_folder(scale) / "figures" / f"{experiment.name}.svg"
+    path = places.workspace().results(scale) / "figures" / f"{experiment.name}.svg"
     write_changed(path, buffer.getvalue().encode())
     return path
 
@@ -57,7 +57,7 @@ def _label(experiment: Experiment, entry: TableRow) -> str:
     key, label = experiment.legend, one_line(entry.row.label)
     if entry.mixed:
         label += ", seeds on different data"
-    return one_line(f"{label} ({experiment.shown.get(key, key)} {setting(entry.config, key)})") if key else label
+    return one_line(f"{label} ({experiment.settings.get(key, key)} {setting(entry.config, key)})") if key else label
 
 
 def draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:
@@ -107,12 +107,12 @@ def _narrow(axes: Axes) -> bool:
 
 def _line(panel: Panel, curves: Curves, series: str) -> list[tuple[float, float]]:
     """The points to draw: where x, y and what is taken away were all recorded."""
-    taken = {point.update: point.value for point in curves.get(panel.minus, [])}
+    taken = {point.update: point.value for point in curves.get(panel.difference_to, [])}
     across = {point.update: point.value for point in curves.get(panel.x, [])}
     points = []
     for point in curves.get(series, []):
         x = across.get(point.update) if "/" in panel.x else _place(panel.x, point)
-        less = taken.get(point.update) if panel.minus else 0.0
+        less = taken.get(point.update) if panel.difference_to else 0.0
         if x is not None and less is not None:
             points.append((x, point.value - less))
     return points

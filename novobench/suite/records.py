@@ -16,8 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from novobench.config import ROOT, shown
+from novobench import places
 from novobench.files import json_text, lock, number
+from novobench.places import display_path
 from novobench.suite import up_to_date
 from novobench.suite.checked_files import (
     SCHEMA,
@@ -84,13 +85,9 @@ class CurveLine(NamedTuple):
     value: str
 
 
-def results_folder(scale: str) -> Path:
-    return ROOT / "results" / scale
-
-
 def locked(scale: str) -> AbstractContextManager[None]:
     """Held by whoever reads the results or the tuned rates of a scale in order to write them again."""
-    return lock(ROOT / "runs" / scale / "collect.lock")
+    return lock(places.workspace().runs(scale) / "collect.lock")
 
 
 # ---------------------------------------------------------------------------------------------- a cell's results
@@ -200,9 +197,9 @@ class Results:
         Values are looked at only where a cell does not match its digests: what matches is what was collected, and was
         looked at then. Nor are digests where the files are those that a collection has left.
         """
-        self.scale, self.folder = scale, results_folder(scale)
+        self.scale, self.folder = scale, places.workspace().results(scale)
         self.cells: dict[str, StoredCell] = {}
-        self._note = ROOT / "runs" / scale / "collected.json"
+        self._note = places.workspace().runs(scale) / "collected.json"
         self._seen, self._put = Seen.read(self._note), dict[str, str]()
         self._as_left = self._seen.files == {file: up_to_date.digest(self.folder / file) for file in _FILES}
         read_rest = self._read_rest if self._as_left else None
@@ -290,8 +287,8 @@ class Results:
         many = "1 cell is" if len(self.incomplete) == 1 else f"{len(self.incomplete)} cells are"
         some = ", ".join(self.incomplete[:3]) + (", …" if len(self.incomplete) > 3 else "")
         return (
-            f"{shown(self.folder)}: {many} incomplete ({some}): what records.csv, curves.csv and examples.json hold of "
-            "them is not what cells.json says was collected, and no run folder of theirs is left. "
+            f"{display_path(self.folder)}: {many} incomplete ({some}): what records.csv, curves.csv and examples.json "
+            "hold of them is not what cells.json says was collected, and no run folder of theirs is left. "
             "Tables leave them out. Restore the four files from git, or run the experiment of these cells again to "
             "train them anew; to give a cell up, delete it from all four."
         )

@@ -12,17 +12,18 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from novobench import places
-from novobench.config import cell_id, shown
+from novobench.config import cell_id
 from novobench.console import console, duration
 from novobench.errors import DataError, NovobenchError, one_line
-from novobench.files import number, told_plainly
+from novobench.files import number, readable_os_errors
+from novobench.places import display_path
 from novobench.suite import records
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
-from novobench.suite.experiment import Experiment, files_of, tuned_file
+from novobench.suite.experiment import Experiment, files_of
 from novobench.suite.forecast import forecast
 from novobench.suite.identity import other_data
-from novobench.suite.plan import PlannedCell, runs_folder
+from novobench.suite.plan import PlannedCell
 from novobench.suite.table_rows import AskedRow, asked_rows, table_rows, without_seed
 from novobench.suite.tables import four_digits, markdown, write_table
 
@@ -91,11 +92,11 @@ def _collect(
                 continue
             _, written = write_table(experiment, scale, rows)
             out.print(Markdown(markdown(experiment, there, scale)))
-            out.print(f"Written: {shown(written)}")
+            out.print(f"Written: {display_path(written)}")
             if experiment.figure:
                 from novobench.suite.plots import write_figure
 
-                out.print(f"Written: {shown(write_figure(experiment, scale, rows))}")
+                out.print(f"Written: {display_path(write_figure(experiment, scale, rows))}")
             if not same and _changed(experiment, asked[experiment.name], scale):
                 out.print(
                     f"The rates or configs of {experiment.name} changed while this command ran; the table is of those "
@@ -133,11 +134,12 @@ def search(
         best = searching.conclude(experiment, scale, done, command)
     for key, trial in best.items():
         out.print(f"{key}: " + ", ".join(f"{name} {value:g}" for name, value in trial.rates.items()))
-    tuned = shown(tuned_file(experiment.task, scale))
+    tuned = display_path(places.workspace().tuned_rates(experiment.task, scale))
     out.print(f"Written: {tuned}")
     if lost := searching.untraced(experiment.task, scale):
+        path = places.workspace().results(scale) / "search.csv"
         out.print(
-            f"{shown(records.results_folder(scale) / 'search.csv')} has no trials for these rates in {tuned}: "
+            f"{display_path(path)} has no trials for these rates in {tuned}: "
             f"{', '.join(lost)}. If it once had, restore it from git; else search them again."
         )
     if failed:
@@ -157,7 +159,7 @@ def train(cells: Sequence[PlannedCell], scale: str, jobs: int | None, out: Conso
     if notice := sharing(to_do, jobs):
         out.print(notice)
     with _Display(len(to_do), out) as display:
-        return run_local(to_do, jobs, display.tell)
+        return run_local(to_do, jobs, display.on_event)
 
 
 class _Display:
@@ -180,7 +182,7 @@ class _Display:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def tell(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         cell = event.cell.id
         if event.kind == "started":
             self.bars[cell] = self.progress.add_task(cell, total=100)
@@ -191,13 +193,13 @@ class _Display:
             self.progress.remove_task(self.bars.pop(cell))
             self.progress.advance(self.all)
             told = f"in {duration(event.seconds)}" if event.kind == "finished" else "FAILED"
-            self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.users)}) {told}")
+            self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.requested_by)}) {told}")
 
 
 def _check_writable(scale: str) -> None:
     """Find out before hours of training that their results could not be kept."""
-    for folder in (runs_folder(scale), records.results_folder(scale)):
-        with told_plainly(folder, "write into"):
+    for folder in (places.workspace().runs(scale), places.workspace().results(scale)):
+        with readable_os_errors(folder, "write into"):
             places.probe(folder)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import yaml
 
-from novobench.config import cell_id, cell_ids, read_yaml, shown
+from novobench import places
+from novobench.config import cell_id, cell_ids, read_yaml
 from novobench.errors import ConfigError, NovobenchError, suggestion
 from novobench.files import number, write_csv, write_text
 from novobench.optim import registry
-from novobench.suite import records
+from novobench.places import display_path
 from novobench.suite.checked_files import (
     SCHEMA,
     Kinds,
@@ -24,7 +25,7 @@ from novobench.suite.checked_files import (
     yes_or_no,
 )
 from novobench.suite.collection import undamaged
-from novobench.suite.experiment import Experiment, Row, row_config, tuned_file, tuned_key
+from novobench.suite.experiment import Experiment, Row, row_config, tuned_key
 from novobench.suite.plan import PlannedCell
 
 KINDS: Kinds = {
@@ -84,7 +85,7 @@ def _points(experiment: Experiment, row: Row, scale: str, budget: int) -> list[d
     if ranges is None:
         ranges = {f"optimizer.{key}": [bounds.low, bounds.high] for key, bounds in registry.get(name).tunable.items()}
     if not ranges:
-        told = f"optimizer '{name}' has nothing to tune; say in {shown(experiment.file)} what, below `search:`."
+        told = f"optimizer '{name}' has nothing to tune; say in {display_path(experiment.file)} what, below `search:`."
         raise ConfigError(f"row '{row.id}': {told}")
     low, high = ([math.log(float(bounds[i])) for bounds in ranges.values()] for i in (0, 1))
     sampler = qmc.Sobol(len(ranges), scramble=True, rng=0)
@@ -143,7 +144,7 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
             f"Every trial of {', '.join(hopeless)} failed or ended in a {column.metric} that is not finite, so nothing "
             "was written; see their log.txt in runs/."
         )
-    path, task = records.results_folder(scale) / "search.csv", experiment.task
+    path, task = places.workspace().results(scale) / "search.csv", experiment.task
     kept = [line for line in _read_search(task, scale) if line["key"] not in best or not _of(line, task)]
     new = [check_line({column: str(text) for column, text in line.items()}, KINDS) for line in lines]
     write_csv(path, FIELDS, [*kept, *new])
@@ -173,14 +174,14 @@ def _of(line: Line, task: str) -> bool:
 
 def _read_search(task: str, scale: str) -> list[Line]:
     """The lines of `search.csv`. Raises NovobenchError if the file is damaged, or lacks the trial that won a search."""
-    path = records.results_folder(scale) / "search.csv"
+    path = places.workspace().results(scale) / "search.csv"
     lines = read_lines(path, KINDS, ("key", "trial", "seed", "cell"))
     chosen = {line["key"] for line in lines if line["chosen"] == "1" and _of(line, task)}
     lost = [line["key"] for line in lines if _of(line, task) and line["key"] not in chosen]
     if lost:
         raise NovobenchError(
-            f"{shown(path)} lacks the chosen trial of {', '.join(dict.fromkeys(lost))}, so lines of it are lost. "
-            "Restore it from git, or take out the lines that are left of them and search them again."
+            f"{display_path(path)} lacks the chosen trial of {', '.join(dict.fromkeys(lost))}, so lines of it are "
+            "lost. Restore it from git, or take out the lines that are left of them and search them again."
         )
     return lines
 
@@ -188,7 +189,7 @@ def _read_search(task: str, scale: str) -> list[Line]:
 def untraced(task: str, scale: str) -> list[str]:
     """Tuned rates of the task that no trial in `search.csv` gave."""
     chosen = {line["key"] for line in _read_search(task, scale) if line["chosen"] == "1" and _of(line, task)}
-    return [key for key in read_yaml(tuned_file(task, scale)) if key not in chosen]
+    return [key for key in read_yaml(places.workspace().tuned_rates(task, scale)) if key not in chosen]
 
 
 def _score(values: Sequence[float | None], sign: float) -> float:
@@ -198,7 +199,7 @@ def _score(values: Sequence[float | None], sign: float) -> float:
 
 
 def _write_tuned(task: str, scale: str, best: dict[str, Trial], metric: str, command: str) -> None:
-    path = tuned_file(task, scale)
+    path = places.workspace().tuned_rates(task, scale)
     tuned = (read_yaml(path) if path.exists() else {}) | {key: dict(trial.rates) for key, trial in best.items()}
     header = (
         f"# Rates of the {task} rows at {scale} scale, found by `novobench search`; not edited by hand.\n"

@@ -14,7 +14,7 @@ from novobench.suite import records
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import PlannedCell
-from novobench.tasks.catalog import epoch_updates, epochs, task_names, total_updates
+from novobench.tasks.catalog import task_names
 
 
 def listing(what: str) -> None:
@@ -76,11 +76,11 @@ def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale:
         unknown += not finished and expected.seconds is None
         table.add_row(
             cell.id,
-            " ".join(cell.users),
+            " ".join(cell.requested_by),
             f"{parameters(config):,}",
-            f"{total_updates(config):,}",
-            f"{epoch_updates(config):,}",
-            f"{epochs(config):g}",
+            f"{config.total_updates:,}",
+            f"{config.epoch_updates:,}",
+            f"{config.epochs:g}",
             batch_arithmetic(config),
             "?" if expected.seconds is None else duration(expected.seconds),
             "finished" if finished else "has a checkpoint" if any(cell.folder.checkpoints.glob("*.ckpt")) else "to do",

@@ -122,15 +122,15 @@ def seed_of(cell: str) -> int:
 
 def _values(column: Column, cells: dict[str, StoredCell]) -> dict[str, float]:
     """Cell -> the column's number, for those that have it."""
-    if column.when:
+    if column.at_equal:
         curves = {cell: curves_of(stored) for cell, stored in cells.items()}
-        return at_equal(curves, f"{column.when}/{column.metric}", f"{column.split}/{column.metric}")
-    own, other = (column.split, column.metric), (column.minus, column.metric)
+        return at_equal(curves, f"{column.at_equal}/{column.metric}", f"{column.split}/{column.metric}")
+    own, other = (column.split, column.metric), (column.difference_to, column.metric)
     numbers = {cell: stored.numbers for cell, stored in cells.items()}
     return {
-        cell: mine[own] - (mine[other] if column.minus else 0.0)
+        cell: mine[own] - (mine[other] if column.difference_to else 0.0)
         for cell, mine in numbers.items()
-        if own in mine and (not column.minus or other in mine)
+        if own in mine and (not column.difference_to or other in mine)
     }
 
 
@@ -150,7 +150,7 @@ def _raised(experiment: Experiment, row: TableRow) -> list[str]:
 def _not_finite(experiment: Experiment, row: TableRow) -> list[str]:
     """Numbers that are NaN or infinite: named, whether a column shows them or not."""
     metrics = [[" ".join(key) for key, value in c.numbers.items() if math.isnan(value)] for c in row.cells.values()]
-    columns = [c.label for c in experiment.columns if c.when and any(map(math.isnan, row.values.get(c.key, [])))]
+    columns = [c.label for c in experiment.columns if c.at_equal and any(map(math.isnan, row.values.get(c.key, [])))]
     names = list(dict.fromkeys([*(name for some in metrics for name in some), *columns]))
     if not names:
         return []

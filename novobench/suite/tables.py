@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from novobench import places
 from novobench.config import CellConfig
-from novobench.suite import records
 from novobench.suite.checked_files import SCHEMA, write_changed, write_csv
 from novobench.suite.experiment import Column, Experiment
 from novobench.suite.table_rows import TableRow, table_rows
@@ -25,7 +25,7 @@ def columns_of(experiment: Experiment, rows: list[TableRow]) -> list[Column]:
 def write_table(experiment: Experiment, scale: str, rows: list[TableRow] | None = None) -> tuple[Path, Path]:
     """Write `results/<scale>/<name>.csv` and `.md`; returns their paths. `rows`: if they are there already."""
     rows = table_rows(experiment, scale) if rows is None else rows
-    folder = records.results_folder(scale)
+    folder = places.workspace().results(scale)
     csv_path, md_path = folder / f"{experiment.name}.csv", folder / f"{experiment.name}.md"
     _write_csv(csv_path, experiment, rows)
     write_changed(md_path, markdown(experiment, rows, scale).encode())
@@ -34,12 +34,12 @@ def write_table(experiment: Experiment, scale: str, rows: list[TableRow] | None 
 
 def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None:
     keys = [column.key for column in columns_of(experiment, rows)]
-    fields = ["schema", "row", "label", *experiment.shown, "seeds", "warnings"]
+    fields = ["schema", "row", "label", *experiment.settings, "seeds", "warnings"]
     fields += [f"{key}{part}" for key in keys for part in ("", "_sd", "_low", "_high", "_paper")]
     lines = []
     for entry in rows:
         line: dict[str, Any] = {"schema": SCHEMA, "row": entry.row.id, "label": one_line(entry.row.label)}
-        line |= {key: one_line(setting(entry.config, key)) for key in experiment.shown}
+        line |= {key: one_line(setting(entry.config, key)) for key in experiment.settings}
         line["seeds"] = len(entry.cells)
         line["warnings"] = one_line("; ".join(entry.warnings))
         estimates = entry.estimates
@@ -50,7 +50,7 @@ def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None
             else:
                 line |= {key: _digits(found.mean), f"{key}_sd": _digits(found.sd)}
                 line |= {f"{key}_low": _digits(found.low), f"{key}_high": _digits(found.high)}
-            line[f"{key}_paper"] = entry.row.printed.get(key, "")
+            line[f"{key}_paper"] = entry.row.paper.get(key, "")
         lines.append(line)
     write_csv(path, fields, ([str(line.get(key, "")) for key in fields] for line in lines))
 
@@ -116,8 +116,8 @@ def prose(text: str) -> str:
 
 def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
     """The table a person reads: ours (95 % interval over seeds) beside the paper's value, notes below."""
-    ours_elsewhere = "" if scale == "paper" else " (other data)"
-    head = ["", *map(plain, experiment.shown.values()), "seeds"]
+    ours_elsewhere = "" if scale == "full" else " (other data)"
+    head = ["", *map(plain, experiment.settings.values()), "seeds"]
     columns = columns_of(experiment, rows)
     for column in columns:
         head += [plain(column.label), f"paper{ours_elsewhere}"]
@@ -130,11 +130,11 @@ def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
             if note:
                 notes.append(note)
                 mark += f" [{len(notes)}]"
-        cells = [plain(entry.row.label) + mark, *(plain(setting(entry.config, key)) for key in experiment.shown)]
+        cells = [plain(entry.row.label) + mark, *(plain(setting(entry.config, key)) for key in experiment.settings)]
         cells.append(str(len(entry.cells)) if entry.config is not None else "")
         estimates = entry.estimates
         for column in columns:
-            found, printed = estimates.get(column.key), entry.row.printed.get(column.key)
+            found, printed = estimates.get(column.key), entry.row.paper.get(column.key)
             cells += [str(found) if found else _absent(entry, column.key)]
             cells += ["" if printed is None else f"{printed:.2f}"]
         body.append(cells)
@@ -144,28 +144,28 @@ def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
     lines += [f"[{i}] {note}  " for i, note in enumerate(notes, 1)]
     lines += ["" if notes else None, *(f"- {prose(note)}" for note in experiment.notes)]  # type: ignore[list-item]
     lines += [f"- {prose(note)}" for note in _rates_notes(rows, scale)]
-    lines += [f"- {prose(note)}" for note in _beside_notes(experiment, rows)]
+    lines += [f"- {prose(note)}" for note in _baseline_notes(experiment, rows)]
     lines += [f"- {_seeds_note(rows)}", f"- {prose(_code_note(rows))}"]
     return "\n".join(line for line in lines if line is not None) + "\n"
 
 
 def _rates_notes(rows: list[TableRow], scale: str) -> list[str]:
-    """Which rows train at rates that no search has found for this scale's data. At paper scale, rates are recipe."""
+    """Which rows train at rates that no search has found for this scale's data. At full scale, rates are recipe."""
     trained = [entry for entry in rows if entry.config is not None]
     taken = [entry.row.label for entry in trained if not entry.searched]
-    if scale == "paper" or not taken:
+    if scale == "full" or not taken:
         return []
     which = "any row" if len(taken) == len(trained) else ", ".join(dict.fromkeys(taken))
     return [f"No search has been made at {scale} scale for the rates of {which}: they were made for other data."]
 
 
-def _beside_notes(experiment: Experiment, rows: list[TableRow]) -> list[str]:
+def _baseline_notes(experiment: Experiment, rows: list[TableRow]) -> list[str]:
     """What the data alone give; more than one line if rows differ in their data."""
     told: dict[str, list[str]] = {}
     for entry in rows:
         numbers = next((stored.numbers for stored in entry.cells.values()), {})
-        if not entry.mixed and all((column.split, column.metric) in numbers for column in experiment.beside):
-            text = ", ".join(f"{c.label} {four_digits(numbers[c.split, c.metric])}" for c in experiment.beside)
+        if not entry.mixed and all((column.split, column.metric) in numbers for column in experiment.baselines):
+            text = ", ".join(f"{c.label} {four_digits(numbers[c.split, c.metric])}" for c in experiment.baselines)
             told.setdefault(text, []).append(entry.row.label)
     if len(told) == 1:
         return [f"Without training: {text}." for text in told if text]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_origin, get_type_hints
@@ -16,10 +15,11 @@ from typing import Any, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from novobench.budget import parse_budget
-from novobench.config import CellConfig, laid_over, load_tree, override, shown
+from novobench.config import CellConfig, laid_over, load_tree, override
 from novobench.device_limits import check_device
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry, schedules
+from novobench.places import display_path
 from novobench.schema import typed
 
 _MOST_UPDATES = 10**12
@@ -52,7 +52,7 @@ def load_task(name: str, path: Path) -> DictConfig:
         for part, schema in (("model", task.MODEL), ("data", task.DATA))
         for hints in [get_type_hints(schema)]
     }
-    return laid_over(OmegaConf.create(defaults), load_tree(path), shown(path))
+    return laid_over(OmegaConf.create(defaults), load_tree(path), display_path(path))
 
 
 def resolve(tree: DictConfig, where: str) -> CellConfig:
@@ -85,15 +85,15 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
         parse_budget(config.budget)
         if hasattr(task, "validate"):
             task.validate(config)
-        if epoch_updates(config) < 1:
+        if config.epoch_updates < 1:
             raise ConfigError(
                 f"data '{config.data.name}' is less than one optimizer batch of {config.batch.size}. Lower batch.size."
             )
-        if total_updates(config) > _MOST_UPDATES:
+        if config.total_updates > _MOST_UPDATES:
             raise ConfigError(
                 f"budget '{config.budget}' is more than the {_MOST_UPDATES:.0e} updates one can wait for."
             )
-        if total_updates(config) < 1:
+        if config.total_updates < 1:
             raise ConfigError(f"budget '{config.budget}' is less than one update of {config.batch.size} samples.")
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -149,29 +149,6 @@ def _with_preset(tree: DictConfig, entry: registry.OptimizerEntry, where: str) -
     given = OmegaConf.to_container(OmegaConf.select(tree, "optimizer.options") or OmegaConf.create({}))
     options = {**entry.presets[str(preset)], **given}  # type: ignore[dict-item]
     return override(tree, {"optimizer.options": options}, where)
-
-
-def epoch_updates(config: CellConfig) -> int:
-    """Updates in one epoch of the training data, as the config declares them."""
-    return config.data.updates_per_epoch(config.batch.size)
-
-
-def total_updates(config: CellConfig) -> int:
-    """All updates of a cell; from the config alone, never from a trainer or a data loader."""
-    amount, unit = parse_budget(config.budget)
-    if unit == "ep":
-        return round(amount * epoch_updates(config))
-    if unit == "steps":
-        return round(amount)
-    tokens = getattr(config.data, "tokens_per_sample", None)
-    if tokens is None:
-        raise ConfigError(f"budget '{config.budget}': task '{config.task}' does not count tokens; use ep or steps.")
-    return math.ceil(amount / (config.batch.size * tokens))
-
-
-def epochs(config: CellConfig) -> float:
-    """The budget in epochs."""
-    return total_updates(config) / max(epoch_updates(config), 1)
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -29,10 +29,10 @@ from novobench import hardware
 from novobench.config import CellConfig, cell_id, load_tree
 from novobench.device_limits import check_device
 from novobench.errors import NovobenchError, TrainingError
-from novobench.files import lock, remove_leftovers, told_plainly, write_json, write_text
+from novobench.files import lock, readable_os_errors, remove_leftovers, write_json, write_text
 from novobench.processes import end_at_signals, end_with_parent, how_it_ended
 from novobench.tasks import base
-from novobench.tasks.catalog import epochs, resolve, total_updates
+from novobench.tasks.catalog import resolve
 from novobench.training import checkpoints, environment, failures, graphs
 from novobench.training.guard import GradScaler
 from novobench.training.loop import UpdateLoop
@@ -64,10 +64,10 @@ def run(path: Path, *, process: bool = False) -> None:
             return
         rank = int(os.environ["RANK"]) if process else None
         if not process:
-            with told_plainly(folder.failure, "remove"):
+            with readable_os_errors(folder.failure, "remove"):
                 folder.failure.unlink(missing_ok=True)
         if not rank:
-            folder.beat(0, total_updates(config), setting_up=True)
+            folder.beat(0, config.total_updates, setting_up=True)
         try:
             if config.runtime.devices * config.runtime.nodes > 1 and not process:
                 _launch_processes(config, folder)
@@ -230,14 +230,14 @@ def _write_record(
             f"{damage}, though this training alone writes to it. Look at the disk of {folder.path}, then run the same "
             "command again: it goes on from an earlier checkpoint."
         )
-    seen = total_updates(config) * config.batch.size
+    seen = config.total_updates * config.batch.size
     if loop.counters["skipped_samples"] >= seen:
         raise TrainingError(
             f"None of the {seen} samples trained on could be used, so nothing was learnt; {folder.log} names them. "
             "Mend the data."
         )
     described = environment.describe()
-    with told_plainly(folder.path, "read"):
+    with readable_os_errors(folder.path, "read"):
         files = folder.digests()
     record = {
         "schema": RECORD_SCHEMA,
@@ -247,8 +247,8 @@ def _write_record(
         "seed": config.seed,
         "scale": config.scale,
         "purpose": config.purpose,
-        "updates": total_updates(config),
-        "epochs": epochs(config),
+        "updates": config.total_updates,
+        "epochs": config.epochs,
         "metrics": {
             split: {name: metric._asdict() for name, metric in found.items()} for split, found in loop.results.items()
         },

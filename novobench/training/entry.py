@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from novobench.errors import kind_and_message, told
+from novobench.errors import kind_and_message, message_for_user
 
 
 def begin(environment: dict[str, str], call: Callable[..., None], *arguments: Any) -> None:
@@ -34,6 +34,10 @@ def _worker(tell: Callable[[str], None]) -> ModuleType:
         from novobench.training import worker
     except Exception as error:
         missing = isinstance(error, ImportError)
-        tell(told(error) if missing else f"a package cannot be loaded: {kind_and_message(error)}. Run: make setup")
+        tell(
+            message_for_user(error)
+            if missing
+            else f"a package cannot be loaded: {kind_and_message(error)}. Run: make setup"
+        )
         sys.exit(1)
     return worker

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from novobench import hardware
-from novobench.config import ROOT
+from novobench.places import ROOT
 
 _PACKAGES = (
     "torch",

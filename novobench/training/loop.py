@@ -23,7 +23,6 @@ from novobench.optim import registry, schedules
 from novobench.optim.lars import larc_
 from novobench.processes import end_at_signals
 from novobench.tasks.base import Metric, TaskData, TaskModule
-from novobench.tasks.catalog import epoch_updates, total_updates
 from novobench.tasks.sampling import derive_seed
 from novobench.training import checkpoints, graphs
 from novobench.training.evaluation import average_batch_norm, evaluate
@@ -50,7 +49,7 @@ class UpdateLoop(pl.Callback):
         state: dict[str, Any] | None,
     ) -> None:
         self.config, self.data, self.folder, self.metrics_log, self.state = config, data, folder, log, state
-        self.total = total_updates(config)
+        self.total = config.total_updates
         self.update = state["update"] if state else 0
         self.counters: dict[str, float] = (
             dict(state["counters"]) if state else {"skipped_updates": 0, "skipped_samples": 0, "train_seconds": 0.0}
@@ -197,7 +196,7 @@ class UpdateLoop(pl.Callback):
                 "loss": float(loss),
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
                 "gradient_norm": self.guard.norm,
-                "epoch": self.update / epoch_updates(self.config),
+                "epoch": self.update / self.config.epoch_updates,
                 "seconds": self.counters["train_seconds"],
             }
             finite = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -231,7 +230,7 @@ class UpdateLoop(pl.Callback):
         self.results[split.name] = metrics
         if trainer.is_global_zero:
             values = {name: metric.value for name, metric in metrics.items()}
-            values |= {"epoch": self.update / epoch_updates(self.config), "seconds": self.counters["train_seconds"]}
+            values |= {"epoch": self.update / self.config.epoch_updates, "seconds": self.counters["train_seconds"]}
             if log:
                 self.metrics_log.append(self.update, split.name, values)
             if self.update == self.total:

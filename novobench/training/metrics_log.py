@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from novobench.errors import DataError
-from novobench.files import json_text, told_plainly, write_bytes
+from novobench.files import json_text, readable_os_errors, write_bytes
+from novobench.places import display_path
 
 
 class MetricsLog:
@@ -23,7 +24,7 @@ class MetricsLog:
     def append(self, update: int, split: str, values: Mapping[str, float]) -> None:
         """Add one line, on disk when this returns. A number that is not finite becomes null."""
         line = json_text({"update": update, "split": split, **values}) + "\n"
-        with told_plainly(self.path, "append to"), self.path.open("ab") as file:
+        with readable_os_errors(self.path, "append to"), self.path.open("ab") as file:
             file.write(line.encode())
         self._lines += 1
         self._digest.update(line.encode())
@@ -70,7 +71,7 @@ def read(path: Path) -> list[dict[str, Any]]:
             lines.append(json.loads(line))
         except ValueError:
             raise DataError(
-                f"{path} line {number} is damaged, so the curves of this cell are incomplete. Restore the file, or "
-                f"remove {path.parent} to train the cell anew."
+                f"{display_path(path)} line {number} is damaged, so the curves of this cell are incomplete. Restore the file, or "
+                f"remove {display_path(path.parent)} to train the cell anew."
             ) from None
     return lines

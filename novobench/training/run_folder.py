@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from novobench.errors import one_line
-from novobench.files import json_text, told_plainly, write_bytes, write_json
+from novobench.files import json_text, readable_os_errors, write_bytes, write_json
 
 
 class RunFolder:
@@ -55,7 +55,7 @@ class RunFolder:
             "setting_up": setting_up,
             "time": time.time(),
         }
-        with told_plainly(self._heartbeat, "write"):
+        with readable_os_errors(self._heartbeat, "write"):
             try:
                 temporary.write_text(json.dumps(beat))
                 os.replace(temporary, self._heartbeat)

@@ -13,7 +13,7 @@ from typing import Any
 
 from novobench.config import CellConfig
 from novobench.errors import NovobenchError, kind_and_message, one_line
-from novobench.files import told_plainly
+from novobench.files import readable_os_errors
 from novobench.processes import end_at_signals, end_with_parent
 from novobench.tasks import base
 from novobench.tasks.catalog import task_names
@@ -36,7 +36,7 @@ def main(path: str, devices: str | None, threads: int, tell: Any) -> None:
     end_with_parent()  # a cell whose command was killed stops too, and gives its lock free for the next try
     folder = cell.RunFolder(Path(path))
     try:
-        with told_plainly(folder.log, "write"):
+        with readable_os_errors(folder.log, "write"):
             folder.path.mkdir(parents=True, exist_ok=True)
             log = folder.log.open("ab", buffering=0)
         os.dup2(log.fileno(), 1)

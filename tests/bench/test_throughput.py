@@ -29,16 +29,16 @@ def test_one_row_adds_up(tmp_path, novobench):
 
 
 def test_the_paper_scale_cell_is_the_papers_model_with_one_micro_batch():
-    config, passes = throughput.cell_of("image", "paper", [])
+    config, passes = throughput.cell_of("image", "full", [])
     assert (config.batch.size, config.batch.micro, passes, config.optimizer.name) == (128, 128, 8, "novograd")
     assert config.model.widths == [64, 128, 256, 512]
 
 
 def test_a_misspelt_task_or_key_is_named():
     with pytest.raises(ConfigError, match="no task 'imag'.*Known: image"):
-        throughput.cell_of("imag", "paper", [])
+        throughput.cell_of("imag", "full", [])
     with pytest.raises(ConfigError, match=r"no key 'runtime.precison'. Did you mean 'precision'"):
-        throughput.cell_of("image", "paper", ["runtime.precison=32-true"])
+        throughput.cell_of("image", "full", ["runtime.precison=32-true"])
 
 
 @pytest.mark.parametrize("attention", ["fused", "math"])
@@ -64,7 +64,7 @@ def test_of_sentence_pairs_the_predicted_pieces_are_counted():
 def test_operations_are_those_of_the_published_network():
     """ResNet-50 v1.5 has 4.1 G multiply-adds at 224 × 224, v2 the same convolutions. Backward costs twice the forward,
     but that nobody asks for the gradient of the image: 0.12 G less."""
-    config, _ = throughput.cell_of("image", "paper", ["batch.micro=2", "runtime.precision=32-true"])
+    config, _ = throughput.cell_of("image", "full", ["batch.micro=2", "runtime.precision=32-true"])
     training = throughput.Training(config)
     assert training.flop(training.random_batch()) / 2 / 2e9 == pytest.approx(3 * 4.1 - 0.12, rel=0.01)
 
@@ -109,10 +109,10 @@ def test_peaks_are_found_by_the_cards_name():
 
 @pytest.mark.parametrize("task", ["image", "speech", "translation", "language"])
 def test_the_settings_of_published_figures_are_valid_and_noticed(task):
-    config, passes = throughput.cell_of(task, "paper", published.SETTINGS[task])
+    config, passes = throughput.cell_of(task, "full", published.SETTINGS[task])
     assert published.like_for_like(config)
     assert passes >= 4
-    assert not published.like_for_like(throughput.cell_of(task, "paper", [])[0])
+    assert not published.like_for_like(throughput.cell_of(task, "full", [])[0])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_task_that_fails_costs_its_own_row(tmp_path, novobench, monkeypatch):
 
 
 def test_published_figures_stand_beside_a_row_of_the_papers_size(capsys):
-    row = throughput.Throughput("language", "paper", "novograd", per_second=119_922.0, unit="tokens", like_for_like=1)
+    row = throughput.Throughput("language", "full", "novograd", per_second=119_922.0, unit="tokens", like_for_like=1)
     report = throughput.Rows(throughput.Throughput, (), None)
     throughput._say_more(report, row)
     first, *others = capsys.readouterr().out.splitlines()

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from novobench.config import ROOT
+from novobench.places import ROOT
 
 EXAMPLES = sorted((ROOT / "scripts" / "examples").glob("*.py"))
 

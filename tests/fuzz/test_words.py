@@ -7,9 +7,10 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
+from novobench import places
 from novobench.config import CellConfig, load_tree, override, parse_overrides, to_yaml
-from novobench.suite.experiment import CONFIGS, load_experiment
-from novobench.suite.plan import plan, runs_folder
+from novobench.suite.experiment import load_experiment
+from novobench.suite.plan import plan
 from novobench.tasks.catalog import resolve
 from tests.cells import SHARED, SMALL
 from tests.fuzz.judge import extents, judge, judge_command
@@ -39,7 +40,9 @@ def values(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def known_values(task: str) -> dict[str, Any]:
-    tree = override(load_tree(CONFIGS / task / "laptop.yaml"), {"task": task, "seed": 0, **recipe(task)}, "")
+    tree = override(
+        load_tree(places.workspace().task_config(task, "laptop")), {"task": task, "seed": 0, **recipe(task)}, ""
+    )
     return values(dataclasses.asdict(resolve(tree, "")))
 
 
@@ -110,7 +113,7 @@ def planned(experiment: Any, extra: dict[str, Any]) -> list[CellConfig]:
         text = to_yaml(cell.config)
         text.encode()
         assert resolve(override(load_text(text), {}, ""), "") == cell.config
-        assert cell.folder.path.resolve().parent.parent == runs_folder("laptop").parent.resolve()
+        assert cell.folder.path.resolve().parent.parent == places.workspace().runs("laptop").parent.resolve()
     return [cell.config for cell in cells]
 
 
@@ -216,7 +219,7 @@ OPERANDS = [
     "tasks",
     "laptop",
     "gpu",
-    "paper",
+    "full",
     "sgd",
     "a",
     "1",

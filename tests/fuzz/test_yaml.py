@@ -12,7 +12,7 @@ from tests.fuzz.odd import damaged, data, edited, replaced
 
 FILES = ["experiments/small.yaml", "configs/image/laptop.yaml", "configs/image/tuned-laptop.yaml"]
 TUNED = "novograd-b32: {optimizer.lr: 0.02, optimizer.weight_decay: 0.001}\n"
-SCALES = ["laptop", "laptop", "laptop", "paper", "gpu"]
+SCALES = ["laptop", "laptop", "laptop", "full", "gpu"]
 
 
 class Checkout:

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from novobench.config import ROOT
 from novobench.optim import NovoGrad
 from novobench.optim.novograd import LaunchSettings, cuda, kernels, launch_plan
 from novobench.optim.novograd.tuning import launch_kernel
+from novobench.places import ROOT
 from tests.optim.reference import PaperNovoGrad
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, in the interpreter

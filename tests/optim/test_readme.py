@@ -11,8 +11,8 @@ from pytorch_optimizer import NovoGrad as KozistrNovoGrad
 from timm.optim.nvnovograd import NvNovoGrad
 from torch import nn
 
-from novobench.config import ROOT
 from novobench.optim import NovoGrad
+from novobench.places import ROOT
 
 FOLDER = ROOT / "novobench" / "optim"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from novobench.config import ROOT
 from novobench.optim import registry
+from novobench.places import ROOT
 from novobench.training.guard import GradScaler, Guard
 from tests.cells import small_config
 

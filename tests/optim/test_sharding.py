@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from novobench.config import ROOT
+from novobench.places import ROOT
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from novobench.config import ROOT
 from novobench.errors import ConfigError
 from novobench.optim import registry, third_party
+from novobench.places import ROOT
 from tests.cells import small_config
 
 MINE = """

@@ -5,19 +5,22 @@ import gzip
 import json
 from pathlib import Path
 
+from novobench import places
 from novobench.config import cell_id, to_yaml
 from novobench.suite import experiment as suite
 from novobench.suite import records
 from novobench.suite.collection import collect
 from novobench.suite.plan import PlannedCell
-from novobench.tasks.catalog import epochs, total_updates
 
 CURVE = (4.0, 2.0, 1.0)
 
 
 def config_of(name, row, scale="laptop", seed=0):
     """A row's cell, worked out once for all tests that have the same files."""
-    files = [suite.EXPERIMENTS / f"{name}.yaml", *sorted(suite.CONFIGS.glob(f"*/tuned-{scale}.yaml"))]
+    files = [
+        places.workspace().experiments / f"{name}.yaml",
+        *sorted(places.workspace().configs.glob(f"*/tuned-{scale}.yaml")),
+    ]
     return _config(name, row, scale, seed, tuple(path.read_text() for path in files))
 
 
@@ -42,8 +45,8 @@ def finished(experiment, row, metrics, *, scale="laptop", seed=0, curves=None, f
         "seed": seed,
         "scale": scale,
         "purpose": config.purpose,
-        "updates": total_updates(config),
-        "epochs": epochs(config),
+        "updates": config.total_updates,
+        "epochs": config.epochs,
         "metrics": {
             split: {name: {"value": value, "n": 597, "unit": "%"} for name, value in values.items()}
             for split, values in metrics.items()

@@ -38,7 +38,7 @@ def test_only_some_rows(tuned, novobench):
 
 
 def test_plan_at_paper_scale_needs_no_data(novobench):
-    code, out, _ = novobench("plan", "table3", "--scale", "paper")
+    code, out, _ = novobench("plan", "table3", "--scale", "full")
     assert code == 0
     for number in ("25,549,352", "112,590", "1,251", "156", "39", "3,510", "32768 = 128 × 1 × 256"):
         assert number in out, number
@@ -87,8 +87,8 @@ def test_an_interrupt_leaves_what_is_finished_in_the_table(tuned, novobench, mon
     from novobench.suite import runner
 
     class Interrupted(runner._Display):
-        def tell(self, event):
-            super().tell(event)
+        def on_event(self, event):
+            super().on_event(event)
             if event.kind == "finished":
                 raise KeyboardInterrupt
 
@@ -164,7 +164,7 @@ def test_a_failed_cell_is_shown_and_stops_no_other(tuned, novobench):
 
 def printed_rows(out):
     """Labels of the table that was printed."""
-    return [label for label in ("Quoted", "SGD", "NovoGrad", "Only at paper scale") if f" {label} " in out]
+    return [label for label in ("Quoted", "SGD", "NovoGrad", "Only at full scale") if f" {label} " in out]
 
 
 def test_after_failures_only_rows_with_numbers_are_printed(tuned, novobench, monkeypatch):
@@ -227,7 +227,7 @@ def test_a_damaged_record_of_an_overridden_recipe_is_named(tuned, novobench):
     path.write_text(path.read_text()[:-30])
     code, _, err = novobench(*words)
     assert code == 1
-    assert err.startswith(f"novobench: {path} of a finished cell is damaged: ")
+    assert err.startswith(f"novobench: {display_path(path)} of a finished cell is damaged: ")
     assert err.count("\n") == 1
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from novobench.errors import NovobenchError
+from novobench.places import display_path
 from novobench.suite import records
 from tests.suite.finished import TOP1, collected, content, finished
 
@@ -29,7 +30,7 @@ def test_something_else_lies_where_a_command_writes(workspace, novobench, result
     code, _, err = novobench("run", "small", "--rows", "sgd")
     assert code == 1
     assert err.startswith("novobench: Cannot ")
-    assert str(path) in err
+    assert display_path(path) in err
     assert err.count("\n") == 1
     assert place == "runs" or folder.finished
 
@@ -164,7 +165,7 @@ def test_a_damaged_file_of_a_finished_run(results, name, kind):
         assert damaged != path.read_bytes()
         path.write_bytes(damaged)
     (line,) = collected(folder, other)
-    assert re.match(rf"{re.escape(str(path))} (line \d+ |of a finished cell )is damaged[:,] ", line)
+    assert re.match(rf"{re.escape(display_path(path))} (line \d+ |of a finished cell )is damaged[:,] ", line)
     assert "\n" not in line
     now = records.Results("laptop").whole
     assert set(now) == {folder.path.name, other.path.name}

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from novobench.errors import LONGEST
+from novobench.places import Workspace
 from novobench.suite import executors
 from novobench.suite.plan import PlannedCell
 from tests.cells import small_config
@@ -42,7 +43,7 @@ def cell(fault, rank="", **runtime):
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path)
+    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
 
 
 @pytest.mark.slow

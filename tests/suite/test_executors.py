@@ -13,6 +13,7 @@ import pytest
 
 from novobench import hardware
 from novobench.errors import ConfigError, TrainingError
+from novobench.places import Workspace
 from novobench.suite import executors, forkserver, records
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import PlannedCell
@@ -119,7 +120,7 @@ def test_a_process_that_cannot_be_started_is_a_failed_cell(monkeypatch, tmp_path
 
     told = []
     monkeypatch.setattr(executors, "start", start)
-    monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path)
+    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     some = cells(3, accelerator="cpu")
     assert executors.run_local(some, 2, told.append) == {cell.id: "no process" for cell in some}
     assert [event.kind for event in told] == ["started", "failed"] * 3

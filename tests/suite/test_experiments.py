@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from novobench.config import ROOT, SCALES, to_yaml
+from novobench.config import SCALES, to_yaml
 from novobench.errors import ConfigError
 from novobench.files import write_text
+from novobench.places import ROOT
 from novobench.suite.experiment import experiment_names, load_experiment, row_config, searched, tuned_key
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import plan
-from novobench.tasks.catalog import epoch_updates, epochs, total_updates
 from novobench.training.run_folder import RunFolder
 from tests.cells import train_apart
 
@@ -28,7 +28,7 @@ def committed_ids() -> dict[str, dict[str, str]]:
     for name in experiment_names():
         for scale in SCALES:
             for cell in plan([load_experiment(name)], scale, [0]):
-                found[scale] |= dict.fromkeys(cell.users, cell.id)
+                found[scale] |= dict.fromkeys(cell.requested_by, cell.id)
     return found
 
 
@@ -48,7 +48,7 @@ def test_different_rows_that_train_alike_share_a_cell():
             assert same == (scale != "laptop")  # the figure has a smaller text there
         for row in ("512", "4k", "8k", "16k", "32k"):
             assert ids[scale][f"figure1/t5_{row}"] == ids[scale][f"table5/t5_{row}"]
-    assert len({cell for cell in ids["paper"].values() if cell.startswith("image-")}) == 19
+    assert len({cell for cell in ids["full"].values() if cell.startswith("image-")}) == 19
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_different_rows_that_train_alike_share_a_cell():
 )
 def test_table_3_has_the_papers_updates(row, batch, per_epoch, total):
     experiment = load_experiment("table3")
-    config = row_config(experiment, experiment.row(row), "paper", 0)
-    assert (config.batch.size, epoch_updates(config), total_updates(config)) == (batch, per_epoch, total)
+    config = row_config(experiment, experiment.row(row), "full", 0)
+    assert (config.batch.size, config.epoch_updates, config.total_updates) == (batch, per_epoch, total)
     assert config.batch.micro == 128
-    assert epochs(config) == 90
+    assert config.epochs == 90
 
 
 def test_the_papers_rates():
@@ -78,15 +78,15 @@ def test_the_papers_rates():
     }
     for (name, row), (lr, decay) in expected.items():
         experiment = load_experiment(name)
-        optimizer = row_config(experiment, experiment.row(row), "paper", 0).optimizer
+        optimizer = row_config(experiment, experiment.row(row), "full", 0).optimizer
         assert (optimizer.lr * optimizer.lr_factor, optimizer.weight_decay) == (lr, decay)
         assert optimizer.clip_norm is None
     for row, rates in {"adam": (2.5e-4, 0), "adamw": (2.5e-4, 1e-3), "novograd": (0.01, 0)}.items():
         experiment = load_experiment("table7")
-        config = row_config(experiment, experiment.row(f"t7_{row}"), "paper", 0)
+        config = row_config(experiment, experiment.row(f"t7_{row}"), "full", 0)
         assert (config.optimizer.lr, config.optimizer.weight_decay) == rates
     diagnostic = load_experiment("table3").row("t3_novograd_1k_printed_lr")
-    optimizer = row_config(load_experiment("table3"), diagnostic, "paper", 0).optimizer
+    optimizer = row_config(load_experiment("table3"), diagnostic, "full", 0).optimizer
     assert optimizer.lr * optimizer.lr_factor == pytest.approx(0.070)
 
 
@@ -96,11 +96,11 @@ def test_the_papers_rates():
 )
 def test_table_7_has_the_papers_tokens(row, length, memory, total):
     experiment = load_experiment("table7")
-    config = row_config(experiment, experiment.row(row), "paper", 0)
+    config = row_config(experiment, experiment.row(row), "full", 0)
     assert (config.batch.size, config.data.segment_length, config.model.memory_length) == (256, length, memory)
-    assert total_updates(config) == total
-    assert epochs(config) == pytest.approx(194 if "20b" in row else 116.3, abs=0.5)
-    on_8_gpus = row_config(experiment, experiment.row(row), "paper", 0, {"runtime.devices": 8})
+    assert config.total_updates == total
+    assert config.epochs == pytest.approx(194 if "20b" in row else 116.3, abs=0.5)
+    on_8_gpus = row_config(experiment, experiment.row(row), "full", 0, {"runtime.devices": 8})
     assert on_8_gpus.accumulation == 4  # four passes of 8 × 8 sequences: the paper's 366K iterations at length 512
 
 
@@ -116,8 +116,8 @@ def test_table_7_has_the_papers_tokens(row, length, memory, total):
 )
 def test_table_5_is_the_papers(row, batch, per_epoch, lr, decay, warmup):
     experiment = load_experiment("table5")
-    config = row_config(experiment, experiment.row(row), "paper", 0, {"runtime.devices": 8})
-    assert (config.batch.size, epoch_updates(config), total_updates(config)) == (batch, per_epoch, 400 * per_epoch)
+    config = row_config(experiment, experiment.row(row), "full", 0, {"runtime.devices": 8})
+    assert (config.batch.size, config.epoch_updates, config.total_updates) == (batch, per_epoch, 400 * per_epoch)
     assert (config.optimizer.lr, config.optimizer.weight_decay, config.schedule.warmup_fraction) == (lr, decay, warmup)
     assert config.batch.micro * 8 == 512  # 64 a GPU
     assert config.optimizer.options.betas == [0.95, 0.0]
@@ -136,25 +136,25 @@ def test_table_6_has_the_papers_batches_and_rates():
     experiment = load_experiment("table6")
     expected = {"adam": (6e-4, 0, 0.3), "adamw": (6e-4, 0.005, 0.3), "novograd": (0.04, 1e-4, 0.2)}
     for row, printed in expected.items():
-        config = row_config(experiment, experiment.row(f"t6_{row}"), "paper", 0, {"runtime.devices": 8})
+        config = row_config(experiment, experiment.row(f"t6_{row}"), "full", 0, {"runtime.devices": 8})
         assert (config.optimizer.lr, config.optimizer.weight_decay, config.model.dropout) == printed
         assert config.batch.size == 12_288 * 8 * config.accumulation == 491_520
-        assert (total_updates(config), config.schedule.warmup_updates) == (100_000, 4000)
-        assert epochs(config) == pytest.approx(150, abs=0.5)
+        assert (config.total_updates, config.schedule.warmup_updates) == (100_000, 4000)
+        assert config.epochs == pytest.approx(150, abs=0.5)
 
 
 def test_adamw_of_table_6_has_the_betas_that_nemo_gave_it():
     """v0.8.1, actions.py:314-319: whatever its script is told, `adam_w` takes the optimizer's own 0.9 and 0.999."""
     experiment = load_experiment("table6")
     betas = {s: list(row_config(experiment, experiment.row("t6_adamw"), s, 0).optimizer.options.betas) for s in SCALES}
-    assert betas == {"paper": [0.9, 0.999], "gpu": [0.9, 0.98], "laptop": [0.9, 0.98]}
+    assert betas == {"full": [0.9, 0.999], "gpu": [0.9, 0.98], "laptop": [0.9, 0.98]}
 
 
 def test_transformer_xl_is_judged_at_paper_scale_as_its_code_judges_it():
     """train.py evaluates every 4,000 updates and tests the best weights: 22.9 times in the paper's 91,553 updates."""
     experiment = load_experiment("table7")
     for row in experiment.rows:
-        config = row_config(experiment, row, "paper", 0)
+        config = row_config(experiment, row, "full", 0)
         assert config.runtime.selection_points == round(91_553 / 4000)
     assert row_config(experiment, experiment.rows[0], "laptop", 0).runtime.selection_points == 0
 
@@ -167,7 +167,7 @@ def test_quoted_rows_train_nothing():
         assert all(row_config(experiment, row, scale, 0) is None for scale in SCALES)
     recipes = [row for row in experiment.rows if row.label.startswith("Recipe of")]
     assert len(recipes) == 6
-    assert all(not row.printed for row in recipes)  # never beside the number of somebody else's model
+    assert all(not row.paper for row in recipes)  # never next to the number of somebody else's model
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*/tuned-*.yaml")), ids=lambda path: path.parent.name)
@@ -211,7 +211,7 @@ def test_every_tuned_key_of_an_experiment_is_there():
 def test_gpu_scale_has_the_papers_rows_and_fits_into_three_quarters_of_an_hour():
     experiments = [load_experiment(name) for name in experiment_names()]
     for experiment in experiments:
-        (paper, gpu) = ({row.id for row in experiment.rows if row.at(scale) is not None} for scale in ("paper", "gpu"))
+        (paper, gpu) = ({row.id for row in experiment.rows if row.at(scale) is not None} for scale in ("full", "gpu"))
         assert paper - gpu <= {"t7_novograd_20b", "t7_novograd_t128"}, experiment.name
         assert gpu <= paper, experiment.name
     cells = plan(experiments, "gpu", [0])

@@ -11,8 +11,8 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from novobench import places
 from novobench.suite import records
-from novobench.suite.experiment import CONFIGS
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import PlannedCell
 from novobench.tasks import catalog
@@ -54,7 +54,7 @@ def test_finished_cells_of_another_task_tell_nothing():
 
 
 def test_the_declared_speed_is_that_of_the_config_as_it_stands():
-    file = CONFIGS / "image" / "laptop.yaml"
+    file = places.workspace().task_config("image", "laptop")
     speed = yaml.safe_load(file.read_text())["forecast"]["samples_per_second"]
     tree = catalog.override(
         catalog.load_task("image", file),

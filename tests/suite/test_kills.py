@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from novobench.config import ROOT
+from novobench.places import ROOT
 from novobench.training.run_folder import RunFolder
 from tests.cells import result
 

@@ -33,7 +33,7 @@ def only_line(err: str) -> str:
         (["search", "small", "--keys", "novograd-b32", "novograd-b23"], "Did you mean 'novograd-b32'? Known: novograd"),
         (["search", "small", "--budget", "0"], "'0' is not a whole number from 1 to 1,000,000"),
         (["bench", "throughput", "image", "imag"], "there is no task 'imag'. Did you mean 'image'?"),
-        (["bench", "throughput", "image", "--scale", "papr"], "There is no scale 'papr'. Did you mean 'paper'?"),
+        (["bench", "throughput", "image", "--scale", "ful"], "There is no scale 'ful'. Did you mean 'full'?"),
         (["bench", "throughput", "image", "--set", "seed=1"], "--set cannot set 'seed'"),
         (["bench", "throughput", "image", "--set", "batch.micro=0"], "'batch.micro' must be 1 or more, not 0."),
         (["bench", "throughput", "image", "--set", "batch.size=abc"], "'batch.size': Value 'abc'"),
@@ -120,11 +120,11 @@ def test_an_entry_of_a_list_can_be_set_where_no_file_gives_the_list(words, key, 
 def test_cells_differ_in_the_seed_alone(workspace):
     experiment = load_experiment("small")
     cells = plan([experiment], "laptop", range(3))
-    assert [(cell.config.seed, cell.users) for cell in cells] == [
+    assert [(cell.config.seed, cell.requested_by) for cell in cells] == [
         (seed, users) for seed in range(3) for users in (["small/sgd", "small/sgd_again"], ["small/novograd"])
     ]
     for cell in cells:
-        row = experiment.row(cell.users[0].removeprefix("small/"))
+        row = experiment.row(cell.requested_by[0].removeprefix("small/"))
         assert cell.config == row_config(experiment, row, "laptop", cell.config.seed)
         assert cell.id == cell_id(cell.config)
 

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from novobench import files
-from novobench.config import ROOT
 from novobench.errors import NovobenchError
+from novobench.places import ROOT, display_path
 from novobench.suite import records
 from novobench.suite.experiment import load_experiment
 from novobench.suite.tables import write_table
@@ -175,7 +175,7 @@ def test_a_damaged_file_is_named_and_nothing_is_written(results, name, damage, t
     before = content(results)
     with pytest.raises(NovobenchError, match=told) as error:
         collected(folder)
-    assert str(path) in str(error.value)
+    assert display_path(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert content(results) == before
 
@@ -188,7 +188,7 @@ def test_no_command_takes_a_damaged_file(results, novobench, verb):
     before = content(results)
     code, _, err = novobench(verb, "small", "--rows", "sgd")
     assert code == 1
-    assert err.startswith(f"novobench: {path} is damaged: line 3 is the mark of a merge conflict")
+    assert err.startswith(f"novobench: {display_path(path)} is damaged: line 3 is the mark of a merge conflict")
     assert err.count("\n") == 1
     assert content(results) == before
 
@@ -266,7 +266,7 @@ def test_a_command_says_what_it_could_not_mend(results, workspace, novobench):
     code, out, err = novobench("run", "small", "--rows", "novograd")
     assert code == 1
     assert "Written: " in out
-    assert err.startswith(f"novobench: {results}: 1 cell is incomplete (image-sgd-s0-")
+    assert err.startswith(f"novobench: {display_path(results)}: 1 cell is incomplete (image-sgd-s0-")
     assert err.count("\n") == 1
 
 

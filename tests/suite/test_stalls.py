@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from novobench.places import Workspace
 from novobench.processes import activity
 from novobench.suite import executors
 from novobench.suite.plan import PlannedCell
@@ -135,7 +136,7 @@ def test_a_process_that_has_its_record_need_not_end_by_itself(watched):
 
 def test_a_cell_that_cannot_begin_stops_no_other(tmp_path, monkeypatch):
     """A folder lies where its config is to be written, or its last reason was."""
-    monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path)
+    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     cells = [PlannedCell(small_config(seed=seed)) for seed in range(3)]
     for cell, name in zip(cells, ("config.yaml", "failure.json", ""), strict=True):
         (cell.folder.path / name).mkdir(parents=True)
@@ -184,7 +185,7 @@ def test_the_process_that_sets_up_is_the_one_that_beats(watched, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["slow_set_up", "slow_evaluation", "hanging_set_up", "hanging_batch"])
 def test_slow_cells_end_and_hanging_ones_are_ended(what, tmp_path, monkeypatch):
-    monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path)
+    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     monkeypatch.setattr("novobench.training.entry.main", getattr(slow_cells, what))
     cell = PlannedCell(small_config(runtime__stall_minutes=0.05))
     failed = executors.run_local([cell], 1, lambda event: None)

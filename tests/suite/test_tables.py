@@ -10,8 +10,8 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.markdown import Markdown
 
-from novobench.config import ROOT
 from novobench.console import console
+from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment
 from novobench.suite.table_rows import TableRow
 from novobench.suite.tables import markdown, setting, write_table
@@ -99,7 +99,12 @@ def test_tables_hold_whatever_words_there_are(workspace):
     rows = [TableRow(dataclasses.replace(row, label=text, note=text), None, False, {}) for text in ODD]
     columns = [dataclasses.replace(experiment.columns[0], key=f"c{i}", label=text) for i, text in enumerate(ODD)]
     odd = dataclasses.replace(
-        experiment, title="\n".join(ODD), where="# a | b\n", notes=ODD, columns=columns, shown={"optimizer.lr": ODD[0]}
+        experiment,
+        title="\n".join(ODD),
+        where="# a | b\n",
+        notes=ODD,
+        columns=columns,
+        settings={"optimizer.lr": ODD[0]},
     )
     table, tokens = cells_of(markdown(odd, rows, "laptop"))
     width = 3 + 2 * len(ODD)

@@ -59,11 +59,11 @@ def _config(experiment: str, scale: str, *words: str) -> Any:
         ("table1", "gpu", ["data.source=hub", "data.path=me/cifar"]),
         ("table1", "laptop", ["data.source=folder", "data.path=mine"]),
         ("table1", "laptop", ["data.name=cifar10"]),
-        ("table3", "paper", ["data.path=/data/mine"]),
+        ("table3", "full", ["data.path=/data/mine"]),
         ("table4", "gpu", ["data.path=mine"]),
         ("table4", "laptop", ["data.source=manifest", "data.path=mine"]),
         ("table6", "gpu", ["data.path=mine"]),
-        ("table7", "paper", ["data.path=mine"]),
+        ("table7", "full", ["data.path=mine"]),
     ],
 )
 def test_other_data_under_a_shipped_name_are_refused(experiment: str, scale: str, words: list[str]) -> None:
@@ -76,9 +76,9 @@ def test_other_data_under_a_shipped_name_are_refused(experiment: str, scale: str
     [
         ("table1", "gpu", ["data.path=mine", "data.name=mine"]),
         ("table1", "gpu", ["data.source=hub", "data.path=uoft-cs/cifar10"]),
-        ("table3", "paper", ["data.source=hub", "data.path=ILSVRC/imagenet-1k"]),
-        ("table4", "paper", ["data.source=hub", "data.path=openslr/librispeech_asr"]),
-        ("table7", "paper", ["data.source=hub", "data.path=Salesforce/wikitext"]),
+        ("table3", "full", ["data.source=hub", "data.path=ILSVRC/imagenet-1k"]),
+        ("table4", "full", ["data.source=hub", "data.path=openslr/librispeech_asr"]),
+        ("table7", "full", ["data.source=hub", "data.path=Salesforce/wikitext"]),
     ],
 )
 def test_a_name_of_ones_own_and_a_shipped_set_from_elsewhere_pass(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from novobench.places import Workspace
 from novobench.suite.executors import run_local
 from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
@@ -63,7 +64,7 @@ def test_loader_workers(uninterrupted, tmp_path):
 def test_one_or_two_cells_at_a_time(uninterrupted, tmp_path, monkeypatch):
     found = {}
     for jobs in (1, 2):
-        monkeypatch.setattr("novobench.suite.plan.ROOT", tmp_path / str(jobs))
+        monkeypatch.setattr("novobench.places.workspace", lambda root=tmp_path / str(jobs): Workspace(root))
         cells = [PlannedCell(small_config(seed=seed)) for seed in (0, 1)]
         assert run_local(cells, jobs, lambda event: None) == {}
         found[jobs] = [result(RunFolder(cell.folder.path)) for cell in cells]

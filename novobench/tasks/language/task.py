@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from novobench.config import CellConfig, data_root
 from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
-from novobench.tasks.catalog import epoch_updates
 from novobench.tasks.language.corpus import check_length, checked_counts, identify, open_corpus
 from novobench.tasks.language.data import (
     IGNORED,
@@ -181,7 +180,7 @@ class LanguageData(TaskData):
         order = StreamOrder(
             self.config.batch.size,
             micro=self.config.batch.micro,
-            per_epoch=epoch_updates(self.config),
+            per_epoch=self.config.epoch_updates,
             start=start,
             stop=stop,
             rank=rank,

@@ -27,7 +27,6 @@ from torch.utils.data import Dataset
 from novobench.config import CellConfig
 from novobench.errors import DataError, one_line
 from novobench.files import derived_folder
-from novobench.tasks.catalog import epoch_updates
 from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, uniforms
 from novobench.tasks.sources import Count, check_counts
 from novobench.tasks.speech.config import SpeechDataConfig, stride
@@ -183,7 +182,7 @@ class PackedUtterances(Dataset):
     def __init__(self, utterances: Utterances, config: CellConfig, maker: FeatureMaker) -> None:
         self.utterances, self.maker, self.data = utterances, maker, config.data
         self.seed, self.micro = derive_seed(config.seed, "speech"), config.batch.micro
-        self.length = epoch_updates(config) * (config.batch.size // config.batch.micro)
+        self.length = config.epoch_updates * (config.batch.size // config.batch.micro)
         self.letters = [encoded(text, self.data.alphabet) for text in utterances.texts]
         self.needed = np.array([least_outputs(letters) for letters in self.letters])
         self.stride = stride(config.model)

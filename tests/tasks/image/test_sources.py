@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from novobench import places
 from novobench.config import cell_id, load_tree, override, parse_overrides
 from novobench.errors import ConfigError, DataError
-from novobench.suite.experiment import CONFIGS
 from novobench.tasks.catalog import resolve
 from novobench.tasks.image import pictures
 from novobench.tasks.image.config import ImageDataConfig, ImageModelConfig
@@ -340,7 +340,7 @@ def test_crop_and_resize_follow_the_image_size():
 
 def test_gpu_scale_takes_images_of_another_size_whole():
     """The recipe for 32 pixels, told of 64: no crop or resize of 32 is left over from its file."""
-    tree = load_tree(CONFIGS / "image" / "gpu.yaml")
+    tree = load_tree(places.workspace().task_config("image", "gpu"))
     cell = {"task": "image", "seed": 0, "optimizer.name": "novograd", "optimizer.lr": 0.02}
     own = {"data.name": "mine", "data.path": "mine", "data.image_size": 64}
     before, after = (resolve(override(tree, cell | changes, "test"), "test").data for changes in ({}, own))

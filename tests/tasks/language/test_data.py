@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from novobench.config import ROOT, parse_overrides
+from novobench.config import parse_overrides
 from novobench.errors import DataError
+from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks.language.baselines import kneser_ney, perplexities
 from novobench.tasks.language.config import EvaluationProtocol, LanguageDataConfig, LanguageModelConfig

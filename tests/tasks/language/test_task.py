@@ -225,11 +225,10 @@ def test_what_the_config_refuses(changes, message):
 
 
 def test_budgets_in_tokens():
-    from novobench.tasks.catalog import epochs, total_updates
 
     found = config(budget="1e6tokens")
-    assert total_updates(found) == math.ceil(1e6 / (4096 * 8)) == 31
-    assert epochs(found) == pytest.approx(31 / 7)
+    assert found.total_updates == math.ceil(1e6 / (4096 * 8)) == 31
+    assert found.epochs == pytest.approx(31 / 7)
     assert dataclasses.asdict(found)["data"]["segment_length"] == 8
 
 

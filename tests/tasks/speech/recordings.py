@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 import soundfile
 
+from novobench import places
 from novobench.config import CellConfig, load_tree, override
-from novobench.suite.experiment import CONFIGS
 from novobench.tasks.catalog import resolve
 from novobench.tasks.speech.corpus import Utterances
 from novobench.tasks.speech.sources import Headers, Listing
@@ -55,7 +55,7 @@ SMALL = {
 
 def small(**changes: object) -> CellConfig:
     """A cell of four updates; `changes` are dotted keys with `__` for the dot."""
-    tree = load_tree(CONFIGS / "speech" / "gpu.yaml")
+    tree = load_tree(places.workspace().task_config("speech", "gpu"))
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
     return resolve(override(tree, {**SMALL, **dotted}, "test"), "test")
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from novobench import places
 from novobench.config import CellConfig, load_tree, override, to_yaml
 from novobench.files import write_text
-from novobench.suite.experiment import CONFIGS
 from novobench.tasks.catalog import resolve
 from novobench.training.run_folder import RunFolder
 
@@ -39,7 +39,7 @@ SMALL = {
 
 def small_config(**changes: object) -> CellConfig:
     """A cell of eight updates; `changes` are dotted keys with `__` for the dot."""
-    tree = load_tree(CONFIGS / "translation" / "laptop.yaml")
+    tree = load_tree(places.workspace().task_config("translation", "laptop"))
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
     return resolve(override(tree, {**SMALL, **dotted}, "test"), "test")
 
