@@ -6,6 +6,8 @@ import json
 import pytest
 import yaml
 
+from novobench.places import display_path
+
 
 @pytest.fixture
 def tuned(workspace):
