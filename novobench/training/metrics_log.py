@@ -71,7 +71,7 @@ def read(path: Path) -> list[dict[str, Any]]:
             lines.append(json.loads(line))
         except ValueError:
             raise DataError(
-                f"{display_path(path)} line {number} is damaged, so the curves of this cell are incomplete. Restore the "
+                f"{display_path(path)} line {number} is damaged, so its curves are incomplete. Restore the "
                 f"file, or remove {display_path(path.parent)} to train the cell anew."
             ) from None
     return lines
