@@ -104,7 +104,7 @@ def start_apart(folder: RunFolder, kill_at: str | None = None):
 def result(folder: RunFolder) -> dict:
     """All that must be the same bits in two runs of one cell: the record, the log of metrics, the predictions."""
     timed = ("train_seconds", "finished", "dirty", "code", "files")
-    record = {key: value for key, value in folder.read_record().items() if key not in timed}
+    record = {key: value for key, value in json.loads(folder.record.read_text()).items() if key not in timed}
     record["metrics"] = {split: _untimed(found) for split, found in record["metrics"].items()}
     lines = [_untimed(json.loads(line)) for line in folder.metrics.read_text().splitlines()]
     predictions = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from novobench.suite.records import (
     StoredCell,
 )
 from novobench.training import metrics_log
+from novobench.training.record import Record
 from novobench.training.run_folder import RunFolder
 
 _TRAINING_NUMBERS = {
@@ -76,26 +77,26 @@ def read_run(folder: RunFolder) -> StoredCell:
     """What results keep of a finished cell. Raises NovobenchError, naming the file, if one of them is damaged."""
     with undamaged(folder, "record.json"):
         record = folder.read_record()
-        if record["cell"] != folder.path.name:
-            raise ValueError(f"it is the record of {record['cell']}")
+        if record.cell != folder.path.name:
+            raise ValueError(f"it is the record of {record.cell}")
         records = _record_lines(record)
         kept = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring", "finished", "purpose")
-        kept_entry = {key: record[key] for key in kept}
+        kept_entry = {key: getattr(record, key) for key in kept}
         check_entry({"schema": CELL_SCHEMA, **kept_entry}, {"fingerprint": str}, (CELL_SCHEMA,))
-        splits = list(record["metrics"])
+        splits = list(record.metrics)
     with undamaged(folder, "config.yaml"):
         config = yaml.load(folder.config.read_text(encoding="utf-8"), Loader=_Yaml)
-        if (config["task"], config["seed"]) != (record["task"], record["seed"]):
+        if (config["task"], config["seed"]) != (record.task, record.seed):
             raise ValueError("it is another cell's")
     with undamaged(folder, "environment.json", record):
         environment = json.loads(folder.environment.read_text(encoding="utf-8"))
         if not isinstance(environment, dict):
             raise ValueError("it holds no object")
     with undamaged(folder, "metrics.jsonl", record):
-        curves = _curve_lines(folder.metrics, record["cell"])
+        curves = _curve_lines(folder.metrics, record.cell)
     examples: dict[str, Any] = {"schema": SCHEMA}
     for split in splits:
-        if folder.predictions(split).exists() or folder.predictions(split).name in record.get("files", {}):
+        if folder.predictions(split).exists() or folder.predictions(split).name in record.files:
             with undamaged(folder, folder.predictions(split).name, record):
                 if not folder.predictions(split).stat().st_size:
                     raise ValueError("it is empty")  # gzip would read no lines
@@ -118,7 +119,7 @@ def _as_stored(content: Any) -> Any:
 
 
 @contextmanager
-def undamaged(folder: RunFolder, name: str, record: Mapping[str, Any] | None = None) -> Iterator[None]:
+def undamaged(folder: RunFolder, name: str, record: Record | None = None) -> Iterator[None]:
     """Tell whatever goes wrong in reading the file `name` of a finished run in one line, and if it is not the file that
     its record was written for."""
     try:
@@ -138,21 +139,15 @@ def undamaged(folder: RunFolder, name: str, record: Mapping[str, Any] | None = N
 _Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, and much faster where PyYAML has it
 
 
-def _record_lines(record: dict[str, Any]) -> list[RecordLine]:
-    shared = {"schema": SCHEMA, "update": record["updates"], "dirty": int(record["dirty"]), "seed": record["seed"]}
-    for key in ("cell", "task", "optimizer", "code", "hardware"):
-        if not isinstance(record[key], str):
-            raise ValueError(f"its {key} is {record[key]!r}")
-        shared[key] = record[key]
+def _record_lines(record: Record) -> list[RecordLine]:
+    shared = {"schema": SCHEMA, "update": record.updates, "dirty": int(record.dirty)}
+    shared |= {key: getattr(record, key) for key in ("seed", "cell", "task", "optimizer", "code", "hardware")}
     lines = []
-    for kind in ("metrics", "baselines"):
-        for split, metrics in record.get(kind, {}).items():
-            for name, metric in metrics.items():
-                if metric.keys() != {"value", "n", "unit"} or not isinstance(metric["unit"], str):
-                    raise ValueError(f"its {split} {name} is {metric}")
-                lines.append({**shared, "split": split, "metric": name, **metric, "value": _value(metric["value"])})
+    for by_split in (record.metrics, record.baselines):
+        for split, metrics in by_split.items():
+            lines += [{**shared, "split": split, "metric": name, **metrics[name]._asdict()} for name in metrics]
     for name, unit in _TRAINING_NUMBERS.items():
-        value = _value(record[name])
+        value = getattr(record, name)
         lines.append({**shared, "split": "train", "metric": name, "value": value, "n": 1, "unit": unit})
     places = [(line["split"], line["metric"]) for line in lines]
     if len(set(places)) < len(places):

@@ -52,7 +52,7 @@ def other_data(cells: Sequence[PlannedCell], out: Console) -> dict[str, str]:
         for cell in users:
             try:
                 with undamaged(cell.folder, "record.json"):
-                    trained_on = cell.folder.read_record()["fingerprint"]
+                    trained_on = cell.folder.read_record().fingerprint
             except NovobenchError:  # the collection names it
                 continue
             if fingerprint != trained_on:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -15,7 +14,7 @@ from novobench import places
 from novobench.config import cell_id
 from novobench.console import console, duration
 from novobench.errors import DataError, NovobenchError, one_line
-from novobench.files import number, readable_os_errors
+from novobench.files import readable_os_errors
 from novobench.places import display_path
 from novobench.suite import records
 from novobench.suite.collection import collect, undamaged
@@ -26,6 +25,7 @@ from novobench.suite.identity import other_data
 from novobench.suite.plan import PlannedCell
 from novobench.suite.table_rows import AskedRow, asked_rows, table_rows, without_seed
 from novobench.suite.tables import four_digits, markdown, write_table
+from novobench.tasks.metric import Metric
 
 
 def run(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: str, jobs: int | None) -> int:
@@ -207,16 +207,16 @@ def _print_metrics(cell: PlannedCell, out: Console) -> None:
     lines = []
     with undamaged(cell.folder, "record.json"):
         record = cell.folder.read_record()
-        for split, metrics in record["metrics"].items():
+        for split, metrics in record.metrics.items():
             numbers = ", ".join(f"{name} {_value(metric)}" for name, metric in metrics.items())
-            known = ", ".join(f"{name} {_value(found)}" for name, found in record["baselines"].get(split, {}).items())
+            known = ", ".join(f"{name} {_value(found)}" for name, found in record.baselines.get(split, {}).items())
             lines.append(f"{cell.id} {split}: {numbers}" + (f" (without training: {known})" if known else ""))
     for line in lines:
         out.print(line)
 
 
-def _value(metric: dict[str, Any]) -> str:
-    return four_digits(number(metric["value"]))
+def _value(metric: Metric) -> str:
+    return four_digits(metric.value)
 
 
 def _summary(failed: dict[str, str], problems: Sequence[str], cells: Sequence[PlannedCell]) -> int:

@@ -164,8 +164,10 @@ class _Judged:
 def _judged(cell: PlannedCell, metric: str) -> _Judged:
     with undamaged(cell.folder, "record.json"):
         record = cell.folder.read_record()
-        split = record["search_split"]
-        return _Judged(split, number(record["metrics"][split][metric]["value"]), str(record.get("fingerprint")))
+        if record.search_split is None:
+            raise ValueError("it has no search split")
+        value = record.metrics[record.search_split][metric].value
+        return _Judged(record.search_split, number(value), record.fingerprint)
 
 
 def _of(line: Line, task: str) -> bool:

@@ -33,15 +33,16 @@ from novobench.files import lock, readable_os_errors, remove_leftovers, write_js
 from novobench.processes import end_at_signals, end_with_parent, how_it_ended
 from novobench.tasks import base
 from novobench.tasks.catalog import resolve
+from novobench.tasks.metric import Metric
 from novobench.training import checkpoints, environment, failures, graphs
 from novobench.training.guard import GradScaler
 from novobench.training.loop import UpdateLoop
 from novobench.training.metrics_log import MetricsLog
+from novobench.training.record import Record
 from novobench.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-RECORD_SCHEMA = 1
 _OTHERS_SECONDS = 3.0
 """In which torchrun has seen that a process ended, and has ended the others."""
 _CHECKPOINT_KEYS = {
@@ -136,8 +137,7 @@ def _train(config: CellConfig, folder: RunFolder, rank: int | None, *, to_roundi
     loop = UpdateLoop(config, data, folder, metrics, state)
     if state is not None:
         loop.results = {
-            split: {name: base.Metric(*values) for name, values in found.items()}
-            for split, found in state["search"].items()
+            split: {name: Metric(*values) for name, values in found.items()} for split, found in state["search"].items()
         }
     trainer = _trainer(config, loop, alone=rank is None)
     determinism = _determinism(config, module, trainer) if not to_rounding else "to rounding"
@@ -239,37 +239,36 @@ def _write_record(
     described = environment.describe()
     with readable_os_errors(folder.path, "read"):
         files = folder.digests()
-    record = {
-        "schema": RECORD_SCHEMA,
-        "cell": cell_id(config),
-        "task": config.task,
-        "optimizer": config.optimizer.name,
-        "seed": config.seed,
-        "scale": config.scale,
-        "purpose": config.purpose,
-        "updates": config.total_updates,
-        "epochs": config.epochs,
-        "metrics": {
-            split: {name: metric._asdict() for name, metric in found.items()} for split, found in loop.results.items()
-        },
-        "baselines": {
-            split: {name: metric._asdict() for name, metric in found.items()}
-            for split, found in data.baselines.items()
-            if split in loop.results
-        },
-        "scoring": dict(module.scoring),
-        "search_split": next((split.name for split in data.evaluation_sets if split.role == "search"), None),
-        **loop.counters,
-        "determinism": determinism,
-        "parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        "weights_sha256": weights_digest(module),
-        "fingerprint": data.fingerprint,
-        "counts": data.counts,
-        "files": files,
-        **{key: described[key] for key in ("code", "dirty", "hardware")},
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    write_json(folder.record, record)
+    counters = loop.counters
+    record = Record(
+        cell=cell_id(config),
+        task=config.task,
+        optimizer=config.optimizer.name,
+        seed=config.seed,
+        scale=config.scale,
+        purpose=config.purpose,
+        updates=config.total_updates,
+        epochs=config.epochs,
+        metrics=loop.results,
+        baselines={split: metrics for split, metrics in data.baselines.items() if split in loop.results},
+        scoring=dict(module.scoring),
+        search_split=next((split.name for split in data.evaluation_sets if split.role == "search"), None),
+        skipped_updates=int(counters["skipped_updates"]),
+        skipped_samples=int(counters["skipped_samples"]),
+        train_seconds=counters["train_seconds"],
+        selected_update=int(counters["selected_update"]) if "selected_update" in counters else None,
+        determinism=determinism,
+        parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        weights_sha256=weights_digest(module),
+        fingerprint=data.fingerprint,
+        counts=data.counts,
+        files=files,
+        code=described["code"],
+        dirty=described["dirty"],
+        hardware=described["hardware"],
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    record.write(folder.record)
 
 
 def weights_digest(module: torch.nn.Module) -> str:

@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
+from novobench.tasks.base import EvaluationSet, TaskData, TaskModule
+from novobench.tasks.metric import Metric
 
 
 def evaluate(

@@ -22,7 +22,8 @@ from novobench.errors import TrainingError
 from novobench.optim import registry, schedules
 from novobench.optim.lars import larc_
 from novobench.processes import end_at_signals
-from novobench.tasks.base import Metric, TaskData, TaskModule
+from novobench.tasks.base import TaskData, TaskModule
+from novobench.tasks.metric import Metric
 from novobench.tasks.sampling import derive_seed
 from novobench.training import checkpoints, graphs
 from novobench.training.evaluation import average_batch_norm, evaluate

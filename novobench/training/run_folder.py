@@ -9,13 +9,13 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from novobench.errors import one_line
 from novobench.files import json_text, readable_os_errors, write_bytes, write_json
+from novobench.training.record import Record
 
 
 class RunFolder:
@@ -38,8 +38,9 @@ class RunFolder:
     def finished(self) -> bool:
         return self.record.exists()
 
-    def read_record(self) -> dict[str, Any]:
-        return json.loads(self.record.read_text(encoding="utf-8"))
+    def read_record(self) -> Record:
+        """The record of a finished cell. Raises ValueError if it is damaged, OSError if it cannot be read."""
+        return Record.read(self.record)
 
     def beat(self, update: int, total: int, *, setting_up: bool = False) -> None:
         """Say that this process has come one batch further, or begins to set up, and how many updates are done.
@@ -87,10 +88,9 @@ class RunFolder:
         paths = [self.environment, self.metrics, *sorted(self.path.glob("predictions-*.jsonl.gz"))]
         return {path.name: _digest(path) for path in paths}
 
-    def altered(self, name: str, record: Mapping[str, Any]) -> bool:
-        """Whether a file is not as it was when the record was written; no if the record does not say."""
-        files = record.get("files", {})
-        return name in files and _digest(self.path / name) != files[name]
+    def altered(self, name: str, record: Record) -> bool:
+        """Whether the content of a file differs from what the record says. False if the record does not list it."""
+        return name in record.files and _digest(self.path / name) != record.files[name]
 
     def predictions(self, split: str) -> Path:
         return self.path / f"predictions-{split}.jsonl.gz"

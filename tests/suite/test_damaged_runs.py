@@ -1,5 +1,6 @@
 """Damaged files of run folders: every command says which in one line, loses nothing, and makes no result of them."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -7,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from novobench.files import write_json
 from novobench.suite import executors, identity
 from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
@@ -88,7 +88,7 @@ def try_damages(workspace, novobench, count, seed):
     (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
     words = ("run", "small", "--rows", "sgd")
     folder = finished("small", "sgd", {"search": {"top1": 40.0}, "test": {"top1": 50.0, "loss": 1.0}})
-    write_json(folder.record, {**folder.read_record(), "files": folder.digests()})
+    dataclasses.replace(folder.read_record(), files=folder.digests()).write(folder.record)
     assert novobench(*words)[0] == 0
     results, kept = workspace / "results", workspace / "kept"
     shutil.copytree(folder.path, kept / "run")
@@ -160,10 +160,12 @@ def test_any_heartbeat_and_reason_can_be_read(tmp_path):
     assert beats < 100
 
 
-def test_a_damaged_record_is_passed_over_where_data_are_compared(tmp_path, monkeypatch):
+def test_a_damaged_record_is_passed_over_where_data_are_compared(workspace, tmp_path, monkeypatch):
     """The other cells' data are compared all the same; the collection names the damaged ones."""
     cells = []
-    records = {"damaged": "{", "odd": "[]", "other": '{"fingerprint": "b"}', "same": '{"fingerprint": "a"}'}
+    sound = json.loads(finished("small", "sgd", {"test": {"top1": 50.0}}).record.read_text())
+    others, same = (json.dumps({**sound, "fingerprint": fingerprint}) for fingerprint in "ba")
+    records = {"damaged": "{", "odd": "[]", "other": others, "same": same}
     for name, content in records.items():
         folder = RunFolder(tmp_path / name)
         folder.path.mkdir()

@@ -17,6 +17,7 @@ from novobench.suite.curves import Point, at_equal
 from novobench.suite.experiment import Panel, load_experiment
 from novobench.suite.plots import draw
 from novobench.suite.tables import write_table
+from novobench.tasks.metric import Metric
 from novobench.training.metrics_log import MetricsLog
 from novobench.training.run_folder import RunFolder
 from tests.suite.finished import collected, config_of, finished
@@ -79,7 +80,8 @@ def searched(values, better="larger"):
     row = experiment.row("sgd")
 
     def cell(trial, seed, value):
-        record = {"search_split": "search", "metrics": {"search": {"top1": {"value": value}}}}
+        metrics = {"search": {"top1": Metric(value, 160, "%")}}
+        record = SimpleNamespace(search_split="search", metrics=metrics, fingerprint="digits:0123")
         folder = SimpleNamespace(finished=value is not None, read_record=lambda: record)
         return SimpleNamespace(id=f"{trial}-{seed}", config=config_of("small", "sgd", seed=seed), folder=folder)
 

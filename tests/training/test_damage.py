@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from novobench.errors import DataError, TrainingError
-from novobench.tasks.base import Metric
 from novobench.tasks.image.task import ImageTask
+from novobench.tasks.metric import Metric
 from novobench.training import cell, checkpoints, failures
 from novobench.training.guard import Guard
 from novobench.training.metrics_log import MetricsLog, read

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from novobench.config import CellConfig, data_root
 from novobench.errors import DataError
-from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
+from novobench.tasks.base import EvaluationSet, TaskData, TaskModule
 from novobench.tasks.image.data import LEFT_OUT, identify, open_images
 from novobench.tasks.image.model import build as build_model
+from novobench.tasks.metric import Metric
 
 
 class ImageTask(TaskModule):

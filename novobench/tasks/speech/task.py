@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from novobench.config import CellConfig, data_root
 from novobench.errors import DataError
-from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
+from novobench.tasks.base import EvaluationSet, TaskData, TaskModule
+from novobench.tasks.metric import Metric
 from novobench.tasks.speech import scoring
 from novobench.tasks.speech.data import collate, identify, open_utterances, padded
 from novobench.tasks.speech.features import LogMel

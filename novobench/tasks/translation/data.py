@@ -30,7 +30,7 @@ from novobench.budget import parse_budget
 from novobench.config import CellConfig
 from novobench.errors import DataError
 from novobench.files import derived_folder, write_json
-from novobench.tasks.base import Metric
+from novobench.tasks.metric import Metric
 from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, updates_per_epoch
 from novobench.tasks.sources import Count, check_counts
 from novobench.tasks.translation import pieces

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from novobench.config import CellConfig, data_root
-from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
+from novobench.tasks.base import EvaluationSet, TaskData, TaskModule
+from novobench.tasks.metric import Metric
 from novobench.tasks.translation import scoring
 from novobench.tasks.translation.data import collate, identify, open_pairs
 from novobench.tasks.translation.model import BEGIN, END, PAD
