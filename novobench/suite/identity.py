@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing.connection
 import os
 from collections.abc import Sequence
-from multiprocessing import connection
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +23,7 @@ from novobench.suite.collection import undamaged
 from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
 from novobench.tasks.catalog import task_config
+from novobench.training import worker
 
 
 def other_data(cells: Sequence[PlannedCell], out: Console) -> dict[str, str]:
@@ -72,8 +73,6 @@ def _data_of(config: CellConfig) -> str:
 
 def _measured(configs: Sequence[CellConfig]) -> list[tuple[str, str]]:
     """The fingerprint of each config's data, or empty and why it cannot be told; a few at a time."""
-    from novobench.training import entry
-
     context = forkserver()
     found: list[tuple[str, str]] = [("", "")] * len(configs)
     waiting, running = list(enumerate(configs)), dict[Any, tuple[int, Any]]()
@@ -81,12 +80,13 @@ def _measured(configs: Sequence[CellConfig]) -> list[tuple[str, str]]:
         while waiting or running:
             while waiting and len(running) < hardware.cores():
                 number, config = waiting.pop(0)
-                told, tell = context.Pipe(duplex=False)
-                process = context.Process(target=entry.begin, args=(dict(os.environ), entry.identify, config, tell))
+                told, connection = context.Pipe(duplex=False)
+                arguments = (dict(os.environ), config, connection)
+                process = context.Process(target=worker.measure_fingerprint, args=arguments)
                 start(process)
-                tell.close()
+                connection.close()
                 running[told] = number, process
-            for told in connection.wait(list(running)):
+            for told in multiprocessing.connection.wait(list(running)):
                 number, process = running.pop(told)
                 found[number] = _heard(told, process)
     finally:
