@@ -111,7 +111,7 @@ class _Running:
         reading, encoding, computing features, waiting for another process that does. There it counts whether the
         process does anything, as the system sees it.
         """
-        beat = self.folder.heartbeat()
+        beat = self.folder.read_heartbeat()
         if beat is None or beat == self.old_beat:
             sign, done = activity(self.process.pid), 0.0
         else:
@@ -148,7 +148,7 @@ class _Running:
             return reason
         how = how_it_ended(code)
         if code < 0:
-            return f"its process {how}. Run the same command again to go on from its checkpoint. See {self.folder.log}"
+            return f"its process {how}. Run the same command again to resume from its checkpoint. See {self.folder.log}"
         return (
             f"its process {how} and left no record. Something that it loaded may have ended it, such as an optimizer's "
             f"module. See {self.folder.log}"
@@ -174,7 +174,7 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
         args=(dict(os.environ), str(folder.path), devices, cell.config.runtime.threads, connection),
         name=cell.id,
     )
-    old_beat = folder.heartbeat()
+    old_beat = folder.read_heartbeat()
     start(process)
     connection.close()
     return _Running(process, cell, folder, time.monotonic(), told, old_beat, last_change=time.monotonic())

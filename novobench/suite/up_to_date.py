@@ -15,7 +15,7 @@ from pathlib import Path
 
 from novobench import files
 from novobench.files import write_json
-from novobench.training import metrics_log, run_folder
+from novobench.training import metrics_log, record, run_folder
 
 _SETTLED_SECONDS = 2.0
 """A file that changed less long ago could change again without a change of its times."""
@@ -52,7 +52,7 @@ def _code() -> str:
     """A digest of the code that makes results out of run folders."""
     here = Path(__file__)
     modules = [here.with_name(name) for name in ("collection.py", "records.py", "checked_files.py", "up_to_date.py")]
-    modules += [Path(module.__file__) for module in (files, metrics_log, run_folder) if module.__file__]
+    modules += [Path(module.__file__) for module in (files, metrics_log, record, run_folder) if module.__file__]
     return hashlib.sha256(b"".join(map(Path.read_bytes, modules))).hexdigest()
 
 

@@ -82,7 +82,7 @@ def everything(done):
     write_table(done.experiment, "laptop", table_rows(done.experiment, "laptop", done.asked, Results("laptop")))
     untraced("image", "laptop")
     for folder in done.folders:
-        folder.heartbeat()
+        folder.read_heartbeat()
         folder.failure_reason()
     if told:
         raise NovobenchError(told[0])
