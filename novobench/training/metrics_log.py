@@ -15,8 +15,8 @@ from novobench.places import display_path
 
 
 class MetricsLog:
-    """Each line holds `update` (weight updates done), `split` and the numbers. `trackers` (Lightning's loggers) also get
-    them."""
+    """Each line holds `update` (weight updates done), `split` and the numbers. `trackers` (Lightning's loggers) also
+    get them."""
 
     def __init__(self, path: Path, trackers: Iterable[Any] = ()) -> None:
         self.path, self.trackers = path, list(trackers)
