@@ -16,14 +16,14 @@ from novobench.console import console, duration
 from novobench.errors import DataError, NovobenchError, one_line
 from novobench.files import readable_os_errors
 from novobench.places import display_path
-from novobench.suite import records
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment, files_of
-from novobench.suite.forecast import forecast
+from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.identity import other_data
 from novobench.suite.plan import PlannedCell
-from novobench.suite.table_rows import AskedRow, asked_rows, table_rows, without_seed
+from novobench.suite.results import Results, locked
+from novobench.suite.table_rows import RequestedRow, requested_rows, table_rows, without_seed
 from novobench.suite.tables import four_digits, markdown, write_table
 from novobench.tasks.metric import Metric
 
@@ -38,17 +38,18 @@ def run(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: 
     if not cells:
         raise NovobenchError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
     _check_writable(scale)
-    asked = {experiment.name: asked_rows(experiment, scale) for experiment in experiments}
+    asked = {experiment.name: requested_rows(experiment, scale) for experiment in experiments}
     files = files_of(experiments)
     own = _of_rows([row for rows in asked.values() for row in rows], cells)
     foreign = other_data(cells, out)
     ours = [cell for cell in cells if cell.id in own and cell.id not in foreign]
+    results = Results.load(scale)
     try:
-        failed = foreign | train(cells, scale, jobs, out)
+        failed = foreign | train(cells, results, jobs, out)
     except KeyboardInterrupt:
-        _collect(experiments, asked, files, ours, scale, out, complete=False)
+        _collect(experiments, asked, files, ours, results, out, complete=False)
         raise
-    problems = _collect(experiments, asked, files, ours, scale, out, complete=not failed)
+    problems = _collect(experiments, asked, files, ours, results, out, complete=not failed)
     for cell in cells:
         if cell.id not in own and cell.folder.finished and cell.id not in foreign:
             try:
@@ -58,7 +59,7 @@ def run(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: 
     return _summary(failed, problems, cells)
 
 
-def _of_rows(asked: Sequence[AskedRow], cells: Sequence[PlannedCell]) -> set[str]:
+def _of_rows(asked: Sequence[RequestedRow], cells: Sequence[PlannedCell]) -> set[str]:
     """Those of the cells that rows ask for as the experiments stand, without overrides."""
     trainings = {without_seed(cell_id(row.config)) for row in asked if row.config is not None}
     return {cell.id for cell in cells if without_seed(cell.id) in trainings}
@@ -66,10 +67,10 @@ def _of_rows(asked: Sequence[AskedRow], cells: Sequence[PlannedCell]) -> set[str
 
 def _collect(
     experiments: Sequence[Experiment],
-    asked: Mapping[str, Sequence[AskedRow]],
+    asked: Mapping[str, Sequence[RequestedRow]],
     files: Mapping[Path, bytes | None],
     ours: Sequence[PlannedCell],
-    scale: str,
+    results: Results,
     out: Console,
     *,
     complete: bool,
@@ -81,12 +82,13 @@ def _collect(
     """
     if not ours:
         return []
-    with records.locked(scale):
-        results = records.Results(scale)
-        problems = collect((cell.folder for cell in ours), scale, results)
+    scale = results.scale
+    with locked(scale):
+        results = results.reloaded()
+        problems = collect((cell.folder for cell in ours), results)
         same = files_of(experiments) == files
         for experiment in experiments:
-            rows = table_rows(experiment, scale, asked[experiment.name], results)
+            rows = table_rows(experiment, results, asked[experiment.name])
             there = rows if complete else [row for row in rows if row.cells]
             if not there:
                 continue
@@ -105,10 +107,10 @@ def _collect(
     return problems
 
 
-def _changed(experiment: Experiment, asked: Sequence[AskedRow], scale: str) -> bool:
+def _changed(experiment: Experiment, asked: Sequence[RequestedRow], scale: str) -> bool:
     """Whether the rows now ask for something else, or cannot be read any more."""
     try:
-        return asked_rows(experiment, scale) != asked
+        return requested_rows(experiment, scale) != asked
     except NovobenchError:
         return True
 
@@ -127,10 +129,10 @@ def search(
     cells = list({cell.id: cell for trial in done for cell in trial.cells}.values())
     for cell, error in other_data(cells, out).items():
         raise DataError(f"{cell}: {error}")
-    failed = train(cells, scale, jobs, out)
+    failed = train(cells, Results.load(scale), jobs, out)
     only = f" --keys {' '.join(keys)}" if keys else ""
     command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
-    with records.locked(scale):
+    with locked(scale):
         best = searching.conclude(experiment, scale, done, command)
     for key, trial in best.items():
         out.print(f"{key}: " + ", ".join(f"{name} {value:g}" for name, value in trial.rates.items()))
@@ -147,11 +149,12 @@ def search(
     return 0
 
 
-def train(cells: Sequence[PlannedCell], scale: str, jobs: int | None, out: Console) -> dict[str, str]:
+def train(cells: Sequence[PlannedCell], results: Results, jobs: int | None, out: Console) -> dict[str, str]:
     """Train those cells that have no record yet, the longest first; returns the errors by cell id."""
     to_do = [cell for cell in cells if not cell.folder.finished]
-    past = records.speeds(scale) if to_do else {}
-    to_do.sort(key=lambda cell: -(forecast(cell, past).seconds or 0.0))  # so that no job is left alone with a long one
+    speeds = measured_speeds(results)
+    # The longest first, so that no job is left alone with a long one.
+    to_do.sort(key=lambda cell: -(forecast(cell, speeds).seconds or 0.0))
     out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} finished before, {len(to_do)} to train.")
     if not to_do:
         return {}

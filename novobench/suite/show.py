@@ -10,10 +10,10 @@ from rich.table import Table
 from novobench.config import CellConfig
 from novobench.console import console, duration
 from novobench.errors import ConfigError
-from novobench.suite import records
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
-from novobench.suite.forecast import forecast
+from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.plan import PlannedCell
+from novobench.suite.results import Results
 from novobench.tasks.catalog import task_names
 
 
@@ -50,7 +50,7 @@ def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale:
     out = console()
     if not cells:
         raise ConfigError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
-    past = records.speeds(scale)
+    speeds = measured_speeds(Results.load(scale))
     table = Table(box=None, pad_edge=False)
     for heading in (
         "cell",
@@ -67,7 +67,7 @@ def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale:
     open_seconds, unknown, sources, sharing = 0.0, 0, set(), set()
     for cell in cells:
         config = cell.config
-        expected = forecast(cell, past)
+        expected = forecast(cell, speeds)
         finished = cell.folder.finished
         if not finished and expected.seconds is not None:
             open_seconds += expected.seconds / config.runtime.cells_per_gpu
