@@ -17,6 +17,7 @@ from novobench.files import readable_os_errors, write_text
 from novobench.processes import activity, how_it_ended, is_stopped
 from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
+from novobench.training import worker
 from novobench.training.run_folder import RunFolder
 
 _POLL_SECONDS = 0.05
@@ -167,17 +168,15 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
     write_text(folder.config, to_yaml(config))
     with readable_os_errors(folder.failure, "remove"):
         folder.failure.unlink(missing_ok=True)
-    from novobench.training import entry
-
-    told, tell = context.Pipe(duplex=False)
+    told, connection = context.Pipe(duplex=False)
     process = context.Process(
-        target=entry.begin,
-        args=(dict(os.environ), entry.main, str(folder.path), devices, cell.config.runtime.threads, tell),
+        target=worker.train,
+        args=(dict(os.environ), str(folder.path), devices, cell.config.runtime.threads, connection),
         name=cell.id,
     )
     old_beat = folder.heartbeat()
     start(process)
-    tell.close()
+    connection.close()
     return _Running(process, cell, folder, time.monotonic(), told, old_beat, last_change=time.monotonic())
 
 

@@ -20,7 +20,7 @@ from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment, files_of
 from novobench.suite.forecast import forecast, measured_speeds
-from novobench.suite.identity import other_data
+from novobench.suite.identity import changed_data_errors
 from novobench.suite.plan import PlannedCell
 from novobench.suite.results import Results, locked
 from novobench.suite.table_rows import RequestedRow, requested_rows, table_rows, without_seed
@@ -41,7 +41,7 @@ def run(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: 
     asked = {experiment.name: requested_rows(experiment, scale) for experiment in experiments}
     files = files_of(experiments)
     own = _of_rows([row for rows in asked.values() for row in rows], cells)
-    foreign = other_data(cells, out)
+    foreign = changed_data_errors(cells, out)
     ours = [cell for cell in cells if cell.id in own and cell.id not in foreign]
     results = Results.load(scale)
     try:
@@ -127,7 +127,7 @@ def search(
     budget, seeds = budget or experiment.search.budget, seeds or experiment.search.seeds
     done = searching.trials(experiment, scale, budget, range(seeds), keys)
     cells = list({cell.id: cell for trial in done for cell in trial.cells}.values())
-    for cell, error in other_data(cells, out).items():
+    for cell, error in changed_data_errors(cells, out).items():
         raise DataError(f"{cell}: {error}")
     failed = train(cells, Results.load(scale), jobs, out)
     only = f" --keys {' '.join(keys)}" if keys else ""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from novobench import files
 from novobench.files import write_json
-from novobench.training import metrics_log, run_folder
+from novobench.training import metrics_log, record, run_folder
 
 _SETTLED_SECONDS = 2.0
 """A file younger than this could change again while its times stay the same."""
@@ -55,7 +55,7 @@ def _code_digest() -> str:
     """Digest of the code that turns run folders into results."""
     folder = Path(__file__).parent
     modules = [folder / name for name in ("collection.py", "results.py", "checked_files.py", "up_to_date.py")]
-    modules += [Path(module.__file__) for module in (files, metrics_log, run_folder) if module.__file__]
+    modules += [Path(module.__file__) for module in (files, metrics_log, record, run_folder) if module.__file__]
     return hashlib.sha256(b"".join(map(Path.read_bytes, modules))).hexdigest()
 
 

@@ -120,7 +120,7 @@ def _set_up_torch(config: CellConfig) -> None:
     # It builds a graph for every new shape, some 30 ms each, and translation has a hundred.
     torch.backends.cuda.enable_cudnn_sdp(False)
     # Loader workers come from a forkserver of this process; without this each would import torch anew, for seconds.
-    multiprocessing.set_forkserver_preload(["novobench.training.worker"])
+    multiprocessing.set_forkserver_preload(["novobench.training.preload"])
 
 
 def _train(config: CellConfig, folder: RunFolder, rank: int | None, *, to_rounding: bool = False) -> None:

@@ -183,10 +183,10 @@ def test_the_process_that_sets_up_is_the_one_that_beats(watched, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["slow_set_up", "slow_evaluation", "hanging_set_up", "hanging_batch"])
+@pytest.mark.parametrize("what", ["slow_setup", "slow_evaluation", "hanging_setup", "hanging_batch"])
 def test_slow_cells_end_and_hanging_ones_are_ended(what, tmp_path, monkeypatch):
     monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
-    monkeypatch.setattr("novobench.training.entry.main", getattr(slow_cells, what))
+    monkeypatch.setattr("novobench.training.worker.train", getattr(slow_cells, what))
     cell = PlannedCell(small_config(runtime__stall_minutes=0.05))
     failed = executors.run_local([cell], 1, lambda event: None)
     if what.startswith("slow"):
