@@ -25,7 +25,7 @@ from novobench.suite.checked_files import (
     yes_or_no,
 )
 from novobench.suite.collection import undamaged
-from novobench.suite.experiment import Experiment, Row, row_config, tuned_key
+from novobench.suite.experiment import Experiment, Row, row_config
 from novobench.suite.plan import PlannedCell
 
 KINDS: Kinds = {
@@ -54,7 +54,7 @@ def trials(
     names it. Raises ConfigError for a key that no row names."""
     first: dict[str, Row] = {}
     for row in experiment.rows:
-        key = tuned_key(experiment, row, scale)
+        key = row.tuned_key(scale)
         if key is not None:
             first.setdefault(key, row)
     if not first:

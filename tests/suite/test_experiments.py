@@ -14,7 +14,7 @@ from novobench.config import SCALES, to_yaml
 from novobench.errors import ConfigError
 from novobench.files import write_text
 from novobench.places import ROOT
-from novobench.suite.experiment import experiment_names, load_experiment, row_config, searched, tuned_key
+from novobench.suite.experiment import experiment_names, load_experiment, row_config, searched
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import plan
 from novobench.training.run_folder import RunFolder
@@ -204,7 +204,7 @@ def test_every_optimizer_of_a_table_had_the_same_budget():
 def test_every_tuned_key_of_an_experiment_is_there():
     for name in experiment_names():
         experiment = load_experiment(name)
-        keys = {tuned_key(experiment, row, "laptop") for row in experiment.rows} - {None}
+        keys = {row.tuned_key("laptop") for row in experiment.rows} - {None}
         tuned = yaml.safe_load((ROOT / "configs" / experiment.task / "tuned-laptop.yaml").read_text())
         assert keys <= tuned.keys()
 
