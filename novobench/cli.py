@@ -14,8 +14,7 @@ from novobench.console import lasting_output, output_problem
 from novobench.errors import NovobenchError, message_for_user, one_line
 
 if TYPE_CHECKING:
-    from novobench.suite.experiment import Experiment
-    from novobench.suite.plan import PlannedCell
+    from novobench.suite.plan import Plan
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -218,16 +217,14 @@ def _list(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from novobench.suite import show
 
-    experiments, cells = _planned(arguments)
-    show.plan(experiments, cells, arguments.scale)
+    show.plan(_planned(arguments))
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from novobench.suite import runner
 
-    experiments, cells = _planned(arguments)
-    return runner.run(experiments, cells, arguments.scale, arguments.jobs)
+    return runner.run(_planned(arguments), arguments.jobs)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -260,11 +257,11 @@ def _bench(arguments: argparse.Namespace) -> int:
     return throughput.main(*words, arguments.output, arguments.published, arguments.checkpoint)
 
 
-def _planned(arguments: argparse.Namespace) -> tuple[list[Experiment], list[PlannedCell]]:
+def _planned(arguments: argparse.Namespace) -> Plan:
     from novobench.config import parse_overrides
     from novobench.suite.experiment import load_experiment
     from novobench.suite.plan import plan
 
     experiments = [load_experiment(name) for name in dict.fromkeys(arguments.experiments)]
     extra = parse_overrides(arguments.set)
-    return experiments, plan(experiments, arguments.scale, range(arguments.seeds), extra, arguments.rows)
+    return plan(experiments, arguments.scale, range(arguments.seeds), extra, arguments.rows)

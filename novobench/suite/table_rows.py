@@ -11,20 +11,10 @@ from functools import cached_property
 
 from novobench.config import CellConfig, cell_id, scientific
 from novobench.suite.curves import at_equal, curves_of
-from novobench.suite.experiment import Column, Experiment, Row, row_config, searched, task_tree
+from novobench.suite.experiment import Column, Experiment, Row
+from novobench.suite.plan import PlannedRow, planned_rows
 from novobench.suite.records import Results, StoredCell
 from novobench.suite.statistics import Estimate, estimate
-
-
-@dataclass(frozen=True)
-class AskedRow:
-    """A row with the training that it asks for, as configs and tuned rates were at one time."""
-
-    row: Row
-    config: CellConfig | None
-    """At seed 0; None if the row trains nothing."""
-    searched: bool
-    """Whether its rates were found by a search at this scale."""
 
 
 @dataclass
@@ -60,27 +50,18 @@ class TableRow:
         return {key: estimate(values) for key, values in finite.items() if values}
 
 
-def asked_rows(experiment: Experiment, scale: str) -> list[AskedRow]:
-    """What each row asks for now."""
-    base = task_tree(experiment, scale)
-    return [
-        AskedRow(row, row_config(experiment, row, scale, seed=0, base=base), searched(experiment, row, scale))
-        for row in experiment.rows
-    ]
-
-
 def table_rows(
-    experiment: Experiment, scale: str, asked: Sequence[AskedRow] | None = None, results: Results | None = None
+    experiment: Experiment, scale: str, planned: Sequence[PlannedRow] | None = None, results: Results | None = None
 ) -> list[TableRow]:
     """Every row of the experiment with all its seeds on record.
 
-    asked: what the rows ask for, if not what they ask for now. results: if they are read already.
+    planned: the rows as they were planned, if not as they are now. results: if they are read already.
     """
     results = results or Results(scale)
     whole, seeds, lost_seeds = results.whole, _by_training(results.whole), _by_training(results.incomplete)
     rows = [
         TableRow(one.row, one.config, one.searched, {cell: whole[cell] for cell in _seeds(one.config, seeds)})
-        for one in (asked_rows(experiment, scale) if asked is None else asked)
+        for one in (planned_rows(experiment, scale) if planned is None else planned)
     ]
     for column in experiment.columns:
         found = _values(column, {cell: stored for row in rows if not row.mixed for cell, stored in row.cells.items()})
