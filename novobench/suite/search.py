@@ -28,7 +28,7 @@ from novobench.suite.checked_files import (
     read_lines,
 )
 from novobench.suite.collection import undamaged
-from novobench.suite.experiment import Experiment, Row, row_config, tuned_key
+from novobench.suite.experiment import Experiment, Row, row_config
 from novobench.suite.plan import PlannedCell
 
 
@@ -71,7 +71,7 @@ def trials(
     """
     rows: dict[str, Row] = {}
     for row in experiment.rows:
-        if (key := tuned_key(experiment, row, scale)) is not None:
+        if (key := row.tuned_key(scale)) is not None:
             rows.setdefault(key, row)
     if not rows:
         raise ConfigError(f"{experiment.name} has no row with `tuned:` at {scale} scale; there is nothing to search.")

@@ -11,20 +11,10 @@ from functools import cached_property
 
 from novobench.config import CellConfig, cell_id, scientific
 from novobench.suite.curves import value_at_equal_level
-from novobench.suite.experiment import Column, Experiment, Row, row_config, searched, task_tree
+from novobench.suite.experiment import Column, Experiment, Row
+from novobench.suite.plan import PlannedRow, planned_rows
 from novobench.suite.results import Results
 from novobench.suite.statistics import Estimate, estimate
-
-
-@dataclass(frozen=True)
-class RequestedRow:
-    """A row and the training it requests, according to the configs and tuned rates at one time."""
-
-    row: Row
-    config: CellConfig | None
-    """At seed 0; None if the row trains nothing."""
-    searched: bool
-    """Whether its rates were found by a search at this scale."""
 
 
 @dataclass
@@ -33,8 +23,9 @@ class TableRow:
 
     row: Row
     config: CellConfig | None
-    """See `RequestedRow`."""
+    """At seed 0; None if the row has no cell."""
     searched: bool
+    """Whether its rates were found by a search at this scale."""
     results: Results
     cells: list[str]
     """Ids, in the order of seeds."""
@@ -62,26 +53,15 @@ class TableRow:
         return {key: estimate(values) for key, values in finite.items() if values}
 
 
-def requested_rows(experiment: Experiment, scale: str) -> list[RequestedRow]:
-    """What each row requests now."""
-    base = task_tree(experiment, scale)
-    return [
-        RequestedRow(row, row_config(experiment, row, scale, seed=0, base=base), searched(experiment, row, scale))
-        for row in experiment.rows
-    ]
-
-
-def table_rows(
-    experiment: Experiment, results: Results, requested: Sequence[RequestedRow] | None = None
-) -> list[TableRow]:
+def table_rows(experiment: Experiment, results: Results, planned: Sequence[PlannedRow] | None = None) -> list[TableRow]:
     """Every row of the experiment with the results of all its seeds.
 
-    requested: what the rows request, if not what they request now.
+    planned: the rows as they were planned, if not as they are now.
     """
-    requested = requested_rows(experiment, results.scale) if requested is None else requested
+    planned = planned_rows(experiment, results.scale) if planned is None else planned
     finished, incomplete = _by_training(results.cells), _by_training(results.incomplete)
     rows = [
-        TableRow(each.row, each.config, each.searched, results, _cells_of(each.config, finished)) for each in requested
+        TableRow(each.row, each.config, each.searched, results, _cells_of(each.config, finished)) for each in planned
     ]
     for column in experiment.columns:
         values = _values(column, results, [cell for row in rows if not row.has_mixed_data for cell in row.cells])

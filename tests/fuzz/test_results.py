@@ -11,9 +11,10 @@ from novobench.suite import runner
 from novobench.suite.collection import collect
 from novobench.suite.experiment import load_experiment
 from novobench.suite.forecast import measured_speeds
+from novobench.suite.plan import planned_rows
 from novobench.suite.results import Results, locked
 from novobench.suite.search import untraced
-from novobench.suite.table_rows import requested_rows, table_rows
+from novobench.suite.table_rows import table_rows
 from novobench.suite.tables import write_table
 from tests.fuzz.judge import extents, judge, judge_command
 from tests.fuzz.odd import damaged, edited
@@ -34,7 +35,7 @@ class Finished:
         self.root = root
         (root / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
         self.experiment = load_experiment("small")
-        self.requested = requested_rows(self.experiment, "laptop")
+        self.planned = planned_rows(self.experiment, "laptop")
         self.folders = [finished("small", row, TOP1) for row in ("sgd", "novograd")]
         for folder in self.folders:
             (folder.path / "heartbeat.json").write_text('{"pid": 1, "host": "a", "update": 8, "total": 8, "time": 0.5}')
@@ -81,7 +82,7 @@ def everything(done):
         problems = collect(done.folders, Results.load("laptop"))
     results = Results.load("laptop")
     measured_speeds(results)
-    write_table(done.experiment, "laptop", table_rows(done.experiment, results, done.requested))
+    write_table(done.experiment, "laptop", table_rows(done.experiment, results, done.planned))
     untraced("image", "laptop")
     for folder in done.folders:
         folder.heartbeat()

@@ -25,7 +25,7 @@ set: {optimizer.name: novograd, optimizer.lr: 0.01, budget: 4steps, batch: {size
   model.heads: 2, model.head_width: 4, model.inner_width: 16, model.cutoffs: [], model.memory_length: 8,
   model.vocabulary_size: 5, data.source: files, data.name: mine, data.path: mine, data.minimum_count: 1,
   data.segment_length: 8, data.evaluation_streams: 1, data.train_tokens: 800, data.valid_tokens: 100,
-  data.test_tokens: 100, data.probe_tokens: 0, schedule.warmup_updates: 0, runtime.curve_points: 1,
+  data.test_tokens: 100, data.probe_tokens: 0, schedule.warmup: 0, runtime.curve_points: 1,
   runtime.accelerator: cpu}
 search: {novograd: {optimizer.lr: [0.001, 0.1], optimizer.weight_decay: [1.0e-4, 1.0e-2]}}
 rows: [{id: a, label: A, laptop: {}}]
