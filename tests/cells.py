@@ -36,7 +36,7 @@ SMALL = {
     },
     "language": {
         "batch": {"size": 4096, "micro": 2048},  # 7 updates an epoch, so that one ends inside the run
-        "schedule.warmup_updates": 0,
+        "schedule.warmup": 0,
         "model.vocabulary_size": 75,
         "model.width": 8,
         "model.heads": 2,

@@ -12,7 +12,11 @@ from typing import Annotated, Literal
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """A warm-up, then a decay over the remaining updates. Annotations are the intervals of allowed values."""
+    """A warm-up, then a decay over the remaining updates. Annotations are the intervals of allowed values.
+
+    Configs may write the length of the warm-up as `schedule.warmup: 5ep`, `500steps`, `0.05` or `5/90` (a share of the
+    run); it becomes `warmup_updates` or `warmup_fraction`.
+    """
 
     name: Literal["constant", "polynomial", "cosine", "multistep"] = "constant"
     power: Annotated[float, "(0, inf)"] = 1.0

@@ -108,7 +108,7 @@ def named(task: str, found: list[str]) -> list[str]:
 
 def planned(experiment: Any, extra: dict[str, Any]) -> list[CellConfig]:
     """The configs of a plan, each of which can be written, read again, and has a folder of its own inside runs/."""
-    cells = plan([experiment], "laptop", [0], extra)
+    cells = plan([experiment], "laptop", [0], extra).cells
     for cell in cells:
         text = to_yaml(cell.config)
         text.encode()

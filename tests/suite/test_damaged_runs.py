@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from novobench.suite import executors, identity
+from novobench.suite import executors
 from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
 from tests.cells import small_config
@@ -158,22 +158,3 @@ def test_any_heartbeat_and_reason_can_be_read(tmp_path):
         assert isinstance(folder.failure_reason(), str)
         assert folder.failure_reason() == "" or folder.failure_reason().isprintable()
     assert beats < 100
-
-
-def test_a_damaged_record_is_passed_over_where_data_are_compared(workspace, tmp_path, monkeypatch):
-    """The other cells' data are compared all the same; the collection names the damaged ones."""
-    cells = []
-    sound = json.loads(finished("small", "sgd", {"test": {"top1": 50.0}}).record.read_text())
-    others, same = (json.dumps({**sound, "fingerprint": fingerprint}) for fingerprint in "ba")
-    records = {"damaged": "{", "odd": "[]", "other": others, "same": same}
-    for name, content in records.items():
-        folder = RunFolder(tmp_path / name)
-        folder.path.mkdir()
-        folder.record.write_text(content)
-        data = SimpleNamespace(source="folder", name="pets", path="pets")
-        cells.append(SimpleNamespace(id=name, folder=folder, config=SimpleNamespace(task="image", data=data)))
-    monkeypatch.setattr(identity, "_data_of", lambda config: "pets")
-    monkeypatch.setattr(identity, "_measured", lambda configs: [("a", "")])
-    errors = identity.other_data(cells, SimpleNamespace(print=lambda *_: None))
-    assert list(errors) == ["other"]
-    assert "are not those that it was trained on" in errors["other"]

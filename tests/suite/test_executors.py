@@ -14,9 +14,10 @@ import pytest
 from novobench import hardware
 from novobench.errors import ConfigError, TrainingError
 from novobench.places import Workspace
-from novobench.suite import executors, forkserver, records
-from novobench.suite.forecast import forecast
+from novobench.suite import executors, forkserver
+from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.plan import PlannedCell
+from novobench.suite.results import RecordLine, Results, StoredCell
 from novobench.tasks import base
 from novobench.training import worker
 from tests.cells import small_config
@@ -102,15 +103,15 @@ def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     (cell,) = cells(1, cells_per_gpu=8)
     parts = {part: dataclasses.asdict(getattr(cell.config, part)) for part in ("model", "data")}
     config = {"task": "image", "batch": {"size": 32}, "runtime": runtime, **parts}
-    shared = dict.fromkeys(records.RecordLine._fields, "1") | {"cell": "a", "split": "train", "update": "1000"}
-    lines = [records.RecordLine(**shared | {"metric": "train_seconds", "value": "100.0"})]
-    results = records.Results("gpu")
+    shared = dict.fromkeys(RecordLine._fields, "1") | {"cell": "a", "split": "train", "update": "1000"}
+    lines = [RecordLine(**shared | {"metric": "train_seconds", "value": "100.0"})]
+    results = Results.load("gpu")
     entry = {"config": config, "environment": {}, "fingerprint": "x"}
-    results.put("a", records.StoredCell(lines, [], {"schema": 1}, entry))
+    results.put("a", StoredCell(lines, [], {"schema": 1}, entry))
     results.write()
-    past = records.speeds("gpu")
-    assert list(past.values()) == [(1000 * 32, 100.0 / 4)]
-    assert forecast(cell, past).seconds == 8 * 32 / 160  # eight updates of 32
+    speeds = measured_speeds(Results.load("gpu"))
+    assert list(speeds.values()) == [(1000 * 32, 100.0 / 4)]
+    assert forecast(cell, speeds).seconds == 8 * 32 / 160  # eight updates of 32
 
 
 def test_a_process_that_cannot_be_started_is_a_failed_cell(monkeypatch, tmp_path):
