@@ -188,17 +188,24 @@ def load_tree(path: Path) -> DictConfig:
 
     Mappings are joined key by key; an empty one, `{}`, takes away what the files below have there.
     """
-    return _load_tree(path, ())
+    tree = OmegaConf.create({})
+    for file, content in config_files(path):
+        tree = laid_over(tree, content, display_path(file))
+    return tree
 
 
-def _load_tree(path: Path, seen: tuple[Path, ...]) -> DictConfig:
-    if path in seen:
-        raise ConfigError(f"{display_path(path)}: `base:` goes round in a circle through {display_path(seen[0])}.")
-    content = read_yaml(path)
-    base = content.pop("base", None)
-    if base is None:
-        return OmegaConf.create(content)
-    return laid_over(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), content, display_path(path))
+def config_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A YAML file and the `base:` files below it, each with its own content, the lowest first."""
+    files: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        if any(path == file for file, _ in files):
+            raise ConfigError(f"{display_path(path)}: `base:` goes round in a circle.")
+        content = read_yaml(path)
+        base = content.pop("base", None)
+        files.append((path, content))
+        if base is None:
+            return files[::-1]
+        path = (path.parent / str(base)).resolve()
 
 
 def laid_over(below: DictConfig, above: Mapping[str, Any], where: str) -> DictConfig:

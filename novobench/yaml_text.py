@@ -8,6 +8,7 @@ or a truth value in a field of that type. `free_value` reads them where no field
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -106,6 +107,14 @@ _Dumper.add_implicit_resolver(_NUMBER, *_NUMBERS)
 def dump(content: Any) -> str:
     """Plain data as YAML text that any reader takes as it is meant."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def dump_inline(value: Any) -> str:
+    """The same in one line, as the value of a key."""
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)
+    text = yaml.dump([value], Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=1e9)
+    return text.strip()[1:-1]
 
 
 def parse_word(text: str) -> Any:

@@ -129,7 +129,7 @@ class Layer:
     """Overrides on top of the layers before it."""
 
     origin: str
-    """Where they are written, e.g. "row `set:`"."""
+    """Where they are written, e.g. `row set`."""
     overrides: Mapping[str, Any]
 
 
@@ -189,10 +189,10 @@ class Experiment:
         """The overrides that the experiment and the row lay on the task's config at a scale, the lowest first."""
         at_scale = row.at(scale)
         return [
-            Layer("experiment `set:`", self.set),
-            Layer(f"experiment `{scale}:`", getattr(self, scale)),
-            Layer("row `set:`", row.set),
-            Layer(f"row `{scale}:`", at_scale.overrides if at_scale else {}),
+            Layer("experiment set", self.set),
+            Layer(f"experiment {scale}", getattr(self, scale)),
+            Layer("row set", row.set),
+            Layer(f"row {scale}", at_scale.overrides if at_scale else {}),
         ]
 
 
@@ -348,8 +348,8 @@ def row_layers(
         rates = rates or tuned_rates(experiment.task, scale, key, where, own=own)
         file = display_path(places.workspace().tuned_rates(experiment.task, scale))
         check_not_decided(rates, f"{where}: '{key}' in {file}")
-        layers.append(Layer(f"{file} `{key}:`", rates))
-    layers.append(Layer("experiment `task:`", {"task": experiment.task}))
+        layers.append(Layer(f"{file}, {key}", rates))
+    layers.append(Layer("experiment task", {"task": experiment.task}))
     layers.append(Layer("--scale and --seeds", {"scale": scale, "seed": seed}))
     return [*layers, Layer("--set", extra or {})]
 

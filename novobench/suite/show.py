@@ -1,17 +1,21 @@
-"""What `list` and `plan` print."""
+"""What `list`, `config` and `plan` print."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
-from novobench.config import CellConfig
+from novobench.config import CellConfig, check_not_decided
 from novobench.console import console, duration
+from novobench.errors import ConfigError
 from novobench.suite import records
-from novobench.suite.experiment import experiment_names, load_experiment
+from novobench.suite.experiment import Experiment, experiment_names, load_experiment
 from novobench.suite.forecast import forecast
-from novobench.suite.plan import Plan, check_not_empty
+from novobench.suite.plan import Plan, check_not_empty, check_rows
+from novobench.suite.provenance import annotated_yaml
 from novobench.tasks.catalog import task_names
 
 
@@ -41,6 +45,24 @@ def listing(what: str) -> None:
         for name in task_names():
             table.add_row(name)
     console().print(table)
+
+
+def configs(experiments: Sequence[Experiment], scale: str, extra: Mapping[str, Any], only: Sequence[str]) -> None:
+    """Print the resolved config of each row, or of the rows in `only`: YAML documents with the origin of each value."""
+    check_rows(experiments, only)
+    check_not_decided(extra, "--set")
+    documents = []
+    for experiment in experiments:
+        for row in (row for row in experiment.rows if not only or row.id in only):
+            document = annotated_yaml(experiment, row, scale, extra)
+            if document is not None:
+                documents.append(document)
+            elif only:
+                reason = f"it quotes the result of {row.quoted}" if row.quoted else f"it has no `{scale}:`"
+                raise ConfigError(f"{experiment.name} row '{row.id}' has no cell at {scale} scale: {reason}.")
+    if not documents:
+        raise ConfigError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
+    print("\n".join(documents))
 
 
 def plan(plan: Plan) -> None:
