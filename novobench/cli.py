@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from novobench import places, signals
-from novobench.console import lasting_output, output_problem
+from novobench.console import output_problem, resilient_output
 from novobench.errors import NovobenchError, message_for_user, one_line
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses an older one, a checkout on PYTHONPATH does not
         sys.exit(f"novobench: Python 3.11 or newer is needed, this is {sys.version.split()[0]}.")
-    with lasting_output() as lost, signals.raised() as came:
+    with resilient_output() as lost, signals.stop_on_signals() as came:
         code = _ended(argv, came)
         sys.stdout.flush()
         if problem := output_problem(lost):
@@ -41,7 +41,7 @@ def _ended(argv: Sequence[str] | None, came: list[int]) -> int:
     except SystemExit as ended:  # it has shown the help, or said what was wrong
         return ended.code if isinstance(ended.code, int) else 2
     try:
-        places.settle()
+        places.prepare_environment()
         if "scale" in arguments:
             from novobench.config import scale_named
 
@@ -239,7 +239,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from novobench.suite import doctor
+    from novobench import doctor
 
     return doctor.check()
 

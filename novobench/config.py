@@ -291,7 +291,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"'{word}' is not an override: write key=value, e.g. optimizer.lr=0.1.")
         changes.pop(key, None)  # so that it takes its place behind those that came before
         try:
-            changes[key] = yaml_text.parse_word(value)
+            changes[key] = yaml_text.parse_value(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"'{word}': the value is not valid YAML: {yaml_text.problem(error)}.") from None
         if "${" in json.dumps(changes[key], default=str):  # not before: YAML has escapes

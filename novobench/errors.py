@@ -6,7 +6,7 @@ import errno
 import traceback
 from pathlib import Path
 
-LONGEST = 2000
+MAX_LENGTH = 2000
 """Characters of an error's message: what a person reads, and a pipe holds (64 KiB) before somebody does."""
 
 
@@ -42,14 +42,14 @@ def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def one_line(message: object) -> str:
-    """A message, or an error, as one line of printable characters that is at most `LONGEST` long.
+    """A message, or an error, as one line of printable characters that is at most `MAX_LENGTH` long.
 
     Line breaks and other white space become a space; control characters, terminal escape sequences and lone surrogates
     become their escapes (`\\x1b`), so that no message can move the cursor or fail to be printed.
     """
     text = " ".join(str(message).split())
     text = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} … {text[-150:]}"
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 200]} … {text[-150:]}"
 
 
 def kind_and_message(error: BaseException) -> str:

@@ -116,7 +116,7 @@ _RANKS = (
 )  # fmt: skip
 
 
-def settle() -> None:
+def prepare_environment() -> None:
     """Make the environment of this command, and of the processes it starts, one that libraries can live with.
 
     It gets what they take for granted, where that is missing: a current folder, a home directory, the name of a user.
@@ -147,7 +147,7 @@ def require_checkout() -> None:
         )
 
 
-def probe(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Make `folder` if need be and find out whether something can be kept there. Raises OSError if not.
 
     The file has no name, or one of its own, so that commands that look at the same time do not meet, and nothing is
@@ -158,7 +158,7 @@ def probe(folder: Path) -> None:
         file.write(bytes(4096))
 
 
-def has_locks(folder: Path) -> bool:
+def supports_locks(folder: Path) -> bool:
     """Whether files in a folder that can be written can be locked; some network file systems have no locks."""
     try:
         import fcntl

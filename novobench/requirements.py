@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from novobench import places
 from novobench.errors import NovobenchError
 
-NEEDED = ("", "suite")
+REQUIRED_EXTRAS = ("", "suite")
 """The extras without which no command runs; "" stands for novobench itself."""
-_UNASKED = ("test", "lint")
+_DEVELOPMENT_EXTRAS = ("test", "lint")
 """Extras that are for work on novobench."""
 
 
@@ -32,7 +32,7 @@ class Requirement:
     extra: str
 
 
-def of_novobench() -> list[Requirement]:
+def declared() -> list[Requirement]:
     """All that novobench may need, from the checkout's `pyproject.toml`, else from what was installed with it.
 
     Raises NovobenchError where there is neither.
@@ -61,8 +61,8 @@ def of_novobench() -> list[Requirement]:
 def _sorted(found: Iterable[Requirement]) -> list[Requirement]:
     """Those that runs need first; without those that only work on novobench needs."""
     return sorted(
-        (each for each in found if each.extra not in _UNASKED),
-        key=lambda each: (each.extra not in NEEDED, each.extra, each.name.lower()),
+        (each for each in found if each.extra not in _DEVELOPMENT_EXTRAS),
+        key=lambda each: (each.extra not in REQUIRED_EXTRAS, each.extra, each.name.lower()),
     )
 
 
@@ -76,7 +76,7 @@ def _read(text: str, extra: str) -> Requirement:
     return Requirement(name, "" if versions.startswith("@") else versions, marked[1] if marked else extra)
 
 
-def installed(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     """The version of a package that is installed; None if it is not."""
     try:
         return importlib.metadata.version(name) or None
@@ -86,7 +86,7 @@ def installed(name: str) -> str | None:
 
 def problem(requirement: Requirement) -> str:
     """What is wrong with a package, as the end of a sentence; empty if it is there and fits."""
-    version = installed(requirement.name)
+    version = installed_version(requirement.name)
     if version is None:
         return "is not installed"
     gone = [name for name in _modules(requirement.name) if not _found(name)]

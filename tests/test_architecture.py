@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "training": GROUND | {"optim", "tasks"},
     "bench": GROUND | {"optim", "tasks", "training"},
     "suite": GROUND | {"optim", "tasks", "training", "yaml_text"},
-    "cli": GROUND | {"suite", "bench"},
+    "doctor": GROUND,
+    "cli": GROUND | {"bench", "doctor", "suite"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -5,9 +5,8 @@ import pwd
 
 import pytest
 
-from novobench import config, files, places
+from novobench import config, doctor, files, places
 from novobench.errors import NovobenchError
-from novobench.suite import doctor
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def test_without_a_home_the_cache_lies_in_the_checkout(nobody, monkeypatch, home
         monkeypatch.setenv("HOME", home)
     assert places.home() is None
     assert places.cache_root() == places.ROOT / ".cache" / "novobench"
-    places.settle()
+    places.prepare_environment()
     assert os.environ["HOME"] == str(places.ROOT / ".cache" / "home")
     assert os.environ["USER"] == f"user{os.getuid()}"
     assert places.cache_root() == places.ROOT / ".cache" / "novobench"  # in the processes it starts, too
@@ -118,7 +117,7 @@ def test_a_home_that_cannot_be_written(at_home, monkeypatch):
 def test_a_command_is_no_process_of_several(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID"):
         monkeypatch.setenv(name, "three")
-    places.settle()
+    places.prepare_environment()
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID"} & set(os.environ)
 
 
@@ -126,7 +125,7 @@ def test_a_current_folder_that_is_gone(tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    places.settle()
+    places.prepare_environment()
     assert os.getcwd() == str(places.ROOT)
 
 
@@ -134,9 +133,9 @@ def test_commands_that_look_at_the_same_time_do_not_meet(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: places.probe(tmp_path / "new" / "folder"), range(64)))
+        list(pool.map(lambda _: places.check_writable(tmp_path / "new" / "folder"), range(64)))
     assert list((tmp_path / "new" / "folder").iterdir()) == []
-    assert places.has_locks(tmp_path)
+    assert places.supports_locks(tmp_path)
 
 
 def test_a_package_without_its_checkout(tmp_path, monkeypatch, novobench):

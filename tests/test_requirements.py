@@ -43,7 +43,7 @@ def test_a_requirement_is_read(text, expected):
 
 
 def test_all_that_pyproject_names_is_asked_for():
-    names = {each.name for each in requirements.of_novobench()}
+    names = {each.name for each in requirements.declared()}
     assert {"torch", "transformers", "sacrebleu", "omegaconf", "rich", "filelock", "espeakng-loader", "wandb"} <= names
     assert not {"pytest", "ruff"} & names
 
@@ -52,14 +52,14 @@ def test_an_installed_package_says_itself_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setattr(places, "ROOT", tmp_path)
     texts = ["torch>=2.11", 'rich>=14; extra == "suite"', 'pytest>=9; extra == "test"', 'wandb>=0.20; extra == "wandb"']
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: texts)
-    assert [(each.name, each.extra) for each in requirements.of_novobench()] == [
+    assert [(each.name, each.extra) for each in requirements.declared()] == [
         ("torch", ""), ("rich", "suite"), ("wandb", "wandb"),
     ]  # fmt: skip
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'another'\ndependencies = ['x']\n")
-    assert [each.name for each in requirements.of_novobench()] == ["torch", "rich", "wandb"]
+    assert [each.name for each in requirements.declared()] == ["torch", "rich", "wandb"]
     (tmp_path / "pyproject.toml").write_text("[project\n")
     with pytest.raises(NovobenchError, match=r"pyproject.toml cannot be read: .*Restore it\."):
-        requirements.of_novobench()
+        requirements.declared()
 
 
 def test_neither_checkout_nor_metadata(tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_neither_checkout_nor_metadata(tmp_path, monkeypatch):
     monkeypatch.setattr(places, "ROOT", tmp_path)
     monkeypatch.setattr(importlib.metadata, "requires", none)
     with pytest.raises(NovobenchError, match="novobench itself is not installed"):
-        requirements.of_novobench()
+        requirements.declared()
 
 
 def test_what_is_wrong_with_a_package(monkeypatch):

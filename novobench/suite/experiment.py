@@ -20,7 +20,7 @@ from novobench.places import display_path
 from novobench.ranges import FILE_NAME, NOT_EMPTY, FileName, Name, PositiveInt, violated
 from novobench.schema import typed
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config
-from novobench.yaml_text import free_value
+from novobench.yaml_text import untyped_value
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def _with_ranges(tree: DictConfig, where: str) -> DictConfig:
         if not isinstance(given, dict) or not given:
             raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {given}.")
         for key, bounds in given.items():
-            numbers = free_value(bounds)
+            numbers = untyped_value(bounds)
             right = isinstance(numbers, list) and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
             if not right or len(numbers) != 2 or not 0 < numbers[0] < numbers[1]:
                 told = f"'search.{name}.{key}' must be [low, high], two rising numbers above 0, not {bounds}."

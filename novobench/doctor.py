@@ -51,15 +51,15 @@ def _checks() -> Iterator[tuple[str, str]]:
 def _packages() -> Iterator[tuple[str, str]]:
     """Each package of `pyproject.toml`: there, complete, and of a version that fits."""
     try:
-        needed = requirements.of_novobench()
+        needed = requirements.declared()
     except NovobenchError as error:
         yield "FAIL", str(error)
         return
     for requirement in needed:
         problem = requirements.problem(requirement)
         if not problem:
-            yield "ok", f"{requirement.name} {requirements.installed(requirement.name) or ''}".rstrip()
-        elif requirement.extra in requirements.NEEDED:
+            yield "ok", f"{requirement.name} {requirements.installed_version(requirement.name) or ''}".rstrip()
+        elif requirement.extra in requirements.REQUIRED_EXTRAS:
             yield "FAIL", f"{requirement.name} {problem}. Run: make setup"
         else:
             yield "note", f"{requirement.name} {problem} (optional). Run: pip install 'novobench[{requirement.extra}]'"
@@ -70,7 +70,7 @@ def _devices() -> Iterator[tuple[str, str]]:
     accelerators = f"{len(gpus)} GPU(s)" if gpus else "no GPU: laptop scale alone makes sense here"
     yield "ok", f"{hardware.cores()} CPU cores; {accelerators}"
     if gpus:
-        daemon = hardware.mps_daemon()
+        daemon = hardware.mps_pipe_folder()
         yield (
             "ok" if daemon else "note",
             f"MPS daemon at {daemon}: cells on one GPU compute at once"
@@ -106,13 +106,13 @@ def _folders() -> Iterator[tuple[str, str]]:
 
 def _writable(folder: Path, cure: str = "") -> tuple[str, str]:
     try:
-        places.probe(folder)
+        places.check_writable(folder)
         free = shutil.disk_usage(folder).free / 1e9
     except OSError as error:
         return "FAIL", f"cannot write into {folder}: {error.strerror}.{cure}"
     if free < _LEAST_FREE_GB:
         return "FAIL", f"{free:.1f} GB free on the disk of {folder}; {_LEAST_FREE_GB:g} GB are the least"
-    if not places.has_locks(folder):
+    if not places.supports_locks(folder):
         return "note", f"can write into {folder} ({free:.0f} GB free), but not lock: run one command at a time"
     return "ok", f"can write into {folder} ({free:.0f} GB free)"
 
