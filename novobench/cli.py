@@ -46,8 +46,6 @@ def _ended(argv: Sequence[str] | None, came: list[int]) -> int:
             from novobench.config import scale_named
 
             arguments.scale = scale_named(arguments.scale)
-        if arguments.needs_checkout:
-            places.require_checkout()
         return arguments.call(arguments)
     except (Exception, KeyboardInterrupt) as error:
         if came or isinstance(error, KeyboardInterrupt):  # a library may take a signal for an error of its own
@@ -89,13 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     def debug(sub: argparse.ArgumentParser) -> None:  # before the command or after it
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
 
-    def verb(name: str, call: Any, text: str, example: str, *, checkout: bool = True) -> argparse.ArgumentParser:
+    def verb(name: str, call: Any, text: str, example: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text, epilog=f"Example: novobench {example}")
         debug(sub)
-        sub.set_defaults(call=call, needs_checkout=checkout)
+        sub.set_defaults(call=call)
         return sub
 
-    sub = verb("list", _list, "Show what there is: experiments, optimizers, tasks.", "list optimizers", checkout=False)
+    sub = verb("list", _list, "Show what there is: experiments, optimizers, tasks.", "list optimizers")
     sub.add_argument("what", nargs="?", choices=["experiments", "optimizers", "tasks"], default="experiments")
 
     sub = verb(
@@ -123,10 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(sub, "--keys", "KEY", "only these sets of rates")
     _add_running(sub)
 
-    verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor", checkout=False)
+    verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor")
 
     text = "Measure the speed of optimizers and of trainings."
-    sub = verb("bench", _bench, text, "bench optimizer --rounds 15", checkout=False)
+    sub = verb("bench", _bench, text, "bench optimizer --rounds 15")
     kinds = sub.add_subparsers(metavar="WHAT", required=True)
     text = "Step time of optimizers, as ratios to AdamW(fused=True) inside one run."
     kind = kinds.add_parser("optimizer", help=text, description=text)
@@ -163,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--checkpoint", action="store_true", help=text)
     kind.add_argument("--output", type=Path, help="also write each row to this CSV file")
     debug(kind)
-    kind.set_defaults(what="throughput", needs_checkout=True)
+    kind.set_defaults(what="throughput")
     return parser
 
 
@@ -209,8 +207,6 @@ def _positive(text: str) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from novobench.suite import show
 
-    if arguments.what == "experiments":
-        places.require_checkout()
     show.listing(arguments.what)
     return 0
 

@@ -184,7 +184,9 @@ class CellConfig:
 
 
 def load_tree(path: Path) -> DictConfig:
-    """The YAML file with its `base:` files below it (nearest wins), unchecked. `base` is relative to the file.
+    """The YAML file with its `base:` files below it (nearest wins), unchecked.
+
+    `base` is relative to the file. What a workspace lacks comes with novobench (`places.Workspace.find`).
 
     Mappings are joined key by key; an empty one, `{}`, takes away what the files below have there.
     """
@@ -198,7 +200,8 @@ def _load_tree(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     base = content.pop("base", None)
     if base is None:
         return OmegaConf.create(content)
-    return laid_over(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), content, display_path(path))
+    base_path = places.workspace().find((path.parent / str(base)).resolve())
+    return laid_over(_load_tree(base_path, (*seen, path)), content, display_path(path))
 
 
 def laid_over(below: DictConfig, above: Mapping[str, Any], where: str) -> DictConfig:

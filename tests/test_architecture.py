@@ -29,13 +29,13 @@ GROUND = {
     "signals",
 }
 MAY_IMPORT = {
-    "errors": set(),
+    "errors": {"requirements"},
     "places": {"errors"},
     "files": {"errors", "places"},
     "console": set(),
     "hardware": set(),
     "signals": set(),
-    "requirements": {"errors", "places"},
+    "requirements": set(),
     "processes": set(),
     "ranges": {"errors"},
     "budget": {"errors"},

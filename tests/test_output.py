@@ -110,7 +110,7 @@ def test_names_are_no_markup_and_no_emoji(capsys):
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device. Free space"),
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files. Allow more open files (ulimit -n 4096)"),
         (ModuleNotFoundError("no", name="rich.table"), "The package 'rich' is not installed. Run: make setup"),
-        (ImportError("undefined symbol"), "A package cannot be loaded: ImportError: undefined symbol."),
+        (ImportError("undefined symbol"), "A package cannot be imported: ImportError: undefined symbol."),
         (RecursionError("maximum"), "internal error: RecursionError: maximum (nowhere). This is a bug"),
     ],
 )

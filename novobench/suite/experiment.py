@@ -153,14 +153,14 @@ class Experiment:
 
     @property
     def file(self) -> Path:
-        return places.workspace().experiments / f"{self.name}.yaml"
+        return places.workspace().experiment(self.name)
 
     def row(self, row_id: str) -> Row:
         return next(row for row in self.rows if row.id == row_id)
 
 
 def experiment_names() -> list[str]:
-    return sorted(path.stem for path in places.workspace().experiments.glob("*.yaml"))
+    return [path.stem for path in places.workspace().experiment_files()]
 
 
 def load_experiment(name: str) -> Experiment:
@@ -171,7 +171,7 @@ def load_experiment(name: str) -> Experiment:
             f"There is no experiment '{name}'.{suggestion(name, known)} Known: {', '.join(known)}. "
             "Run: novobench list experiments"
         )
-    path = places.workspace().experiments / f"{name}.yaml"
+    path = places.workspace().experiment(name)
     experiment: Experiment = typed(
         _with_ranges(load_tree(path), display_path(path)), Experiment, {}, display_path(path)
     )
@@ -300,8 +300,10 @@ def searched(experiment: Experiment, row: Row, scale: str) -> bool:
 
 
 def _tuned(task: str, scale: str) -> dict[str, Any]:
-    path = places.workspace().tuned_rates(task, scale)
-    return read_yaml(path) if path.exists() else {}
+    tuned: dict[str, Any] = {}
+    for path in places.workspace().tuned_rate_files(task, scale):
+        tuned |= read_yaml(path)
+    return tuned
 
 
 def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = False) -> dict[str, Any]:
@@ -323,7 +325,7 @@ def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = Fals
 def files_of(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
     """The files that say what the rows of experiments ask for, with what is in them now."""
     found: dict[Path, bytes | None] = {}
-    for path in (*(experiment.file for experiment in experiments), *sorted(places.workspace().configs.rglob("*.yaml"))):
+    for path in (*(experiment.file for experiment in experiments), *places.workspace().config_files()):
         try:
             found[path] = path.read_bytes()
         except OSError:
