@@ -193,7 +193,7 @@ def _check_writable(scale: str) -> None:
     """Find out before hours of training that their results could not be kept."""
     for folder in (places.workspace().runs(scale), places.workspace().results(scale)):
         with readable_os_errors(folder, "write into"):
-            places.probe(folder)
+            places.check_writable(folder)
 
 
 def _print_metrics(cell: PlannedCell, out: Console) -> None:

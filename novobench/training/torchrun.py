@@ -9,7 +9,7 @@ from typing import Any
 
 from novobench.config import CellConfig
 from novobench.errors import TrainingError
-from novobench.processes import how_it_ended
+from novobench.processes import describe_exit
 from novobench.training.run_folder import RunFolder
 
 
@@ -46,6 +46,6 @@ def _first_failure(failures: Mapping[int, Any], config: CellConfig, folder: RunF
     rank = min(exit_codes, key=likelihood)
     name = "one" if exit_codes[rank] == -signal.SIGTERM else f"process {rank}"
     return (
-        f"{name} of its {config.runtime.devices} processes {how_it_ended(exit_codes[rank])}, so the others were "
+        f"{name} of its {config.runtime.devices} processes {describe_exit(exit_codes[rank])}, so the others were "
         f"stopped. Run the same command again to resume from its checkpoint. See {folder.log}"
     )
