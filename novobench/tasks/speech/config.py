@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from novobench.config import CellConfig
+from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import (
     NOT_EMPTY,
@@ -22,8 +22,6 @@ from novobench.ranges import (
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 3
-
-_PRACTICAL: dict[str, Any] = {"scientific": False}
 
 
 @dataclass(frozen=True)
@@ -130,23 +128,23 @@ class SpeechDataConfig:
     `epoch_size`.
     """
 
-    source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=_PRACTICAL)
+    source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=PRACTICAL)
     """`espeak`: the built-in corpus; `librispeech`: trees of recordings and trans.txt; `manifest`: NeMo's JSON lines;
     `hub`: a Hugging Face data set."""
     name: Name = "librispeech-960h"
     """Identity of the data: the same recordings from another source are the same data."""
-    path: str = field(default="", metadata=_PRACTICAL)
+    path: str = field(default="", metadata=PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files."""
-    hub_config: str = field(default="all", metadata=_PRACTICAL)
+    hub_config: str = field(default="all", metadata=PRACTICAL)
     """The hub data set's configuration."""
     train_splits: Annotated[list[Name], NOT_EMPTY] = field(
-        default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=_PRACTICAL
+        default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=PRACTICAL
     )
     search_set: FileName = "dev-clean"
     """Chooses rates and gives the curves (paper, Figure 1)."""
     dev_sets: list[FileName] = field(default_factory=lambda: ["dev-other"])
     test_sets: list[FileName] = field(default_factory=lambda: ["test-clean", "test-other"])
-    split_names: dict[str, Name] = field(default_factory=dict, metadata=_PRACTICAL)
+    split_names: dict[str, Name] = field(default_factory=dict, metadata=PRACTICAL)
     """Set -> the source's name of it where that is another, e.g. `{dev-clean: validation.clean}`."""
     train_size: PositiveInt = 281241
     """Training utterances as found, before any is left out; checked."""
@@ -194,7 +192,7 @@ class SpeechDataConfig:
     bucket_window: NonNegativeInt = 0
     """Micro-batches over which utterances are sorted by length before they are cut into micro-batches; 0: as they come
     (OpenSeq2Seq)."""
-    keep_features: bool = field(default=False, metadata=_PRACTICAL)
+    keep_features: bool = field(default=False, metadata=PRACTICAL)
     """Compute the features of each utterance and speed once a machine and keep them in the cache. For small data; with
     `features_on: accelerator` there is nothing to keep."""
     features_on: Literal["cpu", "accelerator"] = "cpu"

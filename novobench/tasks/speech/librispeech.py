@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from novobench.errors import DataError
-from novobench.tasks.sources import names_in, text_lines
+from novobench.tasks.sources import list_folder, text_lines
 from novobench.tasks.speech.config import SpeechDataConfig
 from novobench.tasks.speech.sources import Listing, Paths, no_folder, no_split, storable
 
@@ -67,7 +67,7 @@ class LibriSpeechSource(Paths):
 
 
 def _visible(folder: Path) -> list[Path]:
-    return [folder / name for name in names_in(folder)]
+    return [folder / name for name in list_folder(folder)]
 
 
 def _elsewhere(folder: Path) -> str:

@@ -11,14 +11,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from novobench.config import CellConfig
+from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import FILE_NAME, DropoutRate, FileName, Name, NonNegativeInt, PositiveInt, violated
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 2
-
-_PRACTICAL: dict[str, Any] = {"scientific": False}
 
 
 @dataclass(frozen=True)
@@ -48,20 +46,20 @@ class TranslationModelConfig:
 class TranslationDataConfig:
     """Where sentence pairs come from, how they are cut into pieces, cleaned and packed, how outputs are decoded."""
 
-    source: Literal["numbers", "files", "hub"] = field(default="files", metadata=_PRACTICAL)
+    source: Literal["numbers", "files", "hub"] = field(default="files", metadata=PRACTICAL)
     """`numbers`: the built-in corpus; `files`: `<split>.<language>`, one sentence a line; `hub`: a Hugging Face data
     set."""
     name: Name = "wmt14-en-de"
     """Identity of the data: the same text from another source is the same data."""
-    path: str = field(default="", metadata=_PRACTICAL)
+    path: str = field(default="", metadata=PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files."""
-    hub_config: str = field(default="de-en", metadata=_PRACTICAL)
+    hub_config: str = field(default="de-en", metadata=PRACTICAL)
     """The hub data set's configuration."""
     source_language: FileName = "en"
     target_language: FileName = "de"
-    train_split: Name = field(default="train", metadata=_PRACTICAL)
-    search_split: Name = field(default="validation", metadata=_PRACTICAL)
-    test_split: Name = field(default="test", metadata=_PRACTICAL)
+    train_split: Name = field(default="train", metadata=PRACTICAL)
+    search_split: Name = field(default="validation", metadata=PRACTICAL)
+    test_split: Name = field(default="test", metadata=PRACTICAL)
     more_tests: list[Name] = field(default_factory=list)
     """Further test sets, each scored under its own name: splits of the source, or `sacrebleu:wmt14`."""
     train_size: PositiveInt = 4508785

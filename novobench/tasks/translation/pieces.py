@@ -20,7 +20,7 @@ import sentencepiece as spm
 
 from novobench.errors import DataError, one_line
 from novobench.files import derived_folder
-from novobench.tasks.sources import why_no_file
+from novobench.tasks.sources import unreadable_reason
 from novobench.tasks.translation.config import TranslationDataConfig
 from novobench.tasks.translation.model import BEGIN, END, PAD, UNKNOWN
 from novobench.tasks.translation.text import Pairs, Split
@@ -179,7 +179,7 @@ def _given_model(config: TranslationDataConfig, vocabulary: int, data_root: Path
         return None
     path = data_root / config.bpe_model
     instead = "Set data.bpe_model to a sentencepiece model under the data root, or to '' to train one."
-    if reason := why_no_file(path):
+    if reason := unreadable_reason(path):
         raise DataError(f"No BPE model {path}: {reason}. {instead}")
     try:
         content = path.read_bytes()

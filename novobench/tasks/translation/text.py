@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from novobench.errors import DataError, kind_and_message, suggestion
 from novobench.tasks.hub import open_hub
-from novobench.tasks.sources import names_in, remembered, text_lines, why_no_file
+from novobench.tasks.sources import cached_value, list_folder, text_lines, unreadable_reason
 from novobench.tasks.translation.config import TranslationDataConfig
 
 
@@ -108,7 +108,7 @@ class FilesSplit:
             )
         self.paths = [folder / f"{split}.{language}" for language in (config.source_language, config.target_language)]
         for path in self.paths:
-            if reason := why_no_file(path):
+            if reason := unreadable_reason(path):
                 why = "" if reason == "it is missing" else f": {reason}"
                 raise DataError(f"No file {path}{why}. {_what_to_do(folder, config, split)}")
         self.name = str(self.paths[0])
@@ -119,12 +119,12 @@ class FilesSplit:
         return pairs
 
     def fingerprint(self) -> str:
-        return remembered("translation/files", self.paths, lambda: _digest(zip(*self.read(), strict=True)))
+        return cached_value("translation/files", self.paths, lambda: _digest(zip(*self.read(), strict=True)))
 
 
 def _what_to_do(folder: Path, config: TranslationDataConfig, split: str) -> str:
     """About a split whose files are missing: which key to set, or how to name the files."""
-    there = [name for name in names_in(folder) if os.path.isfile(folder / name)]
+    there = [name for name in list_folder(folder) if os.path.isfile(folder / name)]
     source, target = f".{config.source_language}", f".{config.target_language}"
     packed = [name for name in there if name.startswith((f"{split}{source}.", f"{split}{target}."))]
     if packed:
@@ -210,7 +210,7 @@ class HubSplit:
         if not files:  # a table in memory is of no file that could be looked up
             return _digest(self._rows())
         about = hashlib.sha256("\0".join([self.split, *self.languages]).encode()).hexdigest()[:16]
-        return remembered(f"translation/hub-{about}", files, lambda: _digest(self._rows()))
+        return cached_value(f"translation/hub-{about}", files, lambda: _digest(self._rows()))
 
 
 _TEXT_KINDS = ("string", "large_string", "string_view")
