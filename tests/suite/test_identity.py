@@ -87,7 +87,7 @@ def test_other_data_of_the_same_name_and_counts_never_get_the_old_result(mine, w
     shutil.rmtree(mine)
     code, out, err = novobench("run", "one")
     assert (code, err) == (0, "")
-    assert "1 finished cells: data 'mine' (files mine) cannot be compared, the records stand: No such text" in out
+    assert "1 finished cells: data 'mine' (files mine) cannot be compared, the records stand: No data folder" in out
 
 
 def test_a_search_ends_at_trials_on_other_data(mine, novobench):

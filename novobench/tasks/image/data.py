@@ -139,7 +139,7 @@ def _check_counts(
     """`available` images in the training split, `own_search` in a split for search alone."""
     wanted = config.search_size
     held = Count(min(wanted, available) if own_search is None else own_search, wanted, "search images")
-    trained = Count(available - held.found if own_search is None else available, config.train_size, "train images")
+    trained = Count(available - held.actual if own_search is None else available, config.train_size, "train images")
     if own_search is None and wanted >= available:  # nothing is left to train on: hold out the config's share instead
         share = min(round(available * wanted / (wanted + config.train_size)), available - 1)
         held = Count(available, wanted, f"images in split '{config.train_split}' in all", share)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from novobench.errors import DataError, kind_and_message, one_line
-from novobench.tasks.sources import NoFile, opened
+from novobench.tasks.sources import UnreadableFile, open_file
 
 DECODER_VERSION = 3
 """Raised when the functions here give other pixels or sizes, so that kept ones are made anew."""
@@ -89,13 +89,13 @@ def _opened(encoded: Path | bytes) -> Iterator[Image.Image]:
     try:
         # A file is opened here, not by Pillow: what the disk says is told from what is in the file.
         with (
-            nullcontext(io.BytesIO(encoded)) if isinstance(encoded, bytes) else opened(encoded) as file,
+            nullcontext(io.BytesIO(encoded)) if isinstance(encoded, bytes) else open_file(encoded) as file,
             Image.open(file, formats=_formats()) as picture,
         ):
             yield picture
     except (BadPicture, DataError):
         raise
-    except NoFile as error:
+    except UnreadableFile as error:
         raise MissingPicture(str(error)) from None
     except UnidentifiedImageError:
         raise BadPicture(f"no picture of a format that is read here ({', '.join(_formats())})") from None

@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from novobench.config import CellConfig
+from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import (
     NOT_EMPTY,
@@ -22,8 +22,6 @@ from novobench.ranges import (
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 3
-
-_PRACTICAL: dict[str, Any] = {"scientific": False}
 
 
 @dataclass(frozen=True)
@@ -130,23 +128,23 @@ class SpeechDataConfig:
     and `epoch_size`.
     """
 
-    source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=_PRACTICAL)
+    source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=PRACTICAL)
     """`espeak`: the built-in corpus; `librispeech`: trees of recordings and .trans.txt files; `manifest`: NeMo's JSON
     lines; `hub`: a Hugging Face data set."""
     name: Name = "librispeech-960h"
     """Identifies the data: the same recordings from another source have the same name."""
-    path: str = field(default="", metadata=_PRACTICAL)
+    path: str = field(default="", metadata=PRACTICAL)
     """A folder under the data root, of parquet files if `source` is `hub`, or a hub id."""
-    hub_config: str = field(default="all", metadata=_PRACTICAL)
+    hub_config: str = field(default="all", metadata=PRACTICAL)
     """The hub data set's configuration."""
     train_splits: Annotated[list[Name], NOT_EMPTY] = field(
-        default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=_PRACTICAL
+        default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=PRACTICAL
     )
     search_set: FileName = "dev-clean"
     """Learning rates are chosen on it, and curves show it (paper, Figure 1)."""
     dev_sets: list[FileName] = field(default_factory=lambda: ["dev-other"])
     test_sets: list[FileName] = field(default_factory=lambda: ["test-clean", "test-other"])
-    split_names: dict[str, Name] = field(default_factory=dict, metadata=_PRACTICAL)
+    split_names: dict[str, Name] = field(default_factory=dict, metadata=PRACTICAL)
     """Set -> the source's name for it, if different, e.g. `{dev-clean: validation.clean}`."""
     train_size: PositiveInt = 281241
     """Training utterances of the source, before any is left out; checked."""
@@ -194,7 +192,7 @@ class SpeechDataConfig:
     bucket_window: NonNegativeInt = 0
     """Utterances are sorted by length within windows of this many micro-batches before they are cut into micro-batches;
     0: not sorted (OpenSeq2Seq)."""
-    keep_features: bool = field(default=False, metadata=_PRACTICAL)
+    keep_features: bool = field(default=False, metadata=PRACTICAL)
     """Compute the features of each utterance and speed once per machine and cache them. For small data; has no effect
     with `features_on: accelerator`."""
     features_on: Literal["cpu", "accelerator"] = "cpu"
@@ -235,8 +233,8 @@ def validate(config: CellConfig) -> None:
             raise ConfigError(f"'model.blocks[{number}]': a stride needs repeat 1 and no residual.")
     if model.outputs != len(data.alphabet) + 1:
         raise ConfigError(
-            f"'model.outputs' is {model.outputs}, but must be {len(data.alphabet) + 1}: the {len(data.alphabet)} letters "
-            f"of data.alphabet and the blank. Set model.outputs={len(data.alphabet) + 1}."
+            f"'model.outputs' is {model.outputs}, but data.alphabet has {len(data.alphabet)} letters, and the blank is "
+            f"another output. Set model.outputs={len(data.alphabet) + 1}."
         )
     if len(set(data.alphabet)) != len(data.alphabet) or " " not in data.alphabet:
         raise ConfigError("'data.alphabet' must have a space, and each letter only once.")
@@ -290,7 +288,9 @@ def _check_sets(data: SpeechDataConfig) -> None:
                 f"'{key}' {name} is also {keys[name]}. Give each set one role; data.split_names can rename it."
             )
         if split in splits:
-            raise ConfigError(f"'{key}' {name} is the source's split '{split}', which is also {splits[split]}. Name another.")
+            raise ConfigError(
+                f"'{key}' {name} is the source's split '{split}', which is also {splits[split]}. Name another."
+            )
         if name not in data.set_sizes:
             raise ConfigError(f"'data.set_sizes' has no '{name}'. Add data.set_sizes.{name}.")
         keys[name] = splits[split] = key

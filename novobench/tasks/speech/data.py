@@ -25,8 +25,8 @@ from novobench.config import CellConfig, data_root
 from novobench.errors import DataError, one_line
 from novobench.tasks.base import EvaluationSet, TaskData
 from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, uniforms
-from novobench.tasks.sources import Count, check_counts
-from novobench.tasks.speech.config import SpeechDataConfig, stride
+from novobench.tasks.sources import Count, check_counts, describe
+from novobench.tasks.speech.config import BUILT_IN, SpeechDataConfig, stride
 from novobench.tasks.speech.feature_cache import FeatureExtractor
 from novobench.tasks.speech.features import frame_count, mask_draws, masked, min_samples, samples_at_speed
 from novobench.tasks.speech.listings import Source
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 # ---------------------------------------------------------------------------------------------- batches
 
 
-class Item(NamedTuple):
+@dataclass(frozen=True)
+class Item:
     """One utterance of a micro-batch."""
 
     input: Tensor
@@ -66,7 +67,7 @@ class SpeechBatch(NamedTuple):
     """Places in the alphabet, int64 [B, L], padded with 0."""
     token_lengths: Tensor
     """int64 [B]."""
-    index: list[int]
+    indices: list[int]
     """Of the utterances in their set, B."""
     ids: list[str]
     references: list[str]
@@ -86,7 +87,7 @@ class AudioBatch(NamedTuple):
     """As in `Item`, B."""
     tokens: Tensor
     token_lengths: Tensor
-    index: list[int]
+    indices: list[int]
     ids: list[str]
     references: list[str]
     skipped: int
@@ -97,24 +98,22 @@ def collate(items: list[Item | None], data: SpeechDataConfig) -> SpeechBatch | A
     if isinstance(items[0], SpeechBatch | AudioBatch):  # a whole micro-batch of training
         return items[0]
     readable = [item for item in items if item is not None]
-    tokens = [torch.from_numpy(item.tokens) for item in readable]
-    padded_tokens = torch.nn.utils.rnn.pad_sequence(tokens or [torch.empty(0, dtype=torch.int64)], batch_first=True)
-    shared = (
-        padded_tokens[: len(tokens)],
-        torch.tensor([len(each) for each in tokens], dtype=torch.int64),
-        [item.index for item in readable],
-        [item.id for item in readable],
-        [item.reference for item in readable],
-        len(items) - len(readable),
-    )
+    sequences = [torch.from_numpy(item.tokens) for item in readable]
+    token_lengths = torch.tensor([len(tokens) for tokens in sequences], dtype=torch.int64)
+    tokens = torch.empty(0, 0, dtype=torch.int64)
+    if sequences:
+        tokens = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+    indices, ids = [item.index for item in readable], [item.id for item in readable]
+    references, skipped = [item.reference for item in readable], len(items) - len(readable)
     inputs, draws = [item.input for item in readable], [item.mask_draws for item in readable]
     if data.features_on == "accelerator":
-        return AudioBatch(inputs, draws, *shared)
-    return SpeechBatch(*padded(inputs, draws, data), *shared)
+        return AudioBatch(inputs, draws, tokens, token_lengths, indices, ids, references, skipped)
+    features, lengths = padded(inputs, draws, data)
+    return SpeechBatch(features, lengths, tokens, token_lengths, indices, ids, references, skipped)
 
 
 def padded(features: list[Tensor], draws: list[np.ndarray], data: SpeechDataConfig) -> tuple[Tensor, Tensor]:
-    """`features` and `feature_lengths` of a `SpeechBatch`, from the features [F, T] and mask draws of each utterance."""
+    """`features` and `feature_lengths` of a `SpeechBatch`, from the features [F, T] and `draws` of each utterance."""
     if not features:
         return torch.empty(0, 0, 0), torch.empty(0, dtype=torch.int64)
     lengths = [each.shape[1] for each in features]
@@ -352,4 +351,4 @@ def _check_counts(usable: dict[str, Utterances], data: SpeechDataConfig) -> None
         too_long = int((training.lengths > data.max_seconds * data.features.sample_rate).sum())
         what = f"in train not longer than {data.max_seconds:g} s"
         counts["data.epoch_size"] = Count(training.listed - too_long, data.epoch_size, what)
-    check_counts(f"data '{data.name}' ({data.source} {data.path or 'built in'})", counts)
+    check_counts(describe(data, BUILT_IN), counts)

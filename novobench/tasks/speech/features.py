@@ -99,7 +99,7 @@ def conditioned(samples: Tensor, data: SpeechDataConfig, speed: float, name: str
 
 
 def _rates(speed: float, data: SpeechDataConfig) -> tuple[int, int]:
-    """Old and new rate, in lowest terms: resampled from old to new, and read at the old rate, a recording has `speed`."""
+    """The old and the new rate, in lowest terms: resampling from old to new gives the recording its `speed`."""
     rate, scaled = data.features.sample_rate, round(data.features.sample_rate * speed)
     divisor = gcd(rate, scaled)
     rates = rate // divisor, scaled // divisor

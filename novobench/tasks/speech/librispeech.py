@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from novobench.errors import DataError
-from novobench.tasks.sources import names_in, text_lines
+from novobench.tasks.sources import data_folder, list_folder, missing_split, text_lines
 from novobench.tasks.speech.config import SpeechDataConfig
-from novobench.tasks.speech.listings import FileSource, Listing, missing_folder, missing_split, storable
+from novobench.tasks.speech.listings import FileSource, Listing, split_remedy, storable
 
 _SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".sph")
 """Of recordings. If an id has several, the first suffix of this list wins."""
@@ -25,13 +25,12 @@ class LibriSpeechSource(FileSource):
     """
 
     def __init__(self, config: SpeechDataConfig, data_root: Path, split: str) -> None:
-        root = data_root / (config.path or config.name)
-        if not root.is_dir():
-            raise missing_folder(root, config, "LibriSpeech's folders (train-clean-100, dev-clean, …)")
+        contents = "LibriSpeech's folders (train-clean-100, dev-clean, …)"
+        root = data_folder(data_root, config.path, config.name, contents)
         folder = root / split
         if not folder.is_dir():
             splits = [each.name for each in _subfolders(root)]
-            raise missing_split(f"{root} has no split '{split}'.", split, splits, config)
+            raise missing_split(str(root), split, splits, split_remedy(split, splits, config))
         self.listings, self.paths = [], []
         transcribed = 0
         for speaker in _subfolders(folder):
@@ -71,7 +70,7 @@ class LibriSpeechSource(FileSource):
 
 
 def _visible(folder: Path) -> list[Path]:
-    return [folder / name for name in names_in(folder)]
+    return [folder / name for name in list_folder(folder)]
 
 
 def _subfolders(folder: Path) -> list[Path]:

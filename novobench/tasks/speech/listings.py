@@ -15,9 +15,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from novobench.errors import DataError, suggestion
 from novobench.files import derived_folder
-from novobench.tasks.sources import content_digests, listing_key
+from novobench.tasks.sources import VALIDATION_NAMES, content_digests, listing_key
 from novobench.tasks.speech.config import SpeechDataConfig
 from novobench.tasks.speech.recordings import BadRecording, Recording, Segment, header, read
 
@@ -52,10 +51,14 @@ class Source(Protocol):
     """One split of a data set."""
 
     listings: list[Listing]
-    fingerprint: str
-    """16 hex digits over ids, transcripts and the bytes of the recordings."""
-    cache_key: str
-    """Changes when a recording may have changed. What is derived from the recordings is cached under it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over ids, transcripts and the bytes of the recordings."""
+
+    @property
+    def cache_key(self) -> str:
+        """Changes when a recording may have changed. What is derived from the recordings is cached under it."""
 
     def headers(self) -> Headers:
         """The headers of all recordings."""
@@ -141,28 +144,20 @@ def storable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def missing_folder(folder: Path, config: SpeechDataConfig, contents: str) -> DataError:
-    return DataError(
-        f"No data folder {folder} for '{config.name}' (data.path under the data root). Put {contents} there, set "
-        "NOVOBENCH_DATA or data_root to where they are, or use data.source=hub."
+def split_remedy(split: str, splits: list[str], config: SpeechDataConfig) -> str:
+    """What to do about a `split` that is not among the `splits` of the source: a sentence with the config key to set,
+    and the split that has the same role, if there is one."""
+    alike = next((name for name in splits if _role(name) == _role(split)), "NAME")
+    if split in config.train_splits:
+        return f"Set data.train_splits, e.g. data.train_splits=[{alike}]."
+    set_name = next((name for name, source_name in config.split_names.items() if source_name == split), split)
+    return (
+        f"If it has another name there, set data.split_names={{{set_name}: {alike}}}; or set data.search_set, "
+        "data.dev_sets or data.test_sets."
     )
 
 
-def missing_split(message: str, split: str, splits: list[str], config: SpeechDataConfig) -> DataError:
-    """The error for a split that the source lacks: `message`, the source's `splits`, and the config key to set."""
-    alike = next((name for name in splits if _role(name) == _role(split)), None)
-    if split in config.train_splits:
-        advice = f"Set data.train_splits, e.g. data.train_splits=[{alike or 'NAME'}]."
-    else:
-        set_name = next((name for name, other in config.split_names.items() if other == split), split)
-        advice = (
-            f"If it has another name there, set data.split_names={{{set_name}: {alike or 'NAME'}}}; or set "
-            "data.search_set, data.dev_sets or data.test_sets."
-        )
-    return DataError(f"{message}{suggestion(split, splits)} It holds: {', '.join(splits) or 'nothing'}. {advice}")
-
-
 def _role(split: str) -> str:
-    """`dev` for dev-clean, valid, validation.other and val."""
+    """`dev` for dev-clean, valid, validation.other and val; the first word of any other split."""
     word = re.split(r"[^a-z]", split.lower())[0]
-    return "dev" if word in ("dev", "val", "valid", "validation", "development") else word
+    return "dev" if word in (*VALIDATION_NAMES, "development") else word

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from novobench.errors import DataError, kind_and_message, one_line, suggestion
-from novobench.tasks.sources import text_lines
+from novobench.tasks.sources import data_folder, missing_split, text_lines
 from novobench.tasks.speech.config import SpeechDataConfig
-from novobench.tasks.speech.listings import FileSource, Headers, Listing, missing_folder, missing_split, storable
+from novobench.tasks.speech.listings import FileSource, Headers, Listing, split_remedy, storable
 from novobench.tasks.speech.recordings import Segment
 
 log = logging.getLogger(__name__)
@@ -34,13 +34,12 @@ class ManifestSource(FileSource):
     """
 
     def __init__(self, config: SpeechDataConfig, data_root: Path, split: str) -> None:
-        folder = data_root / (config.path or config.name)
-        if not folder.is_dir():
-            raise missing_folder(folder, config, "manifests (<split>.json)")
+        folder = data_folder(data_root, config.path, config.name, "manifests (<split>.json)")
         self.manifest = folder / f"{split}.json"
         if not self.manifest.is_file():
             splits = sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
-            raise missing_split(f"{folder} has no manifest '{split}.json'.", split, splits, config)
+            where = f"{folder} (manifests <split>.json)"
+            raise missing_split(where, split, splits, split_remedy(split, splits, config))
         self.listings, self.paths = [], []
         self.durations: list[Any] = []
         """As the manifest has them; None where there is nothing to compare with the recording."""

@@ -37,7 +37,7 @@ class Jasper(nn.Module):
         self.init_weights(config.init)
 
     def init_weights(self, kind: str) -> None:
-        """Xavier kernels (normal or uniform; the output layer's always uniform), bias 0; batch norm starts at 1 and 0."""
+        """Xavier kernels (`kind` is normal or uniform; the output's are always uniform), bias 0; batch norm 1 and 0."""
         draw = _xavier_truncated_ if kind == "xavier_normal" else nn.init.xavier_uniform_
         for module in self.modules():
             if isinstance(module, nn.Conv1d):

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from novobench.errors import DataError, kind_and_message, one_line
-from novobench.tasks.sources import NoFile, opened
+from novobench.tasks.sources import UnreadableFile, open_file
 
 Recording = Path | bytes | None
 """A file, the content of one, or None for a missing recording."""
@@ -141,7 +141,7 @@ def _opened(recording: Recording, kind: type[soundfile.SoundFile] = soundfile.So
     try:
         if not recording:
             raise BadRecording("it is missing")
-        with _Bytes(recording) if isinstance(recording, bytes) else opened(recording) as file:
+        with _Bytes(recording) if isinstance(recording, bytes) else open_file(recording) as file:
             if isinstance(recording, Path) and not os.fstat(file.fileno()).st_size:
                 raise BadRecording("it is empty")
             with kind(file if isinstance(recording, bytes) else file.fileno(), closefd=False) as sound:
@@ -149,7 +149,7 @@ def _opened(recording: Recording, kind: type[soundfile.SoundFile] = soundfile.So
                 yield sound
     except (BadRecording, DataError):
         raise
-    except NoFile as error:
+    except UnreadableFile as error:
         raise BadRecording(str(error)) from None
     except Exception as error:
         cause = error.error_string if isinstance(error, soundfile.LibsndfileError) else kind_and_message(error)

@@ -12,12 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from novobench.errors import DataError, kind_and_message, suggestion
-from novobench.tasks.hub import open_hub, row_digests, row_source
-from novobench.tasks.sources import listing_key
+from novobench.errors import DataError, kind_and_message
+from novobench.tasks.hub import open_hub, row_digests, row_source, split_label
+from novobench.tasks.sources import listing_key, missing_split
 from novobench.tasks.speech.config import SpeechDataConfig
 from novobench.tasks.speech.librispeech import LibriSpeechSource
-from novobench.tasks.speech.listings import EncodedSource, Headers, Listing, Source, fingerprint, storable
+from novobench.tasks.speech.listings import (
+    EncodedSource,
+    Headers,
+    Listing,
+    Source,
+    fingerprint,
+    split_remedy,
+    storable,
+)
 from novobench.tasks.speech.manifests import ManifestSource
 from novobench.tasks.speech.recordings import Recording
 
@@ -41,7 +49,8 @@ class EspeakSource:
 
         splits = builtin.corpus()
         if split not in splits:
-            raise DataError(f"The built-in corpus has no split '{split}'.{suggestion(split, list(splits))}")
+            remedy = split_remedy(split, list(splits), config)
+            raise missing_split("The built-in corpus", split, list(splits), remedy)
         spoken, self.rate = splits[split], builtin.SAMPLE_RATE
         self.audio, self.offsets = spoken.audio, spoken.offsets
         self.listings = [
@@ -66,7 +75,7 @@ class HubSource(EncodedSource):
     def __init__(self, config: SpeechDataConfig, data_root: Path, split: str) -> None:
         import datasets
 
-        where = self.where = f"{config.path}[{split}]"
+        where = self.where = split_label(config.path, split)
         columns = dict.fromkeys(("audio", "text", "id"), "")
         settings = "data.hub_config, data.train_splits or data.split_names"
         table = open_hub(config.path, config.hub_config, data_root, split, columns, settings)

@@ -55,8 +55,9 @@ class SpeechTask(TaskModule):
         """The batch with features, computed here if the loader left samples."""
         if isinstance(batch, SpeechBatch):
             return batch
-        features = [self.log_mel(samples) for samples in batch.samples]
-        return SpeechBatch(*padded(features, batch.mask_draws, self.config.data), *batch[2:])
+        _, mask_draws, tokens, token_lengths, indices, ids, references, skipped = batch
+        features, lengths = padded([self.log_mel(each) for each in batch.samples], mask_draws, self.config.data)
+        return SpeechBatch(features, lengths, tokens, token_lengths, indices, ids, references, skipped)
 
     def _losses(self, batch: SpeechBatch) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of each utterance [B], log-probabilities [B, T', V], and output lengths [B]."""
@@ -82,7 +83,7 @@ class SpeechTask(TaskModule):
             feature_lengths=torch.full((size,), frames),
             tokens=torch.randint(self.blank, (size, letters)),
             token_lengths=torch.full((size,), letters),
-            index=list(range(size)),
+            indices=list(range(size)),
             ids=[],
             references=[],
             skipped=0,
@@ -101,7 +102,7 @@ class SpeechTask(TaskModule):
 
     def evaluation_step(self, batch: SpeechBatch | AudioBatch) -> list[dict[str, Any]]:
         self._skipped += batch.skipped
-        if not batch.index:
+        if not batch.indices:
             return []
         batch = self._with_features(batch)
         losses, log_probabilities, lengths = self._losses(batch)
@@ -113,7 +114,7 @@ class SpeechTask(TaskModule):
             hypotheses.append(scoring.greedy(row[:length], self.config.data.alphabet))
         self._references += batch.references
         self._hypotheses += hypotheses
-        columns = {"index": batch.index, "input": batch.ids, "reference": batch.references, "output": hypotheses}
+        columns = {"index": batch.indices, "input": batch.ids, "reference": batch.references, "output": hypotheses}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def evaluation_end(self) -> dict[str, Metric]:

@@ -16,8 +16,8 @@ _MAX_ACCENTS = 30
 def in_alphabet(text: str, alphabet: str) -> str:
     """A transcript in the letters of the alphabet, in lower case, with single spaces.
 
-    Letters of the alphabet are kept, composed or not; other letters lose their accents (é, ﬁ and ｆ become e, fi and f).
-    Typographic apostrophes become ', dashes become spaces. Raises ValueError if nothing is left, or for a character
+    Letters of the alphabet are kept, composed or not. Others lose their accents (é, ﬁ and ｆ become e, fi and f),
+    typographic apostrophes become ', and dashes become spaces. Raises ValueError if nothing is left, or for a character
     that has no form in the alphabet (in English: ß, ø, я, digits, punctuation).
     """
     if not text.isascii() and _longest_accent_run(text) > _MAX_ACCENTS:

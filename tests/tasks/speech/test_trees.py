@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_looked_into_is_told(tree, monkeypatch):
         return listed(path)
 
     monkeypatch.setattr(os, "listdir", denied)
-    with pytest.raises(DataError, match="Cannot look into the folder .*/1/2: Permission denied"):
+    with pytest.raises(DataError, match="Cannot list .*/1/2: Permission denied"):
         tree.open(skip=True)
 
 
