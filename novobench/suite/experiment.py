@@ -396,7 +396,7 @@ def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = Fals
 def files_of(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
     """The current content of the files that rows are planned from; None for a file that cannot be read."""
     contents: dict[Path, bytes | None] = {}
-    for path in (*(experiment.file for experiment in experiments), *sorted(places.workspace().configs.rglob("*.yaml"))):
+    for path in (*(experiment.file for experiment in experiments), *places.workspace().config_files()):
         try:
             contents[path] = path.read_bytes()
         except OSError:
