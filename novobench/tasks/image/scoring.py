@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from novobench.errors import DataError
-from novobench.tasks.base import Metric
+from novobench.tasks.metric import Metric
 
 
 class AccuracyCounts:

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from novobench.config import CellConfig
-from novobench.tasks.base import Metric, TaskModule
+from novobench.tasks.base import TaskModule
 from novobench.tasks.image import scoring
 from novobench.tasks.image.batches import SKIPPED_LABEL, ImageBatch
 from novobench.tasks.image.data import ImageData
 from novobench.tasks.image.model import build as build_model
+from novobench.tasks.metric import Metric
 
 
 class ImageTask(TaskModule):

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from novobench.config import CellConfig
-from novobench.tasks.base import Metric, TaskModule
+from novobench.tasks.base import TaskModule
 from novobench.tasks.language import scoring
 from novobench.tasks.language.data import IGNORED, LanguageData, ScoredBatch, SegmentBatch, targets_per_cluster
 from novobench.tasks.language.model import build as build_model
 from novobench.tasks.language.vocabulary import word_frequencies
+from novobench.tasks.metric import Metric
 
 
 class LanguageTask(TaskModule):

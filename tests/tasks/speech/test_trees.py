@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from novobench.tasks.speech.corpus import Utterances
 
 from novobench.errors import DataError, one_line
-from novobench.tasks.speech.corpus import Utterances
 from tests.tasks.speech.recordings import RATE
 from tests.tasks.speech.test_bad_recordings import SAMPLES, utterances, wav
 
