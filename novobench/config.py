@@ -184,7 +184,9 @@ class CellConfig:
 
 
 def load_tree(path: Path) -> DictConfig:
-    """The YAML file with its `base:` files below it (nearest wins), unchecked. `base` is relative to the file.
+    """The YAML file with its `base:` files below it (nearest wins), unchecked.
+
+    `base` is relative to the file. What a workspace lacks comes with novobench (`places.Workspace.find`).
 
     Mappings are joined key by key; an empty one, `{}`, takes away what the files below have there.
     """
@@ -196,16 +198,13 @@ def load_tree(path: Path) -> DictConfig:
 
 def config_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """A YAML file and the `base:` files below it, each with its own content, the lowest first."""
-    files: list[tuple[Path, dict[str, Any]]] = []
-    while True:
-        if any(path == file for file, _ in files):
-            raise ConfigError(f"{display_path(path)}: `base:` goes round in a circle.")
-        content = read_yaml(path)
-        base = content.pop("base", None)
-        files.append((path, content))
-        if base is None:
-            return files[::-1]
-        path = (path.parent / str(base)).resolve()
+    files: dict[Path, dict[str, Any]] = {}
+    while path not in files:
+        files[path] = read_yaml(path)
+        if (base := files[path].pop("base", None)) is None:
+            return list(files.items())[::-1]
+        path = places.workspace().find((path.parent / str(base)).resolve())
+    raise ConfigError(f"{display_path(path)}: `base:` goes round in a circle.")
 
 
 def laid_over(below: DictConfig, above: Mapping[str, Any], where: str) -> DictConfig:
@@ -298,7 +297,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"'{word}' is not an override: write key=value, e.g. optimizer.lr=0.1.")
         changes.pop(key, None)  # so that it takes its place behind those that came before
         try:
-            changes[key] = yaml_text.parse_word(value)
+            changes[key] = yaml_text.parse_value(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"'{word}': the value is not valid YAML: {yaml_text.problem(error)}.") from None
         if "${" in json.dumps(changes[key], default=str):  # not before: YAML has escapes

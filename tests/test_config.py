@@ -21,7 +21,7 @@ from novobench.config import (
 )
 from novobench.errors import ConfigError
 from novobench.tasks.catalog import load_task, resolve
-from novobench.yaml_text import free_value
+from novobench.yaml_text import untyped_value
 from tests.cells import SHARED, small_config
 
 # ------------------------------------------------------------------------------------ files
@@ -145,8 +145,8 @@ def test_options_of_a_foreign_class_are_read_by_yaml_1_2():
 )  # fmt: skip
 def test_the_core_schema_of_yaml_1_2(text, value):
     """Section 10.3.2 of the specification."""
-    assert free_value(text) == value
-    assert type(free_value({"a": [text]})["a"][0]) is type(value)
+    assert untyped_value(text) == value
+    assert type(untyped_value({"a": [text]})["a"][0]) is type(value)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from novobench import hardware
 from novobench.config import to_yaml
 from novobench.errors import ConfigError, NovobenchError
 from novobench.files import readable_os_errors, write_text
-from novobench.processes import activity, how_it_ended, is_stopped
+from novobench.processes import activity, describe_exit, is_stopped
 from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
@@ -145,7 +145,7 @@ class _Running:
             )
         if reason := self.folder.failure_reason() or self._last_words():
             return reason
-        how = how_it_ended(code)
+        how = describe_exit(code)
         if code < 0:
             return f"its process {how}. Run the same command again to go on from its checkpoint. See {self.folder.log}"
         return (
@@ -227,7 +227,7 @@ def sharing(cells: Sequence[PlannedCell], jobs: int) -> str:
     if slots[0] is None or most == 1:
         return ""
     shared = f"Up to {most} cells share a GPU"
-    daemon = hardware.mps_daemon()
+    daemon = hardware.mps_pipe_folder()
     if daemon:
         return f"{shared} at once, through the MPS daemon at {daemon}."
     return f"{shared} and take turns on it. With an MPS daemon (nvidia-cuda-mps-control -d) they would use it at once."

@@ -20,7 +20,7 @@ from novobench.places import display_path
 from novobench.ranges import NOT_EMPTY, FileName, Name, PositiveInt
 from novobench.schema import typed
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config
-from novobench.yaml_text import free_value
+from novobench.yaml_text import untyped_value
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Experiment:
 
     @property
     def file(self) -> Path:
-        return places.workspace().experiments / f"{self.name}.yaml"
+        return places.workspace().experiment(self.name)
 
     def row(self, row_id: str) -> Row:
         return next(row for row in self.rows if row.id == row_id)
@@ -200,7 +200,7 @@ class Experiment:
 
 
 def experiment_names() -> list[str]:
-    return sorted(path.stem for path in places.workspace().experiments.glob("*.yaml"))
+    return [path.stem for path in places.workspace().experiment_files()]
 
 
 def load_experiment(name: str) -> Experiment:
@@ -211,7 +211,7 @@ def load_experiment(name: str) -> Experiment:
             f"There is no experiment '{name}'.{suggestion(name, names)} Available: {', '.join(names)}. "
             "Run: novobench list experiments"
         )
-    path = places.workspace().experiments / f"{name}.yaml"
+    path = places.workspace().experiment(name)
     where = display_path(path)
     experiment: Experiment = typed(_as_typed(load_tree(path), where), Experiment, {}, where)
     ids = [row.id for row in experiment.rows]
@@ -239,10 +239,7 @@ def _check_overrides(experiment: Experiment, where: str) -> None:
     for place, changes in overrides.items():
         check_not_decided(changes, place)
         if "tuned" in changes:
-            raise ConfigError(f"{place} cannot set 'tuned': write it below a scale of a row, e.g. {_TUNED_EXAMPLE}.")
-
-
-_TUNED_EXAMPLE = "laptop: {tuned: sgd-b32}"
+            raise ConfigError(f"{place} cannot set 'tuned': only a scale of a row can, e.g. `laptop: {{tuned: sgd}}`.")
 
 
 def _check_figure(panels: Sequence[Panel], where: str) -> None:
@@ -292,7 +289,7 @@ def _search(content: dict[str, Any], where: str) -> dict[str, Any]:
         if not isinstance(keys, dict) or not keys:
             raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {keys}.")
         for key, bounds in keys.items():
-            if not _is_range(free_value(bounds)):
+            if not _is_range(untyped_value(bounds)):
                 rule = "must be [low, high], two rising numbers above 0"
                 raise ConfigError(f"{where}: 'search.{name}.{key}' {rule}, not {bounds}.")
     return {**{name: content[name] for name in fields if name in content}, "ranges": ranges}
@@ -371,8 +368,10 @@ def searched(experiment: Experiment, row: Row, scale: str) -> bool:
 
 
 def _tuned(task: str, scale: str) -> dict[str, Any]:
-    path = places.workspace().tuned_rates(task, scale)
-    return read_yaml(path) if path.exists() else {}
+    tuned: dict[str, Any] = {}
+    for path in places.workspace().tuned_rate_files(task, scale):
+        tuned |= read_yaml(path)
+    return tuned
 
 
 def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = False) -> dict[str, Any]:
@@ -389,14 +388,3 @@ def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = Fals
     if not isinstance(tuned[key], dict):
         raise ConfigError(f"{display_path(path)}: '{key}' must be a mapping of rates, not {tuned[key]}.")
     return tuned[key]
-
-
-def files_of(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
-    """The current content of the files that rows are planned from; None for a file that cannot be read."""
-    contents: dict[Path, bytes | None] = {}
-    for path in (*(experiment.file for experiment in experiments), *sorted(places.workspace().configs.rglob("*.yaml"))):
-        try:
-            contents[path] = path.read_bytes()
-        except OSError:
-            contents[path] = None
-    return contents

@@ -30,7 +30,7 @@ from novobench.config import CellConfig, cell_id, load_tree
 from novobench.device_limits import check_device
 from novobench.errors import NovobenchError, TrainingError
 from novobench.files import lock, readable_os_errors, remove_leftovers, write_json, write_text
-from novobench.processes import end_at_signals, end_with_parent, how_it_ended
+from novobench.processes import describe_exit, end_at_signals, end_with_parent
 from novobench.tasks import base
 from novobench.tasks.catalog import resolve
 from novobench.training import checkpoints, environment, failures, graphs
@@ -319,7 +319,7 @@ def _first_to_end(failures: Mapping[int, Any], config: CellConfig, folder: RunFo
     rank = min(ends, key=lambda rank: (ends[rank] == -signal.SIGTERM, ends[rank] == -signal.SIGABRT, rank))
     who = "one" if ends[rank] == -signal.SIGTERM else f"process {rank}"
     return (
-        f"{who} of its {config.runtime.devices} processes {how_it_ended(ends[rank])}, and so the others were stopped. "
+        f"{who} of its {config.runtime.devices} processes {describe_exit(ends[rank])}, and so the others were stopped. "
         f"Run the same command again to go on from its checkpoint. See {folder.log}"
     )
 

@@ -185,7 +185,8 @@ def nothing_runs(monkeypatch):
     """Commands as they are, but for the work that they would begin."""
     import novobench.bench.optimizer_step
     import novobench.bench.throughput
-    from novobench.suite import doctor, runner
+    from novobench import doctor
+    from novobench.suite import runner
 
     monkeypatch.setattr(runner, "run_local", lambda *_: {})
     monkeypatch.setattr(runner, "run", lambda *_: 0)

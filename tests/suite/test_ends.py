@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from novobench.errors import LONGEST
+from novobench.errors import MAX_LENGTH
 from novobench.places import Workspace
 from novobench.suite import executors
 from novobench.suite.plan import PlannedCell
@@ -62,7 +62,7 @@ def test_what_ended_a_training_is_told_in_one_line(runs, monkeypatch, heard_sign
         assert reason is not None, fault
         assert told in reason, (fault, reason)
         assert reason.isprintable()
-        assert len(reason) <= LONGEST + 200
+        assert len(reason) <= MAX_LENGTH + 200
         assert not folder.finished
         assert [path.name for path in folder.path.rglob(".*")] == [], fault
         if fault in ("crash", "SIGBUS", "odd_text", "deep", "leave"):  # what the line leaves out

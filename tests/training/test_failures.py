@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from novobench.errors import LONGEST, DataError, TrainingError
-from novobench.processes import how_it_ended, is_stopped
+from novobench.errors import MAX_LENGTH, DataError, TrainingError
+from novobench.processes import describe_exit, is_stopped
 from novobench.tasks.image.task import ImageTask
 from novobench.training import cell, failures
 from novobench.training.loop import UpdateLoop
@@ -65,7 +65,7 @@ def test_any_error_is_one_line(what):
     reason = failures.reason(caught.value)
     assert told in reason
     assert reason.isprintable()
-    assert len(reason) < LONGEST + 300
+    assert len(reason) < MAX_LENGTH + 300
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_any_error_is_one_line(what):
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="numbers of signals are the system's")
 def test_exit_codes_are_told(code, told):
-    assert how_it_ended(code) == told
+    assert describe_exit(code) == told
 
 
 def test_a_process_that_is_gone_is_not_stopped():
