@@ -71,8 +71,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Cost:
-    """The time to train all rows of an experiment with one seed, at each scale. `novobench list` shows it, and
-    `make docs` copies it to the Makefile and README."""
+    """The time to train all rows of an experiment with one seed, at each scale. Shown where `summary` is."""
 
     laptop: str = ""
     """On two CPU cores."""
@@ -151,11 +150,14 @@ class Experiment:
     """A table, a figure or a claim's test."""
 
     title: str
+    """Heading of the table."""
     where: str
     """Place in the paper."""
     task: str
     columns: Annotated[list[Column], NOT_EMPTY]
     rows: Annotated[list[Row], NOT_EMPTY]
+    summary: str = ""
+    """What it compares, in a few words, for `novobench list`. `make docs` copies it to the Makefile and README."""
     figure: list[Panel] = field(default_factory=list)
     """The panels of its figure; without any, only the table is written."""
     cost: Cost = field(default_factory=Cost)
