@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -14,17 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from novobench import places
 from novobench.console import console, duration
 from novobench.errors import DataError, NovobenchError, one_line
-from novobench.files import number, readable_os_errors
+from novobench.files import readable_os_errors
 from novobench.places import display_path
-from novobench.suite import records
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment
-from novobench.suite.forecast import forecast
-from novobench.suite.identity import other_data
+from novobench.suite.forecast import forecast, measured_speeds
+from novobench.suite.identity import changed_data_errors
 from novobench.suite.plan import Plan, PlannedCell, PlannedRow, check_not_empty, planned_rows, source_files
+from novobench.suite.results import Results, locked
 from novobench.suite.table_rows import table_rows
 from novobench.suite.tables import four_digits, markdown, write_table
+from novobench.tasks.metric import Metric
 
 
 def run(plan: Plan, jobs: int | None) -> int:
@@ -37,14 +37,15 @@ def run(plan: Plan, jobs: int | None) -> int:
     check_not_empty(plan)
     _check_writable(plan.scale)
     files = source_files(plan.experiments)
-    wrong_data = other_data(plan.cells, out)
+    wrong_data = changed_data_errors(plan.cells, out)
     to_collect = [cell for cell in plan.cells if cell.own_recipe and cell.id not in wrong_data]
+    results = Results.load(plan.scale)
     try:
-        failed = wrong_data | train(plan.cells, plan.scale, jobs, out)
+        failed = wrong_data | train(plan.cells, results, jobs, out)
     except KeyboardInterrupt:
-        _collect(plan, files, to_collect, out, complete=False)
+        _collect(plan, files, to_collect, results, out, complete=False)
         raise
-    problems = _collect(plan, files, to_collect, out, complete=not failed)
+    problems = _collect(plan, files, to_collect, results, out, complete=not failed)
     for cell in plan.cells:
         if not cell.own_recipe and cell.folder.finished and cell.id not in wrong_data:
             try:
@@ -55,7 +56,13 @@ def run(plan: Plan, jobs: int | None) -> int:
 
 
 def _collect(
-    plan: Plan, files: Mapping[Path, bytes | None], cells: Sequence[PlannedCell], out: Console, *, complete: bool
+    plan: Plan,
+    files: Mapping[Path, bytes | None],
+    cells: Sequence[PlannedCell],
+    results: Results,
+    out: Console,
+    *,
+    complete: bool,
 ) -> list[str]:
     """Add the finished cells to `results/<scale>/` and write tables and figures; returns the problems.
 
@@ -65,13 +72,13 @@ def _collect(
     if not cells:
         return []
     scale = plan.scale
-    with records.locked(scale):
-        results = records.Results(scale)
-        problems = collect((cell.folder for cell in cells), scale, results)
+    with locked(scale):
+        results = results.reloaded()
+        problems = collect((cell.folder for cell in cells), results)
         files_changed = source_files(plan.experiments) != files
         for experiment in plan.experiments:
             planned = plan.rows[experiment.name]
-            rows = table_rows(experiment, scale, planned, results)
+            rows = table_rows(experiment, results, planned)
             rows_to_print = rows if complete else [row for row in rows if row.cells]
             if not rows_to_print:
                 continue
@@ -110,12 +117,12 @@ def search(
     budget, seeds = budget or experiment.search.budget, seeds or experiment.search.seeds
     done = searching.trials(experiment, scale, budget, range(seeds), keys)
     cells = list({cell.id: cell for trial in done for cell in trial.cells}.values())
-    for cell, error in other_data(cells, out).items():
+    for cell, error in changed_data_errors(cells, out).items():
         raise DataError(f"{cell}: {error}")
-    failed = train(cells, scale, jobs, out)
+    failed = train(cells, Results.load(scale), jobs, out)
     only = f" --keys {' '.join(keys)}" if keys else ""
     command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
-    with records.locked(scale):
+    with locked(scale):
         best = searching.conclude(experiment, scale, done, command)
     for key, trial in best.items():
         out.print(f"{key}: " + ", ".join(f"{name} {value:g}" for name, value in trial.rates.items()))
@@ -132,11 +139,12 @@ def search(
     return 0
 
 
-def train(cells: Sequence[PlannedCell], scale: str, jobs: int | None, out: Console) -> dict[str, str]:
+def train(cells: Sequence[PlannedCell], results: Results, jobs: int | None, out: Console) -> dict[str, str]:
     """Train those cells that have no record yet, the longest first; returns the errors by cell id."""
     to_do = [cell for cell in cells if not cell.folder.finished]
-    past = records.speeds(scale) if to_do else {}
-    to_do.sort(key=lambda cell: -(forecast(cell, past).seconds or 0.0))  # so that no job is left alone with a long one
+    speeds = measured_speeds(results)
+    # The longest first, so that no job is left alone with a long one.
+    to_do.sort(key=lambda cell: -(forecast(cell, speeds).seconds or 0.0))
     out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} finished before, {len(to_do)} to train.")
     if not to_do:
         return {}
@@ -192,16 +200,16 @@ def _print_metrics(cell: PlannedCell, out: Console) -> None:
     lines = []
     with undamaged(cell.folder, "record.json"):
         record = cell.folder.read_record()
-        for split, metrics in record["metrics"].items():
+        for split, metrics in record.metrics.items():
             numbers = ", ".join(f"{name} {_value(metric)}" for name, metric in metrics.items())
-            known = ", ".join(f"{name} {_value(found)}" for name, found in record["baselines"].get(split, {}).items())
+            known = ", ".join(f"{name} {_value(found)}" for name, found in record.baselines.get(split, {}).items())
             lines.append(f"{cell.id} {split}: {numbers}" + (f" (without training: {known})" if known else ""))
     for line in lines:
         out.print(line)
 
 
-def _value(metric: dict[str, Any]) -> str:
-    return four_digits(number(metric["value"]))
+def _value(metric: Metric) -> str:
+    return four_digits(metric.value)
 
 
 def _summary(failed: dict[str, str], problems: Sequence[str], cells: Sequence[PlannedCell]) -> int:

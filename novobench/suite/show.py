@@ -11,11 +11,11 @@ from rich.table import Table
 from novobench.config import SCALES, CellConfig, check_not_decided
 from novobench.console import console, duration
 from novobench.errors import ConfigError
-from novobench.suite import records
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
-from novobench.suite.forecast import forecast
+from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.plan import Plan, check_not_empty, check_rows
 from novobench.suite.provenance import annotated_yaml
+from novobench.suite.results import Results
 from novobench.tasks.catalog import task_names
 
 
@@ -69,7 +69,7 @@ def configs(experiments: Sequence[Experiment], scale: str, extra: Mapping[str, A
 def plan(plan: Plan) -> None:
     """Print each cell with its size and expected time, the rows that train nothing, and the total."""
     check_not_empty(plan)
-    out, past = console(), records.speeds(plan.scale)
+    out, speeds = console(), measured_speeds(Results.load(plan.scale))
     table = Table(box=None, pad_edge=False)
     for heading in (
         "cell",
@@ -86,7 +86,7 @@ def plan(plan: Plan) -> None:
     open_seconds, unknown, sources, sharing = 0.0, 0, set(), set()
     for cell in plan.cells:
         config = cell.config
-        expected = forecast(cell, past)
+        expected = forecast(cell, speeds)
         finished = cell.folder.finished
         if not finished and expected.seconds is not None:
             open_seconds += expected.seconds / config.runtime.cells_per_gpu

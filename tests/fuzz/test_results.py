@@ -10,8 +10,9 @@ from novobench.errors import NovobenchError
 from novobench.suite import runner
 from novobench.suite.collection import collect
 from novobench.suite.experiment import load_experiment
+from novobench.suite.forecast import measured_speeds
 from novobench.suite.plan import planned_rows
-from novobench.suite.records import Results, locked, speeds
+from novobench.suite.results import Results, locked
 from novobench.suite.search import untraced
 from novobench.suite.table_rows import table_rows
 from novobench.suite.tables import write_table
@@ -78,15 +79,16 @@ def done(workspace, monkeypatch):
 def everything(done):
     """Collect, read and write all that `run` and `plan` do; raises what a collection tells of a cell."""
     with locked("laptop"):
-        told = collect(done.folders, "laptop")
-    speeds("laptop")
-    write_table(done.experiment, "laptop", table_rows(done.experiment, "laptop", done.asked, Results("laptop")))
+        problems = collect(done.folders, Results.load("laptop"))
+    results = Results.load("laptop")
+    measured_speeds(results)
+    write_table(done.experiment, "laptop", table_rows(done.experiment, results, done.planned))
     untraced("image", "laptop")
     for folder in done.folders:
-        folder.heartbeat()
+        folder.read_heartbeat()
         folder.failure_reason()
-    if told:
-        raise NovobenchError(told[0])
+    if problems:
+        raise NovobenchError(problems[0])
 
 
 @extents(20, 1000)

@@ -246,7 +246,7 @@ def test_every_optimizer_of_table_1_learns_digits_at_its_tuned_rates(row, change
     folder = RunFolder(tmp_path)
     write_text(folder.config, to_yaml(config))
     assert train_apart(folder) == 0, folder.failure_reason()
-    assert folder.read_record()["metrics"]["test"]["top1"]["value"] >= least
+    assert folder.read_record().metrics["test"]["top1"].value >= least
 
 
 def test_every_experiment_has_a_header():
