@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from novobench.config import parse_overrides
+from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment, row_config

@@ -13,7 +13,7 @@ import sentencepiece as spm
 from novobench.tasks.translation.pieces import load_bpe, train_bpe
 from novobench.tasks.translation.text import Pairs, open_split, read_evaluation
 
-from novobench.config import parse_overrides
+from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.tasks.translation.data import identify, open_pairs
 from novobench.tasks.translation.scoring import nearest_neighbours
