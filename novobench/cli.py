@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from novobench import places, signals
-from novobench.console import lasting_output, output_problem
+from novobench.console import output_problem, resilient_output
 from novobench.errors import NovobenchError, message_for_user, one_line
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses an older one, a checkout on PYTHONPATH does not
         sys.exit(f"novobench: Python 3.11 or newer is needed, this is {sys.version.split()[0]}.")
-    with lasting_output() as lost, signals.raised() as came:
+    with resilient_output() as lost, signals.stop_on_signals() as came:
         code = _ended(argv, came)
         sys.stdout.flush()
         if problem := output_problem(lost):
@@ -41,13 +41,11 @@ def _ended(argv: Sequence[str] | None, came: list[int]) -> int:
     except SystemExit as ended:  # it has shown the help, or said what was wrong
         return ended.code if isinstance(ended.code, int) else 2
     try:
-        places.settle()
+        places.prepare_environment()
         if "scale" in arguments:
             from novobench.config import scale_named
 
             arguments.scale = scale_named(arguments.scale)
-        if arguments.needs_checkout:
-            places.require_checkout()
         return arguments.call(arguments)
     except (Exception, KeyboardInterrupt) as error:
         if came or isinstance(error, KeyboardInterrupt):  # a library may take a signal for an error of its own
@@ -89,13 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     def debug(sub: argparse.ArgumentParser) -> None:  # before the command or after it
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
 
-    def verb(name: str, call: Any, text: str, example: str, *, checkout: bool = True) -> argparse.ArgumentParser:
+    def verb(name: str, call: Any, text: str, example: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text, epilog=f"Example: novobench {example}")
         debug(sub)
-        sub.set_defaults(call=call, needs_checkout=checkout)
+        sub.set_defaults(call=call)
         return sub
 
-    sub = verb("list", _list, "Show what there is: experiments, optimizers, tasks.", "list optimizers", checkout=False)
+    sub = verb("list", _list, "Show what there is: experiments, optimizers, tasks.", "list optimizers")
     sub.add_argument("what", nargs="?", choices=["experiments", "optimizers", "tasks"], default="experiments")
 
     sub = verb(
@@ -131,10 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(sub, "--keys", "KEY", "only these sets of rates")
     _add_running(sub)
 
-    verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor", checkout=False)
+    verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor")
 
     text = "Measure the speed of optimizers and of trainings."
-    sub = verb("bench", _bench, text, "bench optimizer --rounds 15", checkout=False)
+    sub = verb("bench", _bench, text, "bench optimizer --rounds 15")
     kinds = sub.add_subparsers(metavar="WHAT", required=True)
     text = "Step time of optimizers, as ratios to AdamW(fused=True) inside one run."
     kind = kinds.add_parser("optimizer", help=text, description=text)
@@ -171,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--checkpoint", action="store_true", help=text)
     kind.add_argument("--output", type=Path, help="also write each row to this CSV file")
     debug(kind)
-    kind.set_defaults(what="throughput", needs_checkout=True)
+    kind.set_defaults(what="throughput")
     return parser
 
 
@@ -191,7 +189,6 @@ def _add_running(sub: argparse.ArgumentParser) -> None:
         type=_positive,
         help="cells at a time, sharing GPUs if need be (default: runtime.cells_per_gpu a GPU, else one a core)",
     )
-    sub.add_argument("--executor", choices=["local"], default="local", help="where cells run (default: local)")
 
 
 def _add_list(sub: argparse.ArgumentParser, flag: str, metavar: str, text: str) -> None:
@@ -218,8 +215,6 @@ def _positive(text: str) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from novobench.suite import show
 
-    if arguments.what == "experiments":
-        places.require_checkout()
     show.listing(arguments.what)
     return 0
 
@@ -232,7 +227,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    from novobench.config import parse_overrides
+    from novobench.config_loading import parse_overrides
     from novobench.suite import show
 
     show.configs(_experiments(arguments), arguments.scale, parse_overrides(arguments.set), arguments.rows)
@@ -254,7 +249,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from novobench.suite import doctor
+    from novobench import doctor
 
     return doctor.check()
 
@@ -282,7 +277,7 @@ def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
 
 
 def _planned(arguments: argparse.Namespace) -> Plan:
-    from novobench.config import parse_overrides
+    from novobench.config_loading import parse_overrides
     from novobench.suite.plan import plan
 
     extra = parse_overrides(arguments.set)

@@ -42,7 +42,7 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def lasting_output() -> Iterator[list[OSError]]:
+def resilient_output() -> Iterator[list[OSError]]:
     """Standard output and error that can be written to whatever becomes of them, as long as this lasts.
 
     A full disk, a terminal that is gone, a reader that has left (`| head`) or a descriptor closed from the start

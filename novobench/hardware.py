@@ -62,7 +62,7 @@ def _gpu_devices() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def mps_daemon() -> Path | None:
+def mps_pipe_folder() -> Path | None:
     """The pipe folder of NVIDIA's Multi-Process Service, where its daemon has one: CUDA then joins it by itself, and
     processes on one GPU compute at once instead of taking turns."""
     folder = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))

@@ -51,7 +51,7 @@ def end_at_signals() -> None:
 _CRASHES = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS"}
 
 
-def how_it_ended(exit_code: int) -> str:
+def describe_exit(exit_code: int) -> str:
     """What an exit code says of a process, as the rest of a sentence that began with the process."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"

@@ -23,7 +23,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def raised() -> Iterator[list[int]]:
+def stop_on_signals() -> Iterator[list[int]]:
     """Raise `Stopped` in the main thread when such a signal comes; yields the list of those that came.
 
     A signal that this process was started to ignore (`nohup`, a shell's background) stays ignored. One that comes while
@@ -64,7 +64,7 @@ def raised() -> Iterator[list[int]]:
 
 def end_now() -> None:
     """For the last moments of a process that was stopped: nothing that it started runs on, and people press Ctrl-C
-    twice. Outlasts `raised`."""
+    twice. Outlasts `stop_on_signals`."""
     for name in _NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

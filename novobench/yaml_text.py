@@ -3,7 +3,7 @@
 The type of a field decides what a plain scalar means, and it is known only when files and overrides have been joined.
 So a number becomes a number here if it is written as Python writes it, which loses nothing: `5`, `0.25`, `1e-05`. All
 other plain scalars but null stay text: `no`, `0123`, `12:30`, `1.10`, and also `1e3` and `true`, which become a number
-or a truth value in a field of that type. `free_value` reads them where no field has a type.
+or a truth value in a field of that type. `untyped_value` reads them where no field has a type.
 """
 
 from __future__ import annotations
@@ -117,19 +117,19 @@ def dump_inline(value: Any) -> str:
     return text.strip()[1:-1]
 
 
-def parse_word(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """The value of `key=value` on the command line: YAML in brackets, braces or quotes, else the word as it stands."""
     if text[:1] in ("[", "{", '"', "'"):
         return parse_yaml(text)
     return None if text in ("", "~", "null", "Null", "NULL") else _number(text)
 
 
-def free_value(value: Any) -> Any:
+def untyped_value(value: Any) -> Any:
     """`value` for a place without a type: what is written as a number or truth value of YAML 1.2 becomes one."""
     if isinstance(value, dict):
-        return {key: free_value(inner) for key, inner in value.items()}
+        return {key: untyped_value(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [free_value(inner) for inner in value]
+        return [untyped_value(inner) for inner in value]
     if not isinstance(value, str):
         return value
     if value in ("true", "True", "TRUE", "false", "False", "FALSE"):

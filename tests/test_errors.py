@@ -2,7 +2,7 @@
 
 import pytest
 
-from novobench.errors import LONGEST, kind_and_message, one_line
+from novobench.errors import MAX_LENGTH, kind_and_message, one_line
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_long_message_keeps_both_ends():
     line = one_line("begin " + "x" * 100_000 + " end")
     assert line.startswith("begin x")
     assert line.endswith("x end")
-    assert len(line) <= LONGEST
+    assert len(line) <= MAX_LENGTH
 
 
 def test_kind_and_message():

@@ -13,14 +13,15 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from novobench import places
-from novobench.config import SCALES, CellConfig, check_not_decided, load_tree, read_yaml, set_keys
+from novobench.config import SCALES, CellConfig
+from novobench.config_loading import check_overridable, load_tree, read_yaml, set_keys
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry
 from novobench.places import display_path
 from novobench.ranges import NOT_EMPTY, FileName, Name, PositiveInt
 from novobench.schema import typed
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config
-from novobench.yaml_text import free_value
+from novobench.yaml_text import untyped_value
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Cost:
-    """The time to train all rows of an experiment with one seed, at each scale. `novobench list` shows it, and
-    `make docs` copies it to the Makefile and README."""
+    """The time to train all rows of an experiment with one seed, at each scale. Shown where `summary` is."""
 
     laptop: str = ""
     """On two CPU cores."""
@@ -151,11 +151,14 @@ class Experiment:
     """A table, a figure or a claim's test."""
 
     title: str
+    """Heading of the table."""
     where: str
     """Place in the paper."""
     task: str
     columns: Annotated[list[Column], NOT_EMPTY]
     rows: Annotated[list[Row], NOT_EMPTY]
+    summary: str = ""
+    """What it compares, in a few words, for `novobench list`. `make docs` copies it to the Makefile and README."""
     figure: list[Panel] = field(default_factory=list)
     """The panels of its figure; without any, only the table is written."""
     cost: Cost = field(default_factory=Cost)
@@ -180,7 +183,7 @@ class Experiment:
 
     @property
     def file(self) -> Path:
-        return places.workspace().experiments / f"{self.name}.yaml"
+        return places.workspace().experiment(self.name)
 
     def row(self, row_id: str) -> Row:
         return next(row for row in self.rows if row.id == row_id)
@@ -200,7 +203,7 @@ class Experiment:
 
 
 def experiment_names() -> list[str]:
-    return sorted(path.stem for path in places.workspace().experiments.glob("*.yaml"))
+    return [path.stem for path in places.workspace().experiment_files()]
 
 
 def load_experiment(name: str) -> Experiment:
@@ -211,7 +214,7 @@ def load_experiment(name: str) -> Experiment:
             f"There is no experiment '{name}'.{suggestion(name, names)} Available: {', '.join(names)}. "
             "Run: novobench list experiments"
         )
-    path = places.workspace().experiments / f"{name}.yaml"
+    path = places.workspace().experiment(name)
     where = display_path(path)
     experiment: Experiment = typed(_as_typed(load_tree(path), where), Experiment, {}, where)
     ids = [row.id for row in experiment.rows]
@@ -237,12 +240,9 @@ def _check_overrides(experiment: Experiment, where: str) -> None:
             if (at_scale := getattr(row, scale)) is not None:
                 overrides[f"{where} row '{row.id}': '{scale}'"] = at_scale.overrides
     for place, changes in overrides.items():
-        check_not_decided(changes, place)
+        check_overridable(changes, place)
         if "tuned" in changes:
-            raise ConfigError(f"{place} cannot set 'tuned': write it below a scale of a row, e.g. {_TUNED_EXAMPLE}.")
-
-
-_TUNED_EXAMPLE = "laptop: {tuned: sgd-b32}"
+            raise ConfigError(f"{place} cannot set 'tuned': only a scale of a row can, e.g. `laptop: {{tuned: sgd}}`.")
 
 
 def _check_figure(panels: Sequence[Panel], where: str) -> None:
@@ -292,7 +292,7 @@ def _search(content: dict[str, Any], where: str) -> dict[str, Any]:
         if not isinstance(keys, dict) or not keys:
             raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {keys}.")
         for key, bounds in keys.items():
-            if not _is_range(free_value(bounds)):
+            if not _is_range(untyped_value(bounds)):
                 rule = "must be [low, high], two rising numbers above 0"
                 raise ConfigError(f"{where}: 'search.{name}.{key}' {rule}, not {bounds}.")
     return {**{name: content[name] for name in fields if name in content}, "ranges": ranges}
@@ -347,7 +347,7 @@ def row_layers(
         own = any("optimizer.lr" in layer.overrides for layer in layers)
         rates = rates or tuned_rates(experiment.task, scale, key, where, own=own)
         file = display_path(places.workspace().tuned_rates(experiment.task, scale))
-        check_not_decided(rates, f"{where}: '{key}' in {file}")
+        check_overridable(rates, f"{where}: '{key}' in {file}")
         layers.append(Layer(f"{file}, {key}", rates))
     layers.append(Layer("experiment task", {"task": experiment.task}))
     layers.append(Layer("--scale and --seeds", {"scale": scale, "seed": seed}))
@@ -371,8 +371,10 @@ def searched(experiment: Experiment, row: Row, scale: str) -> bool:
 
 
 def _tuned(task: str, scale: str) -> dict[str, Any]:
-    path = places.workspace().tuned_rates(task, scale)
-    return read_yaml(path) if path.exists() else {}
+    tuned: dict[str, Any] = {}
+    for path in places.workspace().tuned_rate_files(task, scale):
+        tuned |= read_yaml(path)
+    return tuned
 
 
 def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = False) -> dict[str, Any]:
@@ -389,14 +391,3 @@ def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = Fals
     if not isinstance(tuned[key], dict):
         raise ConfigError(f"{display_path(path)}: '{key}' must be a mapping of rates, not {tuned[key]}.")
     return tuned[key]
-
-
-def files_of(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
-    """The current content of the files that rows are planned from; None for a file that cannot be read."""
-    contents: dict[Path, bytes | None] = {}
-    for path in (*(experiment.file for experiment in experiments), *sorted(places.workspace().configs.rglob("*.yaml"))):
-        try:
-            contents[path] = path.read_bytes()
-        except OSError:
-            contents[path] = None
-    return contents

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from novobench import places
-from novobench.config import CellConfig, cell_id, cell_ids, check_not_decided
+from novobench.config import CellConfig, cell_id, cell_ids
+from novobench.config_loading import check_overridable
 from novobench.errors import ConfigError, suggestion
 from novobench.suite.experiment import Experiment, Row, row_config, searched, task_tree
 from novobench.training.run_folder import RunFolder
@@ -73,7 +75,7 @@ def plan(
     """
     extra, seeds = dict(extra or {}), list(seeds)
     one_seed = len(seeds) == 1 and "seed" in extra
-    check_not_decided({key: value for key, value in extra.items() if key != "seed" or not one_seed}, "--set")
+    check_overridable({key: value for key, value in extra.items() if key != "seed" or not one_seed}, "--set")
     check_rows(experiments, only)
     rows = {experiment.name: planned_rows(experiment, scale) for experiment in experiments}
     requests: list[tuple[str, CellConfig]] = []
@@ -104,6 +106,17 @@ def planned_rows(experiment: Experiment, scale: str) -> list[PlannedRow]:
         PlannedRow(row, row_config(experiment, row, scale, 0, base=base), searched(experiment, row, scale))
         for row in experiment.rows
     ]
+
+
+def source_files(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
+    """The files that rows are planned from with their current content, None if unreadable."""
+    contents: dict[Path, bytes | None] = {}
+    for path in (*(experiment.file for experiment in experiments), *places.workspace().config_files()):
+        try:
+            contents[path] = path.read_bytes()
+        except OSError:
+            contents[path] = None
+    return contents
 
 
 def check_rows(experiments: Sequence[Experiment], row_ids: Sequence[str]) -> None:

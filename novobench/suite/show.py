@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from novobench.config import CellConfig, check_not_decided
+from novobench.config import SCALES, CellConfig
+from novobench.config_loading import check_overridable
 from novobench.console import console, duration
 from novobench.errors import ConfigError
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
@@ -23,11 +24,12 @@ def listing(what: str) -> None:
     """Print the experiments, optimizers or tasks."""
     table = Table(box=None, pad_edge=False)
     if what == "experiments":
-        for heading in ("experiment", "task", "rows", "where", "what"):
+        for heading in ("experiment", "task", "rows", "where", "what", *(f"{scale} cost" for scale in SCALES)):
             table.add_column(heading)
         for name in experiment_names():
             experiment = load_experiment(name)
-            table.add_row(name, experiment.task, str(len(experiment.rows)), experiment.where, experiment.title)
+            what, costs = experiment.summary or experiment.title, (getattr(experiment.cost, scale) for scale in SCALES)
+            table.add_row(name, experiment.task, str(len(experiment.rows)), experiment.where, what, *costs)
     elif what == "optimizers":
         from novobench.optim import registry
 
@@ -50,7 +52,7 @@ def listing(what: str) -> None:
 def configs(experiments: Sequence[Experiment], scale: str, extra: Mapping[str, Any], only: Sequence[str]) -> None:
     """Print the resolved config of each row, or of the rows in `only`: YAML documents with the origin of each value."""
     check_rows(experiments, only)
-    check_not_decided(extra, "--set")
+    check_overridable(extra, "--set")
     documents = []
     for experiment in experiments:
         for row in (row for row in experiment.rows if not only or row.id in only):
@@ -118,7 +120,7 @@ def plan(plan: Plan) -> None:
 
 def batch_arithmetic(config: CellConfig) -> str:
     """`1024 = 128 × 8 × 1`: micro-batch × devices × accumulation."""
-    devices = config.runtime.devices * config.runtime.nodes
+    devices = config.runtime.devices
     return f"{config.batch.size} = {config.batch.micro} × {devices} × {config.accumulation}"
 
 

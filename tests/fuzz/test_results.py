@@ -85,7 +85,7 @@ def everything(done):
     write_table(done.experiment, "laptop", table_rows(done.experiment, results, done.planned))
     untraced("image", "laptop")
     for folder in done.folders:
-        folder.heartbeat()
+        folder.read_heartbeat()
         folder.failure_reason()
     if problems:
         raise NovobenchError(problems[0])

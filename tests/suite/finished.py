@@ -21,8 +21,8 @@ CURVE = (4.0, 2.0, 1.0)
 def config_of(name, row, scale="laptop", seed=0):
     """The config of a row, computed once for all tests that have the same files."""
     files = [
-        places.workspace().experiments / f"{name}.yaml",
-        *sorted(places.workspace().configs.glob(f"*/tuned-{scale}.yaml")),
+        places.workspace().experiment(name),
+        *(path for path in places.workspace().config_files() if path.name == f"tuned-{scale}.yaml"),
     ]
     return _config(name, row, scale, seed, tuple(path.read_text() for path in files))
 

@@ -141,10 +141,10 @@ def test_any_heartbeat_and_reason_can_be_read(tmp_path):
     folder, draw = RunFolder(tmp_path), random.Random(0)
     process = SimpleNamespace(pid=1, exitcode=None)
     job = executors._Running(process, PlannedCell(small_config()), folder, 0.0, None, None)
-    folder.beat(3, 8)
+    folder.write_heartbeat(3, 8)
     assert job.progress(1.0) == 3 / 8
     beat, beats = folder.path / "heartbeat.json", 0
-    folder.fail("its reason")
+    folder.write_failure("its reason")
     sound = {path: path.read_bytes() for path in (beat, folder.failure)}
     for _ in range(200):
         for path, content in sound.items():
@@ -154,7 +154,7 @@ def test_any_heartbeat_and_reason_can_be_read(tmp_path):
             path.write_bytes(content)
             damage(draw, path)
         assert 0 <= job.progress(2.0) <= 1
-        beats += folder.heartbeat() is not None
+        beats += folder.read_heartbeat() is not None
         assert isinstance(folder.failure_reason(), str)
         assert folder.failure_reason() == "" or folder.failure_reason().isprintable()
     assert beats < 100

@@ -92,7 +92,8 @@ def test_other_data_with_the_same_name_and_counts_never_get_the_old_result(mine,
     code, out, err = novobench("run", "one")
     assert (code, err) == (0, "")
     assert (
-        "1 finished cells: data 'mine' (files mine) cannot be compared, so their records are kept: No such text" in out
+        "1 finished cells: data 'mine' (files mine) cannot be compared, so their records are kept: No data folder"
+        in out
     )
 
 

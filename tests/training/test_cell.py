@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     (folder.checkpoints / names[-1]).write_bytes(b"not a checkpoint")
     with caplog.at_level(logging.WARNING):
         cell.run(folder.path)
-    assert "update-000000008.ckpt cannot be used (its content is not what its checksum says)" in caplog.text
+    assert "update-000000008.ckpt cannot be used (its content does not match its checksum)" in caplog.text
     assert result(folder) == result(whole)
 
 
@@ -166,7 +166,7 @@ def test_a_second_process_waits_for_the_record(tmp_path, caplog):
 
     folder = small_cell(tmp_path)
     folder.path.mkdir(exist_ok=True)
-    folder.beat(3, 8)
+    folder.write_heartbeat(3, 8)
     ready = threading.Event()
 
     def other():

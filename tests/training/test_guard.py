@@ -109,9 +109,10 @@ def broken(monkeypatch):
         step = ImageTask.training_step
 
         def training_step(self, batch, batch_idx):
-            images, labels = batch
             update = batch_idx // self.config.accumulation
-            return step(self, (images * math.nan if update in updates else images, labels), batch_idx)
+            if update in updates:
+                batch = batch._replace(images=batch.images * math.nan)
+            return step(self, batch, batch_idx)
 
         monkeypatch.setattr(ImageTask, "training_step", training_step)
 

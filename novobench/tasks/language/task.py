@@ -187,7 +187,7 @@ class LanguageData(TaskData):
             rank=rank,
             world=world,
         )
-        return self._loader(self.train, order)
+        return self._batch_loader(self.train, order)
 
     def evaluation_batches(self, dataset: EvaluationText, rank: int, world: int) -> DataLoader:  # type: ignore[override]
         """Passes over this rank's pieces in the order of the text; with one piece, one rank does it all."""

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from novobench.tasks.translation.text import Pairs
 
 from novobench.errors import ConfigError
 from novobench.tasks import base
@@ -12,7 +13,6 @@ from novobench.tasks.translation.builtin import corpus
 from novobench.tasks.translation.data import EvaluationPairs, collate, padded
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.scoring import sacrebleu
-from novobench.tasks.translation.text import Pairs
 from novobench.training import cell, checkpoints
 from tests.cells import KILL_POINTS, result, train_apart
 from tests.tasks.translation.small import small_cell, small_config
