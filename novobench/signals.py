@@ -27,8 +27,8 @@ def stop_on_signals() -> Iterator[list[int]]:
     """Raise `Stopped` in the main thread when one of the signals arrives. Yields the list of those that arrived.
 
     The list is needed because a library may catch the exception and raise an error of its own. Signals that this
-    process was started to ignore (`nohup`, a shell's background) stay ignored. A signal that arrives where Python cannot
-    raise, such as in a finalizer, is sent again shortly after.
+    process was started to ignore (`nohup`, a shell's background) stay ignored. A signal that arrives where Python
+    cannot raise, such as in a finalizer, is sent again shortly after.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

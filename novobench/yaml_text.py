@@ -2,8 +2,8 @@
 
 The meaning of a plain scalar depends on the type of its field, which is known only after files and overrides have been
 merged. So here a scalar becomes a number only if Python writes that number in the same way, which loses nothing: `5`,
-`0.25`, `1e-05`. All other plain scalars except null stay text: `no`, `0123`, `12:30`, `1.10`, and also `1e3` and `true`,
-which become a number or a Boolean in a field of that type. `untyped_value` reads scalars that have no typed field.
+`0.25`, `1e-05`. All other plain scalars except null stay text: `no`, `0123`, `12:30`, `1.10`, and also `1e3` and
+`true`, which become a number or a Boolean in a field of that type. `untyped_value` reads scalars without such a field.
 """
 
 from __future__ import annotations
