@@ -14,7 +14,7 @@ FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not long and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-all test-long test-gpu lint format tables table1 table2 table3 table4 table5 table6 table7 \
-	figure1 figure2 search doctor clean
+	figure1 figure2 search wheel doctor clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,9 +75,12 @@ search: $(READY) ## find the learning rates again, with the trials and seeds tha
 	$(SEARCH) table7
 	$(SEARCH) figure2
 
+wheel: $(READY) ## build the wheel and the sdist into dist/
+	$(BIN)/python -m hatchling build
+
 doctor: $(READY) ## check this machine
 	$(BIN)/novobench doctor
 
 clean: ## remove .venv, caches and runs/ (results/ stay)
-	rm -rf .venv runs build *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -78,12 +78,8 @@ def _resilient(stream: Any, original: Any, descriptor: int, errors: list[OSError
             errors.append(error)
         encoding, buffered = stream.encoding, not (stream.line_buffering or stream.write_through)
     raw = _ResilientDescriptor(descriptor, errors)
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw),
-        encoding,
-        errors=_replace_missing.__name__,
-        line_buffering=descriptor == 2 or not buffered,
-    )
+    buffer, line_buffering = io.BufferedWriter(raw), descriptor == 2 or not buffered
+    return io.TextIOWrapper(buffer, encoding, errors=_replace_missing.__name__, line_buffering=line_buffering)
 
 
 class _ResilientDescriptor(io.RawIOBase):
@@ -123,9 +119,8 @@ def _replace_missing(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     chars = error.object[error.start : error.end]
-    return "".join(
-        _REPLACEMENTS.get(char) or char.encode("ascii", "backslashreplace").decode() for char in chars
-    ), error.end
+    replaced = (_REPLACEMENTS.get(char) or char.encode("ascii", "backslashreplace").decode() for char in chars)
+    return "".join(replaced), error.end
 
 
 codecs.register_error(_replace_missing.__name__, _replace_missing)

@@ -62,10 +62,10 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 @contextmanager
 def lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock file `path`, exclusively among all processes. If another process holds it, call `waiting` and wait.
+    """Hold the lock file `path` exclusively. If another process holds it, call `waiting` once, then wait.
 
-    On a file system without locks, the file `<path>.held` is the lock while it exists; one that a killed process of this
-    machine left behind is taken over. Raises NovobenchError if the lock file cannot be created.
+    On a file system without locks, the file `<path>.held` is the lock while it exists; one that a killed process left
+    behind on this machine is taken over. Raises NovobenchError if the lock file cannot be created.
     """
     with readable_os_errors(path, "lock"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -258,9 +258,9 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
                 shutil.rmtree(damaged, ignore_errors=True)
             os.replace(temporary, folder)
         except MemoryError as error:
+            reason = f"it needs more memory than is available ({one_line(error) or 'out of memory'})"
             raise NovobenchError(
-                f"Cannot write {folder}: it needs more memory than is available "
-                f"({one_line(error) or 'out of memory'}). Free memory, then run the same command again: finished work is kept."
+                f"Cannot write {folder}: {reason}. Free memory, then run the same command again: finished work is kept."
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
