@@ -183,8 +183,8 @@ def test_an_installed_package_uses_the_checkout_around_the_current_folder(instal
     for name in ("novobench", "configs", "experiments", "scripts"):
         (checkout / name).mkdir(parents=True)
     monkeypatch.chdir(checkout / "scripts")
-    assert places.workspace().root == checkout / "scripts"  # without pyproject.toml it is no checkout
-    (checkout / "pyproject.toml").touch()
+    assert places.workspace().root == checkout / "scripts"  # others have folders of these names, too
+    (checkout / "configs" / "deviations.yaml").touch()
     assert places.workspace().root == checkout
 
 
