@@ -15,7 +15,7 @@ from novobench.errors import NovobenchError, message_for_user, one_line
 
 if TYPE_CHECKING:
     from novobench.suite.experiment import Experiment
-    from novobench.suite.plan import PlannedCell
+    from novobench.suite.plan import Plan
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -104,6 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_experiments(sub)
 
+    sub = verb(
+        "config",
+        _config,
+        "Print the resolved config of rows as YAML, each value with where it comes from.",
+        "config table1 --rows t1_sgd_100 --scale full",
+    )
+    _add_experiments(sub, seeds=False)
+
     sub = verb("run", _run, "Train what is missing, then write the tables.", "run table1 --scale laptop --seeds 3")
     _add_experiments(sub)
     _add_running(sub)
@@ -165,10 +173,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_experiments(sub: argparse.ArgumentParser) -> None:
+def _add_experiments(sub: argparse.ArgumentParser, *, seeds: bool = True) -> None:
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="e.g. table1; see `novobench list`")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
-    sub.add_argument("--seeds", type=_positive, default=1, help="seeds of each row: 0, 1, … (default: 1)")
+    if seeds:
+        sub.add_argument("--seeds", type=_positive, default=1, help="seeds of each row: 0, 1, … (default: 1)")
     _add_list(sub, "--rows", "ID", "only these rows (default: all)")
     text = "override the config of every row, {} to empty a mapping; results of another recipe stay in runs/"
     _add_list(sub, "--set", "KEY=VALUE", text)
@@ -180,7 +189,6 @@ def _add_running(sub: argparse.ArgumentParser) -> None:
         type=_positive,
         help="cells at a time, sharing GPUs if need be (default: runtime.cells_per_gpu a GPU, else one a core)",
     )
-    sub.add_argument("--executor", choices=["local"], default="local", help="where cells run (default: local)")
 
 
 def _add_list(sub: argparse.ArgumentParser, flag: str, metavar: str, text: str) -> None:
@@ -214,16 +222,22 @@ def _list(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from novobench.suite import show
 
-    experiments, cells = _planned(arguments)
-    show.plan(experiments, cells, arguments.scale)
+    show.plan(_planned(arguments))
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from novobench.config_loading import parse_overrides
+    from novobench.suite import show
+
+    show.configs(_experiments(arguments), arguments.scale, parse_overrides(arguments.set), arguments.rows)
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from novobench.suite import runner
 
-    experiments, cells = _planned(arguments)
-    return runner.run(experiments, cells, arguments.scale, arguments.jobs)
+    return runner.run(_planned(arguments), arguments.jobs)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -256,11 +270,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     return throughput.main(*words, arguments.output, arguments.published, arguments.checkpoint)
 
 
-def _planned(arguments: argparse.Namespace) -> tuple[list[Experiment], list[PlannedCell]]:
-    from novobench.config import parse_overrides
+def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
     from novobench.suite.experiment import load_experiment
+
+    return [load_experiment(name) for name in dict.fromkeys(arguments.experiments)]
+
+
+def _planned(arguments: argparse.Namespace) -> Plan:
+    from novobench.config_loading import parse_overrides
     from novobench.suite.plan import plan
 
-    experiments = [load_experiment(name) for name in dict.fromkeys(arguments.experiments)]
     extra = parse_overrides(arguments.set)
-    return experiments, plan(experiments, arguments.scale, range(arguments.seeds), extra, arguments.rows)
+    return plan(_experiments(arguments), arguments.scale, range(arguments.seeds), extra, arguments.rows)

@@ -8,6 +8,7 @@ merged. So here a scalar becomes a number only if Python writes that number in t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -106,6 +107,14 @@ _Dumper.add_implicit_resolver(_NUMBER, *_NUMBERS)
 def dump(content: Any) -> str:
     """Plain data as YAML text that every YAML reader reads back as the same data."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def dump_inline(value: Any) -> str:
+    """The same in one line, as the value of a key."""
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)
+    text = yaml.dump([value], Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=1e9)
+    return text.strip()[1:-1]
 
 
 def parse_value(text: str) -> Any:

@@ -13,9 +13,10 @@ from rich.markdown import Markdown
 from novobench.console import console
 from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment
+from novobench.suite.results import Results
 from novobench.suite.table_rows import TableRow
 from novobench.suite.tables import markdown, setting, write_table
-from tests.suite.finished import collected, config_of, finished
+from tests.suite.finished import collected, config_of, finished, written_table
 
 
 @pytest.fixture
@@ -25,26 +26,19 @@ def recorded(workspace):
     for row, seed, wer in (("t4_adam", 0, 20), ("t4_sgd", 0, 30), ("t4_sgd", 1, 99), ("t4_novograd", 0, 25)):
         metrics = {split: {"wer": wer, "collapsed": float(wer == 99)} for split in ("dev-clean", "test-clean")}
         assert collected(finished("table4", row, metrics, scale="gpu", seed=seed), scale="gpu") == []
-    return written(load_experiment("table4"))
-
-
-def written(experiment):
-    csv_path, markdown = write_table(experiment, "gpu")
-    with csv_path.open(newline="") as file:
-        return {line["row"]: line for line in csv.DictReader(file)}, markdown.read_text()
+    return written_table("table4", "gpu")
 
 
 def test_rates_that_no_search_has_found_are_told(recorded, workspace):
     _, markdown = recorded
-    assert "- No search has been made at gpu scale for the rates of any row: they were made for other data." in markdown
+    expected = "The rates of any row have not been searched at gpu scale; they come from a recipe for other data."
+    assert f"- {expected}" in markdown
     rates = workspace / "configs" / "speech" / "tuned-gpu.yaml"
     rates.write_text("{adam: {optimizer.lr: 0.001}, sgd: {optimizer.lr: 0.02}}")
-    assert (
-        "- No search has been made at gpu scale for the rates of NovoGrad: they"
-        in written(load_experiment("table4"))[1]
-    )
+    _, markdown = written_table("table4", "gpu")
+    assert "- The rates of NovoGrad have not been searched at gpu scale;" in markdown
     rates.write_text("{adam: {optimizer.lr: 0.001}, sgd: {optimizer.lr: 0.02}, novograd: {optimizer.lr: 0.02}}")
-    assert "No search" not in written(load_experiment("table4"))[1]
+    assert "not been searched" not in written_table("table4", "gpu")[1]
 
 
 def test_a_collapsed_run_is_flagged(recorded):
@@ -96,7 +90,8 @@ def cells_of(markdown):
 def test_tables_hold_whatever_words_there_are(workspace):
     experiment = load_experiment("small")
     row = experiment.rows[0]
-    rows = [TableRow(dataclasses.replace(row, label=text, note=text), None, False, {}) for text in ODD]
+    none = Results("laptop")
+    rows = [TableRow(dataclasses.replace(row, label=text, note=text), None, False, none, []) for text in ODD]
     columns = [dataclasses.replace(experiment.columns[0], key=f"c{i}", label=text) for i, text in enumerate(ODD)]
     odd = dataclasses.replace(
         experiment,
@@ -125,7 +120,7 @@ def test_tables_hold_whatever_words_there_are(workspace):
 
 def test_the_terminal_shows_brackets_of_labels(workspace, capsys):
     experiment = load_experiment("small")
-    rows = [TableRow(dataclasses.replace(experiment.rows[0], label="[bold]x[/y]"), None, False, {})]
+    rows = [TableRow(dataclasses.replace(experiment.rows[0], label="[bold]x[/y]"), None, False, Results("laptop"), [])]
     console().print(Markdown(markdown(experiment, rows, "laptop")))
     assert "[bold]x[/y]" in capsys.readouterr().out
 

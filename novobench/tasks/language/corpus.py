@@ -25,7 +25,7 @@ from novobench.tasks.hub import open_hub
 from novobench.tasks.language.baselines import perplexities
 from novobench.tasks.language.builtin import glosses
 from novobench.tasks.language.config import LanguageDataConfig, LanguageModelConfig
-from novobench.tasks.sources import Count, check_counts, names_in, remembered, text_lines
+from novobench.tasks.sources import Count, cached_value, check_counts, data_folder, list_folder, listed, text_lines
 
 END, UNKNOWN = "<eos>", "<unk>"
 SPLITS = ("train", "valid", "test")
@@ -110,8 +110,8 @@ def identify(config: LanguageDataConfig, data_root: Path) -> str:
     if config.source != "files":
         return open_corpus(config, data_root).fingerprint
     settings = hashlib.sha256(f"{_CODE_VERSION} {config.minimum_count} {config.train_share}".encode()).hexdigest()[:8]
-    paths = list(_text_files(data_root / (config.path or config.name)).values())
-    return remembered(f"language/{settings}", paths, lambda: open_corpus(config, data_root).fingerprint)
+    paths = list(_text_files(_folder(config, data_root)).values())
+    return cached_value(f"language/{settings}", paths, lambda: open_corpus(config, data_root).fingerprint)
 
 
 # ---------------------------------------------------------------------------------------------- sources
@@ -123,16 +123,21 @@ def _read(config: LanguageDataConfig, data_root: Path) -> dict[str, Text]:
             raise DataError(f"data.name '{config.name}' is no built-in text. Known: glosses.")
         return {split: Text(f"glosses[{split}]", lines) for split, lines in glosses().items()}
     if config.source == "files":
-        files = _text_files(data_root / (config.path or config.name))
+        files = _text_files(_folder(config, data_root))
         return {split: Text(str(path), text_lines(path)) for split, path in files.items()}
     return {split: _hub_text(config, data_root, split) for split in SPLITS}
+
+
+def _folder(config: LanguageDataConfig, data_root: Path) -> Path:
+    texts = "train.txt, valid.txt and test.txt, or wiki.train.tokens and so on,"
+    return data_folder(data_root, config.path, config.name, texts)
 
 
 def _text_files(folder: Path) -> dict[str, Path]:
     """The file of each split: `wiki.<split>.tokens` if all three are there, else `<split>.txt` if all three are, else
     for each split its first of these, or the only one whose name has the split's name between dots, as `ptb.train.txt`;
     `valid` may be called `validation`, `val` or `dev`."""
-    there = [f"{name}/" if os.path.isdir(folder / name) else name for name in names_in(folder)]
+    there = [f"{name}/" if os.path.isdir(folder / name) else name for name in list_folder(folder)]
     named = {split: _named(there, split) for split in SPLITS}
     ways = [way for way in range(_WAYS) if all(len(named[split][way]) == 1 for split in SPLITS)]
     if ways:
@@ -164,19 +169,12 @@ def _only(folder: Path, split: str, there: list[str], named: list[list[str]]) ->
     others = [name for name in there if not any(any(_named([name], other)) for other in SPLITS)]
     if packed:
         held = f" Unpack {packed[0]}."
-    elif os.path.isdir(folder):
-        held = f"{suggestion(f'wiki.{split}.tokens', others)} The folder holds: {_listed(there)}."
     else:
-        held = f" There is no folder{', but a file of its name' if os.path.exists(folder) else ''}."
+        held = f"{suggestion(f'wiki.{split}.tokens', others)} The folder holds: {listed(there)}."
     raise DataError(
         f"No such text: {folder / f'wiki.{split}.tokens'}.{held} Name the text {split}.txt or "
         f"wiki.{split}.tokens, words with spaces between, set NOVOBENCH_DATA or data.path, or use data.source=hub."
     )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
-    return f"{', '.join(names[:8])}{more}" if names else "no file"
 
 
 def _hub_text(config: LanguageDataConfig, data_root: Path, split: str) -> Text:
@@ -299,7 +297,7 @@ def checked_counts(corpus: Corpus, data: LanguageDataConfig, model: LanguageMode
     if model.cutoffs and model.cutoffs[-1] >= counts["words"]:
         what = "word types for the softmax's clusters"
         declared["model.cutoffs"] = Count(counts["words"], model.cutoffs, what, proposed=[])
-    if any(count.found != count.declared for count in declared.values()):
+    if any(count.actual != count.declared for count in declared.values()):
         # What is cut from the texts must not be more than they hold, or what is proposed would be refused.
         shortest = min(counts["valid"], counts["test"])
         for key, most, what in (

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from novobench.config import CellConfig, data_root
-from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
+from novobench.tasks.base import EvaluationSet, TaskData, TaskModule
 from novobench.tasks.language.corpus import check_length, checked_counts, identify, open_corpus
 from novobench.tasks.language.data import (
     IGNORED,
@@ -23,6 +23,7 @@ from novobench.tasks.language.data import (
     targets_per_cluster,
 )
 from novobench.tasks.language.model import build as build_model
+from novobench.tasks.metric import Metric
 
 _KNEE, _STEEPER = 11_000, 0.76
 """Rank from which words thin out faster than Zipf's law, and by how much their exponent grows; see below."""
@@ -186,7 +187,7 @@ class LanguageData(TaskData):
             rank=rank,
             world=world,
         )
-        return self._loader(self.train, order)
+        return self._batch_loader(self.train, order)
 
     def evaluation_batches(self, dataset: EvaluationText, rank: int, world: int) -> DataLoader:  # type: ignore[override]
         """Passes over this rank's pieces in the order of the text; with one piece, one rank does it all."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from novobench.config import parse_overrides
+from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment, row_config
@@ -163,7 +163,7 @@ def test_a_bad_file_is_told_in_one_line(changes, message, root):
 
 
 def test_a_missing_folder_or_file_is_named(root):
-    with pytest.raises(DataError, match=r"No such text: .*wikki/wiki\.train\.tokens\. There is no folder\."):
+    with pytest.raises(DataError, match=r"No data folder .*/wikki for .*Put train\.txt, valid\.txt and test\.txt"):
         open_corpus(tiny(path="wikki"), root)
     (root / "wiki" / "wiki.test.tokens").rename(root / "wiki" / "wiki.test.token")
     with pytest.raises(DataError, match=r"wiki\.test\.tokens\. Did you mean 'wiki\.test\.token'"):
@@ -230,7 +230,10 @@ def pipe(folder):
         (pipe, "it is a pipe or a device"),
         (lambda folder: (folder / ".test.txt").write_text("a\n"), r"No such text: .* The folder holds: wiki\.train"),
         (lambda folder: (folder / "wiki.test.tokens.gz").write_text("a\n"), r"\. Unpack wiki\.test\.tokens\.gz\."),
-        (lambda folder: (folder / "wiki.test.tokens").write_bytes(gzip.compress(b"a")), "is packed by gzip. Unpack it"),
+        (
+            lambda folder: (folder / "wiki.test.tokens").write_bytes(gzip.compress(b"a")),
+            "is compressed by gzip. Unpack",
+        ),
         (
             lambda folder: (folder / "wiki.test.tokens").write_text(TEXT["test"], "utf-16"),
             "Convert it: iconv -f utf-16",
@@ -255,7 +258,7 @@ def test_what_is_no_text_is_told(place, message, root):
 
 @pytest.mark.parametrize("path", ["a" * 300, "a\0b", "wiki/wiki.train.tokens"])
 def test_a_path_that_is_no_folder_is_told(path, root):
-    with pytest.raises(DataError, match="Set data.path|a file of its name"):
+    with pytest.raises(DataError, match="No data folder .*(data root|a file has this name).*NOVOBENCH_DATA"):
         open_corpus(tiny(path=path), root)
 
 

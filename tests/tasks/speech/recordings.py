@@ -7,11 +7,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import soundfile
+from novobench.tasks.speech.corpus import Utterances
 
 from novobench import places
-from novobench.config import CellConfig, load_tree, override
+from novobench.config import CellConfig
+from novobench.config_loading import load_tree, override
 from novobench.tasks.catalog import resolve
-from novobench.tasks.speech.corpus import Utterances
 from novobench.tasks.speech.sources import Headers, Listing
 
 RATE = 16000

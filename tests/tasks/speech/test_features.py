@@ -113,7 +113,7 @@ def test_features_that_no_rate_can_have_are_refused(features, told):
 def test_table_5_hears_what_deep_learning_examples_first_release_hears():
     """Its jasper10x5dr_sp_offline_specaugment.toml by its own code: per-feature means and deviations over ceil(S / 160)
     frames, no scaling to the peak, and no trimming, as train.py never passes trim_silence on."""
-    for cell in plan([load_experiment("table5")], "full", [0]):
+    for cell in plan([load_experiment("table5")], "full", [0]).cells:
         data = cell.config.data
         assert not data.features.trim_silence
         quiet = dataclasses.replace(data, features=dataclasses.replace(data.features, dither=0.0))

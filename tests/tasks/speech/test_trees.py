@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from novobench.tasks.speech.corpus import Utterances
 
 from novobench.errors import DataError, one_line
-from novobench.tasks.speech.corpus import Utterances
 from tests.tasks.speech.recordings import RATE
 from tests.tasks.speech.test_bad_recordings import SAMPLES, utterances, wav
 
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_looked_into_is_told(tree, monkeypatch):
         return listed(path)
 
     monkeypatch.setattr(os, "listdir", denied)
-    with pytest.raises(DataError, match="Cannot look into the folder .*/1/2: Permission denied"):
+    with pytest.raises(DataError, match="Cannot list .*/1/2: Permission denied"):
         tree.open(skip=True)
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import sentencepiece as spm
 import torch
+from novobench.tasks.translation.pieces import load_bpe, train_bpe, why_left_out
+from novobench.tasks.translation.text import Pairs
 
-from novobench.config import CellConfig, parse_overrides
+from novobench.config import CellConfig
+from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.places import data_root
 from novobench.suite.experiment import load_experiment, row_config
@@ -19,8 +22,6 @@ from novobench.tasks.translation.builtin import COUNT, corpus
 from novobench.tasks.translation.config import TranslationDataConfig
 from novobench.tasks.translation.data import PackedPairs, collate, identify, open_pairs, pack
 from novobench.tasks.translation.model import BEGIN, END, PAD
-from novobench.tasks.translation.pieces import load_bpe, train_bpe, why_left_out
-from novobench.tasks.translation.text import Pairs
 from tests.tasks.translation.small import small_config
 
 TRAIN, SEARCH, TEST = 600, 40, 30

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from novobench.tasks.translation.text import Pairs
 
 from novobench.errors import ConfigError
 from novobench.tasks import base
@@ -12,7 +13,6 @@ from novobench.tasks.translation.builtin import corpus
 from novobench.tasks.translation.data import EvaluationPairs, collate, padded
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.scoring import sacrebleu
-from novobench.tasks.translation.text import Pairs
 from novobench.training import cell, checkpoints
 from tests.cells import KILL_POINTS, result, train_apart
 from tests.tasks.translation.small import small_cell, small_config
@@ -245,15 +245,15 @@ def test_evaluation_counts_each_sentence_once_and_scores_the_corpus(tmp_path):
     folder = small_cell(tmp_path)
     cell.run(folder.path)
     record = folder.read_record()
-    test, search = record["metrics"]["test"], record["metrics"]["search"]
+    test, search = record.metrics["test"], record.metrics["search"]
     rows = folder.read_predictions("test")
     assert [row["index"] for row in rows] == list(range(12))
     references = [row["reference"] for row in rows]
-    assert test["sacrebleu"]["value"] == sacrebleu([row["output"] for row in rows], references)
-    assert test["sacrebleu_greedy"]["value"] == sacrebleu([row["greedy"] for row in rows], references)
+    assert test["sacrebleu"].value == sacrebleu([row["output"] for row in rows], references)
+    assert test["sacrebleu_greedy"].value == sacrebleu([row["greedy"] for row in rows], references)
     assert "sacrebleu_greedy" not in search  # greedy is all there is
-    assert test["sentences_per_second"]["value"] > 0
-    assert record["scoring"]["sacrebleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2")
+    assert test["sentences_per_second"].value > 0
+    assert record.scoring["sacrebleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2")
     module, data = opened(small_config())
     module.load_state_dict(checkpoints.load_newest(folder.checkpoints)["model"])
     module.double()
@@ -263,23 +263,23 @@ def test_evaluation_counts_each_sentence_once_and_scores_the_corpus(tmp_path):
         chosen = module(batch["source"], batch["target"][:, :-1]).detach().log_softmax(-1)
         nats -= float(chosen.gather(-1, batch["target"][:, 1:, None]).sum())
         pieces += batch["target"].shape[1] - 1
-    assert test["loss"]["value"] == pytest.approx(nats / pieces, rel=1e-5)
-    assert test["loss"]["n"] == pieces
+    assert test["loss"].value == pytest.approx(nats / pieces, rel=1e-5)
+    assert test["loss"].n == pieces
 
 
 def test_the_nearest_neighbour_is_looked_for_once_and_recorded_as_a_baseline(tmp_path, monkeypatch):
     folder = small_cell(tmp_path, budget="1steps", data__neighbours=True)
     cell.run(folder.path)
-    found = folder.read_record()["baselines"]["test"]["neighbour_sacrebleu"]
-    assert 5 < found["value"] < 60
-    assert found["n"] == 12
+    found = folder.read_record().baselines["test"]["neighbour_sacrebleu"]
+    assert 5 < found.value < 60
+    assert found.n == 12
 
     def looked_again(*_):
         raise AssertionError("looked for again")
 
     monkeypatch.setattr("novobench.tasks.translation.data.nearest_neighbours", looked_again)
     _, data = opened(small_config(data__neighbours=True))
-    assert data.baselines["test"]["neighbour_sacrebleu"]._asdict() == found
+    assert data.baselines["test"]["neighbour_sacrebleu"] == found
 
 
 # ------------------------------------------------------------------------------------ same bits, any processes
@@ -347,10 +347,10 @@ def test_two_processes_train_what_one_trains(tmp_path):
     ours, theirs = (checkpoints.load_newest(folder.checkpoints)["model"] for folder in (one, two))
     for name, tensor in ours.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-8, atol=1e-10)
-    records = [folder.read_record()["metrics"] for folder in (one, two)]
-    assert records[0]["test"]["sacrebleu"]["n"] == records[1]["test"]["sacrebleu"]["n"] == 13
-    assert records[0]["test"]["sacrebleu"]["value"] == records[1]["test"]["sacrebleu"]["value"]
-    assert records[0]["test"]["loss"]["value"] == pytest.approx(records[1]["test"]["loss"]["value"], rel=1e-9)
+    records = [folder.read_record().metrics for folder in (one, two)]
+    assert records[0]["test"]["sacrebleu"].n == records[1]["test"]["sacrebleu"].n == 13
+    assert records[0]["test"]["sacrebleu"].value == records[1]["test"]["sacrebleu"].value
+    assert records[0]["test"]["loss"].value == pytest.approx(records[1]["test"]["loss"].value, rel=1e-9)
     assert [row["output"] for row in one.read_predictions("test")] == [
         row["output"] for row in two.read_predictions("test")
     ]

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import sentencepiece as spm
+from novobench.tasks.translation.pieces import load_bpe, train_bpe
+from novobench.tasks.translation.text import Pairs, open_split, read_evaluation
 
-from novobench.config import parse_overrides
+from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.tasks.translation.data import identify, open_pairs
-from novobench.tasks.translation.pieces import load_bpe, train_bpe
 from novobench.tasks.translation.scoring import nearest_neighbours
-from novobench.tasks.translation.text import Pairs, open_split, read_evaluation
 from tests.tasks.translation.small import small_config
 
 _NUMBERS, _THINGS = ("one", "two", "three"), ("birds", "fish", "trees")
@@ -70,8 +70,8 @@ def advised(message: str) -> dict:
         (os.mkfifo, r"No file .*train\.de: it is a pipe or a device"),
         (lambda path: path.with_name("train.de.gz").write_bytes(b"?"), r"No file .*train\.de\. Unpack train\.de\.gz\."),
         (lambda path: path.with_name(".train.de").write_text("?"), "In both languages there are: test, validation"),
-        (lambda path: path.write_bytes(gzip.compress(b"x")), r"train\.de is packed by gzip"),
-        (lambda path: path.write_text("x", "utf-16"), r"train\.de is UTF-16, or no text"),
+        (lambda path: path.write_bytes(gzip.compress(b"x")), r"train\.de is compressed by gzip"),
+        (lambda path: path.write_text("x", "utf-16"), r"train\.de is UTF-16, or not text"),
     ],
 )
 def test_what_is_no_text_is_told(place, message, root):
