@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from novobench.tasks.translation.text import Pairs
 
 from novobench.errors import ConfigError
 from novobench.tasks import base
