@@ -1,42 +1,28 @@
-"""What a training ran on: library versions, hardware, the code and whether it was changed."""
+"""What a training runs on: library versions, hardware, and the code with its uncommitted changes."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
-from importlib import metadata
+from contextlib import suppress
 from typing import Any
 
-from novobench import hardware
+from novobench import hardware, requirements
 from novobench.places import ROOT
 
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "timm",
-    "datasets",
-    "omegaconf",
-    "transformers",
-    "sentencepiece",
-    "sacrebleu",
-    "num2words",
-)
 _RESULT_PATHS = ("novobench", "configs", "experiments", "pyproject.toml", "constraints.txt")
-"""Uncommitted changes here make a result dirty; changes in results/ do not."""
+"""Uncommitted changes in these make a result dirty; changes in results/ do not."""
 
 
 def describe() -> dict[str, Any]:
-    """The content of a run's `environment.json`. Holds no host name, user or path."""
+    """The content of a run's `environment.json`: no host name, user or path. Packages are those that novobench declares
+    and that are installed, with their versions."""
     code, dirty = code_version()
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": _packages(),
         "hardware": hardware.describe(),
         "code": code,
         "dirty": dirty,
@@ -46,19 +32,19 @@ def describe() -> dict[str, Any]:
 def code_version() -> tuple[str, bool]:
     """The commit, and whether anything that decides results differs from it.
 
-    Where a copy of the code came without its `.git`, $NOVOBENCH_CODE says so instead, in the words of
-    `git describe --always --dirty --abbrev=12 --exclude '*'`.
+    For a copy of the code without `.git`, $NOVOBENCH_CODE may hold both, in the format of
+    `git describe --always --dirty --abbrev=12 --exclude '*'`. Otherwise it is the version of the package.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         if stated := os.environ.get("NOVOBENCH_CODE"):
             return stated.removesuffix("-dirty"), stated.endswith("-dirty")
-        return f"novobench {_version('novobench') or 'unknown'}", False
+        return f"novobench {requirements.installed_version('novobench') or 'unknown'}", False
     return commit[:12], bool(_git("status", "--porcelain", "--", *_RESULT_PATHS))
 
 
 def changes() -> str:
-    """The uncommitted diff of what decides results, untracked files by name; empty if clean."""
+    """The uncommitted diff of what decides results, with untracked files by name. Empty if there are no changes."""
     diff = _git("diff", "HEAD", "--", *_RESULT_PATHS) or ""
     untracked = _git("ls-files", "--others", "--exclude-standard", "--", *_RESULT_PATHS) or ""
     return diff + "".join(f"untracked: {name}\n" for name in untracked.splitlines())
@@ -74,8 +60,8 @@ def _git(*words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _packages() -> dict[str, str]:
+    names: list[str] = []
+    with suppress(requirements.UnknownRequirements):  # a bare copy of the code: nothing declares its packages
+        names = [requirement.name for requirement in requirements.declared()]
+    return {name: version for name in names if (version := requirements.installed_version(name))}

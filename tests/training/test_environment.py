@@ -1,9 +1,13 @@
 """Which code a record names: the commit, or what the environment says where a copy came without its history."""
 
+import re
 import subprocess
+import tomllib
+from importlib import metadata
 
 import pytest
 
+from novobench.places import ROOT
 from novobench.training import environment
 
 
@@ -40,3 +44,12 @@ def test_a_checkout_knows_better(checkout, monkeypatch):
     (checkout / "novobench" / "code.py").write_text("2")
     assert environment.code_version() == (git("rev-parse", "HEAD")[:12], True)
     assert git(*described).endswith("-dirty")
+
+
+def test_the_versions_of_all_declared_packages_are_recorded():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["suite"]]
+    names = {re.match(r"[\w-]+", line)[0] for line in lines}
+    packages = environment.describe()["packages"]
+    assert names <= packages.keys()
+    assert packages == {name: metadata.version(name) for name in packages}
