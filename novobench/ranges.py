@@ -1,8 +1,7 @@
-"""Which values a config field may take, declared with its type and checked by one function.
+"""The range of a config field: declared in its annotation, checked by one function.
 
-A string in an annotation is an interval in mathematical notation: `Annotated[float, "[0, 1)"]`, with `inf` for a side
-without a bound. Inside `list[...]` or `dict[str, ...]` it holds for each entry. Every number of a config must be
-finite, annotated or not.
+A string in an annotation is an interval in mathematical notation, `Annotated[float, "[0, 1)"]`; `inf` is no bound.
+In `list[...]` or `dict[str, ...]` it applies to each entry. Every number of a config must be finite, annotated or not.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ Fraction = Annotated[float, "[0, 1]"]
 DropoutRate = Annotated[float, "[0, 1)"]
 FileName = Annotated[str, FILE_NAME]
 Name = Annotated[str, NOT_EMPTY]
-"""Something that is looked for under this name, and written under none."""
+"""A name that is only looked up, never written as a file name."""
 
 _LARGEST_INT = 2**63 - 1
-"""What torch and numpy hold."""
+"""The largest integer of torch and numpy."""
 _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
-_UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f:*?\"<>|]|^\.|^\s|\s$")
+_UNSAFE_IN_FILE_NAMES = re.compile(r"[/\\\x00-\x1f\x7f:*?\"<>|]|^\.|^\s|\s$")
 _LONGEST_NAME = 100
-"""Bytes, of the 255 that file systems allow a whole file name."""
-_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-"""What no path, table or UTF-8 file can hold: control characters but white space, and halves of characters."""
+"""Bytes. File systems allow 255 for a whole file name."""
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""Characters that no path, table or UTF-8 file can hold: control characters except white space, and lone surrogates."""
 
 
 def check(config: Any, where: str) -> None:
-    """Raise ConfigError, naming `where` and the full key, for the first field of a dataclass with a value that it may
-    not take."""
+    """Raise ConfigError, naming `where` and the full key, for the first field of a dataclass whose value is outside its
+    range."""
     try:
         _check_fields(config, "")
     except ConfigError as error:
@@ -65,48 +64,54 @@ def _check(value: Any, hint: Any, key: str) -> None:
     if dataclasses.is_dataclass(value):
         _check_fields(value, key)
         return
-    if value is None or hint is Any:  # whether None is allowed is a question of type
+    if value is None or hint is Any:  # the schema decides whether None is allowed
         return
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         for rule in inner[1:]:
-            if demanded := violated(rule, value):
-                raise ConfigError(f"'{key}' must be {demanded}, not {_shown(value)}.")
+            if requirement := violated(rule, value):
+                raise ConfigError(f"'{key}' must be {requirement}, not {_quoted(value)}.")
         _check(value, inner[0], key)
     elif origin in (Union, types.UnionType):
         kind = next((kind for kind in inner if kind is not type(None)), Any)
         _check(value, kind, key)
     elif origin is list:
-        for place, entry in enumerate(value):
-            _check(entry, inner[0], f"{key}[{place}]")
+        for index, entry in enumerate(value):
+            _check(entry, inner[0], f"{key}[{index}]")
     elif origin is dict:
         for name, entry in value.items():
             _check(name, inner[0], f"{key}' key '{name}")
             _check(entry, inner[1], f"{key}.{name}")
-    elif isinstance(value, str) and _NO_TEXT.search(value):
-        raise ConfigError(f"'{key}' must be text without control characters, not {_shown(value)}.")
+    elif isinstance(value, str) and _NOT_TEXT.search(value):
+        raise ConfigError(f"'{key}' must be text without control characters, not {_quoted(value)}.")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"'{key}' must be a finite number, not {value}.")
     elif isinstance(value, int) and abs(value) > _LARGEST_INT:
-        raise ConfigError(f"'{key}' must be a number below 2^63, not {_shown(value)}.")
+        raise ConfigError(f"'{key}' must be a number below 2^63, not {_quoted(value)}.")
 
 
 def violated(rule: str, value: Any) -> str:
-    """What a rule demands, in words, if `value` breaks it; else an empty string."""
+    """What a rule requires, in words, if `value` violates it; else an empty string."""
     if rule == NOT_EMPTY:
         if isinstance(value, str):
             return "" if value and "\n" not in value else "a name in one line, and not empty"
-        return "" if value else "given at least one entry"
+        return "" if value else "a collection of at least one entry"
     if rule == FILE_NAME:
-        wrong = not value or len(value.encode(errors="surrogatepass")) > _LONGEST_NAME or _UNSAFE.search(value)
-        wanted = f"usable in a file name: no slash or control character, no leading dot, at most {_LONGEST_NAME} bytes"
-        return wanted if wrong else ""
+        is_unsafe = (
+            not value
+            or len(value.encode(errors="surrogatepass")) > _LONGEST_NAME
+            or _UNSAFE_IN_FILE_NAMES.search(value)
+        )
+        requirement = (
+            f"usable in a file name: no slash or control character, no leading dot, at most {_LONGEST_NAME} bytes"
+        )
+        return requirement if is_unsafe else ""
     if not isinstance(value, int | float):
         return "a number"
     low_sign, low, high, high_sign = _bounds(rule)
-    above = value >= low if low_sign == "[" else value > low
-    below = value <= high if high_sign == "]" else value < high
-    return "" if above and below else _in_words(low_sign, low, high, high_sign, whole=isinstance(value, int))
+    is_above = value >= low if low_sign == "[" else value > low
+    is_below = value <= high if high_sign == "]" else value < high
+    return "" if is_above and is_below else _in_words(low_sign, low, high, high_sign, whole=isinstance(value, int))
 
 
 @cache
@@ -127,6 +132,6 @@ def _in_words(low_sign: str, low: float, high: float, high_sign: str, *, whole: 
     return f"{low:g} to {high:g}" if (low_sign, high_sign) == ("[", "]") else f"{lower} and {upper}"
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"

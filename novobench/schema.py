@@ -1,4 +1,4 @@
-"""A config tree checked against the dataclasses that say what it may hold. Imports no torch."""
+"""Checks a config tree against dataclasses. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from novobench.errors import ConfigError
 
 
 def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str) -> Any:
-    """`tree` checked against the dataclass `schema`, whose open nodes are checked against `nodes`.
+    """`tree` as an instance of the dataclass `schema`.
 
-    `nodes` maps a dotted key whose field is typed `Any` to the dataclass that holds there. Values must lie in the
-    ranges that the fields declare.
+    nodes: dotted key of a field that is typed `Any` -> the dataclass of its value. where: names the file and row in
+    errors. Raises ConfigError for an unknown or missing key, a wrong type, or a value outside its field's range.
     """
     try:
         structure = copy.deepcopy(_structure(schema, tuple(nodes.items())))
         _check_kinds(structure, tree, where)
         merged = OmegaConf.merge(structure, tree)
         for key, node in nodes.items():
-            _read_free_values(OmegaConf.select(merged, key), node)
-        made = OmegaConf.to_object(merged)
+            _read_untyped_values(OmegaConf.select(merged, key), node)
+        config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_explained(error)}") from None
-    except (TypeError, ValueError) as error:  # OmegaConf lets some of its own through
+        raise ConfigError(f"{where}: {_explain(error)}") from None
+    except (TypeError, ValueError) as error:  # OmegaConf raises some of these itself
         raise ConfigError(f"{where}: {first_line(error)}") from None
-    ranges.check(made, where)
-    return made
+    ranges.check(config, where)
+    return config
 
 
 @cache
 def _structure(schema: type, nodes: tuple[tuple[str, type], ...]) -> DictConfig:
-    """The dataclass as OmegaConf has it, with all its nodes."""
+    """The dataclass as an OmegaConf structure, with the dataclasses of all nodes."""
     structure = OmegaConf.structured(schema)
     for key, kind in _hints(schema).items():
         if dataclasses.is_dataclass(kind) and OmegaConf.is_missing(structure, key):
@@ -48,9 +48,9 @@ def _structure(schema: type, nodes: tuple[tuple[str, type], ...]) -> DictConfig:
                 structure[key] = OmegaConf.structured(kind)
     for key, node in nodes:
         parent, _, name = key.rpartition(".")
-        holder = OmegaConf.select(structure, parent) if parent else structure
-        with read_write(holder):
-            holder[name] = OmegaConf.structured(node)
+        container = OmegaConf.select(structure, parent) if parent else structure
+        with read_write(container):
+            container[name] = OmegaConf.structured(node)
     return structure
 
 
@@ -58,44 +58,45 @@ _hints = cache(get_type_hints)
 
 
 def _check_kinds(structure: DictConfig, tree: DictConfig, where: str, path: str = "") -> None:
-    """Refuse what should be a mapping, a list or a truth value and is none, and drop the default of a mapping that is
-    given: that is whole."""
+    """Raise ConfigError for a value that must be a mapping, a list or a boolean and is not. Clear the default of each
+    mapping that `tree` sets: it replaces the default, instead of being merged with it."""
     hints = _hints(OmegaConf.get_type(structure))  # type: ignore[arg-type]
-    for key, given in ((str(key), given) for key, given in tree.items()):
+    for key, value in ((str(key), value) for key, value in tree.items()):
         if key not in structure:
             continue
-        there = structure[key]
-        if isinstance(there, DictConfig):
-            if not isinstance(given, DictConfig):
-                raise _wrong_kind(where, path + key, "a mapping", given)
+        default = structure[key]
+        if isinstance(default, DictConfig):
+            if not isinstance(value, DictConfig):
+                raise _wrong_kind(where, path + key, "a mapping", value)
             if dataclasses.is_dataclass(OmegaConf.get_type(structure, key)):
-                _check_kinds(there, given, where, f"{path}{key}.")
+                _check_kinds(default, value, where, f"{path}{key}.")
             else:
                 with read_write(structure):
                     structure[key] = {}
-        elif get_origin(hints[key]) is list and not isinstance(given, ListConfig):
-            raise _wrong_kind(where, path + key, "a list", given)
-        elif hints[key] is bool and type(given) is int and given not in (0, 1):  # OmegaConf takes any for true
-            raise _wrong_kind(where, path + key, "true or false", given)
+        elif get_origin(hints[key]) is list and not isinstance(value, ListConfig):
+            raise _wrong_kind(where, path + key, "a list", value)
+        elif hints[key] is bool and type(value) is int and value not in (0, 1):  # OmegaConf takes any number for true
+            raise _wrong_kind(where, path + key, "true or false", value)
 
 
-def _wrong_kind(where: str, key: str, wanted: str, given: Any) -> ConfigError:
-    return ConfigError(f"{where}: '{key}' must be {wanted}, not {'null' if given is None else given}.")
+def _wrong_kind(where: str, key: str, kind: str, value: Any) -> ConfigError:
+    return ConfigError(f"{where}: '{key}' must be {kind}, not {'null' if value is None else value}.")
 
 
-def _read_free_values(given: DictConfig, node: type) -> None:
-    """Read the fields that have no type, those of other people's optimizers."""
+def _read_untyped_values(tree: DictConfig, node: type) -> None:
+    """Give the values of fields without a type (options of third-party optimizers) the types of YAML 1.2."""
     for name, kind in _hints(node).items():
-        if Any in (kind, *get_args(kind)) and not OmegaConf.is_missing(given, name):
-            with read_write(given):
-                given[name] = yaml_text.untyped_value(OmegaConf.to_container(given)[name])  # type: ignore[index, call-overload]
+        if Any in (kind, *get_args(kind)) and not OmegaConf.is_missing(tree, name):
+            with read_write(tree):
+                tree[name] = yaml_text.untyped_value(OmegaConf.to_container(tree)[name])  # type: ignore[index, call-overload]
 
 
-def _explained(error: OmegaConfBaseException) -> str:
+def _explain(error: OmegaConfBaseException) -> str:
+    """OmegaConf's error as a clause that names the key."""
     key = str(error.full_key or error.key or "")
     reason = first_line(error)
     if "missing mandatory value" in reason.lower():
-        return f"'{key}' must be given and is not."
+        return f"'{key}' is required, but it is not set."
     unknown = re.match(r"Key '\S+' not in '\w+'\.?(?: Did you mean: ('\w+'))?", reason)
     if unknown:
         return f"there is no key '{key}'." + (f" Did you mean {unknown[1]}?" if unknown[1] else "")

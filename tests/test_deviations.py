@@ -1,12 +1,14 @@
 """The ledger, configs/deviations.yaml: each entry is complete, and its switch exists."""
 
+import dataclasses
+
 import pytest
 
 from novobench.config_loading import parse_overrides, read_yaml
 from novobench.errors import ConfigError
 from novobench.places import ROOT
 from novobench.suite.experiment import experiment_names, load_experiment, row_config
-from novobench.tasks.catalog import plain, task_names
+from novobench.tasks.catalog import task_names
 
 LEDGER = read_yaml(ROOT / "configs" / "deviations.yaml")
 SWITCHES = [(name, switch) for name, entry in LEDGER.items() for switch in entry["switch"].split(", ")]
@@ -41,7 +43,9 @@ def test_a_switch_exists(name, switch, rows):
     failures = []
     for experiment, row in (pairs[0] for pairs in rows.values()):
         try:
-            tree = plain(row_config(experiment, row, "laptop", 0, parse_overrides([switch]) if has_value else {}))
+            tree = dataclasses.asdict(
+                row_config(experiment, row, "laptop", 0, parse_overrides([switch]) if has_value else {})
+            )
             for part in key.removesuffix(".*").split("."):
                 tree = tree[part]
             return

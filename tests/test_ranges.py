@@ -42,7 +42,7 @@ class Named:
         ({"share": math.nan}, "'share' must be 0 or more and below 1, not nan."),
         ({"whole": 0.0}, "'whole' must be above 0 and at most 1, not 0.0."),
         ({"clip": 0.0}, "'clip' must be above 0 and finite, not 0.0."),
-        ({"widths": []}, "'widths' must be given at least one entry, not []."),
+        ({"widths": []}, "'widths' must be a collection of at least one entry, not []."),
         ({"widths": [4, 0]}, "'widths[1]' must be 1 or more, not 0."),
         ({"sizes": {"dev": 0}}, "'sizes.dev' must be 1 or more, not 0."),
         ({"sizes": {"../up": 1}}, "'sizes' key '../up' must be usable in a file name"),

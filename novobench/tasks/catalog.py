@@ -1,7 +1,7 @@
 """Finds tasks by name and turns a config tree into a typed, checked `CellConfig`. Imports no torch.
 
-A task is a folder beside this file with a `config.py` (its dataclasses and `RECIPE_VERSION`) and a `task.py`
-(its LightningModule and data). Nothing else needs to know that it exists.
+A task is a folder next to this file with a `config.py` (see `base_config.TaskConfig`) and a `task.py` (see `base`).
+Nothing else refers to it by name.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from novobench.schema import typed
 from novobench.tasks.base_config import TaskConfig
 
 _MOST_UPDATES = 10**12
-"""Thirty years of a thousand updates a second."""
+"""Thirty years at a thousand updates per second."""
 
 
 def task_names() -> list[str]:
-    """The tasks that exist: the folders here that have a config."""
+    """The names of all tasks: the folders next to this file that have a `config.py`."""
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.py"))
 
 
@@ -41,8 +41,8 @@ def task_config(name: str, where: str = "task") -> TaskConfig:
 
 
 def load_task(name: str, path: Path) -> DictConfig:
-    """The config file of a task, on top of the mappings and lists that its fields hold by default: an override of one
-    entry of theirs leaves the others. Raises ConfigError if there is no such task or file."""
+    """A config file of a task, merged over the default mappings and lists of its fields, so that an override of one
+    entry keeps the others. Raises ConfigError if there is no such task or file."""
     task = task_config(name)
     defaults = {
         part: {
@@ -57,9 +57,10 @@ def load_task(name: str, path: Path) -> DictConfig:
 
 
 def resolve(tree: DictConfig, where: str) -> CellConfig:
-    """Check a whole cell: keys, types, optimizer and its options, budget, schedule, batch arithmetic.
+    """The config of one cell (one training run), checked: keys, types, ranges, optimizer and its options, budget,
+    schedule, batch arithmetic.
 
-    `where` names the file and row for error messages.
+    where: names the file and row in errors. Raises ConfigError in one line.
     """
     task = task_config(tree.get("task"), where)
     name = OmegaConf.select(tree, "optimizer.name")
@@ -91,7 +92,7 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
             )
         if config.total_updates > _MOST_UPDATES:
             raise ConfigError(
-                f"budget '{config.budget}' is more than the {_MOST_UPDATES:.0e} updates one can wait for."
+                f"budget '{config.budget}' is more than {_MOST_UPDATES:.0e} updates, the most that are accepted."
             )
         if config.total_updates < 1:
             raise ConfigError(f"budget '{config.budget}' is less than one update of {config.batch.size} samples.")
@@ -134,27 +135,29 @@ def _with_warmup(config: CellConfig, warmup: str | None) -> CellConfig:
 
 
 def default_list(tree: DictConfig, key: str) -> Any:
-    """The list that an optimizer's option is by its preset or default, if `key` names one: no file holds those, and
-    which they are depends on the optimizer. For `override`."""
+    """The list that is an optimizer option's default, or its value in the preset; None if `key` is no such option.
+
+    For `config_loading.override`: no file holds these lists, because they depend on the optimizer.
+    """
     kind, _, option = key.rpartition(".")
     name, preset = (OmegaConf.select(tree, f"optimizer.{part}") for part in ("name", "preset"))
     if kind != "optimizer.options" or not isinstance(name, str):
         return None
     try:
         entry = registry.get(name)
-    except LookupError:  # told when the cell is resolved
+    except LookupError:  # `resolve` reports it
         return None
     defaults = {
         spec.name: spec.default_factory()
         for spec in dataclasses.fields(entry.options)
         if spec.default_factory is not dataclasses.MISSING
     }
-    found = {**defaults, **entry.presets.get(str(preset), {})}.get(option)
-    return found if isinstance(found, list) else None
+    value = {**defaults, **entry.presets.get(str(preset), {})}.get(option)
+    return value if isinstance(value, list) else None
 
 
 def _check_data_name(config: CellConfig, task: TaskConfig) -> None:
-    """Results go by the name of their data, so a shipped data set's name stands for that data set alone."""
+    """Raise ConfigError if other data have the name of a shipped data set: results are filed under the name."""
     data, places = config.data, task.SHIPPED.get(config.data.name)
     if data.source == task.BUILT_IN:
         if places != ():
@@ -164,8 +167,7 @@ def _check_data_name(config: CellConfig, task: TaskConfig) -> None:
         origin = f"comes from {' or '.join(places)}" if places else "is built in"
         raise ConfigError(
             f"'data.path' {data.path or data.name}: '{data.name}' is the name of a shipped data set, which {origin}. "
-            "Give other data a name of their own, "
-            f"e.g. data.name=my-{data.name}."
+            f"Give other data a name of their own, e.g. data.name=my-{data.name}."
         )
 
 
@@ -174,16 +176,11 @@ def _with_preset(tree: DictConfig, entry: registry.OptimizerEntry, where: str) -
     if preset is None:
         return tree
     if str(preset) not in entry.presets:
-        known = list(entry.presets)
+        presets = list(entry.presets)
         raise ConfigError(
-            f"{where}: 'optimizer.preset': {entry.name} has no preset '{preset}'.{suggestion(str(preset), known)} "
-            f"Known: {', '.join(known) or 'none'}."
+            f"{where}: 'optimizer.preset': {entry.name} has no preset '{preset}'.{suggestion(str(preset), presets)} "
+            f"Known: {', '.join(presets) or 'none'}."
         )
-    given = OmegaConf.to_container(OmegaConf.select(tree, "optimizer.options") or OmegaConf.create({}))
-    options = {**entry.presets[str(preset)], **given}  # type: ignore[dict-item]
+    explicit = OmegaConf.to_container(OmegaConf.select(tree, "optimizer.options") or OmegaConf.create({}))
+    options = {**entry.presets[str(preset)], **explicit}  # type: ignore[dict-item]
     return override(tree, {"optimizer.options": options}, where)
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A typed config as nested plain data."""
-    return dataclasses.asdict(config)

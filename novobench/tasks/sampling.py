@@ -1,10 +1,10 @@
-"""Which samples a cell sees, in which order, with which random numbers: pure functions of (config, seed).
+"""Which samples a cell (one training run) sees, in which order, with which random numbers: pure functions of
+(config, seed).
 
-Nothing here keeps a state, so a run that was killed needs none restored: it asks for update `u` again and
-gets the same samples, the same augmentation and the same dropout masks, with any number of loader workers
-and any number of processes.
+Nothing here has state, so nothing has to be restored after a kill: a resumed run asks for update u again and gets the
+same samples, the same augmentation and the same dropout masks, with any number of loader workers and processes.
 
-Letters: N samples, B effective batch, m micro-batch, k number of a micro-batch inside its optimizer batch.
+Letters: N samples, B effective batch, m micro-batch, k number of a micro-batch in its optimizer batch.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ Tail = Literal["drop", "wrap"]
 
 
 class SampleKey(NamedTuple):
-    """What a training data set is asked for: a sample, and the epoch that its augmentation depends on."""
+    """The key of a training item: a sample number, and the epoch, on which its augmentation depends."""
 
     epoch: int
     sample: int
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed for one purpose, e.g. `derive_seed(seed, "order", epoch)`; any change of a part changes it."""
+    """A 63-bit seed for one purpose, e.g. `derive_seed(seed, "order", epoch)`. It changes with each of its parts."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def uniforms(seed: int, purpose: str, keys: Sequence[SampleKey], count: int) -> np.ndarray:
-    """`count` uniform numbers in (0, 1) for each key, shape [len(keys), count], float64.
+    """`count` uniform numbers in (0, 1) for each key, float64 [len(keys), count].
 
-    Row i depends on (seed, purpose, keys[i]) alone, never on the other keys or on a generator's state:
-    a counter hashed by splitmix64 (Steele et al., 2014), for all keys at once.
+    Row i depends on (seed, purpose, keys[i]) only, not on other keys or on a generator's state: counters hashed by
+    splitmix64 (Steele et al., 2014).
     """
     epochs = np.array([key.epoch for key in keys], dtype=np.uint64)
     indices = np.array([key.sample for key in keys], dtype=np.uint64)
@@ -55,23 +55,25 @@ def _splitmix64(x: np.ndarray) -> np.ndarray:
 
 
 def updates_per_epoch(samples: int, batch: int, tail: Tail) -> int:
-    """Updates in one epoch: whole optimizer batches only; `drop` rounds down, `wrap` rounds up."""
+    """Updates in one epoch of whole optimizer batches: `drop` rounds down, `wrap` rounds up."""
     return samples // batch if tail == "drop" else -(-samples // batch)
 
 
 @lru_cache(maxsize=2)
 def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of `samples` for one epoch: sorted by a hash, so it is the same with any library version."""
+    """The permutation of `samples` numbers for one epoch, int64 [samples]. Sorted by a hash, so it is the same with any
+    library version."""
     with np.errstate(over="ignore"):
         bits = _splitmix64(np.uint64(derive_seed(seed, "order", epoch)) + np.arange(samples, dtype=np.uint64))
     return np.argsort(bits, kind="stable")
 
 
 class MicroBatches:
-    """A batch sampler that yields the keys of one rank's micro-batches, from update `start` to update `stop`.
+    """A batch sampler: yields the keys of the micro-batches of one rank, from update `start` to update `stop`.
 
-    An optimizer batch of B samples is cut into B/m micro-batches; micro-batch k belongs to rank k mod `world`.
-    With `tail="wrap"` the last optimizer batch of an epoch is filled from the start of the same epoch's order.
+    An optimizer batch of `batch` samples is cut into micro-batches of `micro_batch` samples; micro-batch k belongs to
+    rank k mod `world`. With `tail="wrap"` the last optimizer batch of an epoch is filled up from the start of the same
+    epoch's order.
     """
 
     def __init__(
@@ -87,13 +89,7 @@ class MicroBatches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.samples, self.batch, self.micro_batch, self.tail, self.seed = (
-            samples,
-            batch,
-            micro_batch,
-            tail,
-            seed,
-        )
+        self.samples, self.batch, self.micro_batch, self.tail, self.seed = samples, batch, micro_batch, tail, seed
         self.start, self.stop, self.rank, self.world = start, stop, rank, world
         self.per_epoch = updates_per_epoch(samples, batch, tail)
 
@@ -107,13 +103,13 @@ class MicroBatches:
                 yield keys[k * self.micro_batch : (k + 1) * self.micro_batch]
 
     def optimizer_batch(self, update: int) -> list[SampleKey]:
-        """All keys of one update, in order of k."""
+        """All keys of one update, in the order of k."""
         epoch, position = divmod(update, self.per_epoch)
         order = epoch_order(self.samples, self.seed, epoch)
-        places = np.arange(position * self.batch, (position + 1) * self.batch) % self.samples
-        return [SampleKey(epoch, int(index)) for index in order[places]]
+        positions = np.arange(position * self.batch, (position + 1) * self.batch) % self.samples
+        return [SampleKey(epoch, int(index)) for index in order[positions]]
 
 
 def rank_share(samples: int, rank: int, world: int) -> range:
-    """The evaluation samples of one rank; over all ranks each sample comes exactly once."""
+    """The evaluation samples of one rank. Over all ranks, each sample occurs exactly once."""
     return range(rank, samples, world)

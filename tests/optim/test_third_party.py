@@ -96,7 +96,7 @@ def test_torchs_own_classes_by_path(name):
         ("Plain", {"weight_decay": 0.1}, "'optimizer.weight_decay' is 0.1, but .*:Plain accepts no such argument"),
         ("Plain", {"options": {"momentum": 0.9}}, "there is no key 'optimizer.options.momentum'"),
         ("Own", {"options": {"centred": "maybe"}}, "'optimizer.options.centred': Value 'maybe' is not a valid bool"),
-        ("Demanding", {}, "'optimizer.options.trust' must be given"),
+        ("Demanding", {}, "'optimizer.options.trust' is required"),
         ("Missing", {}, "has no attribute 'Missing'"),
         ("torch", {}, "neither a subclass of torch.optim.Optimizer nor a function"),
         ("Outer", {}, "neither a subclass of torch.optim.Optimizer nor a function"),

@@ -8,7 +8,7 @@ import yaml
 from novobench.config import RuntimeConfig
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.suite.provenance import annotated_yaml
-from novobench.tasks.catalog import plain, task_config
+from novobench.tasks.catalog import task_config
 
 TUNED = """
 novograd-b32: {optimizer.lr: 0.02, optimizer.weight_decay: 0.001}
@@ -85,7 +85,9 @@ LOADED = [("table1", "gpu"), ("table2", "full"), ("table5", "laptop"), ("table6"
 def test_it_loads_to_the_config_that_is_trained(name, scale):
     experiment = load_experiment(name)
     row = experiment.rows[-2]
-    assert yaml.safe_load(annotated_yaml(experiment, row, scale, {})) == plain(row_config(experiment, row, scale, 0))
+    assert yaml.safe_load(annotated_yaml(experiment, row, scale, {})) == dataclasses.asdict(
+        row_config(experiment, row, scale, 0)
+    )
 
 
 @pytest.mark.parametrize("name", ["table1", "table4", "table6", "table7"])
