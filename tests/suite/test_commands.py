@@ -69,7 +69,7 @@ def test_run_trains_records_and_writes_a_table(tuned, novobench):
     text = (results / "small.md").read_text()
     assert "| SGD | 0.05 | 32 | 2 |" in text
     assert "76.50" in text
-    assert "Number quoted by the paper from Somebody (2000); not run here." in text
+    assert "The paper quotes this value from Somebody (2000); it is not run here." in text
     cells = json.loads((results / "cells.json").read_text())
     assert len(cells) == 4
     assert all("path" not in cell["config"]["data"] for cell in cells.values())

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from novobench.suite.curves import Point, value_at_equal_level
 from novobench.suite.experiment import Panel, load_experiment
 from novobench.suite.plots import draw, write_figure
-from novobench.suite.results import CurveLine, Results, StoredCell
+from novobench.suite.results import Results
+from novobench.suite.stored_cell import CurveLine, StoredCell
 from novobench.suite.table_rows import TableRow, table_rows
 from novobench.suite.tables import one_line
 
