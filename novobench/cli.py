@@ -189,7 +189,6 @@ def _add_running(sub: argparse.ArgumentParser) -> None:
         type=_positive,
         help="cells at a time, sharing GPUs if need be (default: runtime.cells_per_gpu a GPU, else one a core)",
     )
-    sub.add_argument("--executor", choices=["local"], default="local", help="where cells run (default: local)")
 
 
 def _add_list(sub: argparse.ArgumentParser, flag: str, metavar: str, text: str) -> None:

@@ -200,18 +200,13 @@ def load_tree(path: Path) -> DictConfig:
 
 def config_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """A YAML file and the `base:` files below it, each with its own content, the lowest first."""
-    files: list[tuple[Path, dict[str, Any]]] = []
-    while True:
-        if any(path == file for file, _ in files):
-            raise ConfigError(
-                f"{display_path(path)}: `base:` goes round in a circle through {display_path(files[0][0])}."
-            )
-        content = read_yaml(path)
-        base = content.pop("base", None)
-        files.append((path, content))
-        if base is None:
-            return files[::-1]
+    files: dict[Path, dict[str, Any]] = {}
+    while path not in files:
+        files[path] = read_yaml(path)
+        if (base := files[path].pop("base", None)) is None:
+            return list(files.items())[::-1]
         path = places.workspace().find((path.parent / str(base)).resolve())
+    raise ConfigError(f"{display_path(path)}: `base:` goes round in a circle.")
 
 
 def laid_over(below: DictConfig, above: Mapping[str, Any], where: str) -> DictConfig:

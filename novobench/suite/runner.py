@@ -17,10 +17,10 @@ from novobench.files import readable_os_errors
 from novobench.places import display_path
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
-from novobench.suite.experiment import Experiment, files_of
+from novobench.suite.experiment import Experiment
 from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.identity import changed_data_errors
-from novobench.suite.plan import Plan, PlannedCell, PlannedRow, check_not_empty, planned_rows
+from novobench.suite.plan import Plan, PlannedCell, PlannedRow, check_not_empty, planned_rows, source_files
 from novobench.suite.results import Results, locked
 from novobench.suite.table_rows import table_rows
 from novobench.suite.tables import four_digits, markdown, write_table
@@ -36,7 +36,7 @@ def run(plan: Plan, jobs: int | None) -> int:
     out = console()
     check_not_empty(plan)
     _check_writable(plan.scale)
-    files = files_of(plan.experiments)
+    files = source_files(plan.experiments)
     wrong_data = changed_data_errors(plan.cells, out)
     to_collect = [cell for cell in plan.cells if cell.own_recipe and cell.id not in wrong_data]
     results = Results.load(plan.scale)
@@ -75,7 +75,7 @@ def _collect(
     with locked(scale):
         results = results.reloaded()
         problems = collect((cell.folder for cell in cells), results)
-        files_changed = files_of(plan.experiments) != files
+        files_changed = source_files(plan.experiments) != files
         for experiment in plan.experiments:
             planned = plan.rows[experiment.name]
             rows = table_rows(experiment, results, planned)

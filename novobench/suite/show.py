@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from novobench.config import CellConfig, check_not_decided
+from novobench.config import SCALES, CellConfig, check_not_decided
 from novobench.console import console, duration
 from novobench.errors import ConfigError
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
@@ -23,11 +23,12 @@ def listing(what: str) -> None:
     """Print the experiments, optimizers or tasks."""
     table = Table(box=None, pad_edge=False)
     if what == "experiments":
-        for heading in ("experiment", "task", "rows", "where", "what"):
+        for heading in ("experiment", "task", "rows", "where", "what", *(f"{scale} cost" for scale in SCALES)):
             table.add_column(heading)
         for name in experiment_names():
             experiment = load_experiment(name)
-            table.add_row(name, experiment.task, str(len(experiment.rows)), experiment.where, experiment.title)
+            what, costs = experiment.summary or experiment.title, (getattr(experiment.cost, scale) for scale in SCALES)
+            table.add_row(name, experiment.task, str(len(experiment.rows)), experiment.where, what, *costs)
     elif what == "optimizers":
         from novobench.optim import registry
 

@@ -254,7 +254,8 @@ def test_every_experiment_has_a_header():
         head = (ROOT / "experiments" / f"{name}.yaml").read_text().split("\ntitle:")[0]
         for word in ("Expect:", "Command:"):
             assert word in head, f"{name}: {word}"
-        assert all(dataclasses.astuple(load_experiment(name).cost)), name
+        experiment = load_experiment(name)
+        assert all((experiment.summary, *dataclasses.astuple(experiment.cost))), name
 
 
 if __name__ == "__main__":
