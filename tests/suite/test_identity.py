@@ -12,7 +12,7 @@ from novobench.suite.identity import changed_data_errors
 from novobench.suite.plan import PlannedCell
 from novobench.tasks import base
 from novobench.tasks.image import resident
-from novobench.tasks.speech import data as speech_data
+from novobench.tasks.speech import feature_cache
 from tests.cells import small_config
 from tests.suite.finished import config_of, finished
 
@@ -136,7 +136,7 @@ def identified(config):
 
 def test_speech_is_identified_without_features(monkeypatch):
     config = small_config("speech", data__keep_features=True)
-    monkeypatch.setattr(speech_data, "_kept", lambda *_: pytest.fail("features were computed"))
+    monkeypatch.setattr(feature_cache, "cached_features", lambda *_: pytest.fail("features were computed"))
     found = identified(config)
     _, data = base.build(small_config("speech"))
     data.setup("fit")
