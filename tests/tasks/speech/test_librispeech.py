@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from novobench.tasks.speech.corpus import Utterances
 
 from novobench.errors import DataError, one_line
 from novobench.tasks.speech.utterances import Utterances

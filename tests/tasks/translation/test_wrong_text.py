@@ -10,8 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import sentencepiece as spm
-from novobench.tasks.translation.pieces import load_bpe, train_bpe
-from novobench.tasks.translation.text import Pairs, open_split, read_evaluation
 
 from novobench.config import parse_overrides
 from novobench.errors import DataError
