@@ -134,8 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.list:
         print_steps(todo)
         return 0
+    folder = (arguments.folder or places.ROOT / "results" / scale).resolve()
     if arguments.summary:
-        Proof(todo, scale, source, started, 0).write_summary()
+        Proof(todo, scale, folder, started, 0).write_summary()
         return 0
     if arguments.resume:
         archive.unpack(arguments.resume, scale)
@@ -143,7 +144,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         install(arguments.wheels)
     environment = environment_for(data_folder(source, data), arguments.rehearse)
     facts = machine_facts(environment, arguments.rehearse)
-    folder = (arguments.folder or places.ROOT / "results" / scale).resolve()
     proof = Proof(todo, scale, folder, started, arguments.minutes)
     proof.only, proof.environment = arguments.only, environment
     proof.state["machines"].append(facts)
