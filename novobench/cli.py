@@ -227,7 +227,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    from novobench.config import parse_overrides
+    from novobench.config_loading import parse_overrides
     from novobench.suite import show
 
     show.configs(_experiments(arguments), arguments.scale, parse_overrides(arguments.set), arguments.rows)
@@ -277,7 +277,7 @@ def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
 
 
 def _planned(arguments: argparse.Namespace) -> Plan:
-    from novobench.config import parse_overrides
+    from novobench.config_loading import parse_overrides
     from novobench.suite.plan import plan
 
     extra = parse_overrides(arguments.set)

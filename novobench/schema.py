@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from novobench import ranges, yaml_text
-from novobench.config import first_line
+from novobench.config_loading import first_line
 from novobench.errors import ConfigError
 
 

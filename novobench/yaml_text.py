@@ -110,7 +110,7 @@ def dump(content: Any) -> str:
 
 
 def dump_inline(value: Any) -> str:
-    """The same in one line, as the value of a key."""
+    """Plain data as YAML text in one line, to be written after a key."""
     if isinstance(value, str) and "\n" in value:
         return json.dumps(value, ensure_ascii=False)
     text = yaml.dump([value], Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=1e9)

@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 from novobench import places
-from novobench.config import CellConfig, override, to_yaml
+from novobench.config import CellConfig, to_yaml
+from novobench.config_loading import override
 from novobench.files import write_text
 from novobench.tasks.catalog import default_list, load_task, resolve
 from novobench.training.run_folder import RunFolder

@@ -8,17 +8,8 @@ from omegaconf import OmegaConf
 
 from novobench import places
 from novobench.budget import parse_budget
-from novobench.config import (
-    BatchConfig,
-    CellConfig,
-    cell_id,
-    data_root,
-    load_tree,
-    override,
-    parse_overrides,
-    read_yaml,
-    to_yaml,
-)
+from novobench.config import BatchConfig, CellConfig, cell_id, data_root, to_yaml
+from novobench.config_loading import load_tree, override, parse_overrides, read_yaml
 from novobench.errors import ConfigError
 from novobench.tasks.catalog import load_task, resolve
 from novobench.yaml_text import untyped_value
@@ -406,5 +397,5 @@ def test_the_data_root_is_an_environment_variable(monkeypatch, tmp_path):
 def test_a_list_in_the_place_of_a_mapping_is_named(content, tmp_path):
     (tmp_path / "ground.yaml").write_text("data: {mean: [0.5]}\n")
     (tmp_path / "top.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=r"top.yaml: 'data' cannot be a list: there is a mapping"):
+    with pytest.raises(ConfigError, match=r"top.yaml: 'data' must be a mapping, not a list"):
         load_task("image", tmp_path / "top.yaml")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from novobench.config import parse_overrides, read_yaml
+from novobench.config_loading import parse_overrides, read_yaml
 from novobench.errors import ConfigError
 from novobench.places import ROOT
 from novobench.suite.experiment import experiment_names, load_experiment, row_config

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from novobench import config, doctor, files, places
+from novobench import config, config_loading, doctor, files, places
 from novobench.errors import NovobenchError
 from novobench.places import ROOT
 from novobench.suite.experiment import tuned_rates
@@ -210,9 +210,9 @@ def test_a_base_that_the_workspace_lacks_comes_with_novobench(installed):
     own = installed / "configs" / "image" / "laptop.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("base: full.yaml\nbudget: 7steps\n")
-    tree = config.load_tree(own)
+    tree = config_loading.load_tree(own)
     assert tree.budget == "7steps"
-    assert tree.data.source == config.load_tree(ROOT / "configs" / "image" / "full.yaml").data.source
+    assert tree.data.source == config_loading.load_tree(ROOT / "configs" / "image" / "full.yaml").data.source
 
 
 def test_tuned_rates_of_the_workspace_win_over_the_shipped_ones(installed):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from novobench.config import CellConfig, parse_overrides
+from novobench.config import CellConfig
+from novobench.config_loading import parse_overrides
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from novobench import hardware, places
 from novobench.bench import peak, published
 from novobench.bench.results import Column, Rows, number, one_line
 from novobench.bench.resume import try_resuming
-from novobench.config import BatchConfig, CellConfig, check_not_decided, override, parse_overrides
+from novobench.config import BatchConfig, CellConfig
+from novobench.config_loading import check_overridable, override, parse_overrides
 from novobench.schema import typed
 from novobench.tasks import base
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config, task_names
@@ -289,7 +290,7 @@ def cell_of(task: str, scale: str, changes: Sequence[str]) -> tuple[CellConfig, 
     of its micro-batches a whole update has; in the config itself an update is one."""
     task_config(task, "bench throughput")
     given = parse_overrides(changes)
-    check_not_decided(given, "--set")
+    check_overridable(given, "--set")
     tree = load_task(task, places.workspace().task_config(task, scale))
     where = f"bench throughput {task} at {scale} scale"
     start = {"task": task, "seed": 0, "scale": scale, "optimizer.name": "novograd", "optimizer.lr": 1e-3}

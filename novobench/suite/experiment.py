@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from novobench import places
-from novobench.config import SCALES, CellConfig, check_not_decided, load_tree, read_yaml, set_keys
+from novobench.config import SCALES, CellConfig
+from novobench.config_loading import check_overridable, load_tree, read_yaml, set_keys
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry
 from novobench.places import display_path
@@ -239,7 +240,7 @@ def _check_overrides(experiment: Experiment, where: str) -> None:
             if (at_scale := getattr(row, scale)) is not None:
                 overrides[f"{where} row '{row.id}': '{scale}'"] = at_scale.overrides
     for place, changes in overrides.items():
-        check_not_decided(changes, place)
+        check_overridable(changes, place)
         if "tuned" in changes:
             raise ConfigError(f"{place} cannot set 'tuned': only a scale of a row can, e.g. `laptop: {{tuned: sgd}}`.")
 
@@ -346,7 +347,7 @@ def row_layers(
         own = any("optimizer.lr" in layer.overrides for layer in layers)
         rates = rates or tuned_rates(experiment.task, scale, key, where, own=own)
         file = display_path(places.workspace().tuned_rates(experiment.task, scale))
-        check_not_decided(rates, f"{where}: '{key}' in {file}")
+        check_overridable(rates, f"{where}: '{key}' in {file}")
         layers.append(Layer(f"{file}, {key}", rates))
     layers.append(Layer("experiment task", {"task": experiment.task}))
     layers.append(Layer("--scale and --seeds", {"scale": scale, "seed": seed}))

@@ -49,7 +49,7 @@ def measured_speeds(results: Results) -> dict[str, tuple[float, float]]:
             config = results.config(cell)
             key = json.dumps({part: config[part] for part in ("task", "model", "data")}, sort_keys=True)
             runtime = config["runtime"]
-            devices = runtime["devices"] * runtime["nodes"] / runtime.get("cells_per_gpu", 1)
+            devices = runtime["devices"] * runtime.get("nodes", 1) / runtime.get("cells_per_gpu", 1)
             samples, seconds = float(results.updates(cell) * config["batch"]["size"]), float(seconds * devices)
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
             continue
@@ -66,7 +66,7 @@ def forecast(cell: PlannedCell, speeds: Mapping[str, tuple[float, float]]) -> Fo
     one GPU.
     """
     config, runtime = cell.config, cell.config.runtime
-    samples = config.total_updates * config.batch.size / (runtime.devices * runtime.nodes)
+    samples = config.total_updates * config.batch.size / runtime.devices
     ratios = {key: _relative_speed(key, _key(config)) for key in speeds}
     for same_model in (True, False):
         usable = {key: ratio for key, ratio in ratios.items() if ratio is not None and (not same_model or ratio == 1)}

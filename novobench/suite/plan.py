@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from novobench import places
-from novobench.config import CellConfig, cell_id, cell_ids, check_not_decided
+from novobench.config import CellConfig, cell_id, cell_ids
+from novobench.config_loading import check_overridable
 from novobench.errors import ConfigError, suggestion
 from novobench.suite.experiment import Experiment, Row, row_config, searched, task_tree
 from novobench.training.run_folder import RunFolder
@@ -74,7 +75,7 @@ def plan(
     """
     extra, seeds = dict(extra or {}), list(seeds)
     one_seed = len(seeds) == 1 and "seed" in extra
-    check_not_decided({key: value for key, value in extra.items() if key != "seed" or not one_seed}, "--set")
+    check_overridable({key: value for key, value in extra.items() if key != "seed" or not one_seed}, "--set")
     check_rows(experiments, only)
     rows = {experiment.name: planned_rows(experiment, scale) for experiment in experiments}
     requests: list[tuple[str, CellConfig]] = []

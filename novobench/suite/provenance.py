@@ -13,7 +13,8 @@ from typing import Any
 
 from novobench import places, yaml_text
 from novobench.budget import parse_warmup
-from novobench.config import CellConfig, cell_id, config_files
+from novobench.config import CellConfig, cell_id
+from novobench.config_loading import config_files
 from novobench.errors import one_line
 from novobench.optim import registry
 from novobench.places import display_path

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import yaml
 
 from novobench import places
-from novobench.config import cell_id, cell_ids, read_yaml
+from novobench.config import cell_id, cell_ids
+from novobench.config_loading import read_yaml
 from novobench.errors import ConfigError, NovobenchError, suggestion
 from novobench.files import number, write_bytes, write_text
 from novobench.optim import registry

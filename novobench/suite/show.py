@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from novobench.config import SCALES, CellConfig, check_not_decided
+from novobench.config import SCALES, CellConfig
+from novobench.config_loading import check_overridable
 from novobench.console import console, duration
 from novobench.errors import ConfigError
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
@@ -51,7 +52,7 @@ def listing(what: str) -> None:
 def configs(experiments: Sequence[Experiment], scale: str, extra: Mapping[str, Any], only: Sequence[str]) -> None:
     """Print the resolved config of each row, or of the rows in `only`: YAML documents with the origin of each value."""
     check_rows(experiments, only)
-    check_not_decided(extra, "--set")
+    check_overridable(extra, "--set")
     documents = []
     for experiment in experiments:
         for row in (row for row in experiment.rows if not only or row.id in only):
@@ -119,7 +120,7 @@ def plan(plan: Plan) -> None:
 
 def batch_arithmetic(config: CellConfig) -> str:
     """`1024 = 128 × 8 × 1`: micro-batch × devices × accumulation."""
-    devices = config.runtime.devices * config.runtime.nodes
+    devices = config.runtime.devices
     return f"{config.batch.size} = {config.batch.micro} × {devices} × {config.accumulation}"
 
 

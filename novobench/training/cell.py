@@ -24,7 +24,8 @@ from pytorch_lightning.plugins.environments import LightningEnvironment, TorchEl
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from novobench import hardware
-from novobench.config import CellConfig, cell_id, load_tree
+from novobench.config import CellConfig, cell_id
+from novobench.config_loading import load_tree
 from novobench.device_limits import check_device
 from novobench.errors import NovobenchError, TrainingError
 from novobench.files import lock, readable_os_errors, remove_leftovers, write_json, write_text
@@ -64,7 +65,7 @@ def run(path: Path, *, process: bool = False) -> None:
         if not rank:
             folder.write_heartbeat(0, config.total_updates, setting_up=True)
         try:
-            if config.runtime.devices * config.runtime.nodes > 1 and not process:
+            if config.runtime.devices > 1 and not process:
                 torchrun.launch(config, folder)
             else:
                 train(config, folder, rank)
@@ -155,7 +156,6 @@ def _trainer(config: CellConfig, loop: UpdateLoop, *, alone: bool) -> pl.Trainer
     trainer = pl.Trainer(
         accelerator=runtime.accelerator,
         devices=runtime.devices,
-        num_nodes=runtime.nodes,
         strategy="auto" if alone else "ddp",
         plugins=[LightningEnvironment() if alone else TorchElasticEnvironment()],
         precision=runtime.precision,

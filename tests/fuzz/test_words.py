@@ -8,7 +8,8 @@ import yaml
 from hypothesis import strategies as st
 
 from novobench import places
-from novobench.config import CellConfig, load_tree, override, parse_overrides, to_yaml
+from novobench.config import CellConfig, to_yaml
+from novobench.config_loading import load_tree, override, parse_overrides
 from novobench.suite.experiment import load_experiment
 from novobench.suite.plan import plan
 from novobench.tasks.catalog import resolve

@@ -100,7 +100,7 @@ def test_it_is_told_how_cells_share_a_gpu(machine, monkeypatch, tmp_path):
 
 def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     """1,000 updates of 32 in 100 s, four at a time: the GPU did 1,280 samples a second, 160 for each of eight."""
-    runtime = {"devices": 1, "nodes": 1, "cells_per_gpu": 4}
+    runtime = {"devices": 1, "cells_per_gpu": 4}
     (cell,) = cells(1, cells_per_gpu=8)
     parts = {part: dataclasses.asdict(getattr(cell.config, part)) for part in ("model", "data")}
     config = {"task": "image", "batch": {"size": 32}, "runtime": runtime, **parts}

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from novobench.config import cell_id, parse_overrides
+from novobench.config import cell_id
+from novobench.config_loading import parse_overrides
 from novobench.errors import ConfigError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.suite.plan import plan

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from novobench.config import cell_id, parse_overrides
+from novobench.config import cell_id
+from novobench.config_loading import parse_overrides
 from novobench.errors import ConfigError, DataError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks import base

@@ -56,9 +56,9 @@ class ImageData(TaskData):
         if splits.counts["search"]:
             self.evaluation_sets.insert(0, EvaluationSet("search", "search", splits.search))
 
-    def _loader(self, dataset: Any, batches: Any) -> DataLoader:
+    def _batch_loader(self, dataset: Any, batches: Any) -> DataLoader:
         if self.config.data.images_on == "loader":
-            return super()._loader(dataset, batches)
+            return super()._batch_loader(dataset, batches)
         # A batch is a few numbers per image: workers would take longer to send it than it takes to make.
         return DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=torch.cuda.is_available())
 

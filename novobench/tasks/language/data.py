@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from novobench.config import data_root
-from novobench.tasks.base import EvaluationSet, Metric, TaskData
+from novobench.tasks.base import EvaluationSet, TaskData
 from novobench.tasks.language.config import EvaluationProtocol
 from novobench.tasks.language.corpus import check_length, checked_counts, identify, open_corpus
+from novobench.tasks.metric import Metric
 from novobench.tasks.sampling import SampleKey, derive_seed
 
 IGNORED = -1
@@ -85,7 +86,7 @@ class LanguageData(TaskData):
             rank=rank,
             world=world,
         )
-        return self._loader(self.train, order)
+        return self._batch_loader(self.train, order)
 
     def evaluation_batches(self, dataset: EvaluationText, rank: int, world: int) -> DataLoader:  # type: ignore[override]
         """Passes over this rank's streams in the order of the text; with one stream, one rank does all of them."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from novobench.tasks.base import Metric
+from novobench.tasks.metric import Metric
 
 _LARGEST_LOSS = 700.0
 """Nats per token whose exponential is still a float64, so that a diverged network has a perplexity too."""

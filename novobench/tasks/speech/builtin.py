@@ -159,7 +159,9 @@ def _build(folder: Path) -> None:
         _, stderr = speaker.communicate()
         if speaker.returncode != 0:
             lines = [line for line in stderr.split("\n") if line.strip()]
-            reason = f"its process {describe_exit(speaker.returncode)}. Run the command again, or first: {_INSTALL}"
+            reason = (
+                f"its process {describe_exit(speaker.returncode)}. Run the same command again, or first: {_INSTALL}"
+            )
             if lines and speaker.returncode > 0:
                 reason = lines[-1]
             raise DataError(f"espeak-ng could not speak the split {split} of the built-in corpus: {reason}")

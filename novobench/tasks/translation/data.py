@@ -86,8 +86,6 @@ class TranslationBatch(NamedTuple):
 
 def collate(items: list[Item]) -> TranslationBatch:
     """One evaluation batch of all `items`."""
-    if isinstance(items[0], TranslationBatch):  # a whole micro-batch of training
-        return items[0]
     return TranslationBatch(
         source=padded([np.array(item.source) for item in items]),
         target=padded([np.array(item.target) for item in items]),

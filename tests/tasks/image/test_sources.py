@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from novobench import places
-from novobench.config import cell_id, load_tree, override, parse_overrides
+from novobench.config import cell_id
+from novobench.config_loading import load_tree, override, parse_overrides
 from novobench.errors import ConfigError, DataError
 from novobench.tasks.catalog import resolve
 from novobench.tasks.image import decoding

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from novobench.config import parse_overrides
+from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment, row_config

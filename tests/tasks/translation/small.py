@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from novobench import places
-from novobench.config import CellConfig, load_tree, override, to_yaml
+from novobench.config import CellConfig, to_yaml
+from novobench.config_loading import load_tree, override
 from novobench.files import write_text
 from novobench.tasks.catalog import resolve
 from novobench.training.run_folder import RunFolder

@@ -10,7 +10,8 @@ import pytest
 import sentencepiece as spm
 import torch
 
-from novobench.config import CellConfig, parse_overrides
+from novobench.config import CellConfig
+from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.places import data_root
 from novobench.suite.experiment import load_experiment, row_config
@@ -254,13 +255,9 @@ def test_a_micro_batch_depends_on_seed_and_key_alone(packed, root):
 
 
 def test_workers_change_no_bit(packed):
-    keys = [[SampleKey(0, i)] for i in range(4)]
+    keys = [SampleKey(0, i) for i in range(4)]
     runs = [
-        list(
-            torch.utils.data.DataLoader(
-                packed, batch_sampler=keys, num_workers=n, multiprocessing_context=context, collate_fn=collate
-            )
-        )
+        list(torch.utils.data.DataLoader(packed, None, sampler=keys, num_workers=n, multiprocessing_context=context))
         for n, context in ((0, None), (2, "forkserver"))
     ]
     for one, two in zip(*runs, strict=True):

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import sentencepiece as spm
 
-from novobench.config import parse_overrides
+from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.tasks.translation.data import identify, open_pairs
 from novobench.tasks.translation.scoring import nearest_neighbours
