@@ -27,7 +27,7 @@ def test_plan_shows_size_and_cost_and_trains_nothing(tuned, novobench):
     assert "2 cells, 2 to do" in out
     assert "small/sgd small/sgd_again" in out  # one training for two rows
     assert "32 = 16 × 1 × 2" in out
-    assert "quoted by the paper, not run: elsewhere" in out
+    assert "the paper quotes these rows, they are not run: elsewhere" in out
     assert not (tuned / "runs").exists()
 
 
