@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from novobench import places, signals
-from novobench.console import lasting_output, output_problem
+from novobench.console import output_problem, resilient_output
 from novobench.errors import NovobenchError, message_for_user, one_line
 
 if TYPE_CHECKING:
     from novobench.suite.experiment import Experiment
-    from novobench.suite.plan import PlannedCell
+    from novobench.suite.plan import Plan
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     if sys.version_info < (3, 11):  # noqa: UP036 - pip refuses an older one, a checkout on PYTHONPATH does not
         sys.exit(f"novobench: Python 3.11 or newer is needed, this is {sys.version.split()[0]}.")
-    with lasting_output() as lost, signals.raised() as came:
+    with resilient_output() as lost, signals.stop_on_signals() as came:
         code = _ended(argv, came)
         sys.stdout.flush()
         if problem := output_problem(lost):
@@ -41,13 +41,11 @@ def _ended(argv: Sequence[str] | None, came: list[int]) -> int:
     except SystemExit as ended:  # it has shown the help, or said what was wrong
         return ended.code if isinstance(ended.code, int) else 2
     try:
-        places.settle()
+        places.prepare_environment()
         if "scale" in arguments:
             from novobench.config import scale_named
 
             arguments.scale = scale_named(arguments.scale)
-        if arguments.needs_checkout:
-            places.require_checkout()
         return arguments.call(arguments)
     except (Exception, KeyboardInterrupt) as error:
         if came or isinstance(error, KeyboardInterrupt):  # a library may take a signal for an error of its own
@@ -89,13 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     def debug(sub: argparse.ArgumentParser) -> None:  # before the command or after it
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
 
-    def verb(name: str, call: Any, text: str, example: str, *, checkout: bool = True) -> argparse.ArgumentParser:
+    def verb(name: str, call: Any, text: str, example: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text, epilog=f"Example: novobench {example}")
         debug(sub)
-        sub.set_defaults(call=call, needs_checkout=checkout)
+        sub.set_defaults(call=call)
         return sub
 
-    sub = verb("list", _list, "Show what there is: experiments, optimizers, tasks.", "list optimizers", checkout=False)
+    sub = verb("list", _list, "Show what there is: experiments, optimizers, tasks.", "list optimizers")
     sub.add_argument("what", nargs="?", choices=["experiments", "optimizers", "tasks"], default="experiments")
 
     sub = verb(
@@ -105,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
         "plan table1",
     )
     _add_experiments(sub)
+
+    sub = verb(
+        "config",
+        _config,
+        "Print the resolved config of rows as YAML, each value with where it comes from.",
+        "config table1 --rows t1_sgd_100 --scale full",
+    )
+    _add_experiments(sub, seeds=False)
 
     sub = verb("run", _run, "Train what is missing, then write the tables.", "run table1 --scale laptop --seeds 3")
     _add_experiments(sub)
@@ -123,10 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(sub, "--keys", "KEY", "only these sets of rates")
     _add_running(sub)
 
-    verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor", checkout=False)
+    verb("doctor", _doctor, "Check this machine: packages, devices, folders, disk.", "doctor")
 
     text = "Measure the speed of optimizers and of trainings."
-    sub = verb("bench", _bench, text, "bench optimizer --rounds 15", checkout=False)
+    sub = verb("bench", _bench, text, "bench optimizer --rounds 15")
     kinds = sub.add_subparsers(metavar="WHAT", required=True)
     text = "Step time of optimizers, as ratios to AdamW(fused=True) inside one run."
     kind = kinds.add_parser("optimizer", help=text, description=text)
@@ -163,14 +169,15 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--checkpoint", action="store_true", help=text)
     kind.add_argument("--output", type=Path, help="also write each row to this CSV file")
     debug(kind)
-    kind.set_defaults(what="throughput", needs_checkout=True)
+    kind.set_defaults(what="throughput")
     return parser
 
 
-def _add_experiments(sub: argparse.ArgumentParser) -> None:
+def _add_experiments(sub: argparse.ArgumentParser, *, seeds: bool = True) -> None:
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="e.g. table1; see `novobench list`")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
-    sub.add_argument("--seeds", type=_positive, default=1, help="seeds of each row: 0, 1, … (default: 1)")
+    if seeds:
+        sub.add_argument("--seeds", type=_positive, default=1, help="seeds of each row: 0, 1, … (default: 1)")
     _add_list(sub, "--rows", "ID", "only these rows (default: all)")
     text = "override the config of every row, {} to empty a mapping; results of another recipe stay in runs/"
     _add_list(sub, "--set", "KEY=VALUE", text)
@@ -182,7 +189,6 @@ def _add_running(sub: argparse.ArgumentParser) -> None:
         type=_positive,
         help="cells at a time, sharing GPUs if need be (default: runtime.cells_per_gpu a GPU, else one a core)",
     )
-    sub.add_argument("--executor", choices=["local"], default="local", help="where cells run (default: local)")
 
 
 def _add_list(sub: argparse.ArgumentParser, flag: str, metavar: str, text: str) -> None:
@@ -209,8 +215,6 @@ def _positive(text: str) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from novobench.suite import show
 
-    if arguments.what == "experiments":
-        places.require_checkout()
     show.listing(arguments.what)
     return 0
 
@@ -218,16 +222,22 @@ def _list(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from novobench.suite import show
 
-    experiments, cells = _planned(arguments)
-    show.plan(experiments, cells, arguments.scale)
+    show.plan(_planned(arguments))
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from novobench.config import parse_overrides
+    from novobench.suite import show
+
+    show.configs(_experiments(arguments), arguments.scale, parse_overrides(arguments.set), arguments.rows)
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from novobench.suite import runner
 
-    experiments, cells = _planned(arguments)
-    return runner.run(experiments, cells, arguments.scale, arguments.jobs)
+    return runner.run(_planned(arguments), arguments.jobs)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -239,7 +249,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from novobench.suite import doctor
+    from novobench import doctor
 
     return doctor.check()
 
@@ -260,11 +270,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     return throughput.main(*words, arguments.output, arguments.published, arguments.checkpoint)
 
 
-def _planned(arguments: argparse.Namespace) -> tuple[list[Experiment], list[PlannedCell]]:
-    from novobench.config import parse_overrides
+def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
     from novobench.suite.experiment import load_experiment
+
+    return [load_experiment(name) for name in dict.fromkeys(arguments.experiments)]
+
+
+def _planned(arguments: argparse.Namespace) -> Plan:
+    from novobench.config import parse_overrides
     from novobench.suite.plan import plan
 
-    experiments = [load_experiment(name) for name in dict.fromkeys(arguments.experiments)]
     extra = parse_overrides(arguments.set)
-    return experiments, plan(experiments, arguments.scale, range(arguments.seeds), extra, arguments.rows)
+    return plan(_experiments(arguments), arguments.scale, range(arguments.seeds), extra, arguments.rows)

@@ -33,7 +33,8 @@ from novobench.ranges import FileName, NonNegativeFloat, NonNegativeInt, Positiv
 SCALES = ("laptop", "gpu", "full")
 _SCALE_ALIASES = {"paper": "full"}
 
-_PRACTICAL: dict[str, Any] = {"scientific": False}
+PRACTICAL: dict[str, Any] = {"scientific": False}
+"""Metadata of a field that changes no result: it is not part of a cell's id."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class OptimizerConfig:
     """Multiplies `lr`: linear scaling with the batch (Goyal et al., 2017) from a rate tuned at a smaller one."""
     weight_decay: NonNegativeFloat = 0.0
     """Decay coefficient, before `decay_factors` and the schedule."""
-    preset: str | None = field(default=None, metadata=_PRACTICAL)
+    preset: str | None = field(default=None, metadata=PRACTICAL)
     """A named set of options, e.g. `os2s`; explicit options win. Not in the id: the options it gives are."""
     options: Any = field(default_factory=dict)
     """The optimizer's own options, checked against its entry."""
@@ -83,31 +84,31 @@ class RuntimeConfig:
     """Evaluations of the `search` split, evenly spaced over the run, from which the judged weights are selected: those
     of the lowest loss. 0: the last weights are judged."""
 
-    accelerator: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=_PRACTICAL)
-    devices: PositiveInt = field(default=1, metadata=_PRACTICAL)
+    accelerator: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=PRACTICAL)
+    devices: PositiveInt = field(default=1, metadata=PRACTICAL)
     """Processes of one training, one a device; more than one means DDP through torchrun."""
-    nodes: PositiveInt = field(default=1, metadata=_PRACTICAL)
-    cells_per_gpu: PositiveInt = field(default=1, metadata=_PRACTICAL)
+    nodes: PositiveInt = field(default=1, metadata=PRACTICAL)
+    cells_per_gpu: PositiveInt = field(default=1, metadata=PRACTICAL)
     """Trainings that share one GPU, where there are two CPU cores for each and `--jobs` says nothing else; for nets
     too small to fill it. A trained cell's config says how many did."""
-    workers: NonNegativeInt = field(default=0, metadata=_PRACTICAL)
+    workers: NonNegativeInt = field(default=0, metadata=PRACTICAL)
     """Data-loader worker processes; 0 loads in the training process."""
-    deterministic: bool = field(default=True, metadata=_PRACTICAL)
+    deterministic: bool = field(default=True, metadata=PRACTICAL)
     """Ask torch for deterministic kernels; those it lacks are named in the log, and the record says so."""
-    cuda_graphs: bool = field(default=False, metadata=_PRACTICAL)
+    cuda_graphs: bool = field(default=False, metadata=PRACTICAL)
     """Launch forward and backward pass as CUDA graphs, for tasks whose shapes never change (image, language): less work
     for the host, the same bits."""
-    log_every: NonNegativeInt = field(default=0, metadata=_PRACTICAL)
+    log_every: NonNegativeInt = field(default=0, metadata=PRACTICAL)
     """Updates between two lines of `metrics.jsonl`; 0 means 1/100 of the run."""
-    curve_points: NonNegativeInt = field(default=8, metadata=_PRACTICAL)
+    curve_points: NonNegativeInt = field(default=8, metadata=PRACTICAL)
     """Evaluations of the `search` split over the run, evenly spaced."""
-    checkpoint_every: PositiveInt = field(default=200, metadata=_PRACTICAL)
+    checkpoint_every: PositiveInt = field(default=200, metadata=PRACTICAL)
     """Updates between checkpoints."""
-    max_nonfinite: PositiveInt = field(default=20, metadata=_PRACTICAL)
+    max_nonfinite: PositiveInt = field(default=20, metadata=PRACTICAL)
     """Skipped updates in a row after which a training is given up."""
-    stall_minutes: PositiveFloat = field(default=30.0, metadata=_PRACTICAL)
+    stall_minutes: PositiveFloat = field(default=30.0, metadata=PRACTICAL)
     """A cell that shows no progress for this long is stopped and counts as failed."""
-    trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list, metadata=_PRACTICAL)
+    trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list, metadata=PRACTICAL)
     """Also send the metrics there (optional extras)."""
 
 
@@ -138,10 +139,10 @@ class CellConfig:
     """`search` trials are judged on the `search` split and never see a test set."""
     recipe_version: int = 1
     """Raised by the task when a default, or code that changes results, changes."""
-    scale: FileName = field(default="laptop", metadata=_PRACTICAL)
-    data_root: str = field(default="data", metadata=_PRACTICAL)
+    scale: FileName = field(default="laptop", metadata=PRACTICAL)
+    data_root: str = field(default="data", metadata=PRACTICAL)
     """Folder of read-only data sets; the environment variable NOVOBENCH_DATA wins."""
-    forecast: ForecastConfig = field(default_factory=ForecastConfig, metadata=_PRACTICAL)
+    forecast: ForecastConfig = field(default_factory=ForecastConfig, metadata=PRACTICAL)
 
     @property
     def accumulation(self) -> int:
@@ -184,21 +185,28 @@ class CellConfig:
 
 
 def load_tree(path: Path) -> DictConfig:
-    """The YAML file with its `base:` files below it (nearest wins), unchecked. `base` is relative to the file.
+    """The YAML file with its `base:` files below it (nearest wins), unchecked.
+
+    `base` is relative to the file. What a workspace lacks comes with novobench (`places.Workspace.find`).
 
     Mappings are joined key by key; an empty one, `{}`, takes away what the files below have there.
     """
-    return _load_tree(path, ())
+    (_, lowest), *above = config_files(path)
+    tree = OmegaConf.create(lowest)
+    for file, content in above:
+        tree = laid_over(tree, content, display_path(file))
+    return tree
 
 
-def _load_tree(path: Path, seen: tuple[Path, ...]) -> DictConfig:
-    if path in seen:
-        raise ConfigError(f"{display_path(path)}: `base:` goes round in a circle through {display_path(seen[0])}.")
-    content = read_yaml(path)
-    base = content.pop("base", None)
-    if base is None:
-        return OmegaConf.create(content)
-    return laid_over(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), content, display_path(path))
+def config_files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """A YAML file and the `base:` files below it, each with its own content, the lowest first."""
+    files: dict[Path, dict[str, Any]] = {}
+    while path not in files:
+        files[path] = read_yaml(path)
+        if (base := files[path].pop("base", None)) is None:
+            return list(files.items())[::-1]
+        path = places.workspace().find((path.parent / str(base)).resolve())
+    raise ConfigError(f"{display_path(path)}: `base:` goes round in a circle.")
 
 
 def laid_over(below: DictConfig, above: Mapping[str, Any], where: str) -> DictConfig:
@@ -291,7 +299,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"'{word}' is not an override: write key=value, e.g. optimizer.lr=0.1.")
         changes.pop(key, None)  # so that it takes its place behind those that came before
         try:
-            changes[key] = yaml_text.parse_word(value)
+            changes[key] = yaml_text.parse_value(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"'{word}': the value is not valid YAML: {yaml_text.problem(error)}.") from None
         if "${" in json.dumps(changes[key], default=str):  # not before: YAML has escapes

@@ -14,9 +14,10 @@ from novobench import hardware
 from novobench.config import to_yaml
 from novobench.errors import ConfigError, NovobenchError
 from novobench.files import readable_os_errors, write_text
-from novobench.processes import activity, how_it_ended, is_stopped
+from novobench.processes import activity, describe_exit, is_stopped
 from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
+from novobench.training import worker
 from novobench.training.run_folder import RunFolder
 
 _POLL_SECONDS = 0.05
@@ -110,7 +111,7 @@ class _Running:
         reading, encoding, computing features, waiting for another process that does. There it counts whether the
         process does anything, as the system sees it.
         """
-        beat = self.folder.heartbeat()
+        beat = self.folder.read_heartbeat()
         if beat is None or beat == self.old_beat:
             sign, done = activity(self.process.pid), 0.0
         else:
@@ -145,9 +146,9 @@ class _Running:
             )
         if reason := self.folder.failure_reason() or self._last_words():
             return reason
-        how = how_it_ended(code)
+        how = describe_exit(code)
         if code < 0:
-            return f"its process {how}. Run the same command again to go on from its checkpoint. See {self.folder.log}"
+            return f"its process {how}. Run the same command again to resume from its checkpoint. See {self.folder.log}"
         return (
             f"its process {how} and left no record. Something that it loaded may have ended it, such as an optimizer's "
             f"module. See {self.folder.log}"
@@ -167,17 +168,15 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
     write_text(folder.config, to_yaml(config))
     with readable_os_errors(folder.failure, "remove"):
         folder.failure.unlink(missing_ok=True)
-    from novobench.training import entry
-
-    told, tell = context.Pipe(duplex=False)
+    told, connection = context.Pipe(duplex=False)
     process = context.Process(
-        target=entry.begin,
-        args=(dict(os.environ), entry.main, str(folder.path), devices, cell.config.runtime.threads, tell),
+        target=worker.train,
+        args=(dict(os.environ), str(folder.path), devices, cell.config.runtime.threads, connection),
         name=cell.id,
     )
-    old_beat = folder.heartbeat()
+    old_beat = folder.read_heartbeat()
     start(process)
-    tell.close()
+    connection.close()
     return _Running(process, cell, folder, time.monotonic(), told, old_beat, last_change=time.monotonic())
 
 
@@ -227,7 +226,7 @@ def sharing(cells: Sequence[PlannedCell], jobs: int) -> str:
     if slots[0] is None or most == 1:
         return ""
     shared = f"Up to {most} cells share a GPU"
-    daemon = hardware.mps_daemon()
+    daemon = hardware.mps_pipe_folder()
     if daemon:
         return f"{shared} at once, through the MPS daemon at {daemon}."
     return f"{shared} and take turns on it. With an MPS daemon (nvidia-cuda-mps-control -d) they would use it at once."

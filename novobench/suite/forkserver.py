@@ -104,7 +104,7 @@ def _make_again(folder: str) -> None:
 
 def _can_hold_files(folder: Path) -> bool:
     try:
-        places.probe(folder)
+        places.check_writable(folder)
     except OSError:
         return False
     return True

@@ -1,19 +1,21 @@
-"""What `list` and `plan` print."""
+"""What `list`, `config` and `plan` print."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
-from novobench.config import CellConfig
+from novobench.config import SCALES, CellConfig, check_not_decided
 from novobench.console import console, duration
 from novobench.errors import ConfigError
-from novobench.suite import records
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
-from novobench.suite.forecast import forecast
-from novobench.suite.plan import PlannedCell
+from novobench.suite.forecast import forecast, measured_speeds
+from novobench.suite.plan import Plan, check_not_empty, check_rows
+from novobench.suite.provenance import annotated_yaml
+from novobench.suite.results import Results
 from novobench.tasks.catalog import task_names
 
 
@@ -21,11 +23,12 @@ def listing(what: str) -> None:
     """Print the experiments, optimizers or tasks."""
     table = Table(box=None, pad_edge=False)
     if what == "experiments":
-        for heading in ("experiment", "task", "rows", "where", "what"):
+        for heading in ("experiment", "task", "rows", "where", "what", *(f"{scale} cost" for scale in SCALES)):
             table.add_column(heading)
         for name in experiment_names():
             experiment = load_experiment(name)
-            table.add_row(name, experiment.task, str(len(experiment.rows)), experiment.where, experiment.title)
+            what, costs = experiment.summary or experiment.title, (getattr(experiment.cost, scale) for scale in SCALES)
+            table.add_row(name, experiment.task, str(len(experiment.rows)), experiment.where, what, *costs)
     elif what == "optimizers":
         from novobench.optim import registry
 
@@ -45,12 +48,28 @@ def listing(what: str) -> None:
     console().print(table)
 
 
-def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: str) -> None:
-    """Print each cell with its size and forecast, then the sum; and the rows that train nothing."""
-    out = console()
-    if not cells:
+def configs(experiments: Sequence[Experiment], scale: str, extra: Mapping[str, Any], only: Sequence[str]) -> None:
+    """Print the resolved config of each row, or of the rows in `only`: YAML documents with the origin of each value."""
+    check_rows(experiments, only)
+    check_not_decided(extra, "--set")
+    documents = []
+    for experiment in experiments:
+        for row in (row for row in experiment.rows if not only or row.id in only):
+            document = annotated_yaml(experiment, row, scale, extra)
+            if document is not None:
+                documents.append(document)
+            elif only:
+                reason = f"it quotes the result of {row.quoted}" if row.quoted else f"it has no `{scale}:`"
+                raise ConfigError(f"{experiment.name} row '{row.id}' has no cell at {scale} scale: {reason}.")
+    if not documents:
         raise ConfigError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
-    past = records.speeds(scale)
+    print("\n".join(documents))
+
+
+def plan(plan: Plan) -> None:
+    """Print each cell with its size and expected time, the rows that train nothing, and the total."""
+    check_not_empty(plan)
+    out, speeds = console(), measured_speeds(Results.load(plan.scale))
     table = Table(box=None, pad_edge=False)
     for heading in (
         "cell",
@@ -65,9 +84,9 @@ def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale:
     ):
         table.add_column(heading, justify="left" if heading in ("cell", "rows", "batch", "state") else "right")
     open_seconds, unknown, sources, sharing = 0.0, 0, set(), set()
-    for cell in cells:
+    for cell in plan.cells:
         config = cell.config
-        expected = forecast(cell, past)
+        expected = forecast(cell, speeds)
         finished = cell.folder.finished
         if not finished and expected.seconds is not None:
             open_seconds += expected.seconds / config.runtime.cells_per_gpu
@@ -86,16 +105,16 @@ def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale:
             "finished" if finished else "has a checkpoint" if any(cell.folder.checkpoints.glob("*.ckpt")) else "to do",
         )
     out.print(table)
-    for experiment in experiments:
+    for experiment in plan.experiments:
         quoted = [row.id for row in experiment.rows if row.quoted]
         if quoted:
             out.print(f"{experiment.name}: quoted by the paper, not run: {', '.join(quoted)}")
-    to_do = sum(not cell.folder.finished for cell in cells)
+    to_do = sum(not cell.folder.finished for cell in plan.cells)
     rest = f", and {unknown} of unknown speed" if unknown else ""
     basis = f" (speed: {'; '.join(sorted(sources))})" if sources else ""
     most = max(sharing, default=1)
     order = f"{most} at a time on one GPU" if most > 1 else "one after another"
-    out.print(f"{len(cells)} cells, {to_do} to do: {duration(open_seconds)} of training {order}{rest}{basis}.")
+    out.print(f"{len(plan.cells)} cells, {to_do} to do: {duration(open_seconds)} of training {order}{rest}{basis}.")
 
 
 def batch_arithmetic(config: CellConfig) -> str:

@@ -11,7 +11,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -22,15 +22,8 @@ from novobench.config import CellConfig
 from novobench.optim import registry
 from novobench.optim.weight_decay import weight_decay_groups
 from novobench.processes import end_with_parent
+from novobench.tasks.metric import Metric
 from novobench.tasks.sampling import MicroBatches, derive_seed, rank_share
-
-
-class Metric(NamedTuple):
-    """A corpus-level number. `n` is what it was taken over: images, words, tokens."""
-
-    value: float
-    n: int
-    unit: str
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from novobench.budget import parse_budget
+from novobench.budget import parse_budget, parse_warmup, rounded_share
 from novobench.config import CellConfig, laid_over, load_tree, override
 from novobench.device_limits import check_device
 from novobench.errors import ConfigError, suggestion
@@ -68,6 +68,7 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
         raise ConfigError(f"{where}: 'optimizer.name': {error.args[0]}") from None
     tree = _with_preset(tree, entry, where)
     tree = override(tree, {"recipe_version": task.RECIPE_VERSION}, where)
+    warmup = _pop_warmup(tree, where)
     nodes = {
         "model": task.MODEL,
         "data": task.DATA,
@@ -78,7 +79,6 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     try:
         if config.runtime.accelerator != "auto":
             check_device(config, config.runtime.accelerator)
-        schedules.validate(config.schedule)
         registry.validate(entry, config.optimizer.options, config.optimizer.weight_decay)
         _check_data_name(config, task)
         _ = config.accumulation
@@ -95,9 +95,42 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
             )
         if config.total_updates < 1:
             raise ConfigError(f"budget '{config.budget}' is less than one update of {config.batch.size} samples.")
+        config = _with_warmup(config, warmup)
+        schedules.validate(config.schedule)
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
     return config
+
+
+def _pop_warmup(tree: DictConfig, where: str) -> str | None:
+    """Remove `schedule.warmup` from the tree and return it; None if it is not set."""
+    schedule = tree.get("schedule")
+    if not isinstance(schedule, DictConfig) or schedule.get("warmup") is None:
+        return None
+    for key in ("warmup_updates", "warmup_fraction"):
+        if key in schedule:
+            raise ConfigError(
+                f"{where}: 'schedule.warmup' {schedule.warmup} and 'schedule.{key}' {schedule[key]} are both set. "
+                "Keep schedule.warmup."
+            )
+    return str(schedule.pop("warmup"))
+
+
+def _with_warmup(config: CellConfig, warmup: str | None) -> CellConfig:
+    """The config with `schedule.warmup` (`5ep`, `500steps`, `0.05`, `5/90`) as an update count or a share."""
+    if warmup is None:
+        return config
+    amount, unit = parse_warmup(warmup)
+    if unit == "steps":
+        if amount != int(amount):
+            raise ConfigError(f"'schedule.warmup' is '{warmup}' and must be a whole number of updates.")
+        schedule = dataclasses.replace(config.schedule, warmup_updates=int(amount))
+    else:
+        share = amount if unit == "share" else rounded_share(amount, config.epochs)
+        if not 0 <= share < 1:
+            raise ConfigError(f"'schedule.warmup' is '{warmup}' and must be 0 or more and less than the budget.")
+        schedule = dataclasses.replace(config.schedule, warmup_fraction=share)
+    return dataclasses.replace(config, schedule=schedule)
 
 
 def default_list(tree: DictConfig, key: str) -> Any:

@@ -10,9 +10,11 @@ from novobench.errors import NovobenchError
 from novobench.suite import runner
 from novobench.suite.collection import collect
 from novobench.suite.experiment import load_experiment
-from novobench.suite.records import Results, locked, speeds
+from novobench.suite.forecast import measured_speeds
+from novobench.suite.plan import planned_rows
+from novobench.suite.results import Results, locked
 from novobench.suite.search import untraced
-from novobench.suite.table_rows import asked_rows, table_rows
+from novobench.suite.table_rows import table_rows
 from novobench.suite.tables import write_table
 from tests.fuzz.judge import extents, judge, judge_command
 from tests.fuzz.odd import damaged, edited
@@ -33,7 +35,7 @@ class Finished:
         self.root = root
         (root / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
         self.experiment = load_experiment("small")
-        self.asked = asked_rows(self.experiment, "laptop")
+        self.planned = planned_rows(self.experiment, "laptop")
         self.folders = [finished("small", row, TOP1) for row in ("sgd", "novograd")]
         for folder in self.folders:
             (folder.path / "heartbeat.json").write_text('{"pid": 1, "host": "a", "update": 8, "total": 8, "time": 0.5}')
@@ -77,15 +79,16 @@ def done(workspace, monkeypatch):
 def everything(done):
     """Collect, read and write all that `run` and `plan` do; raises what a collection tells of a cell."""
     with locked("laptop"):
-        told = collect(done.folders, "laptop")
-    speeds("laptop")
-    write_table(done.experiment, "laptop", table_rows(done.experiment, "laptop", done.asked, Results("laptop")))
+        problems = collect(done.folders, Results.load("laptop"))
+    results = Results.load("laptop")
+    measured_speeds(results)
+    write_table(done.experiment, "laptop", table_rows(done.experiment, results, done.planned))
     untraced("image", "laptop")
     for folder in done.folders:
-        folder.heartbeat()
+        folder.read_heartbeat()
         folder.failure_reason()
-    if told:
-        raise NovobenchError(told[0])
+    if problems:
+        raise NovobenchError(problems[0])
 
 
 @extents(20, 1000)

@@ -1,5 +1,6 @@
 """Damage to results and to run folders, of every kind: told in a line, or mended, and nothing else is lost."""
 
+import json
 import random
 import re
 
@@ -7,7 +8,7 @@ import pytest
 
 from novobench.errors import NovobenchError
 from novobench.places import display_path
-from novobench.suite import records
+from novobench.suite.results import Results
 from tests.suite.finished import TOP1, collected, content, finished
 
 RANDOM_DAMAGES = 60
@@ -90,9 +91,9 @@ def test_no_damage_ends_in_a_traceback_or_in_a_wrong_number(results, workspace, 
             assert path.name in told
         else:
             assert told or path.parent != results or content(results) == results_before
-            found = records.Results("laptop").whole
-            assert found[folders[1].path.name].numbers["test", "top1"] == 60.0
-            assert path.parent != results or found[folders[0].path.name].numbers["test", "top1"] == 50.0
+            reread = Results.load("laptop")
+            assert reread.value(folders[1].path.name, "test", "top1") == 60.0
+            assert path.parent != results or reread.value(folders[0].path.name, "test", "top1") == 50.0
         for file, text in whole.items():
             file.write_bytes(text)
 
@@ -151,12 +152,20 @@ RUN_DAMAGES = {
 }
 
 
+def stored_of(folder, results):
+    """The lines and JSON entries of a cell."""
+    cell = folder.path.name
+    lines = [line for name in ("records.csv", "curves.csv") for line in (results / name).read_text().splitlines()]
+    entries = [json.loads((results / name).read_text())[cell] for name in ("examples.json", "cells.json")]
+    return [line for line in lines if cell in line], entries
+
+
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in RUN_DAMAGES.items() for kind in kinds])
 def test_a_damaged_file_of_a_finished_run(results, name, kind):
     """Named; the other cells are collected, and what was collected from it before stays."""
     folder, other = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(folder)
-    before = records.Results("laptop").whole[folder.path.name].digests()
+    before = stored_of(folder, results)
     path, damage = folder.path / name, RUN_DAMAGES[name][kind]
     if damage is None:
         path.unlink()
@@ -167,6 +176,5 @@ def test_a_damaged_file_of_a_finished_run(results, name, kind):
     (line,) = collected(folder, other)
     assert re.match(rf"{re.escape(display_path(path))} (line \d+ |of a finished cell )is damaged[:,] ", line)
     assert "\n" not in line
-    now = records.Results("laptop").whole
-    assert set(now) == {folder.path.name, other.path.name}
-    assert now[folder.path.name].digests() == before
+    assert set(Results.load("laptop").cells) == {folder.path.name, other.path.name}
+    assert stored_of(folder, results) == before

@@ -1,5 +1,6 @@
 """Damaged files of run folders: every command says which in one line, loses nothing, and makes no result of them."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -7,8 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from novobench.files import write_json
-from novobench.suite import executors, identity
+from novobench.suite import executors
 from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
 from tests.cells import small_config
@@ -88,7 +88,7 @@ def try_damages(workspace, novobench, count, seed):
     (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
     words = ("run", "small", "--rows", "sgd")
     folder = finished("small", "sgd", {"search": {"top1": 40.0}, "test": {"top1": 50.0, "loss": 1.0}})
-    write_json(folder.record, {**folder.read_record(), "files": folder.digests()})
+    dataclasses.replace(folder.read_record(), files=folder.digests()).write(folder.record)
     assert novobench(*words)[0] == 0
     results, kept = workspace / "results", workspace / "kept"
     shutil.copytree(folder.path, kept / "run")
@@ -141,10 +141,10 @@ def test_any_heartbeat_and_reason_can_be_read(tmp_path):
     folder, draw = RunFolder(tmp_path), random.Random(0)
     process = SimpleNamespace(pid=1, exitcode=None)
     job = executors._Running(process, PlannedCell(small_config()), folder, 0.0, None, None)
-    folder.beat(3, 8)
+    folder.write_heartbeat(3, 8)
     assert job.progress(1.0) == 3 / 8
     beat, beats = folder.path / "heartbeat.json", 0
-    folder.fail("its reason")
+    folder.write_failure("its reason")
     sound = {path: path.read_bytes() for path in (beat, folder.failure)}
     for _ in range(200):
         for path, content in sound.items():
@@ -154,24 +154,7 @@ def test_any_heartbeat_and_reason_can_be_read(tmp_path):
             path.write_bytes(content)
             damage(draw, path)
         assert 0 <= job.progress(2.0) <= 1
-        beats += folder.heartbeat() is not None
+        beats += folder.read_heartbeat() is not None
         assert isinstance(folder.failure_reason(), str)
         assert folder.failure_reason() == "" or folder.failure_reason().isprintable()
     assert beats < 100
-
-
-def test_a_damaged_record_is_passed_over_where_data_are_compared(tmp_path, monkeypatch):
-    """The other cells' data are compared all the same; the collection names the damaged ones."""
-    cells = []
-    records = {"damaged": "{", "odd": "[]", "other": '{"fingerprint": "b"}', "same": '{"fingerprint": "a"}'}
-    for name, content in records.items():
-        folder = RunFolder(tmp_path / name)
-        folder.path.mkdir()
-        folder.record.write_text(content)
-        data = SimpleNamespace(source="folder", name="pets", path="pets")
-        cells.append(SimpleNamespace(id=name, folder=folder, config=SimpleNamespace(task="image", data=data)))
-    monkeypatch.setattr(identity, "_data_of", lambda config: "pets")
-    monkeypatch.setattr(identity, "_measured", lambda configs: [("a", "")])
-    errors = identity.other_data(cells, SimpleNamespace(print=lambda *_: None))
-    assert list(errors) == ["other"]
-    assert "are not those that it was trained on" in errors["other"]

@@ -10,11 +10,12 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from novobench.suite.curves import Point, at_equal
+from novobench.suite.curves import Point, value_at_equal_level
 from novobench.suite.experiment import Panel, load_experiment
 from novobench.suite.plots import draw, write_figure
-from novobench.suite.records import CurveLine, StoredCell
-from novobench.suite.table_rows import TableRow
+from novobench.suite.results import Results
+from novobench.suite.stored_cell import CurveLine, StoredCell
+from novobench.suite.table_rows import TableRow, table_rows
 from novobench.suite.tables import one_line
 
 EXPERIMENT = Path(__file__).with_name("small_figure.yaml")
@@ -38,7 +39,7 @@ def test_validation_is_read_where_the_training_loss_was_equal():
         "near": {"t/loss": curve(5, 4, 2.5), "v/loss": curve(5.5, 4.4, 3.0)},
     }
     # The level is 2.5; `far` passed it a quarter of the way from 3 to 1.
-    assert at_equal(cells, "t/loss", "v/loss") == pytest.approx({"far": 4.375, "near": 3.0})
+    assert value_at_equal_level(cells, "t/loss", "v/loss") == pytest.approx({"far": 4.375, "near": 3.0})
 
 
 def test_a_cell_that_began_below_the_level_is_left_out():
@@ -46,13 +47,13 @@ def test_a_cell_that_began_below_the_level_is_left_out():
         "fast": {"t/loss": curve(2, 1), "v/loss": curve(3, 2)},
         "slow": {"t/loss": curve(5, 4), "v/loss": curve(6, 5)},
     }
-    assert at_equal(cells, "t/loss", "v/loss") == {"slow": 5}
-    assert at_equal({"other": {"v/loss": curve(1)}}, "t/loss", "v/loss") == {}
+    assert value_at_equal_level(cells, "t/loss", "v/loss") == {"slow": 5}
+    assert value_at_equal_level({"other": {"v/loss": curve(1)}}, "t/loss", "v/loss") == {}
 
 
 def test_points_without_a_partner_are_skipped():
     cells = {"one": {"t/loss": curve(5, 3, 1), "v/loss": curve(5.5, 4.5, 4.0)[::2]}}
-    assert at_equal(cells, "t/loss", "v/loss") == {"one": 4.0}
+    assert value_at_equal_level(cells, "t/loss", "v/loss") == {"one": 4.0}
 
 
 # ------------------------------------------------------------------------------------ one panel
@@ -89,8 +90,9 @@ def test_a_legend_shows_whatever_words_there_are(workspace):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == shown
 
     experiment = load_experiment("small")
-    cells = {"one": StoredCell(curves=[CurveLine("1", "one", "v/loss", str(at), "0.5", "", "2.0") for at in (1, 2)])}
-    rows = [TableRow(replace(experiment.rows[0], label=label), None, False, cells) for label in labels]
+    points = [CurveLine("1", "one", "v/loss", str(update), "0.5", "", "2.0") for update in (1, 2)]
+    results = Results("laptop", {"one": StoredCell(curves=points, entry={"fingerprint": ""})})
+    rows = [TableRow(replace(experiment.rows[0], label=label), None, False, results, ["one"]) for label in labels]
     panel = Panel("update", ["v/loss"], "$x", "a\nb")
     path = write_figure(replace(experiment, title="$ _ \x00", figure=[panel]), "laptop", rows)
     words = [element.text for element in ElementTree.fromstring(path.read_bytes()).iter() if element.text]
@@ -102,7 +104,8 @@ def test_a_legend_shows_whatever_words_there_are(workspace):
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_a_cell_without_curves(workspace, x, logarithmic):
     experiment = load_experiment("small")
-    rows = [TableRow(row, None, False, {"one": StoredCell()}) for row in experiment.rows]
+    results = Results("laptop", {"one": StoredCell(entry={"fingerprint": ""})})
+    rows = [TableRow(row, None, False, results, ["one"]) for row in experiment.rows]
     panel = Panel(x, ["v/loss", "t/loss"], "x", "y", difference_to="t/loss", logarithmic=logarithmic, diagonal=True)
     path = write_figure(replace(experiment, figure=[panel]), "laptop", rows)
     assert ElementTree.fromstring(path.read_bytes()).tag.endswith("svg")
@@ -147,5 +150,6 @@ def test_search_table_and_figure(workspace, novobench, monkeypatch):
     words = {element.text for element in drawn.iter() if element.text and element.text.strip()}
     assert {"perplexity", "seconds", "train loss", "valid loss", "Adam", "SGD", "Adam, probe"} <= words
     shutil.rmtree(workspace / "runs", ignore_errors=True)  # results alone are needed
-    write_figure(load_experiment("small_figure"), "laptop")
+    experiment = load_experiment("small_figure")
+    write_figure(experiment, "laptop", table_rows(experiment, Results.load("laptop")))
     assert path.read_bytes() == first

@@ -12,9 +12,9 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from novobench import places
-from novobench.suite import records
-from novobench.suite.forecast import forecast
+from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.plan import PlannedCell
+from novobench.suite.results import Results
 from novobench.tasks import catalog
 from novobench.tasks.image.config import ImageDataConfig, ImageModelConfig, relative_cost
 from novobench.tasks.speech.config import SpeechDataConfig, SpeechModelConfig
@@ -134,9 +134,9 @@ def test_finished_cells_that_tell_no_speed(workspace, part):
         (record := json.loads(folder.record.read_text()))["train_seconds"] = None
         folder.record.write_text(json.dumps(record))
     assert collected(folder, other) == []
-    found = records.speeds("laptop")
-    assert sum(samples for samples, _ in found.values()) == 8 * 32 * (1 if part in ("batch", "runtime", "task") else 2)
-    assert forecast(PlannedCell(config_of("small", "sgd")), found).seconds == pytest.approx(1.5)
+    speeds = measured_speeds(Results.load("laptop"))
+    assert sum(samples for samples, _ in speeds.values()) == 8 * 32 * (1 if part in ("batch", "runtime", "task") else 2)
+    assert forecast(PlannedCell(config_of("small", "sgd")), speeds).seconds == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("task", TASKS)

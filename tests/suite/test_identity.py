@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from novobench.console import console
+from novobench.suite.identity import changed_data_errors
+from novobench.suite.plan import PlannedCell
 from novobench.tasks import base
 from novobench.tasks.image import resident
-from novobench.tasks.speech import data as speech_data
+from novobench.tasks.speech import feature_cache
 from tests.cells import small_config
+from tests.suite.finished import config_of, finished
 
 EXPERIMENT = """
 title: One row
@@ -21,7 +25,7 @@ set: {optimizer.name: novograd, optimizer.lr: 0.01, budget: 4steps, batch: {size
   model.heads: 2, model.head_width: 4, model.inner_width: 16, model.cutoffs: [], model.memory_length: 8,
   model.vocabulary_size: 5, data.source: files, data.name: mine, data.path: mine, data.minimum_count: 1,
   data.segment_length: 8, data.evaluation_streams: 1, data.train_tokens: 800, data.valid_tokens: 100,
-  data.test_tokens: 100, data.probe_tokens: 0, schedule.warmup_updates: 0, runtime.curve_points: 1,
+  data.test_tokens: 100, data.probe_tokens: 0, schedule.warmup: 0, runtime.curve_points: 1,
   runtime.accelerator: cpu}
 search: {novograd: {optimizer.lr: [0.001, 0.1], optimizer.weight_decay: [1.0e-4, 1.0e-2]}}
 rows: [{id: a, label: A, laptop: {}}]
@@ -62,7 +66,7 @@ def test_other_data_of_the_same_name_and_counts_never_get_the_old_result(mine, w
     write_text(mine, seed=1)
     code, out, err = novobench("run", "one", "--seeds", "2")
     assert code == 1
-    told = next(line for line in err.splitlines() if "failed: data 'mine' (files mine) are not those" in line)
+    told = next(line for line in err.splitlines() if "failed: data 'mine' (files mine) are not what" in line)
     assert record["cell"] in told
     assert f"was {record['fingerprint']}" in told
     assert "data.name=…" in told
@@ -74,20 +78,23 @@ def test_other_data_of_the_same_name_and_counts_never_get_the_old_result(mine, w
     write_text(mine.parent / "other", seed=1)
     code, out, err = novobench("run", "one", "--set", "data.path=other")
     assert code == 1
-    assert "data 'mine' (files other) are not those that it was trained on" in err
+    assert "data 'mine' (files other) are not what it was trained on" in err
     assert results.read_bytes() == before
 
     with (mine / "wiki.train.tokens").open("a") as file:  # other counts are other data, too
         file.write("a b c d\n")
     code, out, err = novobench("run", "one")
     assert code == 1
-    assert "are not those that it was trained on" in err
+    assert "are not what it was trained on" in err
     assert f"was {record['fingerprint']}" in err
 
     shutil.rmtree(mine)
     code, out, err = novobench("run", "one")
     assert (code, err) == (0, "")
-    assert "1 finished cells: data 'mine' (files mine) cannot be compared, the records stand: No such text" in out
+    assert (
+        "1 finished cells: data 'mine' (files mine) cannot be compared, so their records are kept: No data folder"
+        in out
+    )
 
 
 def test_a_search_ends_at_trials_on_other_data(mine, novobench):
@@ -99,12 +106,24 @@ def test_a_search_ends_at_trials_on_other_data(mine, novobench):
     write_text(mine, seed=1)
     code, _, err = novobench(*words)
     assert code == 1
-    assert "are not those that it was trained on" in err
+    assert "are not what it was trained on" in err
     assert err.count("\n") == 1
 
 
-def test_built_in_data_are_not_measured(workspace, novobench):
-    (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
+def test_a_damaged_record_is_passed_over_where_data_are_compared(mine):
+    """The other cells are compared all the same; the collection reports the damaged ones."""
+    own = identified(config_of("one", "a"))
+    fingerprints = {0: own, 1: own, 2: "other", 3: own}
+    folders = [finished("one", "a", {}, seed=seed, fingerprint=name) for seed, name in fingerprints.items()]
+    folders[0].record.write_text("{")
+    folders[1].record.write_text("[]")
+    cells = [PlannedCell(config_of("one", "a", seed=seed)) for seed in fingerprints]
+    errors = changed_data_errors(cells, console())
+    assert list(errors) == [cells[2].id]
+    assert "are not what it was trained on" in errors[cells[2].id]
+
+
+def test_built_in_data_are_not_measured(results, novobench):
     assert novobench("run", "small", "--rows", "sgd")[0] == 0
     code, out, _ = novobench("run", "small", "--rows", "sgd")
     assert code == 0
@@ -117,7 +136,7 @@ def identified(config):
 
 def test_speech_is_identified_without_features(monkeypatch):
     config = small_config("speech", data__keep_features=True)
-    monkeypatch.setattr(speech_data, "_kept", lambda *_: pytest.fail("features were computed"))
+    monkeypatch.setattr(feature_cache, "cached_features", lambda *_: pytest.fail("features were computed"))
     found = identified(config)
     _, data = base.build(small_config("speech"))
     data.setup("fit")

@@ -13,21 +13,15 @@ from scipy import stats
 from novobench.errors import NovobenchError
 from novobench.files import json_text, number, write_json
 from novobench.suite import search
-from novobench.suite.curves import Point, at_equal
+from novobench.suite.curves import Point, value_at_equal_level
 from novobench.suite.experiment import Panel, load_experiment
 from novobench.suite.plots import draw
-from novobench.suite.tables import write_table
+from novobench.tasks.metric import Metric
 from novobench.training.metrics_log import MetricsLog
 from novobench.training.run_folder import RunFolder
-from tests.suite.finished import collected, config_of, finished
+from tests.suite.finished import collected, config_of, finished, written_table
 
 NAN, INF = math.nan, math.inf
-
-
-@pytest.fixture
-def results(workspace):
-    (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
-    return workspace / "results" / "laptop"
 
 
 def strict(text):
@@ -79,7 +73,8 @@ def searched(values, better="larger"):
     row = experiment.row("sgd")
 
     def cell(trial, seed, value):
-        record = {"search_split": "search", "metrics": {"search": {"top1": {"value": value}}}}
+        metrics = {"search": {"top1": Metric(value, 160, "%")}}
+        record = SimpleNamespace(search_split="search", metrics=metrics, fingerprint="digits:0123")
         folder = SimpleNamespace(finished=value is not None, read_record=lambda: record)
         return SimpleNamespace(id=f"{trial}-{seed}", config=config_of("small", "sgd", seed=seed), folder=folder)
 
@@ -130,7 +125,7 @@ def test_other_searches_are_never_lost(workspace, results):
     for damage, told in (
         ([*lines, other[0]], "lacks the chosen trial of other"),
         ([line.replace(",value", "") for line in lines], r"its header lacks \['value'\]"),
-        ([*lines[:2], "<<<<<<< HEAD", *lines[2:]], "line 3 is the mark of a merge conflict"),
+        ([*lines[:2], "<<<<<<< HEAD", *lines[2:]], "line 3 is a merge conflict marker"),
         ([*lines[:-1], lines[-1].replace(",2,", ",two,")], "line 3 has 'two' as value"),
     ):
         path.write_text("\n".join(damage) + "\n")
@@ -155,7 +150,7 @@ def test_a_cell_that_ended_in_nan_levels_nothing():
         "two": {"t/loss": curve(8, 4, 2), "v/loss": curve(8, 5, 4)},
     }
     for order in (list(cells), list(cells)[::-1]):
-        found = at_equal({cell: cells[cell] for cell in order}, "t/loss", "v/loss")
+        found = value_at_equal_level({cell: cells[cell] for cell in order}, "t/loss", "v/loss")
         assert math.isnan(found.pop("diverged"))
         assert found == pytest.approx({"one": 5.0, "two": 4.5})
 
@@ -165,11 +160,11 @@ def test_a_nan_on_the_way_is_skipped():
         "one": {"t/loss": curve(5, NAN, 1), "v/loss": curve(6, NAN, 4)},
         "two": {"t/loss": curve(8, 3), "v/loss": curve(8, 5)},
     }
-    assert at_equal(cells, "t/loss", "v/loss") == {"one": 5.0, "two": 5.0}  # 3 lies halfway from 5 to 1
+    assert value_at_equal_level(cells, "t/loss", "v/loss") == {"one": 5.0, "two": 5.0}  # 3 lies halfway from 5 to 1
 
 
 def test_no_cell_reached_a_level():
-    found = at_equal({"one": {"t/l": curve(5, NAN), "v/l": curve(5, 4)}}, "t/l", "v/l")
+    found = value_at_equal_level({"one": {"t/l": curve(5, NAN), "v/l": curve(5, 4)}}, "t/l", "v/l")
     assert list(map(str, found.values())) == ["nan"]
 
 
@@ -186,41 +181,36 @@ def test_a_curve_breaks_where_it_is_not_finite():
 # ------------------------------------------------------------------------------------ tables
 
 
-def table():
-    csv_path, markdown = write_table(load_experiment("small"), "laptop")
-    with csv_path.open(newline="") as file:
-        return {line["row"]: line for line in csv.DictReader(file)}, markdown.read_text()
-
-
 def test_means_leave_out_what_is_not_finite_and_say_so(results):
     for seed, value in enumerate((10.0, None, 30.0, 26.0)):
         collected(finished("small", "sgd", {"test": {"top1": value, "loss": 1.0}}, seed=seed))
     collected(finished("small", "novograd", {"test": {"top1": None, "loss": None}}))
-    rows, markdown = table()
+    rows, markdown = written_table()
     low, high = stats.t.interval(0.95, 2, loc=22, scale=stats.sem([10, 30, 26]))
     found = [float(rows["sgd"][key]) for key in ("top1", "top1_low", "top1_high")]
     assert found == pytest.approx([22, low, high], rel=1e-5)
-    assert rows["sgd"]["warnings"] == "not finite, and so in no mean or interval: test top1 (1 of 4 seeds)"
+    assert rows["sgd"]["warnings"] == "not finite, so left out of means and intervals: test top1 (1 of 4 seeds)"
     assert (rows["novograd"]["top1"], rows["novograd"]["top1_sd"]) == ("nan", "")
     assert "test top1, test loss (1 of 1 seeds)" in rows["novograd"]["warnings"]
     (line,) = [line for line in markdown.splitlines() if line.startswith("| NovoGrad")]
     assert "| not finite |" in line
-    assert "**Warning**: not finite, and so in no mean or interval: test top1, test loss (1 of 1 seeds)." in markdown
+    warning = "not finite, so left out of means and intervals: test top1, test loss (1 of 1 seeds)"
+    assert f"**Warning**: {warning}." in markdown
     recorded = (results / "records.csv").read_text()
     assert "top1,nan,597" in recorded
 
 
 def test_an_accuracy_whose_loss_is_not_finite_is_flagged(results):
     collected(finished("small", "sgd", {"test": {"top1": 9.38, "loss": None}}))
-    rows, _ = table()
+    rows, _ = written_table()
     assert rows["sgd"]["top1"] == "9.38"
-    assert "not finite, and so in no mean or interval: test loss (1 of 1 seeds)" in rows["sgd"]["warnings"]
+    assert "not finite, so left out of means and intervals: test loss (1 of 1 seeds)" in rows["sgd"]["warnings"]
 
 
 def test_one_row_that_is_not_finite_leaves_the_others_their_column(results):
     collected(finished("small", "sgd", {"test": {"top1": 60.0}}))
     collected(finished("small", "novograd", {"test": {"top1": None}}))
-    rows, _ = table()
+    rows, _ = written_table()
     assert (rows["sgd"]["top1"], rows["sgd"]["warnings"]) == ("60", "")
 
 

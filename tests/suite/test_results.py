@@ -11,17 +11,15 @@ import pytest
 from novobench import files
 from novobench.errors import NovobenchError
 from novobench.places import ROOT, display_path
-from novobench.suite import records
-from novobench.suite.experiment import load_experiment
-from novobench.suite.tables import write_table
-from tests.suite.finished import FILES, TOP1, collected, content, finished
+from novobench.suite.forecast import measured_speeds
+from novobench.suite.results import Results
+from tests.suite.finished import FILES, TOP1, collected, content, finished, written_table
 
 
-def top1(results):
+def top1():
     """Row -> value in the table's CSV."""
-    write_table(load_experiment("small"), "laptop")
-    with (results / "small.csv").open(newline="") as file:
-        return {line["row"]: line["top1"] for line in csv.DictReader(file)}
+    rows, _ = written_table()
+    return {row: line["top1"] for row, line in rows.items()}
 
 
 class Killed(BaseException):
@@ -53,8 +51,8 @@ def test_a_new_cell_of_which_a_kill_left_a_part(results, monkeypatch, last):
     shutil.rmtree(results)
     collected(sgd)
     die_after(monkeypatch, last, lambda: collected(novograd))
-    assert records.speeds("laptop")
-    rows = top1(results)
+    assert measured_speeds(Results.load("laptop"))
+    rows = top1()
     assert (rows["sgd"], rows["novograd"]) == ("50", "")
     (results / "small.csv").unlink()
     (results / "small.md").unlink()
@@ -72,11 +70,12 @@ def test_old_and_new_results_of_a_cell_never_mix(results, monkeypatch, last, sch
     again = finished("small", "sgd", {"test": {"top1": 70.0, "loss": 0.5}}, curves={"train/loss": [3.0, 0.5]})
     again.predictions("test").unlink()
     die_after(monkeypatch, last, lambda: collected(again))
-    assert top1(results)["sgd"] == ""
+    assert top1()["sgd"] == ""
     assert collected(other) == []
-    assert top1(results)["sgd"] == "70"
-    (cell,) = [stored for cell, stored in records.Results("laptop").whole.items() if "-sgd-" in cell]
-    assert [line.value for line in cell.curves] == ["3.0", "0.5"]
+    assert top1()["sgd"] == "70"
+    reread = Results.load("laptop")
+    (cell,) = [cell for cell in reread.cells if "-sgd-" in cell]
+    assert [point.value for point in reread.curves(cell)["train/loss"]] == [3.0, 0.5]
 
 
 def without_digests(results):
@@ -91,19 +90,19 @@ def without_digests(results):
 def test_two_commands_that_collect_at_once(results, monkeypatch):
     """Each reads, and is then slow to write: without a lock the second to write undoes the first."""
     folders = [finished("small", row, TOP1, seed=seed) for row in ("sgd", "novograd") for seed in (0, 1)]
-    write = records.Results.write
+    write = Results.write
 
     def slow(self):
         time.sleep(0.1)
         write(self)
 
-    monkeypatch.setattr(records.Results, "write", slow)
+    monkeypatch.setattr(Results, "write", slow)
     threads = [threading.Thread(target=collected, args=(folder,)) for folder in folders]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(records.Results("laptop").whole) == {folder.path.name for folder in folders}
+    assert set(Results.load("laptop").cells) == {folder.path.name for folder in folders}
 
 
 # ------------------------------------------------------------------------------------ damaged
@@ -135,7 +134,7 @@ def first_line(change):
 
 
 CSV_DAMAGES = {
-    "merge": (conflict, "is the mark of a merge conflict, '<<<<<<<'"),
+    "merge": (conflict, "is a merge conflict marker, '<<<<<<<'"),
     "empty": (lambda text: "", "its header lacks"),
     "first column": (without_column(0), r"its header lacks \['schema'\]"),
     "column cell": (without_column(1), r"its header lacks \['cell'\]"),
@@ -144,18 +143,18 @@ CSV_DAMAGES = {
     "no schema": (first_line(lambda line: line[1:]), "line 2 has '' as schema"),
     "short line": (lambda text: text + "1,cell\n", "has 2 of "),
     "long line": (lambda text: text + ",".join("1" * 30) + "\n", "has 30 of "),
-    "cut": (lambda text: text[:-5], "its last line is cut"),
-    "quote": (first_line(lambda line: line.replace(",", ',"', 1)), "columns|is no CSV"),
+    "cut": (lambda text: text[:-5], "its last line is cut off"),
+    "quote": (first_line(lambda line: line.replace(",", ',"', 1)), "columns|is not valid CSV"),
     "no number": (lambda text: text.replace("1.25", "about 1").replace(",4.0", ",four"), "' as value"),
     "no value": (lambda text: text.replace("1.25", "").replace(",4.0", ","), "has '' as value"),
     "twice": (first_line(lambda line: f"{line}\n{line}"), "line 3 repeats"),
-    "nought bytes": (lambda text: "\0" * len(text), "its header lacks|is no CSV"),
+    "nought bytes": (lambda text: "\0" * len(text), "its header lacks|is not valid CSV"),
 }
 JSON_DAMAGES = {
-    "merge": (conflict, "is the mark of a merge conflict"),
-    "empty": (lambda text: "", "it is no JSON"),
-    "cut": (lambda text: text[:-20], "it is no JSON"),
-    "list": (lambda text: "[]", "it holds no object"),
+    "merge": (conflict, "is a merge conflict marker"),
+    "empty": (lambda text: "", "it is not valid JSON"),
+    "cut": (lambda text: text[:-20], "it is not valid JSON"),
+    "list": (lambda text: "[]", "it does not hold an object"),
     "empty entry": (lambda text: '{"image-sgd-s0-1": {}}', "has no schema"),
     "schema": (lambda text: text.replace('"schema": ', '"schema": 9'), "has schema 9"),
 }
@@ -188,7 +187,7 @@ def test_no_command_takes_a_damaged_file(results, novobench, verb):
     before = content(results)
     code, _, err = novobench(verb, "small", "--rows", "sgd")
     assert code == 1
-    assert err.startswith(f"novobench: {display_path(path)} is damaged: line 3 is the mark of a merge conflict")
+    assert err.startswith(f"novobench: {display_path(path)} is damaged: line 3 is a merge conflict marker")
     assert err.count("\n") == 1
     assert content(results) == before
 
@@ -244,15 +243,15 @@ def test_what_no_longer_is_what_was_collected(results, workspace, name, damage):
     assert content(results) == whole
 
     path.write_bytes(damaged)
-    lost = records.Results("laptop").incomplete
+    lost = list(Results.load("laptop").incomplete)
     shutil.rmtree(workspace / "runs")
     (line,) = collected()
     assert all(cell in line for cell in lost)
-    assert "no run folder of theirs is left" in line
+    assert "their run folders no longer exist" in line
     assert "\n" not in line
     assert {**content(results), name: b""} == {**whole, name: b""}
     assert path.read_bytes() == damaged
-    rows = top1(results)
+    rows = top1()
     for row in ("sgd", "novograd"):
         assert rows[row] == ("" if any(f"-{row}-" in cell for cell in lost) else "50")
     assert "**Warning**: left out, because their results are incomplete: seed 0." in (results / "small.md").read_text()
@@ -287,9 +286,9 @@ def test_a_missing_file_is_written_anew(results):
 def test_committed_results_are_whole(scale):
     with (ROOT / "results" / scale / "records.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    found = records.Results(scale)
-    assert found.complaint() == ""
-    assert {cell: stored.numbers for cell, stored in found.whole.items()} == {
+    results = Results.load(scale)
+    assert results.complaint() == ""
+    assert {cell: results.values(cell) for cell in results.cells} == {
         cell: {(x["split"], x["metric"]): float(x["value"]) for x in lines if x["cell"] == cell}
         for cell in {line["cell"] for line in lines}
     }
@@ -299,7 +298,7 @@ def test_results_of_the_first_schema_are_sealed_by_the_next_collection(results):
     collected(finished("small", "sgd", TOP1), finished("small", "novograd", TOP1))
     whole = content(results)
     without_digests(results)
-    assert len(records.Results("laptop").whole) == 2
+    assert len(Results.load("laptop").cells) == 2
     collected()
     assert content(results) == whole
 

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from novobench.errors import DataError
-from novobench.tasks.hub import open_hub, read_rows, row_digests
+from novobench.tasks.hub import check_text, column_values, open_hub, read_rows, row_digests
 
 COLUMNS = {"text": "data.text_column"}
 
@@ -96,7 +96,7 @@ def test_rows_that_cannot_be_read_name_what_is_kept(tmp_path, kept, monkeypatch)
         raise pyarrow.ArrowInvalid("Expected to read 80 bytes")
 
     monkeypatch.setattr(datasets.Dataset, "__getitem__", fail)
-    with pytest.raises(DataError, match=rf"rows 0 to 1 of d\[test\]: ArrowInvalid: Expected.*Remove what .*{kept}"):
+    with pytest.raises(DataError, match=rf"rows 0 to 1 of d\[test\]: ArrowInvalid: Expected.*Remove .*{kept}"):
         read_rows(found, range(2), "text", "d[test]")
 
 
@@ -118,6 +118,18 @@ def test_nothing_to_read_is_told(tmp_path):
         texts(tmp_path, columns={"txt": "data.text_column"})
 
 
+def test_a_column_of_text_is_read_row_by_row_and_others_are_refused(tmp_path):
+    rows = {"text": ["a", None, "b\n"], "label": [1, 2, 3], "lists": [["a"], [], ["b"]]}
+    (tmp_path / "d").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "d" / "test-00000-of-00001.parquet")
+    split = open_hub("d", "", tmp_path, "test", COLUMNS, "data.test_split")
+    check_text(split.features["text"], "column 'text'", "d[test]", "Set data.text_column.")
+    assert list(column_values(split, "text", "d[test]")) == rows["text"]
+    for column, dtype in (("label", "int64"), ("lists", "lists or mappings")):
+        with pytest.raises(DataError, match=rf"d\[test\]: column '{column}' holds {dtype}, not text. Set data.text_c"):
+            check_text(split.features[column], f"column '{column}'", "d[test]", "Set data.text_column.")
+
+
 def test_other_files_than_parquet_are_read_too(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "test.csv").write_text("text\na\nb\n")
@@ -132,8 +144,8 @@ def test_other_files_than_parquet_are_read_too(tmp_path):
         ("../d", "No data folder .*/data/../d, and '../d' cannot be a hub id"),
         ("/nowhere", "No data folder /nowhere, and '/nowhere' cannot be a hub id"),
         ("we!rd", "cannot be a hub id"),
-        ("file", "/data/file is no folder: set data.path to the folder in which"),
-        ("here", "No data folder .*/data/here, though there is .*/here: folders are looked for under the data root"),
+        ("file", "/data/file is not a folder: set data.path to the folder with"),
+        ("here", "No data folder .*/data/here, although .*/here exists: relative paths start at the data root"),
         (
             "no/one",
             r"data set 'no/one': .*OfflineModeIsEnabled.*Check data.path and the network, or put ",

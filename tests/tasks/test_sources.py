@@ -18,8 +18,19 @@ from novobench.errors import ConfigError, DataError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks import base
 from novobench.tasks.catalog import task_config, task_names
-from novobench.tasks.sources import Count, check_counts, content_digests, listing_key
-from novobench.training.failures import loader_trouble
+from novobench.tasks.sources import (
+    Count,
+    check_counts,
+    content_digests,
+    data_folder,
+    describe,
+    list_folder,
+    listed,
+    listing_key,
+    missing_split,
+    split_key,
+)
+from novobench.training.failures import loader_problem
 from tests.cells import small_config
 
 
@@ -45,6 +56,50 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     first = content_digests([path])
     monkeypatch.setattr("novobench.tasks.sources._content_digest", lambda path: pytest.fail(f"read {path} again"))
     assert (content_digests([path]) == first).all()
+
+
+def test_a_data_folder_is_the_path_or_else_the_name_under_the_data_root(tmp_path: Path) -> None:
+    (tmp_path / "pets" / "more").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    assert data_folder(tmp_path, "", "pets", "images") == tmp_path / "pets"
+    assert data_folder(tmp_path, "pets/more", "other", "images") == tmp_path / "pets" / "more"
+    with pytest.raises(DataError) as raised:
+        data_folder(tmp_path, "gone", "pets", "an ImageFolder tree")
+    assert str(raised.value) == (
+        f"No data folder {tmp_path}/gone for 'pets' (data.path under the data root). Put an ImageFolder tree there, "
+        "set NOVOBENCH_DATA or data_root to another data root, or use data.source=hub."
+    )
+    with pytest.raises(DataError, match=r"under the data root; a file has this name\)"):
+        data_folder(tmp_path, "file", "pets", "images")
+
+
+def test_a_missing_split_names_the_splits_and_the_remedy() -> None:
+    assert str(missing_split("/data/pets", "vall", ["train", "val"], "Set data.test_split.")) == (
+        "/data/pets has no split 'vall'. Did you mean 'val'? It holds: train, val. Set data.test_split."
+    )
+    assert str(missing_split("/data/pets", "val", [])) == "/data/pets has no split 'val'. It holds: nothing."
+
+
+def test_a_list_of_names_is_short_and_printable() -> None:
+    assert listed(["a", os.fsdecode(b"caf\xe9")]) == r"a, caf\xe9"
+    assert listed(str(number) for number in range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, … (12 in all)"
+
+
+def test_hidden_names_are_not_listed_and_a_missing_folder_is_empty(tmp_path: Path) -> None:
+    for name in ("b", "a", ".hidden"):
+        (tmp_path / name).touch()
+    assert list_folder(tmp_path) == ["a", "b"]
+    assert list_folder(tmp_path / "gone") == list_folder(tmp_path / "a") == []
+    with pytest.raises(DataError, match="Cannot list .*: ValueError: embedded null byte. Make the folder readable"):
+        list_folder(tmp_path / "a\0b")
+
+
+def test_a_data_set_and_its_split_keys_are_named_for_messages() -> None:
+    built_in, own = (_config("table1", "gpu", *words).data for words in ([], ["data.name=pets", "data.path=animals"]))
+    assert describe(own, "digits") == "data 'pets' (folder animals)"
+    assert describe(built_in, built_in.source) == f"data '{built_in.name}' (built in)"
+    assert split_key(own, own.test_split, "data.more_tests") == "data.test_split"
+    assert split_key(own, "another", "data.more_tests") == "data.more_tests"
 
 
 def _config(experiment: str, scale: str, *words: str) -> Any:
@@ -154,7 +209,7 @@ def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:
     ],
 )
 def test_what_ends_a_worker_is_told_plainly(message: str, told: str) -> None:
-    assert re.search(told, loader_trouble(message))
+    assert re.search(told, loader_problem(message))
 
 
 class Deadly(torch.utils.data.Dataset):
@@ -173,4 +228,4 @@ def test_a_killed_worker_is_told_plainly() -> None:
     _, data = base.build(small_config("image", runtime__workers=1))
     with pytest.raises(RuntimeError) as raised:
         list(data._loader(Deadly(), [[0, 1], [2, 3]]))
-    assert "ended from outside" in loader_trouble(str(raised.value))
+    assert "ended from outside" in loader_problem(str(raised.value))

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from novobench.config import CellConfig
+from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import NOT_EMPTY, Name, NonNegativeInt, PositiveFloat, PositiveInt
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 2
-
-_PRACTICAL: dict[str, Any] = {"scientific": False}
 
 
 @dataclass(frozen=True)
@@ -49,19 +47,19 @@ class ImageModelConfig:
 class ImageDataConfig:
     """Where images come from, how many there are, and what is done to them."""
 
-    source: Literal["digits", "folder", "hub"] = field(default="folder", metadata=_PRACTICAL)
+    source: Literal["digits", "folder", "hub"] = field(default="folder", metadata=PRACTICAL)
     """`digits`: scikit-learn's; `folder`: an ImageFolder tree; `hub`: a Hugging Face data set."""
     name: Name = "imagenet-1k"
     """Identity of the data: the same images from another source are the same data. For `digits`, `digits-plain`
     (shifts alone, clean test images) or `digits-mild` (turned, scaled, shifted, noisy; frozen for testing)."""
-    path: str = field(default="", metadata=_PRACTICAL)
+    path: str = field(default="", metadata=PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files."""
-    train_split: Name = field(default="train", metadata=_PRACTICAL)
-    test_split: Name = field(default="val", metadata=_PRACTICAL)
+    train_split: Name = field(default="train", metadata=PRACTICAL)
+    test_split: Name = field(default="val", metadata=PRACTICAL)
     search_split: str = ""
     """A split of its own for tuning and curves; empty: `search_size` images of the training split."""
-    image_column: Name = field(default="image", metadata=_PRACTICAL)
-    label_column: Name = field(default="label", metadata=_PRACTICAL)
+    image_column: Name = field(default="image", metadata=PRACTICAL)
+    label_column: Name = field(default="label", metadata=PRACTICAL)
     train_size: PositiveInt = 1281167
     """Images trained on, without the searched share; checked against what is found."""
     search_size: NonNegativeInt = 0
@@ -95,7 +93,7 @@ class ImageDataConfig:
     """An image that cannot be decoded ends the run, or is left out: of the loss, of the accuracy, and counted."""
     tail: Literal["drop", "wrap"] = "drop"
     """What becomes of images that do not fill an optimizer batch: floor, as OpenSeq2Seq."""
-    images_on: Literal["loader", "accelerator"] = field(default="loader", metadata=_PRACTICAL)
+    images_on: Literal["loader", "accelerator"] = field(default="loader", metadata=PRACTICAL)
     """Who makes batches: data-loader workers, a picture at a time, or the training's device, where all decoded pictures
     then lie (pictures of `resize_size` squared, cropped by `pad_shift` or `none`). The same bits either way."""
     evaluation_batch: PositiveInt = 256

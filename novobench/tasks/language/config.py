@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from novobench.config import CellConfig
+from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import DropoutRate, FileName, Name, NonNegativeInt, PositiveFloat, PositiveInt
 
 RECIPE_VERSION = 2
-
-_PRACTICAL: dict[str, Any] = {"scientific": False}
 
 
 @dataclass(frozen=True)
@@ -65,16 +63,16 @@ class EvaluationProtocol:
 class LanguageDataConfig:
     """Where text comes from, how much of it there is, and how it is cut."""
 
-    source: Literal["glosses", "files", "hub"] = field(default="files", metadata=_PRACTICAL)
+    source: Literal["glosses", "files", "hub"] = field(default="files", metadata=PRACTICAL)
     """`glosses`: WordNet's definitions inside timm; `files`: `wiki.train.tokens`, `train.txt` and the like;
     `hub`: a Hugging Face data set."""
     name: Name = "wikitext-103"
     """Identity of the data: the same text from another source is the same data."""
-    path: str = field(default="", metadata=_PRACTICAL)
+    path: str = field(default="", metadata=PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files; empty: the name."""
-    hub_config: str = field(default="wikitext-103-v1", metadata=_PRACTICAL)
+    hub_config: str = field(default="wikitext-103-v1", metadata=PRACTICAL)
     """Configuration of the hub data set; the `-raw` ones have another vocabulary."""
-    text_column: Name = field(default="text", metadata=_PRACTICAL)
+    text_column: Name = field(default="text", metadata=PRACTICAL)
     train_tokens: PositiveInt = 103227021
     """Tokens with one `<eos>` a line; checked against what is found, as are the next two."""
     valid_tokens: PositiveInt = 217646

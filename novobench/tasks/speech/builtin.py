@@ -1,13 +1,13 @@
-"""The built-in corpus: 4,000 utterances of two to four words, spoken by espeak-ng; nothing to download.
+"""The built-in corpus: 4,000 utterances of two to four words, spoken by espeak-ng. It needs no download.
 
-The PyPI wheel `espeakng-loader` carries espeak-ng and its voices (GPL-3, therefore an extra). The vocabulary is 32
-words: numbers, months, colours. No speaker is in two of train, dev and test. `clean` and `other` have the same voices;
-`other` has more speaking rates, and white noise.
+The PyPI wheel `espeakng-loader` contains espeak-ng and its voices (GPL-3, hence an optional extra). The vocabulary has
+32 words: numbers, months, colors. train, dev and test share no speaker. `clean` and `other` have the same voices;
+`other` has a wider range of speaking rates, and white noise.
 
-espeak-ng seeds its random numbers from the clock, carries hidden state from one utterance to the next, and may end the
-process that it runs in. So each split is spoken by one fresh process, seeded once, in a fixed order: then the samples
-are the same in every run. `python -m novobench.tasks.speech.builtin <split> <count> <folder> [<process id>]` is that
-process; it ends when the one that asked for it does.
+espeak-ng seeds its random numbers from the clock, carries hidden state from one utterance to the next, and may end its
+process. So each split is spoken by a fresh process that is seeded once and works in a fixed order: every run then has
+the same samples. `python -m novobench.tasks.speech.builtin <split> <count> <folder> [<parent process id>]` is that
+process; it ends when its parent ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import json
 import logging
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -33,21 +32,21 @@ import numpy as np
 
 from novobench.errors import DataError, NovobenchError, kind_and_message, one_line
 from novobench.files import derived_folder
-from novobench.processes import end_with_parent
+from novobench.processes import describe_exit, end_with_parent
 
 log = logging.getLogger(__name__)
 
 SAMPLE_RATE = 22050
 """Hz; espeak-ng's own."""
 SPLITS: dict[str, int] = {"train": 3000, "dev-clean": 200, "dev-other": 200, "test-clean": 300, "test-other": 300}
-"""Utterances of each split; `<role of the voices>-<condition>`, and train is clean."""
+"""Utterances of each split. A name is `<role of the voices>-<condition>`; `train` is clean."""
 
 _KNOWN_SHA256 = "25fa556053e848da901d5019b9a6713d6d4b7a46b1cbfa944b3c50973467c8b9"
 """Over all splits, on Linux x86-64 with espeakng-loader 0.2.4."""
 _CODE_VERSION = 1
-"""Raise it when this module makes other samples from the same settings."""
+"""Raised when this module makes other samples from the same settings."""
 _SEED = 1905_11286
-_MEND = "Run: pip install espeakng-loader==0.2.4"
+_INSTALL = "pip install espeakng-loader==0.2.4"
 
 _WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -55,17 +54,17 @@ _WORDS = (
     *("july", "august", "september", "october", "november", "december"),
     *("red", "green", "blue", "yellow", "black", "white", "brown", "orange", "purple"),
 )
-_FEWEST_WORDS, _MOST_WORDS = 2, 4
+_MIN_WORDS, _MAX_WORDS = 2, 4
 _PITCH, _RANGE = (35, 65), (30, 70)
-"""espeak-ng's scales of 0-100: how high a voice is, and how much it rises and falls."""
+"""On espeak-ng's scales of 0-100: the pitch of a voice, and how much it rises and falls."""
 
 
 @dataclass(frozen=True)
 class _Condition:
     rate: tuple[int, int]
-    """Words a minute, from and to."""
+    """Words per minute, from and to."""
     snr_db: tuple[float, float] | None = None
-    """Power of the speech over that of the white noise, from and to; None: no noise."""
+    """Power of the speech over that of the white noise, in dB, from and to; None: no noise."""
 
 
 _CONDITIONS = {"clean": _Condition(rate=(170, 230)), "other": _Condition(rate=(150, 260), snr_db=(15.0, 25.0))}
@@ -73,20 +72,20 @@ _CONDITIONS = {"clean": _Condition(rate=(170, 230)), "other": _Condition(rate=(1
 _DROPPED = (
     *("Demonic", "UniRobot", "anikaRobot", "announcer", "klatt", "klatt2"),  # machines and monsters
     *("caleb", "croak", "whisper", "whisperf"),  # hardly voiced
-    "fast",  # the voice without a variant, sample for sample
+    "fast",  # the same samples as the voice without a variant
 )
 _HELD_OUT = {
     "dev": (
         *("andrea", "boris", "david", "denis", "ed", "edward", "grandma"),
         *("iven", "lee", "marco", "mr serious", "pablo", "victor"),
-        *("diogo", "henrique", "hugo", "michel", "miguel"),  # differ in pitch and loudness alone, so they stay together
+        *("diogo", "henrique", "hugo", "michel", "miguel"),  # differ only in pitch and loudness, so they stay together
     ),
     "test": (
         *("alicia", "gene", "jacky", "linda", "mike", "quincy", "rob"),
         *("robert", "shelby", "steph", "storm", "travis", "tweaky"),
     ),
 }
-"""Families; all others speak in train."""
+"""Voice families; all other families are in train."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class SpokenSplit:
     texts: list[str]
     """Lower-case words with single spaces."""
     audio: np.ndarray
-    """int16, all utterances one after another. Between sounds, clean speech can be exactly 0."""
+    """int16, all utterances concatenated. Between sounds, clean speech can be exactly 0."""
     offsets: np.ndarray
     """int64 [n + 1]: utterance i is `audio[offsets[i] : offsets[i + 1]]`."""
     sha256: str
@@ -107,14 +106,14 @@ class SpokenSplit:
 
 @cache
 def corpus() -> dict[str, SpokenSplit]:
-    """All splits; spoken once a machine."""
+    """All splits, spoken once per machine."""
     folder = derived_folder(f"speech/words-{_settings_hash()[:10]}", _build)
     splits = {split: _open(folder, split) for split in SPLITS}
     digest = hashlib.sha256("".join(split.sha256 for split in splits.values()).encode()).hexdigest()
     if digest != _KNOWN_SHA256:
         log.warning(
-            "espeak-ng speaks the built-in corpus with other samples here than on the reference machine (sha256 %s): "
-            "results are not comparable bit for bit.",
+            "On this machine espeak-ng's samples of the built-in corpus differ from the reference (sha256 %s): results "
+            "are not bit-for-bit comparable.",
             digest,
         )
     return splits
@@ -132,7 +131,7 @@ def _open(folder: Path, split: str) -> SpokenSplit:
 
 
 def _settings_hash() -> str:
-    """Of everything that decides the samples, the machine apart."""
+    """Over everything that determines the samples, except the machine."""
     try:
         wheel = metadata.version("espeakng-loader")
     except metadata.PackageNotFoundError:
@@ -140,13 +139,13 @@ def _settings_hash() -> str:
             "The built-in speech is spoken by espeak-ng, which is not installed. Run: pip install 'novobench[espeak]'"
         ) from None
     conditions = {name: asdict(condition) for name, condition in _CONDITIONS.items()}
-    settings = [_CODE_VERSION, wheel, SPLITS, _SEED, _WORDS, _FEWEST_WORDS, _MOST_WORDS, _PITCH, _RANGE, conditions]
+    settings = [_CODE_VERSION, wheel, SPLITS, _SEED, _WORDS, _MIN_WORDS, _MAX_WORDS, _PITCH, _RANGE, conditions]
     return hashlib.sha256(json.dumps([*settings, _DROPPED, _HELD_OUT]).encode()).hexdigest()
 
 
 def _build(folder: Path) -> None:
-    """Speak all splits, two processes at a time. When one fails, or this is interrupted, the others are ended."""
-    speaking: list[subprocess.Popen[str]] = []
+    """Speak all splits, two processes at a time. If one fails, or on an interrupt, the others are killed."""
+    speakers: list[subprocess.Popen[str]] = []
     failed = threading.Event()
 
     def speak(split: str) -> None:
@@ -154,14 +153,16 @@ def _build(folder: Path) -> None:
         speaker = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         )
-        speaking.append(speaker)
-        if failed.is_set():  # another one's failure looked at the list before
+        speakers.append(speaker)
+        if failed.is_set():  # the others were killed before this one was in the list
             speaker.kill()
-        _, told = speaker.communicate()
+        _, stderr = speaker.communicate()
         if speaker.returncode != 0:
-            lines = [line for line in told.split("\n") if line.strip()]
-            why = lines[-1] if lines and speaker.returncode > 0 else _ended(speaker.returncode)
-            raise DataError(f"espeak-ng could not speak the split {split} of the built-in corpus: {why}")
+            lines = [line for line in stderr.split("\n") if line.strip()]
+            reason = f"its process {describe_exit(speaker.returncode)}. Run the command again, or first: {_INSTALL}"
+            if lines and speaker.returncode > 0:
+                reason = lines[-1]
+            raise DataError(f"espeak-ng could not speak the split {split} of the built-in corpus: {reason}")
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         try:
@@ -172,34 +173,26 @@ def _build(folder: Path) -> None:
         except BaseException:
             failed.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            for speaker in speaking:
+            for speaker in speakers:
                 speaker.kill()
             raise
 
 
-def _ended(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    return f"its process was ended by {name}. Run the same command again; if it stays so: {_MEND}"
-
-
-# From here on: what the process of one split does.
+# ---------------------------------------------------------------------------------------------- the speaking process
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What to say, and how."""
+    """A text and how to say it."""
 
     text: str
     voice: str
     rate: int
+    """Words per minute."""
     pitch: int
     range: int
     snr_db: float | None
+    """None: no noise."""
 
 
 def family(voice: str) -> str:
@@ -210,10 +203,10 @@ def family(voice: str) -> str:
 def assign_voices(variants: Iterable[str]) -> dict[str, list[str]]:
     """The voices of `train`, `dev` and `test` among espeak-ng's variants."""
     variants = sorted(variants)
-    known = {*variants, *map(family, variants)}
-    missing = [name for name in (*_DROPPED, *_HELD_OUT["dev"], *_HELD_OUT["test"]) if name not in known]
+    names = {*variants, *map(family, variants)}
+    missing = [name for name in (*_DROPPED, *_HELD_OUT["dev"], *_HELD_OUT["test"]) if name not in names]
     if missing:
-        raise DataError(f"espeak-ng has no voice {', '.join(missing)}. {_MEND}")
+        raise DataError(f"espeak-ng has no voice {', '.join(missing)}. Run: {_INSTALL}")
     roles: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
     for voice in variants:
         if voice not in _DROPPED:
@@ -223,7 +216,7 @@ def assign_voices(variants: Iterable[str]) -> dict[str, list[str]]:
 
 
 def script(split: str, count: int, voices: Sequence[str]) -> list[Utterance]:
-    """The utterances of a split. Draws with `random()` alone, which is the same in every version of Python."""
+    """The utterances of a split. Draws only with `random()`, which is the same in every version of Python."""
     draw = random.Random(_split_seed(split)).random
     condition = _CONDITIONS[split.partition("-")[2] or "clean"]
 
@@ -235,7 +228,7 @@ def script(split: str, count: int, voices: Sequence[str]) -> list[Utterance]:
         return names[int(draw() * len(names))]
 
     def utterance() -> Utterance:
-        text = " ".join(one_of(_WORDS) for _ in range(between((_FEWEST_WORDS, _MOST_WORDS))))
+        text = " ".join(one_of(_WORDS) for _ in range(between((_MIN_WORDS, _MAX_WORDS))))
         voice, rate, pitch, range_ = one_of(voices), between(condition.rate), between(_PITCH), between(_RANGE)
         snr_db = None
         if condition.snr_db:
@@ -251,7 +244,7 @@ def _split_seed(split: str) -> int:
 
 
 class Espeak:
-    """espeak-ng through ctypes: one a process, one thread."""
+    """espeak-ng through ctypes: one per process, in one thread."""
 
     _SYNCHRONOUS, _UTF8, _FROM_CHARACTER = 2, 1, 1
     _RATE, _PITCH, _RANGE = 1, 3, 4
@@ -265,43 +258,45 @@ class Espeak:
             self.variants = sorted(path.name for path in (data / "voices" / "!v").iterdir())
             self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         except (ImportError, OSError) as error:
-            raise DataError(f"espeak-ng cannot be loaded ({kind_and_message(error)}). {_MEND}") from None
-        self._heard: list[bytes] = []
-        # The path always: espeak-ng ends the process when it finds no data.
+            raise DataError(f"espeak-ng cannot be loaded ({kind_and_message(error)}). Run: {_INSTALL}") from None
+        self._chunks: list[bytes] = []
+        # Always with the path: espeak-ng ends the process if it finds no data.
         rate = self._library.espeak_Initialize(self._SYNCHRONOUS, self._BUFFER_MS, str(data).encode(), 0)
         if rate != SAMPLE_RATE:
-            raise DataError(f"espeak-ng speaks at {rate} Hz, not {SAMPLE_RATE}. {_MEND}")
+            raise DataError(f"espeak-ng speaks at {rate} Hz, not {SAMPLE_RATE}. Run: {_INSTALL}")
         callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._callback = callback(self._hear)  # kept: ctypes does not
+        self._callback = callback(self._receive)  # ctypes keeps no reference
         self._library.espeak_SetSynthCallback(self._callback)
-        self._library.espeak_ng_SetRandSeed(ctypes.c_long(_SEED))  # not before Initialize, which seeds from the clock
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(_SEED))  # after Initialize, which seeds from the clock
 
-    def _hear(self, samples: int | None, count: int, events: int | None) -> int:
+    def _receive(self, samples: int | None, count: int, events: int | None) -> int:
         if samples and count:
-            self._heard.append(ctypes.string_at(samples, 2 * count))
-        return 0  # go on
+            self._chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0  # continue
 
-    def say(self, what: Utterance) -> np.ndarray:
-        """Samples of an utterance, int16."""
-        # espeak-ng takes an unknown variant for its plain voice and reports success.
-        found = what.voice in self.variants and self._library.espeak_SetVoiceByName(f"en-us+{what.voice}".encode()) == 0
-        if not found:
-            raise DataError(f"espeak-ng has no voice {what.voice}. {_MEND}")
-        for parameter, value in ((self._RATE, what.rate), (self._PITCH, what.pitch), (self._RANGE, what.range)):
+    def say(self, utterance: Utterance) -> np.ndarray:
+        """Samples of an utterance, int16 [S]."""
+        voice = utterance.voice
+        # espeak-ng replaces an unknown variant with its plain voice and reports success.
+        if voice not in self.variants or self._library.espeak_SetVoiceByName(f"en-us+{voice}".encode()) != 0:
+            raise DataError(f"espeak-ng has no voice {voice}. Run: {_INSTALL}")
+        settings = {self._RATE: utterance.rate, self._PITCH: utterance.pitch, self._RANGE: utterance.range}
+        for parameter, value in settings.items():
             self._library.espeak_SetParameter(parameter, value, 0)
-        self._heard.clear()
-        text = what.text.encode() + b"\0"
+        self._chunks.clear()
+        text = utterance.text.encode() + b"\0"
         size = ctypes.c_size_t(len(text))
         status = self._library.espeak_Synth(text, size, 0, self._FROM_CHARACTER, 0, self._UTF8, None, None)
-        if status != 0 or not self._heard:
-            raise DataError(f"espeak-ng could not say '{what.text}' with the voice {what.voice} (status {status}).")
-        return np.frombuffer(b"".join(self._heard), dtype=np.int16)
+        if status != 0 or not self._chunks:
+            raise DataError(f"espeak-ng could not say '{utterance.text}' with the voice {voice} (status {status}).")
+        return np.frombuffer(b"".join(self._chunks), dtype=np.int16)
 
 
 def white_noise(seed: int, number: int, samples: int) -> np.ndarray:
-    """Noise of mean 0 and variance 1: of each 64-bit word of Philox's stream, the sum of its four 16-bit numbers.
+    """Noise of mean 0 and variance 1, float64 [samples]: the sums of the four 16-bit numbers in each 64-bit word of
+    Philox's stream.
 
-    Nearly normal, and without a logarithm or cosine, whose last digit is not the same on every machine.
+    It is nearly normal, and needs no logarithm or cosine, whose last digit differs between machines.
     """
     words = np.random.Philox(key=np.array([seed, number], dtype=np.uint64)).random_raw(samples)
     sums = words.view(np.uint16).reshape(samples, 4).sum(axis=1, dtype=np.int64)
@@ -309,9 +304,9 @@ def white_noise(seed: int, number: int, samples: int) -> np.ndarray:
 
 
 def noisy(speech: np.ndarray, snr_db: float, noise: np.ndarray) -> np.ndarray:
-    """Speech with noise, int16. The speech's power is the mean over all its samples, silent ones too.
+    """Speech with noise, int16 [S]. The power of the speech is the mean over all its samples, silent ones included.
 
-    Where the sum would leave int16's range, all of it is made quieter: the ratio stays.
+    If the sum would leave the range of int16, all of it is scaled down, which keeps the ratio.
     """
     power = np.square(speech.astype(np.float64)).mean()
     mixed = speech + noise * np.sqrt(power / 10 ** (snr_db / 10))
@@ -341,7 +336,7 @@ def speak_split(split: str, count: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    if len(sys.argv) > 4 and os.getppid() != int(sys.argv[4]):  # it ended while this process began
+    if len(sys.argv) > 4 and os.getppid() != int(sys.argv[4]):  # the parent ended while this process started
         sys.exit(1)
     try:
         speak_split(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""The config fields of speech recognition. Imports no torch."""
+"""The config fields of speech recognition. Does not import torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from novobench.config import CellConfig
+from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import (
     NOT_EMPTY,
@@ -23,8 +23,6 @@ from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 3
 
-_PRACTICAL: dict[str, Any] = {"scientific": False}
-
 
 @dataclass(frozen=True)
 class Block:
@@ -32,14 +30,14 @@ class Block:
 
     channels: PositiveInt
     kernel: PositiveInt
-    """Frames; odd, so that a convolution keeps the length."""
+    """Frames; odd, so that a convolution preserves the length."""
     repeat: PositiveInt = 1
     stride: PositiveInt = 1
     dilation: PositiveInt = 1
     dropout: DropoutRate = 0.2
     residual: bool = False
-    """Dense residual: the last sub-block adds the input of this block and of every residual block before it, each
-    through a 1×1 convolution and batch norm of its own."""
+    """Dense residual: the last sub-block adds the inputs of this block and of all earlier residual blocks, each through
+    its own 1×1 convolution and batch norm."""
 
 
 def _jasper_dr_10x5() -> list[Block]:
@@ -58,13 +56,13 @@ class SpeechModelConfig:
     """Jasper; the defaults are Jasper DR 10x5 as OpenSeq2Seq built it (jasper10x5_LibriSpeech_nvgrad.py)."""
 
     features: PositiveInt = 64
-    """Mel bands that come in."""
+    """Mel bands of the input."""
     outputs: Annotated[int, "[2, inf)"] = 29
-    """Letters of the alphabet and, last, the blank."""
+    """Letters of the alphabet and the blank, which comes last."""
     blocks: Annotated[list[Block], NOT_EMPTY] = field(default_factory=_jasper_dr_10x5)
     init: Literal["xavier_normal", "xavier_uniform"] = "xavier_normal"
-    """Of all convolutions but the last, which is Xavier uniform: normal in OpenSeq2Seq, cut off at two standard
-    deviations as TensorFlow's contrib draws it; uniform in NeMo and DeepLearningExamples."""
+    """Of all convolutions except the last, which is always Xavier uniform. OpenSeq2Seq: normal, truncated at two
+    standard deviations as in TensorFlow's contrib; NeMo and DeepLearningExamples: uniform."""
     padding: Literal["same", "symmetric"] = "same"
     """Of the strided convolution: TensorFlow's SAME pads (4, 5) for kernel 11, DeepLearningExamples (5, 5)."""
     batch_norm_momentum: Annotated[float, "(0, 1]"] = 0.1
@@ -74,35 +72,35 @@ class SpeechModelConfig:
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """How recordings become log-Mel features; the defaults are OpenSeq2Seq's (speech_utils.py).
+    """How recordings become log-Mel features. The defaults are OpenSeq2Seq's (speech_utils.py).
 
-    DeepLearningExamples' (parts/features.py of its first release) differ in `peak_normalize`, `sample_std` and
-    `whole_hops`. Its TOML asks for `trim_silence` too, but its train.py never passes that on.
+    DeepLearningExamples' features (parts/features.py of its first release) differ in `peak_normalize`, `sample_std` and
+    `whole_hops`. Its TOML also sets `trim_silence`, but its train.py never passes that on.
     """
 
     sample_rate: Annotated[int, "[100, inf)"] = 16000
-    """Samples a second of the recordings."""
+    """Of the recordings, in Hz."""
     window: Annotated[int, "[2, inf)"] | None = None
-    """Samples of a frame, Hann window; None: 20 ms, 320 at 16 kHz."""
+    """Samples of a frame (Hann window); None: 20 ms, 320 samples at 16 kHz."""
     hop: PositiveInt | None = None
-    """Samples from frame to frame; None: 10 ms, 160 at 16 kHz."""
+    """Samples from one frame to the next; None: 10 ms, 160 samples at 16 kHz."""
     fft: Annotated[int, "[2, inf)"] | None = None
-    """Samples of the Fourier transform; None: the power of two that holds a window, 512 at 16 kHz."""
+    """Samples of the Fourier transform; None: the smallest power of two that holds a window, 512 at 16 kHz."""
     highest_hertz: PositiveFloat | None = None
-    """Upper end of the Mel scale (Slaney's), which starts at 0; None: 8000, or half the sample rate where that is
+    """Upper end of the Mel scale (Slaney's), which starts at 0; None: 8000, or half the sample rate if that is
     less."""
     peak_normalize: bool = True
-    """Divide by the largest absolute sample, before the speed is changed."""
+    """Divide by the largest absolute sample before the speed is changed."""
     dither: NonNegativeFloat = 1e-5
-    """Standard deviation of noise added to the samples. Drawn once an utterance, so that features can be kept."""
+    """Standard deviation of noise added to the samples. Drawn once per utterance, so that features can be cached."""
     preemphasis: Fraction = 0.97
     sample_std: bool = False
-    """Features are normalised by the standard deviation over n - 1 frames plus 1e-5, instead of over n."""
+    """Normalize features by the standard deviation over n - 1 frames plus 1e-5, instead of that over n frames."""
     trim_silence: bool = False
-    """Cut what is 60 dB below the loudest frame off both ends, in training and evaluation."""
+    """Trim both ends where they are 60 dB below the loudest frame, in training and evaluation."""
     whole_hops: bool = False
-    """S samples have ceil(S / hop) frames, as in DeepLearningExamples, instead of 1 + floor(S / hop): a frame centred
-    where the recording ends does not count, neither in mean and deviation nor for the network."""
+    """S samples have ceil(S / hop) frames, as in DeepLearningExamples, instead of 1 + floor(S / hop): a frame centered
+    on the end of the recording is dropped before normalization."""
 
     @property
     def window_samples(self) -> int:
@@ -124,47 +122,47 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class SpeechDataConfig:
-    """Where utterances come from, how many there are, and what is done to them.
+    """Where utterances come from, how many there are, and how they are processed.
 
-    The defaults are OpenSeq2Seq's; DeepLearningExamples' differ in the masks, in `sox_speed`, `limit_before_speed` and
-    `epoch_size`.
+    The defaults are OpenSeq2Seq's. DeepLearningExamples' values differ for the masks, `sox_speed`, `limit_before_speed`
+    and `epoch_size`.
     """
 
-    source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=_PRACTICAL)
-    """`espeak`: the built-in corpus; `librispeech`: trees of recordings and trans.txt; `manifest`: NeMo's JSON lines;
-    `hub`: a Hugging Face data set."""
+    source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=PRACTICAL)
+    """`espeak`: the built-in corpus; `librispeech`: trees of recordings and .trans.txt files; `manifest`: NeMo's JSON
+    lines; `hub`: a Hugging Face data set."""
     name: Name = "librispeech-960h"
-    """Identity of the data: the same recordings from another source are the same data."""
-    path: str = field(default="", metadata=_PRACTICAL)
-    """Folder under the data root, or hub id, or folder of parquet files."""
-    hub_config: str = field(default="all", metadata=_PRACTICAL)
+    """Identifies the data: the same recordings from another source have the same name."""
+    path: str = field(default="", metadata=PRACTICAL)
+    """A folder under the data root, of parquet files if `source` is `hub`, or a hub id."""
+    hub_config: str = field(default="all", metadata=PRACTICAL)
     """The hub data set's configuration."""
     train_splits: Annotated[list[Name], NOT_EMPTY] = field(
-        default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=_PRACTICAL
+        default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=PRACTICAL
     )
     search_set: FileName = "dev-clean"
-    """Chooses rates and gives the curves (paper, Figure 1)."""
+    """Learning rates are chosen on it, and curves show it (paper, Figure 1)."""
     dev_sets: list[FileName] = field(default_factory=lambda: ["dev-other"])
     test_sets: list[FileName] = field(default_factory=lambda: ["test-clean", "test-other"])
-    split_names: dict[str, Name] = field(default_factory=dict, metadata=_PRACTICAL)
-    """Set -> the source's name of it where that is another, e.g. `{dev-clean: validation.clean}`."""
+    split_names: dict[str, Name] = field(default_factory=dict, metadata=PRACTICAL)
+    """Set -> the source's name for it, if different, e.g. `{dev-clean: validation.clean}`."""
     train_size: PositiveInt = 281241
-    """Training utterances as found, before any is left out; checked."""
+    """Training utterances of the source, before any is left out; checked."""
     epoch_size: PositiveInt | None = None
-    """Training utterances from which an epoch's updates are counted; None: `train_size`. DeepLearningExamples counts
-    those not longer than `max_seconds`. Needs `limit_before_speed`; checked."""
+    """Training utterances that determine the updates per epoch; None: `train_size`. DeepLearningExamples counts those
+    not longer than `max_seconds`. Needs `limit_before_speed`; checked."""
     set_sizes: dict[FileName, PositiveInt] = field(
         default_factory=lambda: {"dev-clean": 2703, "dev-other": 2864, "test-clean": 2620, "test-other": 2939}
     )
     """Utterances of each evaluation set; checked."""
     alphabet: str = " abcdefghijklmnopqrstuvwxyz'"
-    """Letters in the order of the network's outputs. Transcripts are lower-cased; letters that are not here lose their
-    accents, ’ becomes ', dashes become spaces; what is still not here makes an utterance bad."""
+    """Letters in the order of the network's outputs. Transcripts are lower-cased; letters that are not in the alphabet
+    lose their accents, ’ becomes ', dashes become spaces; any other character makes an utterance bad."""
     on_bad_utterance: Literal["error", "skip"] = "error"
-    """A recording that is missing, cannot be read, has another sample rate, more than one channel or samples that are
-    not finite, a segment that is no part of its recording, a transcript that is empty or has a sign outside the
-    alphabet, an id that a chapter has twice, and a value of a wrong type in a manifest end the run, or are left out,
-    named in the log and counted."""
+    """`error`: a bad utterance ends the run. `skip`: it is left out, named in the log, and counted. Bad is a recording
+    that is missing, cannot be read, or has another sample rate, more than one channel or samples that are not finite; a
+    segment that does not lie within its recording; a transcript that is empty or has a character outside the alphabet;
+    an id that occurs twice in a chapter; and a value of a wrong type in a manifest."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
     pad_frames: PositiveInt = 16
@@ -173,35 +171,35 @@ class SpeechDataConfig:
     speeds: Annotated[list[PositiveFloat], NOT_EMPTY] = field(default_factory=lambda: [0.9, 1.0, 1.1])
     """Speed perturbation by resampling, which moves the pitch; one draw per utterance and epoch."""
     sox_speed: bool = False
-    """What a factor f of `speeds` means. False: a recording becomes f times as long (OpenSeq2Seq resamples by f). True:
+    """Meaning of a factor f of `speeds`. False: a recording becomes f times as long (OpenSeq2Seq resamples by f). True:
     it is played f times as fast and becomes 1 / f times as long (sox's `speed`, in DeepLearningExamples)."""
     max_seconds: PositiveFloat = 16.7
-    """Longer training utterances are left out; nothing of an evaluation set is."""
+    """Longer training utterances are left out. Evaluation sets stay complete."""
     limit_before_speed: bool = False
-    """`max_seconds` is compared with the recording's own length, not with what the draw made of it."""
+    """Compare `max_seconds` with the original length of a recording, not with its length at the drawn speed."""
     frequency_masks: NonNegativeInt = 0
-    """SpecAugment: bands of neighbouring features set to 0 (the mean)."""
+    """SpecAugment: bands of adjacent features set to 0 (the mean)."""
     frequency_mask_width: NonNegativeInt = 6
     time_masks: NonNegativeInt = 0
     time_mask_width: NonNegativeInt = 6
     """Frames."""
     fixed_mask_width: bool = False
-    """Masks are exactly as wide as said, instead of uniformly 0 to that."""
+    """Masks have exactly the given width, instead of a width drawn uniformly from 0 to it."""
     masks_over_padding: bool = False
-    """Time masks are placed within the micro-batch's padded length, as in DeepLearningExamples, so that some fall on
-    padding; False: within the utterance's own frames (OpenSeq2Seq)."""
+    """True: time masks are placed within the padded length of the micro-batch, so that some fall on padding
+    (DeepLearningExamples); False: within the utterance's own frames (OpenSeq2Seq)."""
 
     bucket_window: NonNegativeInt = 0
-    """Micro-batches over which utterances are sorted by length before they are cut into micro-batches; 0: as they come
-    (OpenSeq2Seq)."""
-    keep_features: bool = field(default=False, metadata=_PRACTICAL)
-    """Compute the features of each utterance and speed once a machine and keep them in the cache. For small data; with
-    `features_on: accelerator` there is nothing to keep."""
+    """Utterances are sorted by length within windows of this many micro-batches before they are cut into micro-batches;
+    0: not sorted (OpenSeq2Seq)."""
+    keep_features: bool = field(default=False, metadata=PRACTICAL)
+    """Compute the features of each utterance and speed once per machine and cache them. For small data; has no effect
+    with `features_on: accelerator`."""
     features_on: Literal["cpu", "accelerator"] = "cpu"
-    """Where features are computed: by the data loader, or by the training's device."""
+    """Where features are computed: by the data loader, or on the device that trains."""
     tail: Literal["drop", "wrap"] = "wrap"
-    """What becomes of utterances that do not fill an optimizer batch: `wrap` fills it from the same epoch, as the
-    paper's 9 updates an epoch at batch 32K imply."""
+    """What happens to utterances that do not fill an optimizer batch: `wrap` fills it from the same epoch, as the
+    paper's 9 updates per epoch at batch 32K imply."""
     evaluation_batch: PositiveInt = 32
 
     def updates_per_epoch(self, batch: int) -> int:
@@ -209,37 +207,37 @@ class SpeechDataConfig:
 
     @property
     def sets(self) -> list[str]:
-        """All evaluation sets, the searched one first."""
+        """All evaluation sets, the search set first."""
         return [self.search_set, *self.dev_sets, *self.test_sets]
 
 
 MODEL = SpeechModelConfig
 DATA = SpeechDataConfig
 BUILT_IN = "espeak"
-"""The source that needs no files."""
+"""The built-in source."""
 SHIPPED: dict[str, tuple[str, ...]] = {
     "espeak-words": (),
     "an4": ("AN4", "an4"),
     "librispeech-960h": ("LibriSpeech", "librispeech-960h", "openslr/librispeech_asr"),
 }
-"""Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""
+"""Data set of the shipped configs -> where it may come from (`data.path`); empty: it is built in."""
 
 
 def validate(config: CellConfig) -> None:
-    """Raise ConfigError where model and data do not fit each other."""
+    """Raise ConfigError if model and data do not match."""
     model, data = config.model, config.data
     for number, block in enumerate(model.blocks):
         if block.kernel % 2 == 0:
             raise ConfigError(f"'model.blocks[{number}].kernel' must be odd, not {block.kernel}.")
         if block.stride > 1 and (block.residual or block.repeat > 1):
-            raise ConfigError(f"'model.blocks[{number}]': only a single sub-block without residual can have a stride.")
+            raise ConfigError(f"'model.blocks[{number}]': a stride needs repeat 1 and no residual.")
     if model.outputs != len(data.alphabet) + 1:
         raise ConfigError(
-            f"'model.outputs' is {model.outputs}, but data.alphabet has {len(data.alphabet)} letters and the blank is "
-            f"one more. Set model.outputs={len(data.alphabet) + 1}."
+            f"'model.outputs' is {model.outputs}, but data.alphabet has {len(data.alphabet)} letters, and the blank is "
+            f"another output. Set model.outputs={len(data.alphabet) + 1}."
         )
     if len(set(data.alphabet)) != len(data.alphabet) or " " not in data.alphabet:
-        raise ConfigError("'data.alphabet' must hold the space, and each letter once.")
+        raise ConfigError("'data.alphabet' must have a space, and each letter only once.")
     if data.alphabet != unicodedata.normalize("NFC", data.alphabet.lower()):
         raise ConfigError(
             "'data.alphabet' must hold lower-case letters, each one character: transcripts are lower-cased."
@@ -247,18 +245,18 @@ def validate(config: CellConfig) -> None:
     _check_sets(data)
     if data.pad_frames % stride(model):
         raise ConfigError(
-            f"'data.pad_frames' {data.pad_frames} is no multiple of the network's stride {stride(model)}: where a "
-            "convolution starts would depend on the padding."
+            f"'data.pad_frames' must be a multiple of the network's stride {stride(model)}, not {data.pad_frames}: "
+            "otherwise the alignment of convolutions depends on the padding."
         )
     _check_features(data.features)
     if data.epoch_size is not None and not (data.limit_before_speed and data.epoch_size <= data.train_size):
         raise ConfigError(
             f"'data.epoch_size' {data.epoch_size} must be 1 to data.train_size {data.train_size}, and needs "
-            "data.limit_before_speed=true: otherwise each epoch leaves out others."
+            "data.limit_before_speed=true: otherwise each epoch leaves out different utterances."
         )
-    if max(data.frequency_masks, 0) and data.frequency_mask_width > model.features:
+    if data.frequency_masks and data.frequency_mask_width > model.features:
         raise ConfigError(
-            f"'data.frequency_mask_width' {data.frequency_mask_width} is more than the model.features {model.features}."
+            f"'data.frequency_mask_width' {data.frequency_mask_width} is more than model.features {model.features}."
         )
     if model.features > data.features.fft_samples // 2:
         raise ConfigError(
@@ -269,16 +267,16 @@ def validate(config: CellConfig) -> None:
 
 
 def _check_sets(data: SpeechDataConfig) -> None:
-    """A recording is trained on or judged, under one name."""
+    """Each set and split has one role: training or one evaluation set."""
     keys: dict[str, str] = {}
     splits = {name: f"data.train_splits[{place}]" for place, name in enumerate(data.train_splits)}
     if len(splits) < len(data.train_splits):
         twice = next(name for name in data.train_splits if data.train_splits.count(name) > 1)
         raise ConfigError(f"'data.train_splits' names '{twice}' twice. Name it once.")
-    named = [("data.search_set", data.search_set)]
+    names_by_key = [("data.search_set", data.search_set)]
     for kind in ("dev_sets", "test_sets"):
-        named += [(f"data.{kind}[{place}]", name) for place, name in enumerate(getattr(data, kind))]
-    for key, name in named:
+        names_by_key += [(f"data.{kind}[{place}]", name) for place, name in enumerate(getattr(data, kind))]
+    for key, name in names_by_key:
         if name == "train":
             raise ConfigError(
                 f"'{key}': 'train' names the training set. Give the evaluation set another name and set "
@@ -287,12 +285,14 @@ def _check_sets(data: SpeechDataConfig) -> None:
         split = data.split_names.get(name, name)
         if name in keys:
             raise ConfigError(
-                f"'{key}' {name} is {keys[name]} too. Give each set one role; data.split_names gives it another name."
+                f"'{key}' {name} is also {keys[name]}. Give each set one role; data.split_names can rename it."
             )
         if split in splits:
-            raise ConfigError(f"'{key}' {name} is the source's split '{split}', as {splits[split]} is. Name another.")
+            raise ConfigError(
+                f"'{key}' {name} is the source's split '{split}', which is also {splits[split]}. Name another."
+            )
         if name not in data.set_sizes:
-            raise ConfigError(f"'data.set_sizes' says nothing of '{name}'.")
+            raise ConfigError(f"'data.set_sizes' has no '{name}'. Add data.set_sizes.{name}.")
         keys[name] = splits[split] = key
 
 
@@ -306,17 +306,17 @@ def _check_features(features: FeatureConfig) -> None:
     if window > fft:
         raise ConfigError(
             f"'data.features': sample_rate {rate}, window {window}, hop {hop} and fft {fft} make no frames: fft "
-            "must not be less than window. Set sample_rate alone: the others follow it."
+            "must not be less than window. Set only sample_rate: the others follow from it."
         )
     if features.mel_top > rate / 2:
         raise ConfigError(
-            f"'data.features.highest_hertz' is {features.mel_top:g}, but at sample_rate {rate} nothing above "
-            f"{rate / 2:g} Hz can be heard. Set data.features.highest_hertz={rate / 2:g} or less."
+            f"'data.features.highest_hertz' is {features.mel_top:g}, but at sample_rate {rate} the spectrum ends at "
+            f"{rate / 2:g} Hz. Set data.features.highest_hertz={rate / 2:g} or less."
         )
 
 
 def stride(model: SpeechModelConfig) -> int:
-    """Frames that come in for one that goes out."""
+    """Input frames per output frame."""
     product = 1
     for block in model.blocks:
         product *= block.stride
@@ -324,14 +324,14 @@ def stride(model: SpeechModelConfig) -> int:
 
 
 def relative_cost(config: Any) -> float:
-    """Multiply-accumulates of a forward pass for each frame that comes in, from numbers alone; for forecasts."""
+    """Multiply-accumulates of a forward pass per input frame, from the config alone; for forecasts."""
     model: SpeechModelConfig = config.model
     total, share, channels = 0.0, 1.0, model.features
-    entered: list[int] = []
+    dense: list[int] = []
     for block in model.blocks:
         share /= block.stride
-        entered += [channels] if block.residual else []
+        dense += [channels] if block.residual else []
         kernels = block.kernel * block.channels * (channels + (block.repeat - 1) * block.channels)
-        total += share * (kernels + (sum(entered) * block.channels if block.residual else 0))
+        total += share * (kernels + (sum(dense) * block.channels if block.residual else 0))
         channels = block.channels
     return total + share * channels * model.outputs

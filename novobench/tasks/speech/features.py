@@ -1,8 +1,8 @@
-"""From a recording to what Jasper hears: speed perturbation, silence, log-Mel features, SpecAugment.
+"""From a recording to Jasper's input: speed perturbation, silence trimming, log-Mel features, SpecAugment.
 
 S samples, F Mel bands, T frames.
 
-Two variants of the features exist, OpenSeq2Seq's (speech_utils.py) and DeepLearningExamples' (parts/features.py);
+There are two variants of the features, OpenSeq2Seq's (speech_utils.py) and DeepLearningExamples' (parts/features.py).
 `FeatureConfig` and `SpeechDataConfig` have a switch for each difference.
 """
 
@@ -22,21 +22,23 @@ from novobench.tasks.speech.config import FeatureConfig, SpeechDataConfig
 
 _Count = TypeVar("_Count", int, np.ndarray)
 
-_LEAST_PEAK = 1e-5 / 32768
+_PEAK_EPS = 1e-5 / 32768
 """OpenSeq2Seq adds 1e-5 to the peak of 16-bit samples, which are 32,768 times as large as ours."""
-_QUIET_DB = 60.0
-_QUIET_FRAME, _QUIET_HOP = 2048, 512
-"""librosa's `effects.trim`: how far below the loudest frame silence begins, and its frames in samples."""
+_SILENCE_DB = 60.0
+_SILENCE_FRAME, _SILENCE_HOP = 2048, 512
+"""librosa's `effects.trim`: how far below the loudest frame silence begins, and its frame and hop in samples."""
 _LOG_FLOOR = 1e-20
-_ADDED_STD = 1e-5
-"""DeepLearningExamples adds it to each deviation."""
-_LEAST_STD = 1e-10
-"""OpenSeq2Seq adds nothing; a feature that never changes would be 0 / 0 there."""
+_STD_EPS = 1e-5
+"""DeepLearningExamples adds it to each standard deviation."""
+_MIN_STD = 1e-10
+"""OpenSeq2Seq adds nothing, so a constant feature would be 0 / 0 there."""
 
 
 class LogMel(nn.Module):
-    """Samples [S] to normalised log-Mel features [F, T], each feature with mean 0 and deviation 1; T is
-    `frame_count`."""
+    """Samples [S] to normalized log-Mel features [F, T], each feature with mean 0 and standard deviation 1.
+
+    T is `frame_count(S)`.
+    """
 
     def __init__(self, config: FeatureConfig, bands: int) -> None:
         super().__init__()
@@ -60,33 +62,33 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def forward(self, samples: Tensor) -> Tensor:
-        with torch.autocast(samples.device.type, enabled=False):  # 16 bits are too few for powers
+        with torch.autocast(samples.device.type, enabled=False):  # 16-bit floats are too coarse for powers
             features = torch.log(self.mel(self.spectrogram(self.preemphasis(samples))) + _LOG_FLOOR)
         features = features[:, : frame_count(len(samples), self.config)]
         features -= features.mean(dim=1, keepdim=True)
         std = features.std(dim=1, keepdim=True, correction=int(self.config.sample_std))
-        return features / (std + _ADDED_STD if self.config.sample_std else std.clamp_min(_LEAST_STD))
+        return features / (std + _STD_EPS if self.config.sample_std else std.clamp_min(_MIN_STD))
 
 
 def frame_count(samples: _Count, config: FeatureConfig) -> _Count:
-    """Frames of so many samples."""
+    """Frames of a recording of `samples` samples, T."""
     return -(-samples // config.hop_samples) if config.whole_hops else 1 + samples // config.hop_samples
 
 
-def shortest(config: FeatureConfig) -> int:
-    """Samples that features need: the centred Fourier transform mirrors half its size at both ends, and a deviation
-    takes two frames."""
+def min_samples(config: FeatureConfig) -> int:
+    """The fewest samples that have features: the centered Fourier transform mirrors half its size at both ends, and a
+    standard deviation needs two frames."""
     return max(config.fft_samples // 2, config.hop_samples) + 1
 
 
 def conditioned(samples: Tensor, data: SpeechDataConfig, speed: float, name: str) -> Tensor:
-    """The recording as it goes into `LogMel`: scaled to its peak, at another speed, trimmed, with dither.
+    """Samples as `LogMel` takes them: scaled to their peak, at `speed`, trimmed, with dither; float32 [S'].
 
-    The dither is a function of `name` and `speed`, so an utterance has the same features whenever it is asked for.
+    The dither is a function of `name` and `speed`, so an utterance always has the same features.
     """
     config = data.features
     if config.peak_normalize:
-        samples = samples / (samples.abs().max() + _LEAST_PEAK)
+        samples = samples / (samples.abs().max() + _PEAK_EPS)
     samples = at_speed(samples, speed, data)
     if config.trim_silence:
         samples = without_silence(samples)
@@ -97,22 +99,22 @@ def conditioned(samples: Tensor, data: SpeechDataConfig, speed: float, name: str
 
 
 def _rates(speed: float, data: SpeechDataConfig) -> tuple[int, int]:
-    """A recording made at the first rate and resampled to the second is at this speed when read at the first."""
-    rate, other = data.features.sample_rate, round(data.features.sample_rate * speed)
-    divisor = gcd(rate, other)
-    rates = rate // divisor, other // divisor
+    """The old and the new rate, in lowest terms: resampling from old to new gives the recording its `speed`."""
+    rate, scaled = data.features.sample_rate, round(data.features.sample_rate * speed)
+    divisor = gcd(rate, scaled)
+    rates = rate // divisor, scaled // divisor
     return rates[::-1] if data.sox_speed else rates
 
 
 def samples_at_speed(samples: _Count, speed: float, data: SpeechDataConfig) -> _Count:
-    """Length at this speed: rounded down as resampy does, with `sox_speed` to the nearest as sox does."""
+    """Length at this speed: rounded down as in resampy, or with `sox_speed` to the nearest integer as in sox."""
     old, new = _rates(speed, data)
     return (2 * samples * new + old) // (2 * old) if data.sox_speed else samples * new // old
 
 
 def at_speed(samples: Tensor, speed: float, data: SpeechDataConfig) -> Tensor:
-    """The recording at this speed, see `SpeechDataConfig.sox_speed`, by windowed-sinc resampling (resampy's
-    `kaiser_best`)."""
+    """The recording at this speed (see `SpeechDataConfig.sox_speed`) by windowed-sinc resampling, resampy's
+    `kaiser_best`."""
     old, new = _rates(speed, data)
     if old == new:
         return samples
@@ -129,35 +131,36 @@ def at_speed(samples: Tensor, speed: float, data: SpeechDataConfig) -> Tensor:
 
 
 def without_silence(samples: Tensor) -> Tensor:
-    """Without what is 60 dB below the loudest frame at both ends (librosa's `effects.trim` with `top_db` 60)."""
-    padded = torch.nn.functional.pad(samples, (_QUIET_FRAME // 2, _QUIET_FRAME // 2))
-    power = padded.unfold(0, _QUIET_FRAME, _QUIET_HOP).square().mean(dim=1)
-    loud = torch.nonzero(power > power.max() * 10 ** (-_QUIET_DB / 10)).flatten()
+    """Both ends trimmed where they are 60 dB below the loudest frame (librosa's `effects.trim` with `top_db` 60)."""
+    padded = torch.nn.functional.pad(samples, (_SILENCE_FRAME // 2, _SILENCE_FRAME // 2))
+    power = padded.unfold(0, _SILENCE_FRAME, _SILENCE_HOP).square().mean(dim=1)
+    loud = torch.nonzero(power > power.max() * 10 ** (-_SILENCE_DB / 10)).flatten()
     if not len(loud):
         return samples
-    return samples[int(loud[0]) * _QUIET_HOP : (int(loud[-1]) + 1) * _QUIET_HOP]
+    return samples[int(loud[0]) * _SILENCE_HOP : (int(loud[-1]) + 1) * _SILENCE_HOP]
 
 
 def mask_draws(config: SpeechDataConfig) -> int:
-    """Random numbers that `masked` uses up."""
+    """Random numbers that `masked` consumes."""
     return 2 * (config.frequency_masks + config.time_masks)
 
 
 def masked(features: Tensor, config: SpeechDataConfig, draws: np.ndarray, frames: int | None = None) -> Tensor:
-    """SpecAugment: some bands and some spans of frames of `features` [F, T] set to 0. `draws` are uniform in (0, 1).
+    """SpecAugment: `features` [F, T] with some bands and some spans of frames set to 0.
 
-    Time masks are placed within the first `frames` frames, T if None. Of n places a mask of width w starts at one of
-    the first n - w, never at the last possible one, as in both codes.
+    `draws` are `mask_draws` uniform numbers in (0, 1); empty: no masks. Time masks are placed within the first `frames`
+    frames (default: all). A mask of width w in an extent of n starts at one of the first n - w places, never at the
+    last possible one, as in both implementations.
     """
     if not len(draws):
         return features
     features = features.clone()
-    for number, (wide, place) in enumerate(draws.reshape(-1, 2)):
+    for number, (width_draw, start_draw) in enumerate(draws.reshape(-1, 2)):
         in_time = number >= config.frequency_masks
         limit = config.time_mask_width if in_time else config.frequency_mask_width
         extent = frames if in_time and frames is not None else features.shape[int(in_time)]
-        width = min(extent, limit if config.fixed_mask_width else int(wide * (limit + 1)))
-        start = int(place * (extent - width))
+        width = min(extent, limit if config.fixed_mask_width else int(width_draw * (limit + 1)))
+        start = int(start_draw * (extent - width))
         span = slice(start, start + width)
         features[(slice(None), span) if in_time else span] = 0
     return features

@@ -6,60 +6,63 @@ import re
 from pathlib import Path
 
 from novobench.errors import DataError
-from novobench.tasks.sources import names_in, text_lines
+from novobench.tasks.sources import data_folder, list_folder, missing_split, text_lines
 from novobench.tasks.speech.config import SpeechDataConfig
-from novobench.tasks.speech.sources import Listing, Paths, no_folder, no_split, storable
+from novobench.tasks.speech.listings import FileSource, Listing, split_remedy, storable
 
 _SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".sph")
-"""Of recordings; where a name has two, the first of these counts."""
+"""Of recordings. If an id has several, the first suffix of this list wins."""
 _TRANSCRIPTS = ".trans.txt"
 _DEPTH = len(("speaker", "chapter", "transcripts"))
 
 
-class LibriSpeechSource(Paths):
+class LibriSpeechSource(FileSource):
     """`<split>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac` (or .wav, .ogg, .opus, .mp3, …) with one
-    `.trans.txt` per chapter. A line without its recording, a recording without its line, and a second line with the
-    same id are listed and are bad utterances. Hidden files and folders are none of it."""
+    `.trans.txt` per chapter.
+
+    A line without its recording, a recording without its line, and a second line with the same id are listed with a
+    fault. Hidden files and folders are ignored.
+    """
 
     def __init__(self, config: SpeechDataConfig, data_root: Path, split: str) -> None:
-        root = data_root / (config.path or config.name)
-        if not root.is_dir():
-            raise no_folder(root, config, "LibriSpeech's folders (train-clean-100, dev-clean, …)")
+        contents = "LibriSpeech's folders (train-clean-100, dev-clean, …)"
+        root = data_folder(data_root, config.path, config.name, contents)
         folder = root / split
         if not folder.is_dir():
-            raise no_split(f"{root} has no split '{split}'.", split, [each.name for each in _folders(root)], config)
+            splits = [each.name for each in _subfolders(root)]
+            raise missing_split(str(root), split, splits, split_remedy(split, splits, config))
         self.listings, self.paths = [], []
         transcribed = 0
-        for speaker in _folders(folder):
-            for chapter in _folders(speaker):
+        for speaker in _subfolders(folder):
+            for chapter in _subfolders(speaker):
                 transcribed += self._add_chapter(chapter)
         if not transcribed:
             raise DataError(
-                f"{folder} holds no <speaker>/<chapter>/*{_TRANSCRIPTS} with transcripts.{_elsewhere(folder)}"
+                f"{folder} holds no <speaker>/<chapter>/*{_TRANSCRIPTS} with transcripts.{_misplaced(folder)}"
             )
 
     def _add_chapter(self, chapter: Path) -> int:
-        """How many lines of transcripts it has."""
+        """List a chapter's utterances; return how many ids its transcripts hold."""
         entries = list(_visible(chapter))
         files = [path for path in entries if path.suffix.lower() in _SUFFIXES]
         files.sort(key=lambda path: _SUFFIXES.index(path.suffix.lower()), reverse=True)
         recordings = {path.stem: path for path in files}
-        seen: dict[str, str] = {}
+        first_line: dict[str, str] = {}
         for transcripts in (path for path in entries if path.name.endswith(_TRANSCRIPTS)):
-            if not transcripts.is_file():  # reading a pipe would wait for ever
-                raise DataError(f"Cannot read {transcripts}: it is no regular file.")
+            if not transcripts.is_file():  # reading a pipe would block
+                raise DataError(f"Cannot read {transcripts}: it is not a regular file.")
             for number, line in enumerate(text_lines(transcripts), 1):
                 if not line.strip():
                     continue
                 name, text = (*re.split(r"[ \t]", line.strip(), maxsplit=1), "")[:2]
                 place = f"{transcripts.name} line {number}"
-                fault = f"its id is in {seen[name]} already, and again in {place}" if name in seen else ""
-                seen.setdefault(name, place)
+                fault = f"its id is in {first_line[name]} and again in {place}" if name in first_line else ""
+                first_line.setdefault(name, place)
                 self._add(name, text, recordings.get(name, chapter / f"{name}.flac"), fault)
         for name, path in sorted(recordings.items()):
-            if name not in seen:
+            if name not in first_line:
                 self._add(name, "", path)
-        return len(seen)
+        return len(first_line)
 
     def _add(self, name: str, text: str, path: Path, fault: str = "") -> None:
         self.listings.append(Listing(storable(name), text, str(path), fault=fault))
@@ -67,18 +70,20 @@ class LibriSpeechSource(Paths):
 
 
 def _visible(folder: Path) -> list[Path]:
-    return [folder / name for name in names_in(folder)]
+    return [folder / name for name in list_folder(folder)]
 
 
-def _elsewhere(folder: Path) -> str:
-    found = (path.relative_to(folder) for path in folder.rglob(f"*{_TRANSCRIPTS}"))
-    shown = min((path for path in found if not any(part.startswith(".") for part in path.parts)), default=None)
-    if shown is None:
-        return ""
-    if len(shown.parts) == _DEPTH:
-        return f" {shown} has none."
-    return f" It holds {shown}: set data.path and the split's name so that two folders lie between."
-
-
-def _folders(folder: Path) -> list[Path]:
+def _subfolders(folder: Path) -> list[Path]:
     return [path for path in _visible(folder) if path.is_dir()]
+
+
+def _misplaced(folder: Path) -> str:
+    """Where transcripts lie that are at another depth, as a sentence; empty if there are none."""
+    transcripts = (path.relative_to(folder) for path in folder.rglob(f"*{_TRANSCRIPTS}"))
+    visible = (path for path in transcripts if not any(part.startswith(".") for part in path.parts))
+    example = min(visible, default=None)
+    if example is None:
+        return ""
+    if len(example.parts) == _DEPTH:
+        return f" {example} is empty."
+    return f" It holds {example}: set data.path and the split's name so that two folders lie between."

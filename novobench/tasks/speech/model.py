@@ -2,8 +2,8 @@
 
 B utterances, F Mel bands, T frames, C channels, V outputs.
 
-Every convolution sees zeros where an utterance has ended, so what the network says of an utterance does not depend on
-the padding beside it; the statistics of batch norm do count padded frames while training, as in the authors' code.
+The input of every convolution is masked past the end of an utterance, so an utterance's logits do not depend on its
+padding. In training, batch norm's statistics include the padded frames, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from novobench.tasks.speech.config import Block, SpeechModelConfig
 
 
 class Jasper(nn.Module):
-    """Features [B, F, T] and lengths [B] to logits [B, V, T / stride] and their lengths. The defaults have 332,632,349
-    parameters in 326 tensors."""
+    """Features [B, F, T] and lengths [B] to logits [B, V, T / stride] and their lengths [B].
+
+    The defaults have 332,632,349 parameters in 326 tensors.
+    """
 
     def __init__(self, config: SpeechModelConfig) -> None:
         super().__init__()
@@ -35,7 +37,7 @@ class Jasper(nn.Module):
         self.init_weights(config.init)
 
     def init_weights(self, kind: str) -> None:
-        """Xavier kernels (normal or uniform; the output's always uniform), bias 0; batch norm starts as 1 and 0."""
+        """Xavier kernels (`kind` is normal or uniform; the output's are always uniform), bias 0; batch norm 1 and 0."""
         draw = _xavier_truncated_ if kind == "xavier_normal" else nn.init.xavier_uniform_
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
@@ -45,31 +47,31 @@ class Jasper(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         earlier: list[Tensor] = []  # inputs of the residual blocks so far
-        over = _over(x, lengths)
+        mask = _padding_mask(x, lengths)
         for block, spec in zip(self.blocks, self.config.blocks, strict=True):
-            x = x.masked_fill(over, 0.0)
+            x = x.masked_fill(mask, 0.0)
             if spec.residual:
                 earlier.append(x)
-            x = block(x, earlier, over)
+            x = block(x, earlier, mask)
             if spec.stride > 1:
                 lengths = -(-lengths // spec.stride)
-                over = _over(x, lengths)
+                mask = _padding_mask(x, lengths)
         return self.output(x), lengths
 
 
 class JasperBlock(nn.Module):
-    """Sub-blocks of convolution, batch norm, ReLU and dropout; the last one adds the residual branches before its ReLU.
+    """Sub-blocks of convolution, batch norm, ReLU and dropout. The last one adds the residual branches before its ReLU.
 
-    `dense` are the channels of all inputs that a residual block adds, its own last.
+    `dense` holds the channels of each input that a residual block adds, its own input last.
     """
 
     def __init__(self, channels: int, dense: list[int], block: Block, config: SpeechModelConfig) -> None:
         super().__init__()
         self.dropout = block.dropout
-        missing = (block.kernel - 1) * block.dilation
+        padding = (block.kernel - 1) * block.dilation
         if block.stride > 1 and config.padding == "same":
-            missing = max(0, block.kernel - block.stride)  # TensorFlow's rule for a length that the stride divides
-        self.odd = missing % 2  # a frame more at the end than the convolution itself pads
+            padding = max(0, block.kernel - block.stride)  # TensorFlow's rule for a length that the stride divides
+        self.odd = padding % 2  # one more frame at the end than the convolution itself pads
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
         for _ in range(block.repeat):
@@ -79,7 +81,7 @@ class JasperBlock(nn.Module):
                     block.channels,
                     block.kernel,
                     block.stride,
-                    padding=missing // 2,
+                    padding=padding // 2,
                     dilation=block.dilation,
                     bias=False,
                 )
@@ -91,29 +93,29 @@ class JasperBlock(nn.Module):
             for width in dense
         )
 
-    def forward(self, x: Tensor, earlier: list[Tensor], over: Tensor) -> Tensor:
-        """`x` is masked already, by `over`; `earlier` holds the inputs of this and all earlier residual blocks."""
+    def forward(self, x: Tensor, earlier: list[Tensor], mask: Tensor) -> Tensor:
+        """`x` [B, C, T] with `mask` applied; `earlier` holds the inputs of this and all earlier residual blocks."""
         last = len(self.convolutions) - 1
         for position, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             x = norm(convolution(F.pad(x, (0, self.odd)) if self.odd else x))
             if position == last:
-                for branch, entered in zip(self.branches, earlier, strict=False):
-                    x = x + branch(entered)
+                for branch, residual in zip(self.branches, earlier, strict=False):
+                    x = x + branch(residual)
             x = F.dropout(F.relu(x), self.dropout, self.training)
             if position < last:
-                x = x.masked_fill(over, 0.0)
+                x = x.masked_fill(mask, 0.0)
         return x
 
 
 def _xavier_truncated_(kernel: Tensor) -> None:
-    """Xavier's variance from a normal distribution that is cut off at two standard deviations: the factor 1.3 makes up
-    for the cut (tf.contrib.layers.xavier_initializer with uniform=False)."""
+    """Xavier's variance from a normal distribution truncated at two standard deviations: the factor 1.3 compensates for
+    the truncation (tf.contrib.layers.xavier_initializer with uniform=False)."""
     std = math.sqrt(1.3 * 2 / (kernel[0].numel() + kernel[:, 0].numel()))
     nn.init.trunc_normal_(kernel, 0.0, std, -2 * std, 2 * std)
 
 
-def _over(x: Tensor, lengths: Tensor) -> Tensor:
-    """Where `x` [B, C, T] lies behind its utterance's end: bool [B, 1, T]."""
+def _padding_mask(x: Tensor, lengths: Tensor) -> Tensor:
+    """True where `x` [B, C, T] lies past the end of its utterance: bool [B, 1, T]."""
     return (torch.arange(x.shape[-1], device=x.device) >= lengths[:, None])[:, None]
 
 
@@ -122,6 +124,6 @@ def _norm(channels: int, config: SpeechModelConfig) -> nn.BatchNorm1d:
 
 
 def build(config: SpeechModelConfig) -> Jasper:
-    """The network, its weights drawn from torch's default generator."""
+    """The network, with weights drawn from torch's default generator."""
     with torch.no_grad():
         return Jasper(config)

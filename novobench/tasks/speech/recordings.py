@@ -1,7 +1,7 @@
-"""Recordings decoded by soundfile, and the parts of them that manifests name.
+"""Recordings decoded by soundfile, and the segments of them that manifests name.
 
-A recording is a file, or bytes. Whatever goes wrong while it is open makes it a bad one: soundfile, libsndfile and the
-decoders below it raise errors of many types, and all say the same, that this recording cannot be read.
+A recording is a file, or its bytes. Whatever goes wrong while it is open makes it a bad recording: soundfile,
+libsndfile and the decoders below it raise errors of many types, and all of them mean that it cannot be read.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy as np
 import soundfile
 
 from novobench.errors import DataError, kind_and_message, one_line
-from novobench.tasks.sources import NoFile, opened
+from novobench.tasks.sources import UnreadableFile, open_file
 
 Recording = Path | bytes | None
-"""A file, what one holds, or nothing."""
+"""A file, the content of one, or None for a missing recording."""
 
-_ROUNDED_SECONDS = 0.01
-"""How far a segment may reach over its recording's end: manifests round seconds."""
-_MOST_SECONDS = 1e12
-_LIKELY_SAMPLES_PER_BYTE = 100
-"""Speech has 0.5 to 10 samples a byte; a header that promises more is not believed, the recording is decoded."""
+_ROUNDING_S = 0.01
+"""How far a segment may extend past the end of its recording: manifests round seconds."""
+_MAX_SECONDS = 1e12
+_PLAUSIBLE_SAMPLES_PER_BYTE = 100
+"""Speech has 0.5 to 10 samples per byte. A header that promises more is not trusted, and the recording is decoded."""
 _BLOCK = 1 << 20
-_MOST_SAMPLES = 1 << 28
-"""More are never held at once (1 GiB; 4.6 hours at 16 kHz): a file of a megabyte can hold days of silence."""
+_MAX_SAMPLES = 1 << 28
+"""Samples held at once (1 GiB; 4.6 hours at 16 kHz): a file of one megabyte can hold days of silence."""
 
 
 class BadRecording(ValueError):
@@ -38,56 +38,62 @@ class BadRecording(ValueError):
 
 
 class Segment(NamedTuple):
-    """A part of a recording, in seconds, as a manifest has them."""
+    """A part of a recording, in seconds, as a manifest has it. The values are not checked yet."""
 
     offset: Any
     duration: Any = None
-    """None: to the recording's end."""
+    """None: to the end of the recording."""
 
     def within(self, samples: int, rate: int) -> tuple[int, int]:
-        """First sample and number of samples, cut to integers as NeMo's AudioSegment does. Raises BadRecording if it is
-        no part of a recording of so many samples."""
+        """First sample and number of samples, truncated to integers as in NeMo's AudioSegment.
+
+        Raises BadRecording if the segment does not lie within a recording of `samples` samples.
+        """
         for key, value in self._asdict().items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if (value is not None or key == "offset") and not (number and 0 <= value < _MOST_SECONDS):
+            if (value is not None or key == "offset") and not (number and 0 <= value < _MAX_SECONDS):
                 raise BadRecording(f"its {key} is {reprlib.repr(value)} and must be 0 seconds or more, and finite")
         seconds = samples / rate
         if self.offset >= seconds:
-            raise BadRecording(f"its offset {self.offset:g} s is behind the end of the recording, at {seconds:g} s")
+            raise BadRecording(f"its offset {self.offset:g} s is past the end of the recording, at {seconds:g} s")
         start = int(self.offset * rate)
         if self.duration is None:
             return start, samples - start
-        if self.offset + self.duration > seconds + _ROUNDED_SECONDS:
+        if self.offset + self.duration > seconds + _ROUNDING_S:
             raise BadRecording(
-                f"its offset {self.offset:g} s and duration {self.duration:g} s reach over the end of the recording, "
+                f"its offset {self.offset:g} s and duration {self.duration:g} s extend past the end of the recording, "
                 f"at {seconds:g} s"
             )
         return start, min(int(self.duration * rate), samples - start)
 
 
 def header(recording: Recording) -> tuple[int, int, int]:
-    """Samples, sample rate and channels. A recording whose header does not know its length, as one written to a pipe,
-    or promises more than the file can hold, is decoded. Raises BadRecording."""
+    """Samples, sample rate in Hz, and channels. Raises BadRecording.
+
+    The recording is decoded if its header has no length, as after writing to a pipe, or an implausible one.
+    """
     with _opened(recording) as sound:
         samples, rate, channels = sound.frames, sound.samplerate, sound.channels
     size = len(recording) if isinstance(recording, bytes) else os.path.getsize(recording)  # type: ignore[arg-type]
-    if not 0 < samples <= size * _LIKELY_SAMPLES_PER_BYTE:
+    if not 0 < samples <= size * _PLAUSIBLE_SAMPLES_PER_BYTE:
         samples = sum(len(block) for block in _blocks(recording))
     return samples, rate, channels
 
 
 def read(recording: Recording, length: int, segment: Segment | None) -> tuple[np.ndarray, int]:
-    """float32 [S] or [S, channels] of a recording, or of its segment, and the sample rate. `length` is what `header`
-    found. Raises BadRecording."""
+    """Samples of a recording or of its segment, float32 [S] or [S, channels], and the sample rate in Hz.
+
+    `length` is the number of samples that `header` returned. Raises BadRecording.
+    """
     with _opened(recording) as sound:
         rate, frames = sound.samplerate, sound.frames
         start, count = segment.within(length, rate) if segment else (0, length)
-        if count > _MOST_SAMPLES:
-            raise BadRecording(f"it has {count} samples, and {_MOST_SAMPLES} are the most that are read at once")
+        if count > _MAX_SAMPLES:
+            raise BadRecording(f"it has {count} samples, and at most {_MAX_SAMPLES} can be read at once")
         if frames == length:
             sound.seek(start)
             return sound.read(count, dtype="float32"), rate
-    # The header does not know, or the file has changed, which another number of samples than `count` will show.
+    # The header has no usable length, or the file has changed: then the caller sees another number of samples.
     parts, position, stop = [], 0, start + count + (segment is None)
     for block in _blocks(recording):
         parts.append(block[max(0, start - position) : max(0, stop - position)])
@@ -98,14 +104,14 @@ def read(recording: Recording, length: int, segment: Segment | None) -> tuple[np
 
 
 class _Stream(soundfile.SoundFile):
-    """Reads on without seeking, which fails behind the end of a file of unknown length."""
+    """Reads without seeking, which fails past the end of a file of unknown length."""
 
     def seekable(self) -> bool:
         return False
 
 
 def _blocks(recording: Recording) -> Iterator[np.ndarray]:
-    """All samples, however many the header says that there are."""
+    """All samples, whatever length the header states."""
     with _opened(recording, _Stream) as sound:
         block = sound.read(_BLOCK, dtype="float32")
         yield block
@@ -115,7 +121,7 @@ def _blocks(recording: Recording) -> Iterator[np.ndarray]:
 
 
 class _Bytes(io.BytesIO):
-    """libsndfile seeks where damaged files tell it to; Python would print an exception of such a call and go on."""
+    """libsndfile seeks where damaged files tell it to; Python would print the exception of such a call and continue."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -126,25 +132,25 @@ class _Bytes(io.BytesIO):
 
 @contextmanager
 def _opened(recording: Recording, kind: type[soundfile.SoundFile] = soundfile.SoundFile) -> Iterator[Any]:
-    """The recording, open. Whatever is raised here and in the block is BadRecording, but for DataError: what may pass,
-    as a disk's failure or too many open files, must not decide what is left out.
+    """The recording, open. Every error raised here or in the block becomes BadRecording, except DataError: temporary
+    failures, as of a disk or of too many open files, must not decide which utterances are skipped.
 
-    soundfile gets no names: it would go by their endings, and cannot take those that are not UTF-8.
+    soundfile gets no file names: it would trust their suffixes, and it cannot open names that are not UTF-8.
     """
-    failed = "it is no audio file that libsndfile knows"
+    problem = "it is not an audio file that libsndfile can decode"
     try:
         if not recording:
             raise BadRecording("it is missing")
-        with _Bytes(recording) if isinstance(recording, bytes) else opened(recording) as file:
+        with _Bytes(recording) if isinstance(recording, bytes) else open_file(recording) as file:
             if isinstance(recording, Path) and not os.fstat(file.fileno()).st_size:
                 raise BadRecording("it is empty")
             with kind(file if isinstance(recording, bytes) else file.fileno(), closefd=False) as sound:
-                failed = "it is damaged or cut short"
+                problem = "it is damaged or cut short"
                 yield sound
     except (BadRecording, DataError):
         raise
-    except NoFile as error:
+    except UnreadableFile as error:
         raise BadRecording(str(error)) from None
     except Exception as error:
-        told = error.error_string if isinstance(error, soundfile.LibsndfileError) else kind_and_message(error)
-        raise BadRecording(f"{failed} ({one_line(told).rstrip('.')})") from error
+        cause = error.error_string if isinstance(error, soundfile.LibsndfileError) else kind_and_message(error)
+        raise BadRecording(f"{problem} ({one_line(cause).rstrip('.')})") from error

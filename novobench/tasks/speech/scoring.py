@@ -1,4 +1,4 @@
-"""Greedy decoding of CTC outputs, and errors over a corpus by jiwer."""
+"""Greedy decoding of CTC outputs, and corpus-level error rates by jiwer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import NamedTuple
 import jiwer
 
 from novobench.errors import DataError
-from novobench.tasks.base import Metric
+from novobench.tasks.metric import Metric
 
 
 def greedy(outputs: Sequence[int], alphabet: str) -> str:
-    """The best output of each frame as text: repeats merged, then blanks (`len(alphabet)`) dropped, then the words with
-    single spaces between them."""
+    """The best output of each frame as text: repeats are merged, blanks (`len(alphabet)`) dropped, and words separated
+    by single spaces."""
     letters = (alphabet[output] for output, _ in groupby(outputs) if output != len(alphabet))
     return " ".join("".join(letters).split())
 
 
 class Errors(NamedTuple):
-    """Sums over a corpus; those of several processes add up."""
+    """Counts over a corpus. The counts of several processes are added."""
 
     words: float
     substitutions: float
@@ -44,12 +44,12 @@ class Errors(NamedTuple):
 
 
 def errors(references: list[str], hypotheses: list[str]) -> Errors:
-    """Of hypotheses against their references. Raises DataError for a reference without a word: there is no rate."""
+    """Errors of hypotheses against their references. Raises DataError for a reference without a word."""
     if not references:
         return Errors(0, 0, 0, 0, 0, 0)
     empty = sum(not reference.strip() for reference in references)
     if empty:
-        raise DataError(f"{empty} of {len(references)} references have no word: there is no word error rate over them.")
+        raise DataError(f"{empty} of {len(references)} references have no words, so there is no word error rate.")
     words = jiwer.process_words(references, hypotheses)
     letters = jiwer.process_characters(references, hypotheses)
     return Errors(
@@ -63,6 +63,6 @@ def errors(references: list[str], hypotheses: list[str]) -> Errors:
 
 
 def described() -> dict[str, str]:
-    """How the numbers are made, for the record."""
+    """Metric -> how it is computed, for the record."""
     how = f"greedy, corpus level, jiwer {metadata.version('jiwer')}"
     return {"wer": how, "cer": how}

@@ -1,4 +1,4 @@
-"""Transcripts in the letters of `data.alphabet`. Nothing that is spoken is dropped without a word."""
+"""Transcripts in the letters of `data.alphabet`. Nothing that is spoken is dropped silently."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import unicodedata
 from functools import lru_cache
 
 _APOSTROPHES = "’‘´`ʼʹ′＇"
-_WORDS_APART = "\u200b"
-"""Zero-width space: invisible, but it parts words. Other invisible signs only say how letters are set."""
-_MOST_ACCENTS = 30
-"""No language has so many (Unicode's Stream-Safe Text Format); to sort thousands of them takes minutes."""
+_WORD_SEPARATOR = "\u200b"
+"""Zero-width space: invisible, but it separates words. Other invisible characters only affect typesetting."""
+_MAX_ACCENTS = 30
+"""On one letter. No language has more (Unicode's Stream-Safe Text Format); sorting thousands takes minutes."""
 
 
 def in_alphabet(text: str, alphabet: str) -> str:
     """A transcript in the letters of the alphabet, in lower case, with single spaces.
 
-    Letters that the alphabet has are kept, composed or not; others lose their accents (é, ﬁ and ｆ become e, fi and f).
-    Typographic apostrophes become ', dashes become spaces. Raises ValueError if nothing is left, or if something has no
-    form in the alphabet (ß, ø or я in English, digits, signs).
+    Letters of the alphabet are kept, composed or not. Others lose their accents (é, ﬁ and ｆ become e, fi and f),
+    typographic apostrophes become ', and dashes become spaces. Raises ValueError if nothing is left, or for a character
+    that has no form in the alphabet (in English: ß, ø, я, digits, punctuation).
     """
-    if not text.isascii() and _most_accents_in_a_row(text) > _MOST_ACCENTS:
-        raise ValueError(f"its transcript has more than {_MOST_ACCENTS} accents on one letter")
+    if not text.isascii() and _longest_accent_run(text) > _MAX_ACCENTS:
+        raise ValueError(f"its transcript has more than {_MAX_ACCENTS} accents on one letter")
     lowered = _lower(unicodedata.normalize("NFC", text), alphabet)
     if not set(lowered) <= set(alphabet):
-        lowered = "".join(_letters(sign, alphabet) for sign in lowered)
+        lowered = "".join(_letters(character, alphabet) for character in lowered)
     words = " ".join(lowered.split())
     if not words:
         raise ValueError(
@@ -33,53 +33,54 @@ def in_alphabet(text: str, alphabet: str) -> str:
     return words
 
 
-def _most_accents_in_a_row(text: str) -> int:
-    most = run = 0
-    for sign in text:
-        run = run + 1 if unicodedata.combining(sign) else 0
-        most = max(most, run)
-    return most
+def _longest_accent_run(text: str) -> int:
+    longest = run = 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        longest = max(longest, run)
+    return longest
 
 
 def _lower(text: str, alphabet: str) -> str:
-    if "ı" in alphabet:  # Turkish and its relatives, where I and İ are two letters
+    if "ı" in alphabet:  # Turkish and related languages, where I and İ are two letters
         text = text.replace("I", "ı").replace("İ", "i")
     return unicodedata.normalize("NFC", text.lower())
 
 
 @lru_cache(maxsize=4096)
-def _letters(sign: str, alphabet: str) -> str:
-    """One lower-case sign in the letters of the alphabet."""
-    if sign in alphabet:
-        return sign
-    if sign in _APOSTROPHES and "'" in alphabet:
+def _letters(character: str, alphabet: str) -> str:
+    """One lower-case character in the letters of the alphabet."""
+    if character in alphabet:
+        return character
+    if character in _APOSTROPHES and "'" in alphabet:
         return "'"
-    kind = unicodedata.category(sign)
-    if sign.isspace() or kind == "Pd" or sign in _WORDS_APART:
+    category = unicodedata.category(character)
+    if character.isspace() or category == "Pd" or character in _WORD_SEPARATOR:
         return " "
-    if kind == "Cf" or _is_accent(sign):  # an accent by itself has no composed form with the letter before it
+    if category == "Cf" or _is_accent(character):  # a lone accent cannot be composed with the letter before it
         return ""
     letters = ""
-    for piece in _with_accents(unicodedata.normalize("NFKD", sign).lower()):
-        shorter = (unicodedata.normalize("NFC", piece[:end]) for end in range(len(piece), 0, -1))
-        kept = next((letter for letter in shorter if letter in alphabet and not letter.isspace()), None)
-        if kept is None:
-            raise ValueError(f"its transcript has {sign!r}, which is not in data.alphabet")
-        letters += kept
+    for cluster in _clusters(unicodedata.normalize("NFKD", character).lower()):
+        # The letter with all its accents, then with ever fewer.
+        candidates = (unicodedata.normalize("NFC", cluster[:end]) for end in range(len(cluster), 0, -1))
+        letter = next((each for each in candidates if each in alphabet and not each.isspace()), None)
+        if letter is None:
+            raise ValueError(f"its transcript has {character!r}, which is not in data.alphabet")
+        letters += letter
     return letters
 
 
-def _with_accents(decomposed: str) -> list[str]:
-    """Each letter with the accents behind it."""
-    pieces: list[str] = []
-    for sign in decomposed:
-        if pieces and _is_accent(sign):
-            pieces[-1] += sign
+def _clusters(decomposed: str) -> list[str]:
+    """Each letter with the accents that follow it."""
+    clusters: list[str] = []
+    for character in decomposed:
+        if clusters and _is_accent(character):
+            clusters[-1] += character
         else:
-            pieces.append(sign)
-    return pieces
+            clusters.append(character)
+    return clusters
 
 
-def _is_accent(sign: str) -> bool:
+def _is_accent(character: str) -> bool:
     """Of Latin, Greek and Cyrillic letters. The vowel signs of Indic scripts are letters of their own."""
-    return unicodedata.name(sign, "").startswith("COMBINING ")
+    return unicodedata.name(character, "").startswith("COMBINING ")

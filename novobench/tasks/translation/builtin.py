@@ -1,8 +1,8 @@
-"""The built-in corpus: English clauses about numbers and their German translation, nothing to download.
+"""The built-in corpus: English clauses about numbers and their German translations. It needs no download.
 
 num2words spells cardinals, ordinals, years and amounts in both languages. "three thousand, nine hundred and
-eighty-nine" is "dreitausendneunhundertneunundachtzig": the order of tens and units and the compounding have to be
-learned, and so has the German order of words. Many test words never occur in training.
+eighty-nine" is "dreitausendneunhundertneunundachtzig": a model must learn the order of tens and units, the compounding,
+and the German word order. Many test words never occur in training.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ COUNT = 12_000
 """Distinct sentences, in random order."""
 _SHA256 = "69ec534e38a6d4bc5ce5ca8af7af9102f93d8eb00c729affaf8925a443413e82"
 _SEED = 1905_11286
-_JOINED = 0.35
-"""Share of sentences of two clauses."""
+_TWO_CLAUSES = 0.35
+"""Share of sentences with two clauses."""
 
 _PEOPLE = (
     ("the teacher", "der Lehrer"),
@@ -39,14 +39,14 @@ _THINGS = (
     ("lamps", "Lampen"),
     ("keys", "Schlüssel"),
 )
-_JOINTS = ((" and ", " und "), (", but ", ", aber "), ("; ", "; "))
+_CONJUNCTIONS = ((" and ", " und "), (", but ", ", aber "), ("; ", "; "))
 
 Pair = tuple[str, str]
 """English, German."""
 
 
 class _Words:
-    """Random words of both languages. Draws with `random()` alone, which is the same in every version of Python."""
+    """Random words of both languages. Draws only with `random()`, which is the same in every version of Python."""
 
     def __init__(self) -> None:
         from num2words import num2words
@@ -58,7 +58,7 @@ class _Words:
         return pairs[int(self.draw() * len(pairs))]
 
     def number(self) -> Pair:
-        """2 to 9,999; each count of digits is as likely."""
+        """2 to 9,999; every number of digits is equally likely."""
         low, high = ((2, 10), (10, 100), (100, 1000), (1000, 10_000))[int(self.draw() * 4)]
         return self._both(low + int(self.draw() * (high - low)), "cardinal")
 
@@ -72,8 +72,8 @@ class _Words:
         value = (100 + int(self.draw() * 49_900)) / 100
         return self._both(value, "currency", currency="EUR" if self.draw() < 0.5 else "USD")
 
-    def _both(self, value: float, kind: str, **rest: str) -> Pair:
-        return tuple(self._spell(value, lang=language, to=kind, **rest) for language in ("en", "de"))  # type: ignore[return-value]
+    def _both(self, value: float, kind: str, **options: str) -> Pair:
+        return tuple(self._spell(value, lang=language, to=kind, **options) for language in ("en", "de"))  # type: ignore[return-value]
 
 
 _Clause = tuple[str, str, tuple[str, ...]]
@@ -98,31 +98,31 @@ def _clause(words: _Words) -> Pair:
         "year": words.year,
         "amount": words.amount,
     }
-    filled = [draws[slot]() for slot in slots]
-    return english.format(*(pair[0] for pair in filled)), german.format(*(pair[1] for pair in filled))
+    pairs = [draws[slot]() for slot in slots]
+    return english.format(*(pair[0] for pair in pairs)), german.format(*(pair[1] for pair in pairs))
 
 
 def _sentence(words: _Words) -> Pair:
     english, german = _clause(words)
-    if words.draw() < _JOINED:
-        joint, second = words.one_of(_JOINTS), _clause(words)
-        english, german = english + joint[0] + second[0], german + joint[1] + second[1]
+    if words.draw() < _TWO_CLAUSES:
+        conjunction, second = words.one_of(_CONJUNCTIONS), _clause(words)
+        english, german = english + conjunction[0] + second[0], german + conjunction[1] + second[1]
     return english[0].upper() + english[1:] + ".", german[0].upper() + german[1:] + "."
 
 
 def generate() -> str:
-    """All sentences, one pair a line, English and German separated by a tab."""
+    """All sentences, one pair per line, English and German separated by a tab."""
     words = _Words()
-    found: dict[str, str] = {}
-    while len(found) < COUNT:
+    translations: dict[str, str] = {}
+    while len(translations) < COUNT:
         english, german = _sentence(words)
-        found.setdefault(english, german)
-    return "".join(f"{english}\t{german}\n" for english, german in found.items())
+        translations.setdefault(english, german)
+    return "".join(f"{english}\t{german}\n" for english, german in translations.items())
 
 
 @cache
 def corpus() -> list[Pair]:
-    """All sentences; generated once a machine, and the bytes checked each time."""
+    """All sentences. They are generated once per machine, and their bytes are checked each time."""
 
     def build(folder: Path) -> None:
         (folder / "pairs.tsv").write_text(generate(), encoding="utf-8")
@@ -131,7 +131,7 @@ def corpus() -> list[Pair]:
     digest = hashlib.sha256(text).hexdigest()
     if digest != _SHA256:
         raise DataError(
-            f"num2words spells the built-in corpus in another way than expected (sha256 {digest}); install the version "
-            "that constraints.txt names: pip install num2words==0.5.14"
+            f"num2words spells the built-in corpus differently than expected (sha256 {digest}). Install the version of "
+            "constraints.txt: pip install num2words==0.5.14"
         )
     return [tuple(line.split("\t")) for line in text.decode().removesuffix("\n").split("\n")]  # type: ignore[misc]

@@ -1,8 +1,8 @@
-"""The config fields of translation. Imports no torch.
+"""The config fields of translation. Does not import torch.
 
-Batches are counted in padded tokens, source and target together: `batch.size` and `batch.micro` are tokens, and a
-micro-batch holds as many sentence pairs of like length as fit (paper §4.5: "batches of up to 490K source and target
-tokens").
+Batches are measured in padded tokens, source and target together: `batch.size` and `batch.micro` are tokens, and a
+micro-batch holds as many sentence pairs of similar length as fit (paper §4.5: "batches of up to 490K source and target
+tokens"). A token is a subword of the BPE tokenizer.
 """
 
 from __future__ import annotations
@@ -11,110 +11,108 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from novobench.config import CellConfig
+from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import FILE_NAME, DropoutRate, FileName, Name, NonNegativeInt, PositiveInt, violated
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 2
 
-_PRACTICAL: dict[str, Any] = {"scientific": False}
-
 
 @dataclass(frozen=True)
 class TranslationModelConfig:
-    """Transformer, layer norm after each residual sum; the defaults are Transformer-big as NeMo built it."""
+    """Transformer with layer norm after each residual sum. The defaults are NeMo's Transformer-big."""
 
     vocabulary: Annotated[int, "[5, inf)"] = 8192
-    """Pieces of the joint source and target vocabulary (paper §4.5), special ones included."""
+    """Tokens of the joint source and target vocabulary (paper §4.5), special tokens included."""
     width: PositiveInt = 1024
     feed_forward: PositiveInt = 4096
     heads: PositiveInt = 16
     encoder_layers: PositiveInt = 6
     decoder_layers: PositiveInt = 6
     dropout: DropoutRate = 0.2
-    """On embeddings, attention weights, attention output and feed-forward output; none inside the feed-forward
-    layer (NeMo). Paper §4.5: 0.2 for NovoGrad, 0.3 for Adam and AdamW."""
+    """On embeddings, attention weights, attention output and feed-forward output, not inside the feed-forward layer
+    (NeMo). Paper §4.5: 0.2 for NovoGrad, 0.3 for Adam and AdamW."""
     embedding_norm: bool = True
-    """NeMo: layer norm of token plus position, positions divided by √width. Without: Marian's token × √width plus
-    position."""
+    """True: layer norm of token plus position / √width (NeMo). False: token × √width plus position (Marian)."""
     positions: PositiveInt = 512
-    """Longest source or output, in pieces."""
+    """Longest source or output, in tokens."""
     label_smoothing: DropoutRate = 0.1
-    """Probability that the true piece gives to all others together (NeMo)."""
+    """Probability that the true token gives to all other tokens together (NeMo)."""
 
 
 @dataclass(frozen=True)
 class TranslationDataConfig:
-    """Where sentence pairs come from, how they are cut into pieces, cleaned and packed, how outputs are decoded."""
+    """Where sentence pairs come from, how they are tokenized, cleaned and packed, and how outputs are decoded."""
 
-    source: Literal["numbers", "files", "hub"] = field(default="files", metadata=_PRACTICAL)
-    """`numbers`: the built-in corpus; `files`: `<split>.<language>`, one sentence a line; `hub`: a Hugging Face data
+    source: Literal["numbers", "files", "hub"] = field(default="files", metadata=PRACTICAL)
+    """`numbers`: the built-in corpus; `files`: `<split>.<language>`, one sentence per line; `hub`: a Hugging Face data
     set."""
     name: Name = "wmt14-en-de"
-    """Identity of the data: the same text from another source is the same data."""
-    path: str = field(default="", metadata=_PRACTICAL)
-    """Folder under the data root, or hub id, or folder of parquet files."""
-    hub_config: str = field(default="de-en", metadata=_PRACTICAL)
+    """Identifies the data: the same text from another source has the same name."""
+    path: str = field(default="", metadata=PRACTICAL)
+    """A folder under the data root, of parquet files if `source` is `hub`, or a hub id."""
+    hub_config: str = field(default="de-en", metadata=PRACTICAL)
     """The hub data set's configuration."""
     source_language: FileName = "en"
     target_language: FileName = "de"
-    train_split: Name = field(default="train", metadata=_PRACTICAL)
-    search_split: Name = field(default="validation", metadata=_PRACTICAL)
-    test_split: Name = field(default="test", metadata=_PRACTICAL)
+    train_split: Name = field(default="train", metadata=PRACTICAL)
+    search_split: Name = field(default="validation", metadata=PRACTICAL)
+    test_split: Name = field(default="test", metadata=PRACTICAL)
     more_tests: list[Name] = field(default_factory=list)
-    """Further test sets, each scored under its own name: splits of the source, or `sacrebleu:wmt14`."""
+    """Additional test sets, each scored under its own name: splits of the source, or e.g. `sacrebleu:wmt14`."""
     train_size: PositiveInt = 4508785
-    """Training pairs as found, before cleaning; checked."""
+    """Training pairs of the source, before cleaning; checked."""
     search_size: PositiveInt = 3000
     test_size: PositiveInt = 3003
     train_tokens: PositiveInt = 327843840
-    """Padded tokens of an epoch: its micro-batches × `batch.micro`. Checked where the budget is in epochs; else it only
-    tells an epoch's length in plans and curves. The default follows from the paper's 100K updates in 150 epochs."""
+    """Padded tokens of an epoch: its micro-batches × `batch.micro`. Checked if the budget is in epochs; otherwise only
+    plans and curves use it. The default follows from the paper's 100K updates in 150 epochs."""
     bpe_model: str = ""
-    """A sentencepiece model to use, under the data root; empty: one is trained on source and target together."""
+    """A sentencepiece model under the data root; empty: one is trained on source and target together."""
     character_coverage: Annotated[float, "[0.98, 1]"] = 1.0
-    """Share of all characters that the trained model must hold; the rest becomes the unknown piece."""
+    """Share of all characters that the trained model must cover; the others become the unknown token."""
     split_digits: bool = False
-    """Each digit a piece of its own."""
+    """Make each digit a token of its own."""
     min_length: NonNegativeInt = 3
-    """Pieces of either side with both sentence marks; shorter pairs are left out (NeMo)."""
+    """Tokens of either side, both sentence marks included; shorter pairs are left out (NeMo)."""
     max_length: PositiveInt = 128
     max_difference: NonNegativeInt = 25
-    """Pieces that one side may have more than the other."""
+    """Tokens that one side may have more than the other (NeMo)."""
     max_ratio: Annotated[float, "[1, inf)"] = 2.5
-    """Longer over shorter side, without sentence marks."""
+    """Longer over shorter side, without sentence marks (NeMo)."""
     batch_multiple: PositiveInt = 8
-    """Pairs of a micro-batch are a multiple of this, where there are that many (NeMo: for tensor cores)."""
+    """A micro-batch holds a multiple of this many pairs, if it has that many (NeMo: for tensor cores)."""
     tail: Literal["drop", "wrap"] = "drop"
-    """What becomes of micro-batches that do not fill an optimizer batch."""
+    """What happens to micro-batches that do not fill an optimizer batch."""
     evaluation_batch: PositiveInt = 64
-    """Sentences decoded together."""
+    """Sentences decoded at once."""
     beams: PositiveInt = 4
-    """Width of the beam search of test sets; greedy decoding is always done too (NeMo: 4)."""
+    """Width of the beam search on test sets, which are also decoded greedily (NeMo: 4)."""
     length_penalty: float = 0.0
-    """A hypothesis is worth its log-probability over its length to this power (NeMo: 0)."""
+    """The score of a hypothesis is its log-probability divided by its length to this power (NeMo: 0)."""
     extra_output: NonNegativeInt = 50
-    """An output may be this much longer than its source, in pieces (NeMo)."""
+    """Tokens that an output may have more than its source (NeMo)."""
     max_output: PositiveInt = 256
+    """Tokens of an output."""
     tokenize: Literal["13a", "intl", "zh", "ja-mecab", "ko-mecab", "char"] = "13a"
-    """How sacreBLEU cuts text into words, under sacreBLEU's own names. Target languages without spaces between words
-    need one of their own, or `char`."""
+    """How sacreBLEU splits text into words, by sacreBLEU's names. Target languages without spaces between words need a
+    special tokenizer, or `char`."""
     neighbours: bool = False
-    """Also score each test sentence's nearest training neighbour: what memory alone reaches."""
+    """Also score the translation of each test sentence's nearest training sentence: what memory alone reaches."""
 
     @property
     def tokens_per_sample(self) -> int:
-        """Batches are counted in tokens already."""
+        """1, because batches are measured in tokens."""
         return 1
 
     def updates_per_epoch(self, batch: int) -> int:
-        """Updates in one epoch of batches of `batch` tokens."""
+        """Updates per epoch with batches of `batch` tokens."""
         return updates_per_epoch(self.train_tokens, batch, self.tail)
 
 
 def validate(config: CellConfig) -> None:
-    """Check what types alone cannot. Raises ConfigError with the key."""
+    """Raise ConfigError, naming the key, if model and data do not match."""
     model, data = config.model, config.data
     if model.width % 2 or model.width % model.heads:
         raise ConfigError(f"'model.width' must be even and a multiple of model.heads {model.heads}, not {model.width}.")
@@ -128,28 +126,29 @@ def validate(config: CellConfig) -> None:
 
 
 def _check_splits(data: TranslationDataConfig) -> None:
-    """A text is trained on or judged, under one name, which becomes part of a file's name."""
-    named = [(f"data.{key}", getattr(data, key)) for key in ("train_split", "search_split", "test_split")]
-    named += [(f"data.more_tests[{place}]", name) for place, name in enumerate(data.more_tests)]
+    """Each split has one role, and each set a name of its own, which becomes part of a file name."""
+    names_by_key = [(f"data.{key}", getattr(data, key)) for key in ("train_split", "search_split", "test_split")]
+    names_by_key += [(f"data.more_tests[{place}]", name) for place, name in enumerate(data.more_tests)]
     keys: dict[str, str] = {}
-    for key, name in named:
+    for key, name in names_by_key:
         if name in keys:
-            raise ConfigError(f"'{key}' {name} is {keys[name]} too. Name another split.")
+            raise ConfigError(f"'{key}' {name} is also {keys[name]}. Name another split.")
         keys[name] = key
     keys = {"search": "data.search_split", "test": "data.test_split"}
-    for key, name in named[3:]:
+    for key, name in names_by_key[3:]:
         set_name = more_test_name(name)
         if set_name in keys or set_name == "train":
-            raise ConfigError(f"'{key}' {name} would be recorded as '{set_name}', as {keys.get(set_name, 'train')} is.")
-        if demanded := violated(FILE_NAME, set_name):
-            raise ConfigError(f"'{key}' must be {demanded}, not '{name}'.")
+            owner = keys.get(set_name, "train")
+            raise ConfigError(f"'{key}' {name} would be recorded as '{set_name}', which is {owner} already.")
+        if requirement := violated(FILE_NAME, set_name):
+            raise ConfigError(f"'{key}' must be {requirement}, not '{name}'.")
         keys[set_name] = key
     if data.source == BUILT_IN and (more := [name for name in data.more_tests if not name.startswith("sacrebleu:")]):
-        raise ConfigError(f"'data.more_tests' {more[0]}: source {BUILT_IN} has no further split.")
+        raise ConfigError(f"'data.more_tests' {more[0]}: source {BUILT_IN} has no additional splits.")
 
 
 def more_test_name(name: str) -> str:
-    """What a test set of `data.more_tests` is called in records and files."""
+    """The name of a test set of `data.more_tests` in records and files."""
     return name.removeprefix("sacrebleu:").replace("/", "-")
 
 
@@ -158,23 +157,25 @@ def _check_languages(data: TranslationDataConfig) -> None:
         if {data.source_language, data.target_language} != {"en", "de"}:
             key = "source_language" if data.source_language not in ("en", "de") else "target_language"
             raise ConfigError(
-                f"'data.{key}' {getattr(data, key)}: the built-in corpus is English and German, en and de, either way."
+                f"'data.{key}' {getattr(data, key)}: the built-in corpus is English (en) and German (de). Set one of "
+                "them as source_language, the other as target_language."
             )
         if (sentences := data.train_size + data.search_size + data.test_size) > SENTENCES:
             raise ConfigError(
                 f"'data.train_size' {data.train_size}, search_size {data.search_size} and test_size {data.test_size} "
                 f"make {sentences}, but the built-in corpus has {SENTENCES} sentences. Lower data.train_size."
             )
-    suited = _WITHOUT_SPACES.get(re.split(r"[-_]", data.target_language.lower())[0])
-    if suited is not None and data.tokenize in ("13a", "intl"):
-        others = "" if suited == "char" else " or char"
+    tokenizer = _TOKENIZERS.get(re.split(r"[-_]", data.target_language.lower())[0])
+    if tokenizer is not None and data.tokenize in ("13a", "intl"):
+        alternative = "" if tokenizer == "char" else " or char"
         raise ConfigError(
-            f"'data.tokenize' {data.tokenize} looks for spaces between words, and data.target_language "
-            f"{data.target_language} has none: BLEU would compare whole sentences. Set data.tokenize={suited}{others}."
+            f"'data.tokenize' {data.tokenize} needs spaces between words, and data.target_language "
+            f"{data.target_language} has none: BLEU would compare whole sentences. Set "
+            f"data.tokenize={tokenizer}{alternative}."
         )
 
 
-_WITHOUT_SPACES = {
+_TOKENIZERS = {
     language: tokenizer
     for tokenizer, languages in {
         "zh": "zh zho chi cmn yue",
@@ -184,27 +185,27 @@ _WITHOUT_SPACES = {
     }.items()
     for language in languages.split()
 }
-"""ISO 639 code of a language that 13a cannot cut into words -> the tokenizer that can. Korean has spaces, but between
+"""ISO 639 code of a language that 13a cannot split into words -> the tokenizer that can. Korean has spaces, but between
 phrases."""
 
 
 MODEL = TranslationModelConfig
 DATA = TranslationDataConfig
 BUILT_IN = "numbers"
-"""The source that needs no files."""
+"""The built-in source."""
 SENTENCES = 12_000
-"""Of the built-in corpus."""
+"""Sentences of the built-in corpus."""
 SHIPPED: dict[str, tuple[str, ...]] = {
     "numbers": (),
     "multi30k": ("multi30k",),
     "wmt14-en-de": ("wmt/wmt14", "wmt14-en-de"),
 }
-"""Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""
+"""Data set of the shipped configs -> where it may come from (`data.path`); empty: it is built in."""
 
 
 def relative_cost(config: Any) -> float:
-    """Multiply-accumulates of a forward pass for each token of source and target, half and half, without those that
-    grow with a sentence's length; from numbers alone, for forecasts."""
+    """Multiply-accumulates of a forward pass per token, half of them source and half target tokens, without the part
+    that grows with the sentence length; from the config alone, for forecasts."""
     model: TranslationModelConfig = config.model
     attention, feed_forward = 4 * model.width**2, 2 * model.width * model.feed_forward
     encoder = model.encoder_layers * (attention + feed_forward)

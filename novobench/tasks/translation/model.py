@@ -1,14 +1,14 @@
-"""Transformer for translation, from transformers' Marian classes so that their `generate` does the decoding.
+"""Transformer for translation, built from transformers' Marian classes so that their `generate` does the decoding.
 
-B sentences, S source pieces, T target pieces, D width, V vocabulary.
+B sentences, S source tokens, T target tokens, D width, V vocabulary.
 
 The default is the model of NVIDIA's NeMo, the paper's source. It differs from Marian in its embedding: layer norm of
 token plus position / √D, instead of token × √D plus position. Both have layer norm after each residual sum, ReLU,
-one embedding shared by source, target and output, and sinusoidal positions that are not trained.
+one embedding shared by source, target and output, and fixed sinusoidal positions.
 
-Differs from NeMo: the output has no trained bias of its own (8,192 parameters, absent from the paper's 185M to that
-digit), and there are no token-type embeddings, which NeMo stored and never used. Attention scores are divided by
-√(D / heads) at once, where NeMo divides queries and keys by its root each: the same but for rounding.
+Differs from NeMo: the output layer has no trained bias (8,192 parameters, below the precision of the paper's 185M), and
+there are no token-type embeddings, which NeMo stored and never used. Attention scores are divided by √(D / heads); NeMo
+divides queries and keys by its square root each, which is the same up to rounding.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from transformers.models.marian.modeling_marian import (
 from novobench.tasks.translation.config import TranslationModelConfig
 
 PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
-"""Ids of the special pieces, as NeMo's."""
+"""Ids of the special tokens, as in NeMo."""
 
 
-def _mask(*, attention_mask: Tensor | None, allow_is_causal_skip: bool, **rest: Any) -> Tensor | None:
-    """transformers' mask for SDPA, [B, 1, queries, keys], or None where SDPA needs none.
+def _mask(*, attention_mask: Tensor | None, allow_is_causal_skip: bool, **kwargs: Any) -> Tensor | None:
+    """transformers' mask for SDPA, [B, 1, queries, keys], or None if SDPA needs no mask.
 
-    transformers reads each mask to find out whether it hides anything, and so waits for the device three times in a
-    forward pass. That is done in decoding alone: in training, no mask is given where nothing is padded, and a target's
-    padding comes after all that its pieces may look at.
+    To find out whether a mask hides anything, transformers reads it, and so waits for the device three times per
+    forward pass. Only decoding does that. In training, a source without padding comes without a mask, and causal
+    attention needs none: the padding of a target comes after all of its tokens.
     """
     if torch.is_grad_enabled():
         if allow_is_causal_skip or attention_mask is None:
             return None
-        rest["allow_is_bidirectional_skip"] = False
-    return sdpa_mask(attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip, **rest)
+        kwargs["allow_is_bidirectional_skip"] = False
+    return sdpa_mask(attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
 
 
 _ATTENTION = "novobench_sdpa"
@@ -53,22 +53,22 @@ AttentionMaskInterface.register(_ATTENTION, _mask)
 
 
 class _NoPositions(nn.Module):
-    """In the place of Marian's positions, which would come after our layer norm."""
+    """Replaces Marian's positions, which would be added after our layer norm."""
 
     def forward(self, *_: Any, **__: Any) -> float:
         return 0.0
 
 
 class _NormedEmbedding(nn.Module):
-    """Pieces [B, T] at positions `start`, `start` + 1, … to layer norm of token plus position, [B, T, D]."""
+    """Tokens [B, T] at positions `start`, `start` + 1, … to layer norm of token plus position, [B, T, D]."""
 
     def __init__(self, tokens: nn.Embedding, positions: MarianSinusoidalPositionalEmbedding) -> None:
         super().__init__()
         self.tokens, self.positions = tokens, positions
         self.norm = nn.LayerNorm(tokens.embedding_dim, eps=1e-5)
 
-    def forward(self, pieces: Tensor, start: int = 0) -> Tensor:
-        return self.norm(self.tokens(pieces) + self.positions(pieces.shape, start))
+    def forward(self, input_ids: Tensor, start: int = 0) -> Tensor:
+        return self.norm(self.tokens(input_ids) + self.positions(input_ids.shape, start))
 
 
 class _Encoder(MarianEncoder):
@@ -77,7 +77,7 @@ class _Encoder(MarianEncoder):
         self.normed_embedding = _NormedEmbedding(self.embed_tokens, self.embed_positions)
         self.embed_positions = _NoPositions()  # type: ignore[assignment]
 
-    # `generate` drops every argument that is not named here, unless the rest is called `kwargs`.
+    # `generate` drops every argument that is not named here, unless the catch-all is called `kwargs`.
     def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
         kwargs["inputs_embeds"] = self.normed_embedding(input_ids)
         return super().forward(**kwargs)
@@ -96,7 +96,7 @@ class _Decoder(MarianDecoder):
 
 
 class Transformer(MarianMTModel):
-    """Source pieces [B, S] and the target so far [B, T] to logits [B, T, V].
+    """Source tokens [B, S] and the target so far [B, T] to logits [B, T, V].
 
     The defaults have 184,750,080 trainable parameters; with `embedding_norm: false`, 184,745,984.
     """
@@ -124,16 +124,16 @@ class Transformer(MarianMTModel):
                 eos_token_id=END,
                 decoder_start_token_id=BEGIN,
                 forced_eos_token_id=None,
-                attn_implementation=_ATTENTION,  # type: ignore[call-arg]  # goes through its `kwargs`
+                attn_implementation=_ATTENTION,  # type: ignore[call-arg]  # passed on in its `kwargs`
             )
         )
         if config.embedding_norm:
             self.model.encoder, self.model.decoder = _Encoder(self.config), _Decoder(self.config)
             self.tie_weights()
-        self._start(config)
+        self._init_weights_as_nemo(config)
 
     @torch.no_grad()
-    def _start(self, config: TranslationModelConfig) -> None:
+    def _init_weights_as_nemo(self, config: TranslationModelConfig) -> None:
         """Xavier-uniform weights, biases 0, layer norms 1 and 0, embeddings of standard deviation 1/√D (NeMo)."""
         positions = sinusoids(config.positions, config.width)
         for module in self.modules():
@@ -142,7 +142,7 @@ class Transformer(MarianMTModel):
             elif isinstance(module, nn.Linear) and module is not self.lm_head:
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.model.shared.weight, std=1 / math.sqrt(config.width))  # also the output's
+        nn.init.normal_(self.model.shared.weight, std=1 / math.sqrt(config.width))  # also the output layer's
 
 
 def sinusoids(positions: int, width: int) -> Tensor:
@@ -153,5 +153,5 @@ def sinusoids(positions: int, width: int) -> Tensor:
 
 
 def build(config: TranslationModelConfig) -> Transformer:
-    """The network, its weights drawn from torch's default generator."""
+    """The network, with weights drawn from torch's default generator."""
     return Transformer(config)
