@@ -59,7 +59,7 @@ def train(task: str, optimizer: str, path: Path, **changes: Any) -> list[float]:
         "purpose": "search",  # evaluates no test set
         "optimizer__name": optimizer,
         "optimizer__clip_norm": 2.0,
-        "schedule__warmup_updates": 4,
+        "schedule__warmup": "4steps",
         "runtime__curve_points": 0,
         "runtime__checkpoint_every": UPDATES,
         **RATES[optimizer],

@@ -22,7 +22,7 @@ def test_the_losses_are_the_golden_ones(task, optimizer, tmp_path):
         ("optimizer__lr", 0.0202),
         ("optimizer__weight_decay", 0.01),
         ("optimizer__clip_norm", 0.5),
-        ("schedule__warmup_updates", 3),
+        ("schedule__warmup", "3steps"),
         ("schedule__name", "polynomial"),
         ("model__init_scale", 2.0),
         ("seed", 1),
