@@ -27,7 +27,7 @@ def test_plan_shows_size_and_cost_and_trains_nothing(tuned, novobench):
     assert "2 cells, 2 to do" in out
     assert "small/sgd small/sgd_again" in out  # one training for two rows
     assert "32 = 16 × 1 × 2" in out
-    assert "quoted by the paper, not run: elsewhere" in out
+    assert "the paper quotes these rows, they are not run: elsewhere" in out
     assert not (tuned / "runs").exists()
 
 
@@ -50,7 +50,7 @@ def test_plan_at_paper_scale_needs_no_data(novobench):
 def test_run_trains_records_and_writes_a_table(tuned, novobench):
     code, out, err = novobench("run", "small", "--seeds", "2", "--jobs", "2")
     assert (code, err) == (0, "")
-    assert "4 cells: 0 finished before, 4 to train." in out
+    assert "4 cells: 0 already finished, 4 to train." in out
     results = tuned / "results" / "laptop"
     rows = {line["row"]: line for line in lines(results / "small.csv")}
     recorded = [
@@ -81,7 +81,7 @@ def test_run_trains_records_and_writes_a_table(tuned, novobench):
     before = {path.name: path.read_bytes() for path in results.iterdir()}
     code, out, _ = novobench("run", "small", "--seeds", "2")
     assert code == 0
-    assert "4 finished before, 0 to train" in out
+    assert "4 already finished, 0 to train" in out
     assert {path.name: path.read_bytes() for path in results.iterdir()} == before
 
 
