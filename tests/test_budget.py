@@ -21,6 +21,12 @@ def test_budgets(text, expected):
     assert parse_budget(text) == expected
 
 
+@pytest.mark.parametrize("text", ["100", "ep", "-3ep", "1e3", "3 epochs", "nanep", ""])
+def test_a_budget_without_number_or_unit_is_an_error(text):
+    with pytest.raises(ConfigError, match="is not a number with a unit"):
+        parse_budget(text)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
