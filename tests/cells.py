@@ -86,7 +86,7 @@ def small_cell(path: Path, task: str = "image", /, **changes: object) -> RunFold
 
 
 def train_apart(folder: RunFolder, kill_at: str | None = None) -> int:
-    """Train in a process of its own and return its exit code; `kill_at` names a moment to die at, by SIGKILL."""
+    """Train in a new process and return its exit code; `kill_at` names a point at which it kills itself (SIGKILL)."""
     process = start_apart(folder, kill_at)
     process.join()
     return process.exitcode or 0
@@ -106,7 +106,7 @@ def result(folder: RunFolder) -> dict:
     """All that must be the same bits in two runs of one cell: the record, the log of metrics, the predictions."""
     timed = ("train_seconds", "finished", "dirty", "code", "files")
     record = {key: value for key, value in json.loads(folder.record.read_text()).items() if key not in timed}
-    record["metrics"] = {split: _untimed(found) for split, found in record["metrics"].items()}
+    record["metrics"] = {split: _untimed(metrics) for split, metrics in record["metrics"].items()}
     lines = [_untimed(json.loads(line)) for line in folder.metrics.read_text().splitlines()]
     predictions = {
         path.name: gzip.decompress(path.read_bytes()) for path in sorted(folder.path.glob("predictions-*.jsonl.gz"))

@@ -54,11 +54,11 @@ from tests.cells import small_config
     ],
 )
 def test_an_error_is_one_line_that_names_key_and_reason(key, value, reason):
-    with pytest.raises(ConfigError, match=reason) as found:
+    with pytest.raises(ConfigError, match=reason) as raised:
         small_config(**{key: value})
-    assert "\n" not in str(found.value)
-    assert str(found.value).startswith("test: ")
-    assert found.value.exit_code == 2
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith("test: ")
+    assert raised.value.exit_code == 2
 
 
 def test_a_preset_gives_options_and_explicit_ones_win():

@@ -44,10 +44,10 @@ def test_a_circle_of_bases_is_an_error(tmp_path):
 def test_a_file_that_is_not_a_config_is_an_error(content, reason, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=reason) as found:
+    with pytest.raises(ConfigError, match=reason) as raised:
         read_yaml(path)
-    assert "bad.yaml" in str(found.value)
-    assert "\n" not in str(found.value)
+    assert "bad.yaml" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_missing_file_suggests_its_neighbour(tmp_path):
@@ -68,8 +68,8 @@ def test_a_list_in_place_of_a_mapping_is_named(content, tmp_path):
 
 
 def test_overrides_from_the_command_line():
-    words = ["a.b=0.001", "c=[1, 2]", "d=text", "e=null", "f=", "g='null'", "h=C: #1, a", "i= a'", "c=[3]"]
-    assert parse_overrides(words) == {
+    arguments = ["a.b=0.001", "c=[1, 2]", "d=text", "e=null", "f=", "g='null'", "h=C: #1, a", "i= a'", "c=[3]"]
+    assert parse_overrides(arguments) == {
         "a.b": 0.001,
         "d": "text",
         "e": None,
@@ -85,9 +85,9 @@ def test_overrides_from_the_command_line():
     "word", ["optimizer.lr", "=1", "a=[1,", "a=${b}", r'a="\x24{b}"', "a={b: 1, b: 2}", "a=[1,\n2"]
 )
 def test_an_argument_that_is_not_an_override_is_an_error(word):
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ConfigError) as raised:
         parse_overrides([word])
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_an_override_does_not_change_its_tree():
@@ -122,8 +122,8 @@ def test_an_emptied_mapping_stays_empty_in_the_cell(tmp_path):
     assert wider.data.set_sizes["more"] == 5
     assert wider.data.set_sizes["dev-clean"] == 2703
     sets = ["data.search_set=dev", "data.dev_sets=[]", "data.test_sets=[test]"]
-    words = ["data.set_sizes={}", "data.set_sizes.dev=2", "data.set_sizes.test=3"]
-    config = resolve(override(tree, parse_overrides([*sets, *words]), "test"), "test")
+    arguments = ["data.set_sizes={}", "data.set_sizes.dev=2", "data.set_sizes.test=3"]
+    config = resolve(override(tree, parse_overrides([*sets, *arguments]), "test"), "test")
     assert config.data.set_sizes == {"dev": 2, "test": 3}
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert resolve(load_tree(tmp_path / "config.yaml"), "again") == config

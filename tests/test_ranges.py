@@ -34,7 +34,7 @@ class Named:
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "requirement"),
     [
         ({"plain": math.nan}, "'plain' must be a finite number, not nan."),
         ({"plain": -math.inf}, "'plain' must be a finite number, not -inf."),
@@ -51,15 +51,15 @@ class Named:
         ({"inner": Inner(2**63)}, "'inner.width' must be a number below 2^63, not 9223372036854775808."),
     ],
 )
-def test_a_value_out_of_its_range_is_named(values, words):
+def test_a_value_out_of_its_range_is_named(values, requirement):
     with pytest.raises(ConfigError) as caught:
         check(Example(**values), "small.yaml")
-    assert str(caught.value).startswith(f"small.yaml: {words}")
+    assert str(caught.value).startswith(f"small.yaml: {requirement}")
 
 
 def test_values_in_their_ranges_pass():
     check(Example(share=0.0, whole=1.0, clip=1e-9, widths=[1, 2], sizes={"test-clean": 1, "größe": 2}), "")
-    check(Example(free=math.nan), "")  # of a type that nobody declared nothing is known
+    check(Example(free=math.nan), "")  # a field without a type has no range
     check(Inner(2**63 - 1), "")
 
 

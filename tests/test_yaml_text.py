@@ -27,8 +27,8 @@ def speech(**changes):
 def test_text_fields_keep_the_text_of_a_word(word, tmp_path):
     (tmp_path / "a.yaml").write_text(f"name: {word}\nlist: [{word}]\nvalues: {{a: {word}}}\n'keys': {{{word}: a}}\n")
     tree = load_tree(tmp_path / "a.yaml")
-    given = parse_overrides([f"name={word}", f"list=[{word}]", f"values={{a: {word}}}", f"keys={{{word}: a}}"])
-    for source in (tree, given):
+    overrides = parse_overrides([f"name={word}", f"list=[{word}]", f"values={{a: {word}}}", f"keys={{{word}: a}}"])
+    for source in (tree, overrides):
         data = speech(
             data__hub_config=source["name"],
             data__train_splits=source["list"],
@@ -69,9 +69,9 @@ def test_integers_booleans_and_choices_from_words():
 
 def test_options_of_a_third_party_class_are_read_by_yaml_1_2():
     """No field says their type: torch's own class by its path stands for one."""
-    words = ["lr=1e-2", "eps=1e-3", "nesterov=true", "momentum=9e-1", "dampening=0", "foreach=null"]
-    given = {f"optimizer__options__{key}": value for key, value in parse_overrides(words[2:]).items()}
-    options = small_config(optimizer__name="torch.optim:SGD", **given).optimizer.options
+    arguments = ["lr=1e-2", "eps=1e-3", "nesterov=true", "momentum=9e-1", "dampening=0", "foreach=null"]
+    options = {f"optimizer__options__{key}": value for key, value in parse_overrides(arguments[2:]).items()}
+    options = small_config(optimizer__name="torch.optim:SGD", **options).optimizer.options
     assert (options.nesterov, options.momentum, options.dampening, options.foreach) == (True, 0.9, 0, None)
     assert [type(x) for x in (options.nesterov, options.momentum, options.dampening)] == [bool, float, int]
 
@@ -102,9 +102,9 @@ def test_the_core_schema_of_yaml_1_2(text, value):
 )
 def test_a_repeated_key_is_an_error(content, line, first, tmp_path):
     (tmp_path / "a.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=f"a.yaml is not valid YAML: line {line}: the key .* line {first};") as found:
+    with pytest.raises(ConfigError, match=f"a.yaml is not valid YAML: line {line}: the key .* line {first};") as raised:
         load_tree(tmp_path / "a.yaml")
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_merge_keys_may_be_overridden(tmp_path):

@@ -1,7 +1,7 @@
 """The contract between a training and its task: everything that `training` may ask of a task.
 
-A module `novobench.tasks.<name>.task` offers `build(config) -> tuple[TaskModule, TaskData]`; what `config.py` beside it
-offers is in `base_config.py`.
+A module `novobench.tasks.<name>.task` offers `build(config) -> tuple[TaskModule, TaskData]`. `base_config.py` has the
+contract of the task's `config.py`.
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ from tests.cells import result, small_cell, small_config
 
 @pytest.fixture
 def lost(monkeypatch):
-    """Makes the loss NaN at the updates it is given; `seen` are the weights after each update."""
+    """Makes the loss NaN at the updates it is given; `history` are the weights after each update."""
 
     def at(updates):
-        seen = []
+        history = []
         original, step = UpdateLoop.on_train_batch_end, ImageTask.training_step
         now = {"update": 0, "calls": 0}
 
@@ -36,7 +36,7 @@ def lost(monkeypatch):
             original(self, trainer, module, outputs, batch, batch_idx)
             if self.update != now["update"]:
                 now["update"] = self.update
-                seen.append(
+                history.append(
                     (
                         torch.cat([p.detach().flatten().clone() for p in module.parameters()]),
                         json.dumps(trainer.optimizers[0].state_dict(), default=lambda t: t.tolist()),
@@ -45,26 +45,26 @@ def lost(monkeypatch):
 
         monkeypatch.setattr(ImageTask, "training_step", training_step)
         monkeypatch.setattr(UpdateLoop, "on_train_batch_end", on_train_batch_end)
-        return seen
+        return history
 
     return at
 
 
 @pytest.mark.parametrize("optimizer", ["novograd", "sgd", "adamw", "lars"])
 def test_an_update_that_is_not_finite_is_skipped_by_every_optimizer(optimizer, lost, tmp_path):
-    seen = lost({3, 4})
+    history = lost({3, 4})
     folder = small_cell(tmp_path, optimizer__name=optimizer)
     cell.run(folder.path)
-    weights = [w for w, _ in seen]
+    weights = [w for w, _ in history]
     assert torch.equal(weights[2], weights[3])
     assert torch.equal(weights[3], weights[4])
     assert not torch.equal(weights[4], weights[5])
-    state = [json.loads(text)["state"] for _, text in seen]
+    state = [json.loads(text)["state"] for _, text in history]
     assert state[2] == state[3] == state[4]
     assert all(torch.isfinite(w).all() for w in weights)
     record = folder.read_record()
     assert record.skipped_updates == 2
-    assert record.updates == 8  # data and schedule went on
+    assert record.updates == 8  # data and schedule advanced
     last = [line for line in read(folder.metrics) if line["split"] == "train"][-1]
     config = small_config(optimizer__name=optimizer)
     assert last["lr"] == pytest.approx(learning_rate(7, 8, config.optimizer.lr, config.schedule))
@@ -82,12 +82,12 @@ def test_a_training_that_diverges_is_given_up_with_a_reason(lost, tmp_path):
 
 
 def test_clipping_bounds_the_gradient_norm(tmp_path):
-    seen = []
+    norms = []
 
     def spy(self, trainer, module, optimizer, original=UpdateLoop.on_before_optimizer_step):
         before = norm(module)
         original(self, trainer, module, optimizer)
-        seen.append((before, norm(module)))
+        norms.append((before, norm(module)))
 
     def norm(module):
         return float(torch.stack([p.grad.pow(2).sum() for p in module.parameters()]).sum().sqrt())
@@ -95,8 +95,8 @@ def test_clipping_bounds_the_gradient_norm(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UpdateLoop, "on_before_optimizer_step", spy)
         cell.run(small_cell(tmp_path, optimizer__clip_norm=0.5).path)
-    assert any(before > 0.6 for before, _ in seen)
-    for before, after in seen:
+    assert any(before > 0.6 for before, _ in norms)
+    for before, after in norms:
         assert after == pytest.approx(min(before, 0.5), rel=1e-4)
 
 
@@ -189,7 +189,7 @@ def test_a_second_process_waits_for_the_record(tmp_path, caplog):
 
 
 def test_an_operation_without_a_deterministic_kernel_makes_results_to_rounding(tmp_path, monkeypatch, caplog):
-    """As on a GPU whose torch lacks one: the training begins again without, and the record says so."""
+    """As on a GPU whose torch lacks one: the training starts again without it, and the record says so."""
     step = ImageTask.training_step
 
     def training_step(self, batch, batch_idx):
@@ -209,9 +209,9 @@ def test_an_operation_without_a_deterministic_kernel_makes_results_to_rounding(t
     with caplog.at_level(logging.WARNING):
         cell.run(folder.path)
     assert "cumsum_cuda_kernel does not have a deterministic implementation" in caplog.text
-    found, expected = folder.read_record(), whole.read_record()
-    assert (expected.determinism, found.determinism) == ("strict", "to rounding")
-    assert found.weights_sha256 == expected.weights_sha256
+    record, expected = folder.read_record(), whole.read_record()
+    assert (expected.determinism, record.determinism) == ("strict", "to rounding")
+    assert record.weights_sha256 == expected.weights_sha256
 
 
 def test_other_errors_of_a_strict_training_are_errors(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Files of an unfinished cell that are damaged, and trainings that have no result: told, and never passed over."""
+"""Files of an unfinished cell that are damaged, and trainings without a result: reported, never ignored."""
 
 import json
 import logging
@@ -131,8 +131,10 @@ class Odd(_Counting):
 def test_an_optimizer_whose_state_cannot_be_read_back_fails_at_the_first_save(kept, named, tmp_path, monkeypatch):
     monkeypatch.setattr(Odd, "kept", kept)
     folder = small_cell(tmp_path, optimizer__name=f"{__name__}:Odd", optimizer__options={})
-    told = rf"Cannot save a checkpoint at update 3: optimizer.state.0.history\[1\] is a numpy.*{named.split('.')[-1]}"
-    with pytest.raises(TrainingError, match=told):
+    message = (
+        rf"Cannot save a checkpoint at update 3: optimizer.state.0.history\[1\] is a numpy.*{named.split('.')[-1]}"
+    )
+    with pytest.raises(TrainingError, match=message):
         cell.run(folder.path)
     assert not folder.checkpoints.exists() or not list(folder.checkpoints.iterdir())
 
@@ -259,16 +261,16 @@ SPOILT = {
 
 @pytest.mark.parametrize("what", SPOILT)
 def test_numbers_that_are_not_finite_are_named_by_their_tensor(what, tmp_path, monkeypatch):
-    wanted, value, at = SPOILT[what]
+    suffix, value, at = SPOILT[what]
     start = Guard.start
 
-    def found(self, module, optimizer):
+    def start_and_find(self, module, optimizer):
         start(self, module, optimizer)
-        name, optimizer.tensor = next((n, t.detach()) for n, t in module.state_dict().items() if n.endswith(wanted))
+        name, optimizer.tensor = next((n, t.detach()) for n, t in module.state_dict().items() if n.endswith(suffix))
         names.append(name)
 
     names = []
-    monkeypatch.setattr(Guard, "start", found)
+    monkeypatch.setattr(Guard, "start", start_and_find)
     monkeypatch.setattr(Spoiling, "value", value)
     monkeypatch.setattr(Spoiling, "at", at)
     changes = {"optimizer__name": f"{__name__}:Spoiling", "optimizer__options": {}, "runtime__max_nonfinite": 3}

@@ -1,4 +1,4 @@
-"""What is told of a training that failed: one line that can be printed, with kind, place and advice."""
+"""The reason of a failed training: one printable line with the kind of error, its place, and advice."""
 
 import shutil
 import sys
@@ -40,7 +40,7 @@ ERRORS = {
     "the system's memory": (OSError(12, "Cannot allocate memory"), OUT_OF_MEMORY),
     "a library's memory": (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OUT_OF_MEMORY),
     "an exit": (SystemExit(0), "sys.exit(0) was called (in raised, test_failures.py line "),
-    "an exit with words": (SystemExit("bye\n"), r"sys.exit('bye\n') was called"),
+    "an exit with a message": (SystemExit("bye\n"), r"sys.exit('bye\n') was called"),
     "another process": (
         RuntimeError("[pair.cc:1] Connection closed by peer [1.2.3.4]"),
         "Another process of the training",
@@ -55,7 +55,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("what", ERRORS)
 def test_any_error_is_one_line(what):
-    error, told = ERRORS[what]
+    error, expected = ERRORS[what]
 
     def raised():
         raise error
@@ -63,13 +63,13 @@ def test_any_error_is_one_line(what):
     with pytest.raises(type(error)) as caught:
         raised()
     reason = failures.reason(caught.value)
-    assert told in reason
+    assert expected in reason
     assert reason.isprintable()
     assert len(reason) < MAX_LENGTH + 300
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         (0, "ended with exit code 0"),
         (3, "ended with exit code 3"),
@@ -84,8 +84,8 @@ def test_any_error_is_one_line(what):
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="numbers of signals are the system's")
-def test_exit_codes_are_told(code, told):
-    assert describe_exit(code) == told
+def test_exit_codes_are_told(code, expected):
+    assert describe_exit(code) == expected
 
 
 def test_a_process_that_is_gone_is_not_stopped():
@@ -109,7 +109,7 @@ class _Failure:
 
 
 @pytest.mark.parametrize(
-    ("codes", "told"),
+    ("codes", "expected"),
     [
         ({0: -15, 1: -9}, "process 1 of its 2 processes was killed by signal 9"),
         ({0: -6, 1: -11}, "process 1 of its 2 processes crashed in compiled code, with signal 11 (SIGSEGV)"),
@@ -118,11 +118,11 @@ class _Failure:
         ({1: 1}, "process 1 of its 2 processes ended with exit code 1"),
     ],
 )
-def test_of_several_exit_codes_the_cause_is_told(codes, told, tmp_path):
+def test_of_several_exit_codes_the_cause_is_told(codes, expected, tmp_path):
     folder = small_cell(tmp_path, runtime__devices=2)
     config = cell.resolve(cell.load_tree(folder.config), "test")
     reason = torchrun._first_failure({rank: _Failure(code) for rank, code in codes.items()}, config, folder)
-    assert reason.startswith(told)
+    assert reason.startswith(expected)
 
 
 def test_an_exit_within_a_training_is_a_failure(tmp_path, monkeypatch):
@@ -158,8 +158,8 @@ def test_a_log_that_loses_lines_in_the_training_is_no_result(tmp_path, monkeypat
     folder = small_cell(tmp_path)
     finish = UpdateLoop.finish
 
-    def losing(self, *words):
-        finish(self, *words)
+    def losing(self, *arguments):
+        finish(self, *arguments)
         folder.metrics.write_bytes(folder.metrics.read_bytes()[:-30])
 
     with monkeypatch.context() as patch:

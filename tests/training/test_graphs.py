@@ -23,18 +23,18 @@ def graphed(part, inputs, *, allow_unused_input):
 
     def backward(gradients):
         outputs = [output for output in live[0] if output.requires_grad]
-        given = [gradient for gradient, output in zip(gradients, live[0], strict=True) if output.requires_grad]
-        return torch.autograd.grad(outputs, parameters, given, allow_unused=allow_unused_input)
+        needed = [gradient for gradient, output in zip(gradients, live[0], strict=True) if output.requires_grad]
+        return torch.autograd.grad(outputs, parameters, needed, allow_unused=allow_unused_input)
 
     for _ in range(3):
         static_outputs = [output.detach().clone() for output in forward()]
-        found = backward([torch.empty_like(output) for output in static_outputs])
-    static_gradients = [None if gradient is None else torch.empty_like(gradient) for gradient in found]
+        gradients_now = backward([torch.empty_like(output) for output in static_outputs])
+    static_gradients = [None if gradient is None else torch.empty_like(gradient) for gradient in gradients_now]
 
     class Graphed(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, *given):
-            for mine, new in zip(inputs, given, strict=False):
+        def forward(ctx, *arguments):
+            for mine, new in zip(inputs, arguments, strict=False):
                 mine.copy_(new)
             for mine, new in zip(static_outputs, forward(), strict=True):
                 mine.copy_(new.detach())
@@ -49,22 +49,22 @@ def graphed(part, inputs, *, allow_unused_input):
             none = (None,) * len(inputs)
             return (*none, *(None if mine is None else mine.detach() for mine in static_gradients))
 
-    def replaced(*given):
+    def replaced(*arguments):
         if not part.training:
-            return original(*given)
-        outputs = Graphed.apply(*given, *parameters)
+            return original(*arguments)
+        outputs = Graphed.apply(*arguments, *parameters)
         return outputs if len(outputs) > 1 else outputs[0]
 
     part.forward = replaced
-    made.append(part)
+    graphed_parts.append(part)
 
 
-made: list[torch.nn.Module] = []
+graphed_parts: list[torch.nn.Module] = []
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    made.clear()
+    graphed_parts.clear()
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
     monkeypatch.setattr(graphs, "check", lambda *_: None)
     monkeypatch.setattr("novobench.hardware.accelerator", lambda: "cuda")
@@ -78,9 +78,9 @@ def test_a_graph_changes_no_bit(task, stand_in, tmp_path):
         for on in (False, True)
     )
     cell.run(plain.path)
-    assert not made
+    assert not graphed_parts
     cell.run(graphed_one.path)
-    assert len(made) == 1
+    assert len(graphed_parts) == 1
     assert result(graphed_one) == result(plain)
 
 
@@ -92,7 +92,7 @@ def test_a_resumed_training_makes_its_graph_anew(stand_in, tmp_path):
     for path in sorted(folder.checkpoints.iterdir())[1:]:
         path.unlink()
     cell.run(folder.path)
-    assert len(made) == 2
+    assert len(graphed_parts) == 2
     assert result(folder) == expected
 
 

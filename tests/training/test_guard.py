@@ -1,4 +1,4 @@
-"""The guard: what a skipped update leaves alone, when the host learns of it, and how often it waits for the device."""
+"""The guard: what a skipped update leaves unchanged, when the host learns of it, how often it waits for the device."""
 
 import math
 from collections import Counter
@@ -25,7 +25,7 @@ class CountedReads(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: Counter[int] = Counter()
+        self.counts: Counter[int] = Counter()
         self.update: int | None = None
         """The update that reads are counted for now."""
 
@@ -55,7 +55,7 @@ class CountedReads(TorchDispatchMode):
 
     def _count(self) -> None:
         if self.update is not None:
-            self.found[self.update] += 1
+            self.counts[self.update] += 1
 
     def _counting(self, method):
         def counted(*args, **kwargs):
@@ -72,7 +72,7 @@ def reads(folder) -> Counter[int]:
     with pytest.MonkeyPatch.context() as patch, CountedReads() as counted:
         counted.watch_cells(patch)
         cell.run(folder.path)
-    return counted.found
+    return counted.counts
 
 
 @pytest.mark.parametrize("name", ["novograd", "sgd", "adam", "adamw"])
@@ -80,8 +80,8 @@ def test_an_update_never_waits_for_the_device(name, tmp_path):
     """But the first of a process, see `Guard.before_step`. NovoGrad's kernels are those of a GPU."""
     assert kernels.INTERPRETED
     changes = {**EVERY_FOURTH, "optimizer__name": name, "optimizer__options": {"implementation": "fused"}}
-    found = reads(small_cell(tmp_path, **changes))
-    assert found == {1: 1}
+    counts = reads(small_cell(tmp_path, **changes))
+    assert counts == {1: 1}
 
 
 def test_memory_that_begins_grows_and_begins_anew_makes_no_update_wait(tmp_path):
@@ -93,8 +93,8 @@ def test_memory_that_begins_grows_and_begins_anew_makes_no_update_wait(tmp_path)
 @pytest.mark.parametrize("name", ["lars", "torch.optim:RMSprop"])
 def test_with_an_optimizer_that_takes_no_found_inf_an_update_waits_once(name, tmp_path):
     options = {"optimizer__weight_decay": 0.0, "optimizer__lr": 0.001}
-    found = reads(small_cell(tmp_path, **EVERY_FOURTH, optimizer__name=name, **options))
-    assert found == dict.fromkeys(range(1, 9), 1)
+    counts = reads(small_cell(tmp_path, **EVERY_FOURTH, optimizer__name=name, **options))
+    assert counts == dict.fromkeys(range(1, 9), 1)
 
 
 def test_larc_does_not_wait(tmp_path):
@@ -130,7 +130,7 @@ def test_a_skipped_update_leaves_weights_and_statistics_alone(name, broken, tmp_
 
 
 def test_a_first_update_that_is_skipped_leaves_no_state(broken, tmp_path):
-    """torch's fused SGD would have made its momentum of memory nobody has written to."""
+    """torch's fused SGD would have allocated its momentum uninitialized."""
     broken({0})
     folder = small_cell(tmp_path, optimizer__name="sgd", runtime__checkpoint_every=1, budget="2steps")
     cell.run(folder.path)
@@ -182,6 +182,6 @@ def test_a_grad_scaler_backs_off_without_waiting():
     assert scales == [1024.0, 1024.0, 512.0, 256.0, 256.0, 256.0]
     assert torch.equal(weights[1], weights[3])
     assert not torch.equal(weights[3], weights[4])
-    assert counted.found == {0: 1}
+    assert counted.counts == {0: 1}
     guard.read(6)
     assert (guard.skipped, guard.in_a_row) == (2, 0)

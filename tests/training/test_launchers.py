@@ -64,7 +64,7 @@ def test_it_takes_the_lock(inherited, tmp_path):
 
 
 def test_two_devices_inside_a_job_are_a_training_of_their_own(monkeypatch, tmp_path):
-    """The lock is taken here; torchrun's processes are told in words what they are, not by variables."""
+    """The lock is taken here; an argument tells torchrun's processes what they are, not variables."""
     for name, value in {**ENVIRONMENTS["rank 1"], **ENVIRONMENTS["slurm"]}.items():
         monkeypatch.setenv(name, value)
     folder, started = small_cell(tmp_path, runtime__devices=2), []

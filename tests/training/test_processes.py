@@ -24,10 +24,17 @@ def statistics(name: str) -> bool:
 
 
 def run_script(folder, processes: int, script: Path = SCRIPT) -> None:
-    words = [str(script), str(folder.path)]
+    arguments = [str(script), str(folder.path)]
     if processes > 1:
-        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *words, "--process"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+        arguments = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+            *arguments,
+            "--process",
+        ]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -38,9 +45,9 @@ def compare(one, many):
     for name, tensor in ours.items():
         if not statistics(name):
             torch.testing.assert_close(theirs[name], tensor, rtol=1e-8, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
-    found = [folder.read_record().metrics["test"]["top1"] for folder in (one, many)]
-    assert found[0].n == found[1].n == 597
-    assert found[0].value == pytest.approx(found[1].value, abs=0.5)
+    top1 = [folder.read_record().metrics["test"]["top1"] for folder in (one, many)]
+    assert top1[0].n == top1[1].n == 597
+    assert top1[0].value == pytest.approx(top1[1].value, abs=0.5)
     losses = [folder.read_record().metrics["test"]["loss"].value for folder in (one, many)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
@@ -54,7 +61,7 @@ def test_two_processes_train_what_one_trains_dropout_included(tmp_path):
     compare(one, two)
     assert one.read_record().cell == two.read_record().cell  # devices are no part of the recipe
     lines = [line for line in two.metrics.read_text().splitlines() if '"train"' in line]
-    assert len(lines) == 48  # the first process alone writes
+    assert len(lines) == 48  # only the first process writes
 
 
 @pytest.mark.slow
@@ -91,7 +98,7 @@ def test_a_failure_in_one_of_the_processes_is_told(tmp_path):
 
 @pytest.mark.parametrize("change", [{"runtime__workers": 2}, {"runtime__devices": 2}], ids=["workers", "devices"])
 def test_nothing_of_a_killed_training_lives_on(change, tmp_path):
-    """Its loader's workers would keep their memory; its other processes would write beside the training's next try."""
+    """Its loader's workers would keep their memory; its other processes would write during the next attempt."""
     folder = small_cell(tmp_path, budget="5000steps", **change)
     process = start_apart(folder)
     wait_for(lambda: folder.checkpoints.is_dir() and list(folder.checkpoints.glob("*.ckpt")))
@@ -105,10 +112,10 @@ def test_nothing_of_a_killed_training_lives_on(change, tmp_path):
 def descendants(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True).stdout.splitlines()
     parents = dict(map(int, line.split()) for line in listed)
-    found, generation = [], [pid]
+    processes, generation = [], [pid]
     while generation := [child for child, parent in parents.items() if parent in generation]:
-        found += generation
-    return found
+        processes += generation
+    return processes
 
 
 def alive(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a cell computes is a function of its config alone: not of kills, loader workers, or its neighbours."""
+"""What a cell computes depends on its config only, not on kills, loader workers or other cells."""
 
 import pytest
 
@@ -62,14 +62,14 @@ def test_loader_workers(uninterrupted, tmp_path):
 
 
 def test_one_or_two_cells_at_a_time(uninterrupted, tmp_path, monkeypatch):
-    found = {}
+    results = {}
     for jobs in (1, 2):
         monkeypatch.setattr("novobench.places.workspace", lambda root=tmp_path / str(jobs): Workspace(root))
         cells = [PlannedCell(small_config(seed=seed)) for seed in (0, 1)]
         assert run_local(cells, jobs, lambda event: None) == {}
-        found[jobs] = [result(RunFolder(cell.folder.path)) for cell in cells]
-    assert found[1] == found[2]
-    assert found[1][0] == uninterrupted
+        results[jobs] = [result(RunFolder(cell.folder.path)) for cell in cells]
+    assert results[1] == results[2]
+    assert results[1][0] == uninterrupted
 
 
 def test_adamw_and_sgd_resume_too(tmp_path):

@@ -27,10 +27,10 @@ def test_the_judged_weights_are_those_of_the_lowest_loss(selected, tmp_path):
 
     shorter = small_cell(tmp_path, "language", **{**RISING, "budget": f"{best}steps"})  # as far, and its last weights
     cell.run(shorter.path)
-    expected, found = result(shorter), result(selected)
+    expected, actual = result(shorter), result(selected)
     for key in ("weights_sha256", "metrics"):
-        assert found["record"][key] == expected["record"][key]
-    assert found["predictions"] == expected["predictions"]
+        assert actual["record"][key] == expected["record"][key]
+    assert actual["predictions"] == expected["predictions"]
     assert "selected_update" not in expected["record"]
 
 

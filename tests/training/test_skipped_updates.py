@@ -100,7 +100,7 @@ def test_memory_that_a_skipped_update_began_or_grew_is_as_if_its_data_had_not_be
 
 def test_statistics_that_overflow_skip_the_update_though_gradients_are_finite(tmp_path, monkeypatch):
     """A variance of inf divides its layer's outputs to 0: loss and gradients are finite, and the statistics lost."""
-    step, found = ImageTask.training_step, {}
+    step, observed = ImageTask.training_step, {}
 
     def training_step(self, batch, batch_idx):
         if batch_idx == 6:  # update 4 of two micro-batches each
@@ -109,15 +109,15 @@ def test_statistics_that_overflow_skip_the_update_though_gradients_are_finite(tm
         if batch_idx == 6:
             assert torch.isfinite(loss)
             gradients = torch.autograd.grad(loss, list(self.parameters()), retain_graph=True, allow_unused=True)
-            found["finite"] = all(torch.isfinite(gradient).all() for gradient in gradients)
-            found["lost"] = any(not torch.isfinite(buffer).all() for buffer in self.buffers())
+            observed["finite"] = all(torch.isfinite(gradient).all() for gradient in gradients)
+            observed["lost"] = any(not torch.isfinite(buffer).all() for buffer in self.buffers())
         return loss
 
     folders = [small_cell(tmp_path / name, optimizer__name="adamw") for name in ("with", "without")]
     with monkeypatch.context() as patch:
         patch.setattr(ImageTask, "training_step", training_step)
         cell.run(folders[0].path)
-    assert found == {"finite": True, "lost": True}
+    assert observed == {"finite": True, "lost": True}
     assert folders[0].read_record().skipped_updates == 1
     without = trained(folders[1], "image", {3}, False, monkeypatch)["model"]
     with_data = checkpoints.load_newest(folders[0].checkpoints)["model"]
@@ -135,17 +135,17 @@ class Counting(nn.Module):
         self.norm = nn.BatchNorm1d(3, momentum=None)  # a plain average: divides by how many batches it saw
         for name, buffer in {
             "calls": torch.tensor(0),
-            "seen": torch.zeros(2, 3, dtype=torch.int32),
+            "steps": torch.zeros(2, 3, dtype=torch.int32),
             "mean": torch.zeros(3, dtype=torch.float64),
             "ever": torch.zeros(3, dtype=torch.bool),
             "mask": torch.full((2,), -math.inf),
             "empty": torch.zeros(0),
         }.items():
-            self.register_buffer(name, buffer, persistent=name != "seen")
+            self.register_buffer(name, buffer, persistent=name != "steps")
 
     def forward(self, x):
         self.calls += 1
-        self.seen += 1
+        self.steps += 1
         self.mean += x.mean(0)
         self.ever |= True
         return (self.norm(x) * self.weight).square().sum()
@@ -179,14 +179,14 @@ def test_buffers_of_every_kind_are_put_back_also_when_half_precision_overflows(s
 
 @pytest.mark.parametrize("skipped", [True, False])
 def test_a_stream_keeps_the_shape_that_the_update_gave_it(skipped):
-    """Its last entries are put back, behind NaN where it had none."""
+    """Its last entries are restored, after NaN for the entries that it did not have."""
     torch.manual_seed(0)
     module = Counting()
     optimizer = registry.build("adamw", module.parameters(), lr=0.1, weight_decay=0.0)
     guard = Guard(small_config(optimizer__name="adamw"), 1)
     guard.start(module, optimizer)
-    before = {"same": torch.randn(2, 5), "grown": torch.randn(2, 3), "anew": torch.randn(2, 7)}
-    after = {k: torch.randn(2, 5) for k in ("same", "grown", "anew", "begun")}
+    before = {"same": torch.randn(2, 5), "grown": torch.randn(2, 3), "shrunk": torch.randn(2, 7)}
+    after = {k: torch.randn(2, 5) for k in ("same", "grown", "shrunk", "new")}
     module.streams = dict(before)
     guard.begin_update()
     module.streams.update(after)
@@ -196,7 +196,7 @@ def test_a_stream_keeps_the_shape_that_the_update_gave_it(skipped):
     restored = {
         "same": before["same"],
         "grown": torch.cat([absent[:, :2], before["grown"]], dim=1),
-        "anew": before["anew"][:, 2:],
-        "begun": absent,
+        "shrunk": before["shrunk"][:, 2:],
+        "new": absent,
     }
     torch.testing.assert_close(module.streams, restored if skipped else after, rtol=0, atol=0, equal_nan=True)
