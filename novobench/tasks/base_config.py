@@ -66,4 +66,4 @@ class TaskConfig(Protocol):
 
     def relative_cost(self, config: Any) -> float:
         """Multiply-accumulates of a forward pass per sample, up to a factor that all configs of the task share. Used
-        to forecast a config from another one's measured speed."""
+        to forecast a config from another one's measured speed. Optional: without it, such forecasts are unknown."""
