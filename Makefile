@@ -12,7 +12,7 @@ SEARCH := $(BIN)/novobench search --scale $(SCALE) $(if $(BUDGET),--budget $(BUD
 FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not long and not gpu"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-long test-gpu lint format docs tables search doctor clean
+.PHONY: help setup test test-all test-long test-gpu lint format docs tables search wheel doctor clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,9 +80,12 @@ search: $(READY) ## repeat the search for learning rates (laptop: 45 minutes on 
 	$(SEARCH) table7
 	$(SEARCH) figure2
 
+wheel: $(READY) ## build the wheel and the sdist into dist/
+	$(BIN)/python -m hatchling build
+
 doctor: $(READY) ## check this machine
 	$(BIN)/novobench doctor
 
 clean: ## remove .venv, caches and runs/, but not results/
-	rm -rf .venv runs build *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

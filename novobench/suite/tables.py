@@ -144,8 +144,8 @@ def _rates_notes(rows: Sequence[TableRow], scale: str) -> list[str]:
     labels = [row.row.label for row in trained if not row.searched]
     if scale == "full" or not labels:
         return []
-    which = "any row" if len(labels) == len(trained) else ", ".join(dict.fromkeys(labels))
-    return [f"The rates of {which} have not been searched at {scale} scale; they come from a recipe for other data."]
+    rates = "The rates" if len(labels) == len(trained) else f"The rates of {', '.join(dict.fromkeys(labels))}"
+    return [f"{rates} were not searched at {scale} scale; they come from a recipe for other data."]
 
 
 def _baseline_notes(experiment: Experiment, rows: Sequence[TableRow]) -> list[str]:

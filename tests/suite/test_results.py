@@ -1,4 +1,4 @@
-"""`results/<scale>/`: one unit a cell whatever ends a command, and every damage named."""
+"""`results/<scale>/`: each cell is one unit however a command ends, and all damage is reported."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def die_after(monkeypatch, name, call):
 
 
 @pytest.mark.parametrize("last", FILES[:3])
-def test_a_new_cell_of_which_a_kill_left_a_part(results, monkeypatch, last):
+def test_a_new_cell_that_a_kill_left_incomplete(results, monkeypatch, last):
     sgd, novograd = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(sgd, novograd)
     undisturbed = content(results)
@@ -88,7 +88,7 @@ def without_digests(results):
 
 
 def test_two_commands_that_collect_at_once(results, monkeypatch):
-    """Each reads, and is then slow to write: without a lock the second to write undoes the first."""
+    """Each reads and is then slow to write: without a lock the second to write would undo the first."""
     folders = [finished("small", row, TOP1, seed=seed) for row in ("sgd", "novograd") for seed in (0, 1)]
     write = Results.write
 
@@ -127,8 +127,8 @@ def first_line(change):
     """Change the first line of numbers."""
 
     def damage(text):
-        header, line, rest = text.split("\n", 2)
-        return "\n".join([header, change(line), rest])
+        header, line, others = text.split("\n", 2)
+        return "\n".join([header, change(line), others])
 
     return damage
 
@@ -148,7 +148,7 @@ CSV_DAMAGES = {
     "no number": (lambda text: text.replace("1.25", "about 1").replace(",4.0", ",four"), "' as value"),
     "no value": (lambda text: text.replace("1.25", "").replace(",4.0", ","), "has '' as value"),
     "twice": (first_line(lambda line: f"{line}\n{line}"), "line 3 repeats"),
-    "nought bytes": (lambda text: "\0" * len(text), "its header lacks|is not valid CSV"),
+    "zero bytes": (lambda text: "\0" * len(text), "its header lacks|is not valid CSV"),
 }
 JSON_DAMAGES = {
     "merge": (conflict, "is a merge conflict marker"),
@@ -159,20 +159,20 @@ JSON_DAMAGES = {
     "schema": (lambda text: text.replace('"schema": ', '"schema": 9'), "has schema 9"),
 }
 DAMAGES = [
-    pytest.param(name, damage, told, id=f"{name} {kind}")
+    pytest.param(name, damage, message, id=f"{name} {kind}")
     for name in FILES
-    for kind, (damage, told) in (CSV_DAMAGES if name.endswith("csv") else JSON_DAMAGES).items()
+    for kind, (damage, message) in (CSV_DAMAGES if name.endswith("csv") else JSON_DAMAGES).items()
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "told"), DAMAGES)
-def test_a_damaged_file_is_named_and_nothing_is_written(results, name, damage, told):
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
+def test_a_damaged_file_is_named_and_nothing_is_written(results, name, damage, message):
     folder = finished("small", "sgd", TOP1)
     collected(folder, finished("small", "novograd", TOP1))
     path = results / name
     path.write_text(damage(path.read_text()), newline="")
     before = content(results)
-    with pytest.raises(NovobenchError, match=told) as error:
+    with pytest.raises(NovobenchError, match=message) as error:
         collected(folder)
     assert display_path(path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -192,7 +192,7 @@ def test_no_command_takes_a_damaged_file(results, novobench, verb):
     assert content(results) == before
 
 
-def test_bytes_that_are_no_text_and_a_folder_in_a_files_place(results):
+def test_invalid_utf_8_and_a_folder_in_place_of_a_file(results):
     folder = finished("small", "sgd", TOP1)
     collected(folder)
     for name in FILES:
@@ -206,7 +206,7 @@ def test_bytes_that_are_no_text_and_a_folder_in_a_files_place(results):
         with pytest.raises(NovobenchError, match=f"Cannot read .*{name}: Is a directory"):
             collected(folder)
         path.rmdir()
-        path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))  # an editor's, and harmless
+        path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))  # harmless: some editors do this
         assert collected(folder) == []
         assert path.read_bytes() == whole
 
@@ -230,8 +230,8 @@ WHOLE_LINES = {
 
 
 @pytest.mark.parametrize(("name", "damage"), WHOLE_LINES.values(), ids=WHOLE_LINES)
-def test_what_no_longer_is_what_was_collected(results, workspace, name, damage):
-    """Mended from the run folder, if it is there; else told, and no number of it is in a table."""
+def test_results_that_do_not_match_what_was_collected(results, workspace, name, damage):
+    """They are restored from the run folder if it exists. Otherwise they are reported, and tables leave them out."""
     folder, other = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(folder, other)
     whole = content(results)
@@ -243,21 +243,21 @@ def test_what_no_longer_is_what_was_collected(results, workspace, name, damage):
     assert content(results) == whole
 
     path.write_bytes(damaged)
-    lost = list(Results.load("laptop").incomplete)
+    incomplete = list(Results.load("laptop").incomplete)
     shutil.rmtree(workspace / "runs")
     (line,) = collected()
-    assert all(cell in line for cell in lost)
+    assert all(cell in line for cell in incomplete)
     assert "their run folders no longer exist" in line
     assert "\n" not in line
     assert {**content(results), name: b""} == {**whole, name: b""}
     assert path.read_bytes() == damaged
     rows = top1()
     for row in ("sgd", "novograd"):
-        assert rows[row] == ("" if any(f"-{row}-" in cell for cell in lost) else "50")
+        assert rows[row] == ("" if any(f"-{row}-" in cell for cell in incomplete) else "50")
     assert "**Warning**: left out, because their results are incomplete: seed 0." in (results / "small.md").read_text()
 
 
-def test_a_command_says_what_it_could_not_mend(results, workspace, novobench):
+def test_a_command_says_what_it_could_not_restore(results, workspace, novobench):
     collected(finished("small", "sgd", TOP1))
     shutil.rmtree(workspace / "runs")
     (results / "curves.csv").unlink()
@@ -269,7 +269,7 @@ def test_a_command_says_what_it_could_not_mend(results, workspace, novobench):
     assert err.count("\n") == 1
 
 
-def test_a_missing_file_is_written_anew(results):
+def test_a_missing_file_is_written_again(results):
     folders = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(*folders)
     whole = content(results)
@@ -294,7 +294,7 @@ def test_committed_results_are_whole(scale):
     }
 
 
-def test_results_of_the_first_schema_are_sealed_by_the_next_collection(results):
+def test_results_of_the_first_schema_get_digests_in_the_next_collection(results):
     collected(finished("small", "sgd", TOP1), finished("small", "novograd", TOP1))
     whole = content(results)
     without_digests(results)
@@ -305,7 +305,7 @@ def test_results_of_the_first_schema_are_sealed_by_the_next_collection(results):
 
 @pytest.mark.parametrize("kept", [1, 2, 4])
 def test_a_cut_in_results_of_the_first_schema(results, workspace, kept):
-    """Without digests, what is cut off the end of a cell is seen, since all cells end alike."""
+    """Without digests a cell cut off at its end is still noticed, since the last lines of all cells are alike."""
     collected(finished("small", "sgd", TOP1))
     without_digests(results)
     shutil.rmtree(workspace / "runs")

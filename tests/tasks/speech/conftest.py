@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks.speech.recordings import make_manifests, make_parquet, make_tree
+from tests.tasks.speech.small import make_manifests, make_parquet, make_tree
 
 
 @pytest.fixture

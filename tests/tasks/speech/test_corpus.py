@@ -17,7 +17,7 @@ from novobench.tasks.speech import builtin
 from novobench.tasks.speech.data import open_utterances
 from novobench.tasks.speech.task import SpeechData, build
 from novobench.tasks.speech.transcripts import in_alphabet
-from tests.tasks.speech.recordings import (
+from tests.tasks.speech.small import (
     HUB_NAMES,
     RATE,
     SIZES,
@@ -52,7 +52,7 @@ def everything(config: CellConfig, root: Path) -> list[tuple]:
             assert len(samples) == of.lengths[index]
             found.append((of.listing(index).id, of.texts[index], samples.numpy().tobytes()))
     batches = [splits.train[SampleKey(1, i)] for i in range(len(splits.train))]
-    return [*found, *(batch["features"].numpy().tobytes() for batch in batches)]
+    return [*found, *(batch.features.numpy().tobytes() for batch in batches)]
 
 
 # ------------------------------------------------------------------------------------ four sources
@@ -239,17 +239,17 @@ BREAKS = {
     "no line": (lambda root: edit(root, line_of(root) + "\n", ""), "it has no transcript"),
     "noise for flac": (
         lambda root: recording(root).write_bytes(np.random.default_rng(0).bytes(5000)),
-        "the recording cannot be read: it is no audio file that libsndfile knows (",
+        "the recording cannot be read: it is not an audio file that libsndfile can decode (",
     ),
     "an empty file": (lambda root: recording(root).write_bytes(b""), "the recording cannot be read: it is empty."),
     "sample rate": (
         lambda root: rewrite(root, rate=8000),
-        "its sample rate is 8000 and data.features.sample_rate 16000; convert it, e.g. sox IN -r 16000 OUT",
+        "its sample rate is 8000, but data.features.sample_rate is 16000; convert it, e.g. sox IN -r 16000 OUT",
     ),
-    "stereo": (lambda root: rewrite(root, channels=2), "it has 2 channels and one is needed"),
+    "stereo": (lambda root: rewrite(root, channels=2), "it has 2 channels, but must have one"),
     "less than a frame": (
         lambda root: rewrite(root, samples=256),
-        "it has 256 samples, and 257 are the least that make a frame",
+        "it has 256 samples, but features need at least 257",
     ),
     "empty transcript": (lambda root: edit(root, line_of(root), BAD), "it has no transcript"),
     "a digit": (
@@ -269,7 +269,7 @@ def test_a_bad_utterance_is_told_or_left_out(kind, broken, root, caplog):
     message = str(told.value)
     assert message.startswith(f"{path} (utterance {BAD} of train): ")
     assert expected in message
-    assert message.endswith("Mend it, or set data.on_bad_utterance=skip to go on without it.")
+    assert message.endswith("Fix it, or set data.on_bad_utterance=skip to leave it out.")
     assert "\n" not in message
 
     splits = open_utterances(small(data__on_bad_utterance="skip"), broken)
@@ -312,14 +312,14 @@ def test_a_recording_that_ends_early_is_told_or_left_out_when_it_is_read(broken,
     with pytest.raises(DataError) as told:
         train.utterances.read(index)
     assert str(told.value).startswith(expected)
-    assert str(told.value).endswith("Mend it, or set data.on_bad_utterance=skip to go on without it.")
+    assert str(told.value).endswith("Fix it, or set data.on_bad_utterance=skip to leave it out.")
 
     splits = open_utterances(small(data__on_bad_utterance="skip", budget="1ep"), broken)
     assert splits.counts == {"train": 13, "dev-clean": 5, "test-clean": 4}  # as far as headers tell
     packed = splits.train.packed(0)
     batches = [splits.train[SampleKey(0, i)] for i in range(len(packed))]
-    assert [batch["left_out"] for batch in batches] == (packed == index).sum(axis=1).tolist()
-    assert [len(batch["letters"]) for batch in batches] == (packed != index).sum(axis=1).tolist()
+    assert [batch.skipped for batch in batches] == (packed == index).sum(axis=1).tolist()
+    assert [len(batch.tokens) for batch in batches] == (packed != index).sum(axis=1).tolist()
     assert expected in caplog.text
 
 
@@ -384,7 +384,7 @@ def test_rows_without_recording_or_text_are_bad_utterances(broken, caplog):
 def test_nothing_left_is_told(broken):
     for path in (broken / "tree" / "dev-clean").glob("**/*.flac"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="'dev-clean' of data 'tiny' holds no utterance that can be used"):
+    with pytest.raises(DataError, match="'dev-clean' of data 'tiny' has no usable utterance"):
         open_utterances(small(data__on_bad_utterance="skip"), broken)
 
 
@@ -396,7 +396,7 @@ def test_an_evaluation_set_without_a_readable_recording_has_no_error_rate(broken
     data.setup("fit")
     test = next(each for each in data.evaluation_sets if each.name == "test-clean")
     batches = list(data.evaluation_batches(test.dataset, 0, 1))
-    assert batches == [{"left_out": 3}, {"left_out": 1}]
+    assert [batch.skipped for batch in batches] == [3, 1]
     for batch in batches:
         assert task.evaluation_step(batch) == []
     with pytest.raises(DataError, match="No recording of an evaluation set of 'tiny' can be read"):
@@ -415,7 +415,7 @@ def test_missing_folders_and_splits_are_named(root, tmp_path):
         DataError, match="has no split 'dev-cleen'. Did you mean 'dev-clean'.*It holds: dev-clean, test-"
     ):
         open_utterances(small(data__search_set="dev-cleen", data__set_sizes={"dev-cleen": 5, "test-clean": 4}), root)
-    with pytest.raises(DataError, match=r"has no manifest 'train-c.json'. Did you mean 'train-.'.*It holds: dev-clean"):
+    with pytest.raises(DataError, match=r"has no split 'train-c'. Did you mean 'train-.'.*It holds: dev-clean"):
         open_utterances(small(**SOURCES["manifest"], data__train_splits=["train-c"]), root)
     hub = {**SOURCES["hub"], "data__train_splits": ["train.c"]}
     with pytest.raises(DataError, match=r"hub\[train.c\].*Unknown split.*train.a.*Set data.hub_config, data.train_sp"):
@@ -457,7 +457,7 @@ def test_a_manifest_line_that_is_no_utterance_is_told(line, broken):
     path = broken / "manifests" / "train-b.json"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], "", line, *lines[3:]]) + "\n")
-    with pytest.raises(DataError, match=r"train-b.json line 3 is no JSON object with audio_filepath and text \("):
+    with pytest.raises(DataError, match=r"train-b.json line 3 is not a JSON object with audio_filepath and text \("):
         open_utterances(small(**SOURCES["manifest"]), broken)
 
 

@@ -16,19 +16,19 @@ from novobench.config import CellConfig
 from novobench.errors import ConfigError, DataError
 from novobench.tasks.sampling import SampleKey, uniforms
 from novobench.tasks.speech.config import SpeechDataConfig
-from novobench.tasks.speech.corpus import Utterances
 from novobench.tasks.speech.data import (
     EvaluationUtterances,
-    FeatureMaker,
+    FeatureExtractor,
     PackedUtterances,
     collate,
     encoded,
-    least_outputs,
+    min_outputs,
     open_utterances,
 )
 from novobench.tasks.speech.features import at_speed, mask_draws, masked
 from novobench.tasks.speech.task import SpeechData, build
-from tests.tasks.speech.recordings import RATE, imagined, make_tree, small
+from novobench.tasks.speech.utterances import Utterances
+from tests.tasks.speech.small import RATE, imagined, make_tree, small
 
 COUNT = 103
 
@@ -53,7 +53,7 @@ def config(**changes: object) -> CellConfig:
 
 
 def pack(settings: CellConfig, utterances: Utterances) -> PackedUtterances:
-    return PackedUtterances(utterances, settings, FeatureMaker(utterances, settings, settings.data.speeds))
+    return PackedUtterances(utterances, settings, FeatureExtractor(utterances, settings, settings.data.speeds))
 
 
 LENGTHS = np.random.default_rng(0).integers(1 * RATE, 20 * RATE, COUNT)
@@ -160,8 +160,8 @@ def test_a_micro_batch_depends_on_its_key_alone(root):
     state = torch.get_rng_state()
     later = [again[SampleKey(3, i)] for i in (2, 0)]
     for place, batch in zip((2, 0), later, strict=True):
-        assert torch.equal(train[SampleKey(3, place)]["features"], batch["features"])
-        assert torch.equal(train[SampleKey(3, place)]["letters"], batch["letters"])
+        assert torch.equal(train[SampleKey(3, place)].features, batch.features)
+        assert torch.equal(train[SampleKey(3, place)].tokens, batch.tokens)
     assert torch.equal(state, torch.get_rng_state())  # nothing was drawn from the global generator
 
 
@@ -171,30 +171,30 @@ def test_the_loader_gives_micro_batches_and_each_one_once_an_epoch(root):
     data.setup("fit")
     assert settings.data.updates_per_epoch(8) == 2
     loader = data.train_batches(0, 4, 0, 1)
-    assert sorted(key for keys in list(loader.batch_sampler)[:4] for key in keys) == [SampleKey(0, i) for i in range(4)]
+    assert sorted(list(loader.sampler)[:4]) == [SampleKey(0, i) for i in range(4)]
     batches = list(loader)
     assert len(batches) == 8
-    assert {len(batch["letters"]) for batch in batches} == {4}
+    assert {len(batch.tokens) for batch in batches} == {4}
     halves = [list(data.train_batches(0, 4, rank, 2)) for rank in (0, 1)]
     mixed = [batch for pair in zip(*halves, strict=True) for batch in pair]
     for one, two in zip(batches, mixed, strict=True):
-        assert torch.equal(one["features"], two["features"])
+        assert torch.equal(one.features, two.features)
 
 
 def test_batches_are_padded_with_zeros_to_a_multiple(root):
     train = open_utterances(small(data__pad_frames=16), root).train
     for place, chosen in enumerate(train.packed(0)):
         batch = train[SampleKey(0, place)]
-        assert batch["features"].shape[2] % 16 == 0
-        assert 0 <= batch["features"].shape[2] - int(batch["lengths"].max()) < 16
-        for row, length in zip(batch["features"], batch["lengths"], strict=True):
+        assert batch.features.shape[2] % 16 == 0
+        assert 0 <= batch.features.shape[2] - int(batch.feature_lengths.max()) < 16
+        for row, length in zip(batch.features, batch.feature_lengths, strict=True):
             assert not row[:, length:].any()
             assert row[:, :length].any(dim=0).all()
         texts = [train.utterances.texts[i] for i in chosen]
-        counts = batch["letter_counts"].tolist()
-        letters = [row[:n].tolist() for row, n in zip(batch["letters"], counts, strict=True)]
+        counts = batch.token_lengths.tolist()
+        letters = [row[:n].tolist() for row, n in zip(batch.tokens, counts, strict=True)]
         assert ["".join(" abcdefghijklmnopqrstuvwxyz'"[i] for i in row) for row in letters] == texts
-        assert batch["left_out"] == 0
+        assert batch.skipped == 0
 
 
 # ------------------------------------------------------------------------------------ what is left out
@@ -233,7 +233,7 @@ def test_utterances_shorter_than_their_transcripts_never_come_and_are_counted_an
         speeds = speeds_of(train, epoch).tolist()
         assert set(train.packed(epoch).flat) == {i for i in range(COUNT) if not short[i, speeds[i]]}
     ever = [i for i in range(COUNT) if any(short[i, speed] for speed in (0.9, 1.0, 1.1))]
-    assert f"{len(ever)} utterances that are, at some speed, shorter than their transcripts need" in caplog.text
+    assert f"{len(ever)} utterances that are, at some speed, too short for their transcripts" in caplog.text
     assert f"e.g. {', '.join(f'u{i}' for i in ever[:10])}." in caplog.text
 
 
@@ -241,7 +241,7 @@ def test_a_recording_that_a_speed_makes_shorter_than_a_frame_is_left_out():
     train = packed([270] * COUNT, data__speeds=[0.9, 1.0])
     assert train.left_out == {"train_too_short": COUNT}
     for place in range(len(train)):
-        assert set(train[SampleKey(0, place)]["lengths"].tolist()) == {2}
+        assert set(train[SampleKey(0, place)].feature_lengths.tolist()) == {2}
 
 
 def test_nothing_that_fits_is_told():
@@ -249,7 +249,7 @@ def test_nothing_that_fits_is_told():
         packed(data__max_seconds=0.5).packed(0)
 
 
-def test_least_outputs_is_the_shortest_path_that_ctc_finds():
+def test_min_outputs_is_the_shortest_path_that_ctc_finds():
     for length in (1, 2, 3, 4):
         for letters in product((0, 1), repeat=length):
             outputs = next(
@@ -257,7 +257,7 @@ def test_least_outputs_is_the_shortest_path_that_ctc_finds():
                 for n in range(1, 9)
                 if any(tuple(o for o, _ in groupby(path) if o != 2) == letters for path in product((0, 1, 2), repeat=n))
             )
-            assert least_outputs(np.array(letters)) == outputs
+            assert min_outputs(np.array(letters)) == outputs
             targets, counts = torch.tensor([letters]), torch.tensor([length])
             for n, reachable in ((outputs, True), (outputs - 1, False)):
                 if n:
@@ -287,7 +287,7 @@ def test_a_batch_has_the_speeds_that_were_drawn(root):
         speeds = speeds_of(train, epoch)
         for place, chosen in enumerate(train.packed(epoch)):
             samples = [round(int(train.utterances.lengths[i]) * speeds[i] * 10) // 10 for i in chosen]
-            assert train[SampleKey(epoch, place)]["lengths"].tolist() == [1 + n // 160 for n in samples]
+            assert train[SampleKey(epoch, place)].feature_lengths.tolist() == [1 + n // 160 for n in samples]
 
 
 def played(samples: torch.Tensor, speed: float, sox: bool = False) -> torch.Tensor:
@@ -326,7 +326,7 @@ def test_soxs_speeds_make_the_frames_that_are_counted(root):
     for index, length in enumerate(train.utterances.lengths.tolist()):
         for speed, tenths in ((0.9, 9), (1.0, 10), (1.1, 11)):
             samples = floor(Fraction(length * 10, tenths) + Fraction(1, 2))
-            assert train.maker(index, speed).shape[1] == ceil(Fraction(samples, 160))
+            assert train.extractor(index, speed).shape[1] == ceil(Fraction(samples, 160))
             assert train._samples(np.full(len(train.utterances), speed))[index] == samples
 
 
@@ -348,16 +348,15 @@ def heard(settings: CellConfig, root: Path, task=None) -> list[dict]:
     batches = list(data.train_batches(0, 4, 0, 1))
     for split in data.evaluation_sets:
         batches += data.evaluation_batches(split.dataset, 0, 1)
-    return [task._heard(batch) for batch in batches] if task else batches
+    return [task._with_features(batch) for batch in batches] if task else batches
 
 
 def assert_same(one: list[dict], two: list[dict]) -> None:
     assert len(one) == len(two)
     for mine, yours in zip(one, two, strict=True):
-        for key in ("features", "lengths", "letters", "letter_counts"):
-            assert torch.equal(mine[key], yours[key])
-        for key in ("left_out", "index", "input", "reference"):
-            assert mine.get(key) == yours.get(key)
+        for name, value in mine._asdict().items():
+            other = getattr(yours, name)
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
 
 
 MASKS = {"data__frequency_masks": 2, "data__time_masks": 2}
@@ -374,7 +373,7 @@ def test_kept_features_are_the_same_bits(root, monkeypatch):
 
 def test_other_features_are_kept_apart(root):
     one, two = (
-        heard(small(data__keep_features=True, data__features__preemphasis=value), root)[0]["features"]
+        heard(small(data__keep_features=True, data__features__preemphasis=value), root)[0].features
         for value in (0.97, 0.9)
     )
     assert not torch.equal(one, two)
@@ -402,7 +401,7 @@ def test_kept_features_go_on_without_a_bad_recording_and_keep_no_failure(tmp_pat
     frames, failing = soundfile.info(path).frames, [MemoryError("no room")]
     monkeypatch.setattr(soundfile.SoundFile, "read", fails)
     kept = small(**skip, data__keep_features=True)
-    assert sum(batch["left_out"] for batch in heard(kept, tmp_path)) == 1
+    assert sum(batch.skipped for batch in heard(kept, tmp_path)) == 1
     failing.clear()
     assert_same(heard(small(), tmp_path), heard(kept, tmp_path))
 
@@ -426,7 +425,7 @@ def test_mixed_precision_leaves_features_alone(root):
     task, _ = build(settings)
     batches = heard(settings, root)
     with torch.autocast("cpu", torch.bfloat16):
-        batches = [task._heard(batch) for batch in batches]
+        batches = [task._with_features(batch) for batch in batches]
     assert_same(heard(small(**MASKS), root), batches)
 
 
@@ -504,10 +503,10 @@ def test_masks_can_be_placed_over_the_padding(root):
     for epoch in range(4):
         for place, chosen in enumerate(over.packed(epoch)):
             one, two = (train[SampleKey(epoch, place)] for train in (plain, over))
-            padded = one["features"].shape[2]
+            padded = one.features.shape[2]
             draws = uniforms(over.seed, "mask", [SampleKey(epoch, int(i)) for i in chosen], 2)
             for row, masked_row, length, (_, where) in zip(
-                one["features"], two["features"], one["lengths"].tolist(), draws, strict=True
+                one.features, two.features, one.feature_lengths.tolist(), draws, strict=True
             ):
                 start = int(where * (padded - 6))
                 expected = row.clone()
@@ -525,7 +524,7 @@ def test_masks_depend_on_seed_epoch_and_utterance_alone(root):
         found: dict[int, tuple] = {}
         for place, chosen in enumerate(train.packed(epoch)):
             batch = train[SampleKey(epoch, place)]
-            for index, row, length in zip(chosen.tolist(), batch["features"], batch["lengths"], strict=True):
+            for index, row, length in zip(chosen.tolist(), batch.features, batch.feature_lengths, strict=True):
                 places = tuple(torch.nonzero(~row[:, :length].any(dim=1)).flatten().tolist())
                 assert len(places) == 2
                 assert found.setdefault(index, places) == places
@@ -542,11 +541,11 @@ def test_masks_depend_on_seed_epoch_and_utterance_alone(root):
 def test_masks_touch_nothing_else_and_no_evaluation(root):
     plain, with_masks = (open_utterances(small(**changes), root) for changes in ({}, MASKS))
     for place in range(4):
-        one, two = (splits.train[SampleKey(0, place)]["features"] for splits in (plain, with_masks))
+        one, two = (splits.train[SampleKey(0, place)].features for splits in (plain, with_masks))
         assert torch.equal(torch.where(two == 0, 0.0, one), two)
         assert not torch.equal(one, two)
     for position in range(5):
-        one, two = (splits.sets["dev-clean"][position]["heard"] for splits in (plain, with_masks))
+        one, two = (splits.sets["dev-clean"][position].input for splits in (plain, with_masks))
         assert torch.equal(one, two)
 
 
@@ -559,24 +558,24 @@ def test_evaluation_comes_shortest_first_and_whole(root):
     for name, count in (("dev-clean", 5), ("test-clean", 4)):
         items = [splits.sets[name][i] for i in range(len(splits.sets[name]))]
         of = splits.sets[name].utterances
-        assert sorted(item["index"] for item in items) == list(range(count))
-        lengths = [of.lengths[item["index"]] for item in items]
+        assert sorted(item.index for item in items) == list(range(count))
+        lengths = [of.lengths[item.index] for item in items]
         assert lengths == sorted(lengths)
         assert max(lengths) > 0.9 * RATE
         for item in items:
-            assert item["reference"] == of.texts[item["index"]]
-            assert item["input"] == of.listing(item["index"]).id
-            assert np.array_equal(item["letters"], encoded(item["reference"], splits.train.data.alphabet))
-            assert item["heard"].shape == (16, 1 + of.lengths[item["index"]] // 160)
+            assert item.reference == of.texts[item.index]
+            assert item.id == of.listing(item.index).id
+            assert np.array_equal(item.tokens, encoded(item.reference, splits.train.data.alphabet))
+            assert item.input.shape == (16, 1 + of.lengths[item.index] // 160)
 
 
 def test_evaluation_keeps_what_ctc_cannot_align():
     settings = config()
     utterances = imagined(settings, [400, 300], ["many letters", "a"])
-    found = EvaluationUtterances(utterances, settings, FeatureMaker(utterances, settings, [1.0]))
-    assert [found[i]["index"] for i in range(2)] == [1, 0]
+    found = EvaluationUtterances(utterances, settings, FeatureExtractor(utterances, settings, [1.0]))
+    assert [found[i].index for i in range(2)] == [1, 0]
     batch = collate([found[0], found[1]], settings.data)
-    assert batch["reference"] == ["a", "many letters"]
+    assert batch.references == ["a", "many letters"]
     task, _ = build(settings)
     task.eval()
     with torch.no_grad():
@@ -589,14 +588,15 @@ def test_recordings_that_cannot_be_read_leave_the_batch(root):
     splits = open_utterances(small(), root)
     one, two = splits.sets["dev-clean"][0], splits.sets["dev-clean"][3]
     with_gap, without = (collate(items, small().data) for items in ([one, None, two], [one, two]))
-    assert (with_gap["left_out"], without["left_out"]) == (1, 0)
-    assert torch.equal(with_gap["features"], without["features"])
-    assert with_gap["index"] == without["index"]
-    assert collate([None, None], small().data) == {"left_out": 2}
+    assert (with_gap.skipped, without.skipped) == (1, 0)
+    assert torch.equal(with_gap.features, without.features)
+    assert with_gap.indices == without.indices
+    empty = collate([None, None], small().data)
+    assert (empty.skipped, empty.indices, len(empty.features), len(empty.tokens)) == (2, [], 0, 0)
 
 
 def test_a_micro_batch_without_a_readable_recording_is_told(root, monkeypatch):
     train = open_utterances(small(), root).train
     monkeypatch.setattr(Utterances, "read", lambda *_: None)
-    with pytest.raises(DataError, match=r"No recording of a micro-batch can be read: .*\.flac, .*Mend them, or raise"):
+    with pytest.raises(DataError, match=r"No recording of a micro-batch can be read: .*\.flac, .*Fix them, or raise"):
         train[SampleKey(0, 0)]

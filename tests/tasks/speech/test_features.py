@@ -12,7 +12,7 @@ from novobench.suite.experiment import load_experiment
 from novobench.suite.plan import plan
 from novobench.tasks.speech.config import FeatureConfig, SpeechDataConfig
 from novobench.tasks.speech.features import LogMel, at_speed, conditioned, masked, without_silence
-from tests.tasks.speech.recordings import small
+from tests.tasks.speech.small import small
 
 
 def mel_scale(hertz):
@@ -97,7 +97,7 @@ def test_windows_follow_the_sample_rate():
     [
         (
             {"sample_rate": 8000, "highest_hertz": 8000.0},
-            "highest_hertz' is 8000, but at sample_rate 8000 nothing above",
+            "highest_hertz' is 8000, but at sample_rate 8000 the spectrum ends at 4000 Hz",
         ),
         ({"highest_hertz": 0.0}, "highest_hertz' must be above 0"),
         ({"window": 600, "fft": 512}, "window 600, hop 160 and fft 512 make no frames"),

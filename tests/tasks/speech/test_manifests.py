@@ -6,9 +6,9 @@ import pytest
 import soundfile
 
 from novobench.errors import DataError
-from novobench.tasks.speech.corpus import Utterances
-from tests.tasks.speech.recordings import RATE
-from tests.tasks.speech.test_bad_recordings import SAMPLES, utterances
+from novobench.tasks.speech.utterances import Utterances
+from tests.tasks.speech.small import RATE
+from tests.tasks.speech.test_recordings import SAMPLES, utterances
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -86,7 +86,7 @@ def test_odd_values_make_a_bad_utterance(values, expected, opened):
     ("line", "expected"),
     [
         ("no json", "(JSONDecodeError: Expecting value: line 1 column 1 (char 0)). Each line must be one object"),
-        ("[", "Each line must be one object: write a JSON array or indented objects with jq -c."),
+        ("[", "Each line must be one object: convert a JSON array or indented objects with jq -c."),
         (f"[{GOOD}]", "with audio_filepath and text (it is [{'audio_filepath': 'good.wav', 'text': 'one two'}])."),
         ("{", "Each line must be one object"),
         ("7", "(it is 7)"),
@@ -105,7 +105,9 @@ def test_odd_values_make_a_bad_utterance(values, expected, opened):
 )
 def test_a_line_that_is_no_utterance_is_named(line, expected, opened):
     for skip in (False, True):
-        with pytest.raises(DataError, match="train.json line 3 is no JSON object with audio_filepath and text") as told:
+        with pytest.raises(
+            DataError, match="train.json line 3 is not a JSON object with audio_filepath and text"
+        ) as told:
             opened(f"{GOOD}\n\n{line}\n{GOOD}\n", skip)
         assert expected in str(told.value)
 
@@ -142,7 +144,7 @@ def test_names_from_anywhere(opened, tmp_path, monkeypatch):
 
 def test_an_id_twice_is_told(opened, caplog):
     found = opened(f'{GOOD}\n{GOOD}\n{GOOD[:-1]}, "offset": 0.1}}\n')
-    assert found.found == 3
+    assert found.listed == 3
     place = found.listing(0).name
     assert caplog.text.count(f"1 ids of train belong to several utterances, e.g. good to {place}, {place}.") == 1
 
@@ -153,7 +155,7 @@ def test_an_id_twice_is_told(opened, caplog):
 )
 def test_a_duration_that_is_wrong_or_no_number_is_told(duration, shown, opened, caplog):
     assert opened(f'{GOOD[:-1]}, "duration": {duration}}}').lengths.tolist() == [8000]
-    assert f"train.json is wrong about how long 1 recordings last, e.g. {shown}" in caplog.text
+    assert f"train.json has wrong durations for 1 recordings, e.g. {shown}" in caplog.text
     assert "which lasts 0.5 s" in caplog.text
     caplog.clear()
     for right in ("0.5", "null", "NaN"):

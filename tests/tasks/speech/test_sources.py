@@ -11,10 +11,10 @@ import torch
 
 from novobench.errors import ConfigError, DataError
 from novobench.tasks.sampling import SampleKey
-from novobench.tasks.speech.corpus import Utterances
 from novobench.tasks.speech.data import identify, open_utterances
 from novobench.tasks.speech.task import SpeechData
-from tests.tasks.speech.recordings import (
+from novobench.tasks.speech.utterances import Utterances
+from tests.tasks.speech.small import (
     RATE,
     SIZES,
     SOURCES,
@@ -77,19 +77,19 @@ def test_a_segment_is_that_part_of_its_recording(files, long):
 def test_features_and_fingerprint_know_the_segment(files, long):
     settings = small(**MANIFEST, data__keep_features=True, data__speeds=[1.0])
     before = open_utterances(settings, files)
-    first = before.train.maker(7, 1.0)
+    first = before.train.extractor(7, 1.0)
     assert first.shape[1] == 1 + 8000 // 160
     rewrite(files, {"offset": 2.0})
     after = open_utterances(settings, files)
-    assert after.train.maker(7, 1.0).shape == first.shape
-    assert not np.allclose(after.train.maker(7, 1.0), first)
+    assert after.train.extractor(7, 1.0).shape == first.shape
+    assert not np.allclose(after.train.extractor(7, 1.0), first)
     assert after.fingerprint != before.fingerprint
 
 
 @pytest.mark.parametrize(
     ("part", "told"),
     [
-        ({"offset": 4.0}, "its offset 4 s is behind the end of the recording, at 4 s"),
+        ({"offset": 4.0}, "its offset 4 s is past the end of the recording, at 4 s"),
         ({"offset": -0.5}, "its offset is -0.5 and must be 0 seconds or more"),
         ({"offset": "1.0"}, "its offset is '1.0' and must be"),
         ({"offset": True}, "its offset is True and must be"),
@@ -98,10 +98,10 @@ def test_features_and_fingerprint_know_the_segment(files, long):
         ({"offset": 1.0, "duration": "all"}, "its duration is 'all' and must be"),
         (
             {"offset": 3.0, "duration": 1.5},
-            "its offset 3 s and duration 1.5 s reach over the end of the recording, at 4 s",
+            "its offset 3 s and duration 1.5 s extend past the end of the recording, at 4 s",
         ),
-        ({"offset": 1.0, "duration": 0}, "it has 0 samples, and 257 are the least"),
-        ({"offset": 3.99, "duration": None}, "it has 160 samples, and 257 are the least"),
+        ({"offset": 1.0, "duration": 0}, "it has 0 samples, but features need at least 257"),
+        ({"offset": 3.99, "duration": None}, "it has 160 samples, but features need at least 257"),
     ],
 )
 def test_a_segment_that_is_no_part_of_its_recording_is_told(part, told, files, long):
@@ -131,14 +131,14 @@ def test_a_duration_alone_is_the_whole_recording_and_told_if_wrong(files, caplog
     assert caplog.text == ""
     rewrite(files, {}, {"duration": 0.2})
     assert len(spoken(files, **MANIFEST)[second.stem]) == seconds * RATE
-    assert caplog.text.count("train-b.json is wrong about how long 1 recordings last, e.g. 0.2 s of") == 1
+    assert caplog.text.count("train-b.json has wrong durations for 1 recordings, e.g. 0.2 s for") == 1
     assert f"{second.name}, which lasts {seconds:g} s: all of each is taken" in caplog.text
 
 
 def test_keys_that_mean_nothing_are_told_once(files, caplog):
     rewrite(files, {"speaker": 1}, {"speaker": 2, "lang": "en"})
     open_utterances(small(**MANIFEST), files)
-    assert caplog.text.count("train-b.json has keys that mean nothing here: 'lang' (line 2), 'speaker' (line 2).") == 1
+    assert caplog.text.count("train-b.json has keys that are ignored: 'lang' (line 2), 'speaker' (line 2).") == 1
 
 
 def test_signs_that_end_lines_elsewhere_end_none_of_a_manifest(files):
@@ -221,7 +221,7 @@ def test_a_recording_without_a_header_is_told(name, files):
     rewrite(files, {"audio_filepath": name})
     with pytest.raises(
         DataError,
-        match=rf"{name} .*no audio file that libsndfile knows .*; a .raw file has no header",
+        match=rf"{name} .*not an audio file that libsndfile can decode .*; a .raw file has no header",
     ):
         open_utterances(small(**MANIFEST), files)
     assert open_utterances(small(**MANIFEST, data__on_bad_utterance="skip"), files).counts["train_bad"] == 1
@@ -249,9 +249,9 @@ def test_samples_that_are_no_numbers_are_told_or_left_out(value, split, files, c
     with pytest.raises(DataError, match=told):
         batches(small(**MANIFEST))
     training, judged = batches(small(**MANIFEST, data__on_bad_utterance="skip"))
-    assert sum(batch["left_out"] for batch in training) + judged.count(None) >= 1
+    assert sum(batch.skipped for batch in training) + judged.count(None) >= 1
     assert (judged.count(None) == 1) == (split == "dev-clean")
-    assert all(torch.isfinite(batch["features"]).all() for batch in training)
+    assert all(torch.isfinite(batch.features).all() for batch in training)
 
 
 # ------------------------------------------------------------------------------------ other formats, other names

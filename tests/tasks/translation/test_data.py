@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import sentencepiece as spm
 import torch
-from novobench.tasks.translation.pieces import load_bpe, train_bpe, why_left_out
-from novobench.tasks.translation.text import Pairs
 
 from novobench.config import CellConfig
 from novobench.config_loading import parse_overrides
@@ -22,6 +20,9 @@ from novobench.tasks.translation.builtin import COUNT, corpus
 from novobench.tasks.translation.config import TranslationDataConfig
 from novobench.tasks.translation.data import PackedPairs, collate, identify, open_pairs, pack
 from novobench.tasks.translation.model import BEGIN, END, PAD
+from novobench.tasks.translation.sources import Pairs
+from novobench.tasks.translation.tokenizer import load_bpe, train_bpe
+from novobench.tasks.translation.training_pairs import rejection
 from tests.tasks.translation.small import small_config
 
 TRAIN, SEARCH, TEST = 600, 40, 30
@@ -97,7 +98,7 @@ def test_another_spelling_of_num2words_is_told(monkeypatch):
     monkeypatch.setattr("novobench.tasks.translation.builtin._SHA256", "0" * 64)
     monkeypatch.setattr("novobench.tasks.translation.builtin.generate", lambda: "One.\tEins.\n")
     corpus.cache_clear()
-    with pytest.raises(DataError, match="num2words spells the built-in corpus in another way.*num2words==0.5.14"):
+    with pytest.raises(DataError, match="num2words spells the built-in corpus differently.*num2words==0.5.14"):
         corpus()
     monkeypatch.undo()
     corpus.cache_clear()
@@ -111,8 +112,8 @@ def test_files_and_hub_give_the_same_samples_as_the_corpus(root):
     for other in found[1:]:
         assert other.counts == found[0].counts
         for one, two in zip(batches(found[0].train, 1), batches(other.train, 1), strict=True):
-            assert torch.equal(one["source"], two["source"])
-            assert torch.equal(one["target"], two["target"])
+            assert torch.equal(one.source, two.source)
+            assert torch.equal(one.target, two.target)
         assert [other.tests["test"][i] for i in range(TEST)] == [found[0].tests["test"][i] for i in range(TEST)]
     assert len({splits.fingerprint.partition(":")[2] for splits in found}) == 1
 
@@ -135,12 +136,12 @@ def test_languages_turn_round(root):
 def test_evaluation_items_come_shortest_first_each_once(root):
     search = open_pairs(files(), root).search
     items = [search[i] for i in range(len(search))]
-    assert sorted(item["index"] for item in items) == list(range(SEARCH))
-    lengths = [len(item["source"]) for item in items]
+    assert sorted(item.index for item in items) == list(range(SEARCH))
+    lengths = [len(item.source) for item in items]
     assert lengths == sorted(lengths)
     batch = collate(items[-3:])
-    assert batch["source"].shape == (3, lengths[-1])
-    assert batch["source"][0, : lengths[-3]].tolist() == items[-3]["source"]
+    assert batch.source.shape == (3, lengths[-1])
+    assert batch.source[0, : lengths[-3]].tolist() == items[-3].source
 
 
 def test_a_sacrebleu_test_set_is_a_further_test(root, monkeypatch):
@@ -154,7 +155,7 @@ def test_a_sacrebleu_test_set_is_a_further_test(root, monkeypatch):
     monkeypatch.setattr(DATASETS["wmt14/full"], "_outdir", str(folder))
     splits = open_pairs(files(data__more_tests=["sacrebleu:wmt14/full"]), root)
     assert splits.tests["wmt14-full"].text == splits.tests["test"].text
-    with pytest.raises(DataError, match="sacreBLEU knows no test set 'wmt41'. Did you mean 'wmt"):
+    with pytest.raises(DataError, match="sacreBLEU has no test set 'wmt41'. Did you mean 'wmt"):
         open_pairs(files(data__more_tests=["sacrebleu:wmt41"]), root)
 
 
@@ -167,7 +168,7 @@ def test_multi30k_is_read_from_its_files():
     assert splits.counts["unknown_pieces"] == 0
     assert splits.model.get_piece_size() == 8192
     for batch in batches(splits.train, 0):
-        assert batch["source"].numel() + batch["target"].numel() <= 4096
+        assert batch.source.numel() + batch.target.numel() <= 4096
     references = (DATA / "multi30k" / "test.de").read_text().splitlines()
     assert splits.tests["test"].text.targets == references
     assert splits.model.decode([splits.tests["test"].targets[i] for i in range(1000)]) == references
@@ -193,8 +194,8 @@ def test_multi30k_is_read_from_its_files():
 def test_cleaning_rules(source, target, reason):
     """NeMo's, whose lengths count both sentence marks."""
     config = TranslationDataConfig()
-    assert why_left_out([1] * source, [5] * target, config) == reason
-    assert why_left_out([5] * target, [1] * source, config) == reason
+    assert rejection([1] * source, [5] * target, config) == reason
+    assert rejection([5] * target, [1] * source, config) == reason
 
 
 def test_pairs_that_are_left_out_are_counted(root, tmp_path):
@@ -228,18 +229,18 @@ def test_an_epoch_holds_each_pair_once(packed):
 def test_micro_batches_keep_to_their_tokens_and_are_nearly_full(packed):
     padded, real = 0, 0
     for batch in batches(packed, 0):
-        (pairs, source), (same, target) = batch["source"].shape, batch["target"].shape
+        (pairs, source), (same, target) = batch.source.shape, batch.target.shape
         assert pairs == same
         assert pairs * (source + target) <= 512
         padded += pairs * (source + target)
-        real += int((batch["source"] != PAD).sum() + (batch["target"] != PAD).sum())
+        real += int((batch.source != PAD).sum() + (batch.target != PAD).sum())
     assert padded == packed.padded_tokens
     assert real > 0.9 * padded
     assert padded > 0.85 * 512 * len(packed)
 
 
 def test_epochs_differ_in_pairs_but_not_in_shapes(packed):
-    shapes = [[batch["source"].shape + batch["target"].shape for batch in batches(packed, epoch)] for epoch in (0, 1)]
+    shapes = [[batch.source.shape + batch.target.shape for batch in batches(packed, epoch)] for epoch in (0, 1)]
     assert shapes[0] == shapes[1]
     pairs = [{tuple(packed.pairs(SampleKey(epoch, i))) for i in range(len(packed))} for epoch in (0, 1)]
     assert pairs[0] != pairs[1]
@@ -254,25 +255,21 @@ def test_a_micro_batch_depends_on_seed_and_key_alone(packed, root):
 
 
 def test_workers_change_no_bit(packed):
-    keys = [[SampleKey(0, i)] for i in range(4)]
+    keys = [SampleKey(0, i) for i in range(4)]
     runs = [
-        list(
-            torch.utils.data.DataLoader(
-                packed, batch_sampler=keys, num_workers=n, multiprocessing_context=context, collate_fn=collate
-            )
-        )
+        list(torch.utils.data.DataLoader(packed, None, sampler=keys, num_workers=n, multiprocessing_context=context))
         for n, context in ((0, None), (2, "forkserver"))
     ]
     for one, two in zip(*runs, strict=True):
-        assert torch.equal(one["source"], two["source"])
-        assert torch.equal(one["target"], two["target"])
+        assert torch.equal(one.source, two.source)
+        assert torch.equal(one.target, two.target)
 
 
 def test_packing_by_hand():
     lengths = np.array([[5, 5, 6, 6, 7], [5, 5, 5, 5, 5]])
     assert pack(lengths, 22, 1).tolist() == [0, 2, 4, 5]  # 2 × (5 + 5), 2 × (6 + 5), 7 + 5
     assert pack(lengths, 33, 2).tolist() == [0, 2, 4, 5]  # three would fit, but two are a multiple of 2
-    with pytest.raises(DataError, match=r"pair of 7 \+ 5 pieces does not fit into a micro-batch of 11 tokens"):
+    with pytest.raises(DataError, match=r"pair of 7 \+ 5 tokens does not fit into a micro-batch of 11 tokens"):
         pack(lengths, 11, 1)
 
 
@@ -285,7 +282,7 @@ def test_the_declared_tokens_of_an_epoch_are_checked_where_they_count(root, capl
     open_pairs(files(budget="1ep", data__train_tokens=measured), root)
     caplog.clear()
     open_pairs(files(budget="4steps", data__train_tokens=8192), root)
-    assert "Epochs in curves are counted by the latter" in caplog.text
+    assert "by which curves count epochs" in caplog.text
 
 
 # ------------------------------------------------------------------------------------ trouble
@@ -301,7 +298,7 @@ def broken(root, tmp_path):
 def test_unequal_line_counts_are_told(broken):
     path = broken / "text" / "train.de"
     path.write_text(path.read_text() + "Noch eine Zeile.\n")
-    with pytest.raises(DataError, match=r"train.en has 600 lines and .*train.de has 601: line by line"):
+    with pytest.raises(DataError, match=r"train.en has 600 lines, but .*train.de has 601: each line must"):
         open_pairs(files(), broken)
 
 
@@ -309,7 +306,7 @@ def test_unequal_line_counts_are_told(broken):
 def test_a_training_text_without_a_sentence_is_told(broken, content):
     for language in ("en", "de"):
         (broken / "text" / f"train.{language}").write_text(content)
-    with pytest.raises(DataError, match=r"train.en has no pair that is not empty"):
+    with pytest.raises(DataError, match=r"train.en has only empty pairs"):
         open_pairs(files(), broken)
 
 
@@ -340,7 +337,7 @@ def test_missing_files_are_named(root):
     with pytest.raises(DataError, match="No data folder .*/nowhere for 'text'.*train.en and train.de"):
         open_pairs(files(data__path="nowhere"), root)
     with pytest.raises(
-        DataError, match=r"No file .*valdation.en. In both .*Did you mean 'validation'\? .* set data.search_split"
+        DataError, match=r"No file .*valdation.en. Both .*Did you mean 'validation'\? .* set data.search_split"
     ):
         open_pairs(files(data__search_split="valdation"), root)
     with pytest.raises(DataError, match=r"hub\[train\] has no column 'translation' with 'fr'.*translation of de, en"):
@@ -365,14 +362,14 @@ def test_a_validation_split_of_another_name_is_told_with_its_key(name, broken):
 
 
 def test_files_of_other_languages_or_names_are_told(broken):
-    with pytest.raises(DataError, match=r"No file .*/train\.fr\. There are: .* Name the files train\.en and"):
+    with pytest.raises(DataError, match=r"No file .*/train\.fr\. The folder holds: .* Name the files train\.en and"):
         open_pairs(files(data__target_language="fr"), broken)
 
 
 def test_an_evaluation_split_of_no_sentence_is_told(broken):
     for language in ("en", "de"):
         (broken / "text" / f"test.{language}").write_text("")
-    with pytest.raises(DataError, match=r"test\.en has no sentence, so nothing can be judged on it"):
+    with pytest.raises(DataError, match=r"test\.en has no sentences to evaluate"):
         open_pairs(files(), broken)
 
 
@@ -391,7 +388,7 @@ def test_all_wrong_counts_are_told_as_one_line_to_paste(root):
 
 def test_data_are_identified_by_their_text_without_preparing_any(broken, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("novobench.tasks.translation.pieces.train_bpe", lambda *_: pytest.fail("trained a BPE"))
+        patch.setattr("novobench.tasks.translation.training_pairs.train_bpe", lambda *_: pytest.fail("trained a BPE"))
         patch.setenv("NOVOBENCH_CACHE", str(broken / "cache"))
         found = [identify(config, broken) for config in (files(), files(seed=1))]
     assert found == [open_pairs(files(), broken).fingerprint] * 2
@@ -442,7 +439,7 @@ def test_sentences_are_left_as_they_are(broken):
 
 def test_a_bpe_that_cannot_be_trained_is_told(root):
     with pytest.raises(
-        DataError, match=r"No BPE of 30000 pieces can be trained on .*train.en: it has \d+ at most. .*--set"
+        DataError, match=r"No BPE of 30000 tokens can be trained on .*train.en: the text has at most \d+. .*--set"
     ):
         open_pairs(files(model__vocabulary=30000), root)
 
@@ -453,9 +450,9 @@ def test_a_given_bpe_must_fit(root):
     model = train_bpe(Pairs(english, english), 120, config, "test")
     (root / "english.model").write_bytes(model)
     given = {"data__bpe_model": "english.model", "model__vocabulary": 120}
-    with pytest.raises(DataError, match=r"english.model does not fit .*train.en: .* % of the pieces are unknown"):
+    with pytest.raises(DataError, match=r"english.model does not fit .*train.en: .* % of the tokens are unknown"):
         open_pairs(files(**given), root)
-    with pytest.raises(DataError, match="has 120 pieces, but model.vocabulary is 150. .*--set model.vocabulary=120"):
+    with pytest.raises(DataError, match="has 120 tokens, but model.vocabulary is 150. .*--set model.vocabulary=120"):
         open_pairs(files(**{**given, "model__vocabulary": 150}), root)
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(english), model_prefix=str(root / "other"), vocab_size=120, minloglevel=2
@@ -464,7 +461,7 @@ def test_a_given_bpe_must_fit(root):
         open_pairs(files(**{**given, "data__bpe_model": "other.model"}), root)
     (root / "noise.model").write_bytes(b"no model")
     with pytest.raises(
-        DataError, match=r"Cannot read the BPE model .*noise.model: it is damaged or no sentencepiece model"
+        DataError, match=r"Cannot read the BPE model .*noise.model: it is damaged or not a sentencepiece model"
     ):
         open_pairs(files(**{**given, "data__bpe_model": "noise.model"}), root)
 
@@ -480,7 +477,7 @@ def test_a_given_bpe_that_fits_is_used(root):
 
 
 def test_a_sentence_longer_than_the_positions_is_told(root):
-    with pytest.raises(DataError, match=r"has a sentence of \d+ pieces, but model.positions is 20. Add: --set"):
+    with pytest.raises(DataError, match=r"has a sentence of \d+ tokens, but model.positions is 20. Add: --set"):
         open_pairs(
             files(model__positions=20, data__max_length=20, data__max_output=20, batch={"size": 512, "micro": 512}),
             root,
@@ -489,14 +486,14 @@ def test_a_sentence_longer_than_the_positions_is_told(root):
 
 def test_a_damaged_cache_is_built_again(root, tmp_path, monkeypatch):
     monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path))
-    before = open_pairs(files(), root).train[SampleKey(0, 0)]["source"]
+    before = open_pairs(files(), root).train[SampleKey(0, 0)].source
     for path in tmp_path.glob("translation/pieces-*/source.npy"):
         path.write_bytes(path.read_bytes()[:-10])
-    assert torch.equal(open_pairs(files(), root).train[SampleKey(0, 0)]["source"], before)
+    assert torch.equal(open_pairs(files(), root).train[SampleKey(0, 0)].source, before)
 
 
 def test_nothing_left_is_told(root):
     config = files()
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, max_length=4))
-    with pytest.raises(DataError, match="no pair is left of 600. Left out are 600 long: raise data.max_length 4"):
+    with pytest.raises(DataError, match="none of 600 pairs is left. Left out are 600 long: raise data.max_length 4"):
         open_pairs(config, root)

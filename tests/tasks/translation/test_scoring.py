@@ -17,7 +17,7 @@ from novobench.tasks.translation.scoring import (
     signatures,
     token_bleu,
 )
-from novobench.tasks.translation.text import Pairs, read_lines
+from novobench.tasks.translation.sources import Pairs, read_lines
 from tests.tasks.translation.small import small_config
 
 WMT21 = data_root() / "wmt-en-de" / "wmt21-systems"

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from novobench.tasks.translation.text import Pairs
 
 from novobench.errors import ConfigError
 from novobench.tasks import base
@@ -13,6 +12,7 @@ from novobench.tasks.translation.builtin import corpus
 from novobench.tasks.translation.data import EvaluationPairs, collate, padded
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.scoring import sacrebleu
+from novobench.tasks.translation.sources import Pairs
 from novobench.training import cell, checkpoints
 from tests.cells import KILL_POINTS, result, train_apart
 from tests.tasks.translation.small import small_cell, small_config
@@ -58,7 +58,7 @@ def test_the_loss_is_smoothed_cross_entropy_over_real_pieces():
     module, data = opened(config)
     module.double()
     batch = data.train[SampleKey(0, 3)]
-    source, target = batch["source"], batch["target"]
+    source, target = batch.source, batch.target
     logits = module(source, target[:, :-1]).detach()
     vocabulary = logits.shape[-1]
     total, count = 0.0, 0
@@ -79,17 +79,17 @@ def test_padding_changes_no_logit():
     module, data = opened(small_config())
     module.double()
     batch = data.train[SampleKey(0, 1)]
-    wide = {
-        side: padded([*batch[side].numpy(), [END] * (batch[side].shape[1] + 7)])[:-1] for side in ("source", "target")
-    }
-    narrow = module(batch["source"], batch["target"])
-    torch.testing.assert_close(module(wide["source"], wide["target"])[:, : narrow.shape[1]], narrow)
+    source, target = (
+        padded([*tokens.numpy(), [END] * (tokens.shape[1] + 7)])[:-1] for tokens in (batch.source, batch.target)
+    )
+    narrow = module(batch.source, batch.target)
+    torch.testing.assert_close(module(source, target)[:, : narrow.shape[1]], narrow)
 
 
 def test_a_random_batch_has_the_size_it_was_asked_for():
     module, _ = opened(small_config())
     batch = module.random_batch(4096)
-    assert batch["source"].numel() + batch["target"].numel() == 4096
+    assert batch.source.numel() + batch.target.numel() == 4096
     assert torch.isfinite(module.training_step(batch, 0))
 
 
@@ -121,7 +121,7 @@ def new_sentences(config, data, count=60):
     """Sentences that are in no split of the config, where outputs are unsure and beams matter."""
     used = config.data.test_size + config.data.search_size + config.data.train_size
     text = Pairs(*map(list, zip(*corpus()[used : used + count], strict=True)))
-    pairs = EvaluationPairs(text, data._bpe, beams=4)
+    pairs = EvaluationPairs(text, data.model, beams=4)
     return [pairs[i] for i in range(len(pairs))]
 
 
@@ -130,7 +130,7 @@ def outputs(module, data, items, beams, size):
     with torch.no_grad():
         for start in range(0, len(items), size):
             batch = collate(items[start : start + size])
-            found += [data.text(row) for row in module.translate(batch["source"], beams).tolist()]
+            found += [data.text(row) for row in module.translate(batch.source, beams).tolist()]
     return found
 
 
@@ -143,9 +143,9 @@ def test_the_company_of_a_sentence_does_not_change_its_translation(learnt, beams
     alone, together = (outputs(module, data, items, beams, size) for size in (1, 32))
     mixed = outputs(module, data, items[::7] + items[1::3], beams, 16)
     module.float()
-    expected = dict(zip([item["index"] for item in items], alone, strict=True))
+    expected = dict(zip([item.index for item in items], alone, strict=True))
     changed = sum(a != b for a, b in zip(alone, together, strict=True))
-    changed += sum(b != expected[i["index"]] for b, i in zip(mixed, items[::7] + items[1::3], strict=True))
+    changed += sum(b != expected[i.index] for b, i in zip(mixed, items[::7] + items[1::3], strict=True))
     assert changed <= most * 2 * len(items)
     assert len(set(alone)) > 30  # they are translations, not one answer to all
 
@@ -159,13 +159,13 @@ def test_beam_search_is_beam_search(learnt):
     config, module, data = learnt
     items = new_sentences(config, data, 100)
     module.double()
-    source = collate(items)["source"]
+    source = collate(items).source
     with torch.no_grad():
         greedy, beam = (module.translate(source, beams) for beams in (1, 4))
         scores = [module.log_probability(source, pieces) for pieces in (greedy, beam)]
         for i in range(0, 100, 10):
-            alone = torch.tensor([items[i]["source"]])
-            limit = len(items[i]["source"]) + module.config.data.extra_output
+            alone = torch.tensor([items[i].source])
+            limit = len(items[i].source) + module.config.data.extra_output
             expected, score = written_out_search(module, alone, 4, limit)
             assert [piece for piece in beam[i].tolist() if piece != PAD] == expected
             assert float(scores[1][i]) == pytest.approx(score, abs=1e-9)
@@ -208,9 +208,9 @@ def test_outputs_end_at_their_limit():
     batch = collate(items)
     for beams in (1, 4):
         with torch.no_grad():
-            found = module.translate(batch["source"], beams)
+            found = module.translate(batch.source, beams)
         for row, item in zip(found.tolist(), items, strict=True):
-            limit = min(len(item["source"]) + 3, 20)
+            limit = min(len(item.source) + 3, 20)
             assert row[0] == BEGIN
             assert END in row
             assert row.index(END) <= limit
@@ -260,9 +260,9 @@ def test_evaluation_counts_each_sentence_once_and_scores_the_corpus(tmp_path):
     nats, pieces = 0.0, 0
     for i in range(12):
         batch = collate([data.evaluation_sets[1].dataset[i]])
-        chosen = module(batch["source"], batch["target"][:, :-1]).detach().log_softmax(-1)
-        nats -= float(chosen.gather(-1, batch["target"][:, 1:, None]).sum())
-        pieces += batch["target"].shape[1] - 1
+        chosen = module(batch.source, batch.target[:, :-1]).detach().log_softmax(-1)
+        nats -= float(chosen.gather(-1, batch.target[:, 1:, None]).sum())
+        pieces += batch.target.shape[1] - 1
     assert test["loss"].value == pytest.approx(nats / pieces, rel=1e-5)
     assert test["loss"].n == pieces
 

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import sentencepiece as spm
-from novobench.tasks.translation.pieces import load_bpe, train_bpe
-from novobench.tasks.translation.text import Pairs, open_split, read_evaluation
 
 from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.tasks.translation.data import identify, open_pairs
 from novobench.tasks.translation.scoring import nearest_neighbours
+from novobench.tasks.translation.sources import Pairs, open_split, read_evaluation
+from novobench.tasks.translation.tokenizer import load_bpe, train_bpe
 from tests.tasks.translation.small import small_config
 
 _NUMBERS, _THINGS = ("one", "two", "three"), ("birds", "fish", "trees")
@@ -69,7 +69,7 @@ def advised(message: str) -> dict:
         (lambda path: path.symlink_to("gone"), r"No file .*train\.de: it is a link to gone, which is missing"),
         (os.mkfifo, r"No file .*train\.de: it is a pipe or a device"),
         (lambda path: path.with_name("train.de.gz").write_bytes(b"?"), r"No file .*train\.de\. Unpack train\.de\.gz\."),
-        (lambda path: path.with_name(".train.de").write_text("?"), "In both languages there are: test, validation"),
+        (lambda path: path.with_name(".train.de").write_text("?"), "Both languages have: test, validation"),
         (lambda path: path.write_bytes(gzip.compress(b"x")), r"train\.de is compressed by gzip"),
         (lambda path: path.write_text("x", "utf-16"), r"train\.de is UTF-16, or not text"),
     ],
@@ -119,9 +119,9 @@ def test_null_text_of_a_hub_set_is_empty(root):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"en": "a", "de": 1}], "'de' of column 'translation' is no text but int64"),
-        ([{"en": ["a"], "de": ["b"]}], "'en' of column 'translation' is no text but lists"),
-        ([{"en": b"a", "de": b"b"}], "'en' of column 'translation' is no text but binary"),
+        ([{"en": "a", "de": 1}], "'de' of column 'translation' holds int64, not text"),
+        ([{"en": ["a"], "de": ["b"]}], "'en' of column 'translation' holds lists or mappings, not text"),
+        ([{"en": b"a", "de": b"b"}], "'en' of column 'translation' holds binary, not text"),
         ([{"en": "a", "fr": "b"}], "no column 'translation' with 'de'. It holds: translation of en, fr"),
         (["a"], "no column 'translation' with 'en'. It holds: translation. Set data.path"),
         ([["a"]], "no column 'translation' with 'en'"),
@@ -135,7 +135,7 @@ def test_hub_columns_of_other_kinds_are_told(rows, message, root):
 def test_hub_text_that_is_not_utf8_is_told(root):
     bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
     data = hub(root, "train", pa.StructArray.from_arrays([bad, pa.array(["b"])], ["en", "de"]))
-    with pytest.raises(DataError, match=r"hub\[train\] has text that is not UTF-8"):
+    with pytest.raises(DataError, match=r"hub\[train\]: column 'translation' has text that is not UTF-8"):
         open_split(data, root, "train").read()
 
 
@@ -144,7 +144,7 @@ def test_a_hub_set_in_memory_is_identified_by_its_text(root, monkeypatch):
     kept = open_split(data, root, "train").fingerprint()
     for english in ("a", "x"):
         table = datasets.Dataset.from_list([{"translation": {"en": english, "de": "b"}}])
-        monkeypatch.setattr("novobench.tasks.translation.text.open_hub", lambda *_, table=table: table)
+        monkeypatch.setattr("novobench.tasks.translation.sources.open_hub", lambda *_, table=table: table)
         assert (open_split(data, root, "train").fingerprint() == kept) == (english == "a")
 
 
@@ -153,7 +153,7 @@ def test_a_hub_set_in_memory_is_identified_by_its_text(root, monkeypatch):
 
 def test_sacrebleu_sets_that_there_are_not_are_told(root):
     message = told(files(data__more_tests=["sacrebleu:wmt99"]), root)
-    assert re.search(r"'data\.more_tests': sacreBLEU knows no test set 'wmt99'\. Did you mean 'wmt", message)
+    assert re.search(r"'data\.more_tests': sacreBLEU has no test set 'wmt99'\. Did you mean 'wmt", message)
     message = told(files(data__more_tests=["sacrebleu:wmt08/nc"]), root)
     assert re.search(r"sacreBLEU's 'wmt08/nc' has no en-de\. It has: .*en-cs", message)
 
@@ -167,7 +167,9 @@ def test_a_sacrebleu_set_that_does_not_come_is_told(error, root, monkeypatch):
 
     monkeypatch.setattr(DATASETS["wmt14"], "get_source_file", fail)
     message = told(files(data__more_tests=["sacrebleu:wmt14"]), root)
-    assert re.search(r"sacreBLEU cannot give 'sacrebleu:wmt14': .*Check the network and remove what is left", message)
+    assert re.search(
+        r"sacreBLEU cannot read 'sacrebleu:wmt14': .*Check the network and remove incomplete downloads", message
+    )
 
 
 # ------------------------------------------------------------------------------------ BPE
@@ -198,25 +200,25 @@ def test_lines_too_long_for_sentencepiece_are_told(root, caplog):
     assert open_pairs(files(), root).counts["left_out_long"] == 1
     assert "train.en: 1 of 36 lines have more than 4192 bytes" in caplog.text
     write(root, "train", [long], [long + "."])
-    assert "each line has more than 4,192 bytes" in told(files(data__train_size=1), root)
+    assert "every line has more than 4,192 bytes" in told(files(data__train_size=1), root)
 
 
 def test_a_text_of_blanks_alone_is_told(root):
     write(root, "train", [" ", "\u2003"], ["\u00a0", "\t"])
-    assert "has no pair that is not empty" in told(files(), root)
+    assert "has only empty pairs" in told(files(), root)
     write(root, "train", ["\u2581 \u2581"] * 3, ["\u2581"] * 3)  # sentencepiece's own sign for a blank
-    assert "no character but blanks" in told(files(), root)
+    assert "the text has only blanks" in told(files(), root)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty. Fetch it again"),
-        (b"the\t-1\n", "it is damaged or no sentencepiece model"),
+        (b"", "is empty. Download it again"),
+        (b"the\t-1\n", "it is damaged or not a sentencepiece model"),
         (None, "No BPE model .*: it is missing. Set data.bpe_model to"),
         ("folder", "No BPE model .*: it is a folder"),
-        ("cut", "it is damaged or no sentencepiece model"),
-        ("no text", "it is damaged or no sentencepiece model"),
+        ("cut", "it is damaged or not a sentencepiece model"),
+        ("no text", "it is damaged or not a sentencepiece model"),
     ],
 )
 def test_a_bpe_model_that_is_none_is_told(content, message, root, capfd):
@@ -289,7 +291,7 @@ def test_the_positions_that_are_proposed_are_enough_for_all_sets(root):
     [
         ({"data__max_length": 3}, "Left out are 18 long: raise data.max_length 3."),
         ({"data__min_length": 100}, "Left out are 18 short: lower data.min_length 100."),
-        ({"data__target_language": "en"}, "Left out are 18 same: give a translation"),
+        ({"data__target_language": "en"}, "Left out are 18 same: provide translations"),
     ],
 )
 def test_why_no_pair_is_left_is_told_with_its_key(changes, message, root):
@@ -305,7 +307,7 @@ def test_an_empty_set_has_no_neighbours():
 def test_a_failure_is_told_again(root):
     write(root, "train", ENGLISH[:-1], GERMAN)
     for look in (open_pairs, open_pairs, identify):
-        with pytest.raises(DataError, match=r"train\.en has 17 lines and .*train\.de has 18"):
+        with pytest.raises(DataError, match=r"train\.en has 17 lines, but .*train\.de has 18"):
             look(files(), root)
     write(root, "train", ENGLISH, GERMAN)
     assert identify(files(), root) == open_pairs(files(), root).fingerprint

@@ -12,9 +12,10 @@ import soundfile
 from novobench.errors import DataError
 from novobench.tasks.speech import recordings
 from novobench.tasks.speech.config import FeatureConfig, SpeechDataConfig
-from novobench.tasks.speech.corpus import Utterances, open_source
-from novobench.tasks.speech.sources import storable
-from tests.tasks.speech.recordings import RATE, make_parquet, small
+from novobench.tasks.speech.listings import storable
+from novobench.tasks.speech.sources import open_source
+from novobench.tasks.speech.utterances import Utterances
+from tests.tasks.speech.small import RATE, make_parquet, small
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -48,7 +49,7 @@ def manifest(root: Path, *names: str) -> Path:
     return folder
 
 
-NO_AUDIO = "it is no audio file that libsndfile knows ("
+NO_AUDIO = "it is not an audio file that libsndfile can decode ("
 KINDS = {
     "missing": ("x.wav", lambda path: None, "it is missing"),
     "dangling link": (
@@ -65,7 +66,11 @@ KINDS = {
     "empty": ("x.flac", lambda path: path.touch(), "it is empty"),
     "zeros": ("x.mp3", lambda path: path.write_bytes(bytes(4000)), NO_AUDIO),
     "text": ("x.wav", lambda path: path.write_text("Not found\n"), NO_AUDIO),
-    "header alone": ("x.wav", lambda path: path.write_bytes(wav()[:44]), "it has 0 samples, and 257 are the least"),
+    "header alone": (
+        "x.wav",
+        lambda path: path.write_bytes(wav()[:44]),
+        "it has 0 samples, but features need at least 257",
+    ),
     "half a header": ("x.wav", lambda path: path.write_bytes(wav()[:30]), NO_AUDIO),
     "no header": ("x.raw", lambda path: path.write_bytes(SAMPLES.tobytes()), "; a .raw file has no header, convert it"),
 } | {
@@ -98,7 +103,7 @@ def test_what_cannot_be_decoded_is_told_or_left_out(kind, tmp_path, caplog):
     assert expected in str(told.value)
     found = utterances(tmp_path, skip=True)
     assert np.array_equal(found.read(0).numpy(), SAMPLES / np.float32(32768))
-    assert (len(found), found.found) == (1, 2)
+    assert (len(found), found.listed) == (1, 2)
     assert caplog.text.count("Left out") == 1
     assert found.sources[0].fingerprint  # none of it keeps the data from being identified
 
@@ -143,8 +148,8 @@ def test_a_header_that_promises_terabytes_is_not_believed(suffix, tmp_path):
 
 def test_more_than_memory_should_hold_is_told(tmp_path, monkeypatch):
     manifest(tmp_path)
-    monkeypatch.setattr(recordings, "_MOST_SAMPLES", 7999)
-    with pytest.raises(DataError, match="good.wav .*: it has 8000 samples, and 7999 are the most that are read"):
+    monkeypatch.setattr(recordings, "_MAX_SAMPLES", 7999)
+    with pytest.raises(DataError, match="good.wav .*: it has 8000 samples, and at most 7999 can be read"):
         utterances(tmp_path).read(0)
 
 
@@ -176,7 +181,7 @@ def test_an_error_of_any_type_is_a_bad_recording_and_is_not_kept(error, where, t
         if where == "read":
             assert utterances(tmp_path, skip=True).read(0) is None
         else:
-            with pytest.raises(DataError, match="'train' of data 'tiny' holds no utterance .* all 1 are bad"):
+            with pytest.raises(DataError, match="'train' of data 'tiny' has no usable utterance: all 1 are bad"):
                 utterances(tmp_path, skip=True)
     assert len(utterances(tmp_path).read(0)) == 8000  # the same file, the same cache
 
@@ -310,4 +315,4 @@ def test_a_loader_worker_tells_the_same(workers, root, tmp_path, monkeypatch):
         list(opened.evaluation_batches(opened.evaluation_sets[0].dataset, 0, 1))
     message = without_traceback(str(told.value))
     assert message.startswith(f"{path} (utterance {path.stem}): it cannot be read: it is damaged or cut short (")
-    assert message.endswith("Mend it, or set data.on_bad_utterance=skip to go on without it.")
+    assert message.endswith("Fix it, or set data.on_bad_utterance=skip to leave it out.")

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from novobench.tasks.speech.corpus import Utterances
 
 from novobench.errors import DataError, one_line
-from tests.tasks.speech.recordings import RATE
-from tests.tasks.speech.test_bad_recordings import SAMPLES, utterances, wav
+from novobench.tasks.speech.utterances import Utterances
+from tests.tasks.speech.small import RATE
+from tests.tasks.speech.test_recordings import SAMPLES, utterances, wav
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -90,12 +90,12 @@ def test_an_id_twice_is_a_bad_utterance(tree, caplog):
     tree.write("1-2-0000 ONE\n1-2-0001 TWO\n1-2-0000 NO\n")
     with pytest.raises(DataError) as told:
         tree.open()
-    assert "1-2-0000.flac (utterance 1-2-0000 of train): its id is in 1-2.trans.txt line 1 already" in str(told.value)
-    assert "again in 1-2.trans.txt line 3" in str(told.value)
+    assert "1-2-0000.flac (utterance 1-2-0000 of train): its id is in 1-2.trans.txt line 1" in str(told.value)
+    assert "and again in 1-2.trans.txt line 3" in str(told.value)
     assert tree.open(skip=True).texts == ["one", "two"]
     tree.write("1-2-0000 ONE\n1-2-0001 TWO\n")
     (tree.chapter / "more.trans.txt").write_text("1-2-0001 NO\n")
-    with pytest.raises(DataError, match=r"its id is in 1-2.trans.txt line 2 already, and again in more.trans.txt"):
+    with pytest.raises(DataError, match=r"its id is in 1-2.trans.txt line 2 and again in more.trans.txt"):
         tree.open()
 
 
@@ -136,7 +136,7 @@ def test_recordings_without_transcripts_are_told_wherever_they_lie(tree, caplog)
     with pytest.raises(DataError, match=r"3/1-3-0000.wav \(utterance 1-3-0000 of train\): it has no transcript"):
         tree.open()
     (tree.chapter / "more.trans.txt").write_text("")  # a second file lists nothing twice
-    assert tree.open(skip=True).found == 3
+    assert tree.open(skip=True).listed == 3
 
 
 def test_a_name_that_is_not_utf8_is_told_and_its_name_can_be_written(tree, caplog):
@@ -144,7 +144,7 @@ def test_a_name_that_is_not_utf8_is_told_and_its_name_can_be_written(tree, caplo
     with pytest.raises(DataError, match=r"it has no transcript"):
         tree.open()
     found = tree.open(skip=True)
-    assert found.found == 3
+    assert found.listed == 3
     assert r"caf\udce9.wav (utterance caf\udce9 of train): it has no transcript" in caplog.text
     caplog.text.encode("utf-8")
 
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_looked_into_is_told(tree, monkeypatch):
 
 def test_transcripts_that_are_no_file_are_told(tree):
     os.mkfifo(tree.chapter / "pipe.trans.txt")
-    with pytest.raises(DataError, match="Cannot read .*pipe.trans.txt: it is no regular file"):
+    with pytest.raises(DataError, match="Cannot read .*pipe.trans.txt: it is not a regular file"):
         tree.open()
 
 
@@ -180,11 +180,11 @@ def test_transcripts_at_another_depth_are_pointed_to(tree):
 def test_a_set_may_be_one_utterance_and_not_none(tree):
     tree.write("1-2-0000 ONE\n1-2-0001 4\n")
     one = tree.open(skip=True)
-    assert (len(one), one.found) == (1, 2)
+    assert (len(one), one.listed) == (1, 2)
     assert np.array_equal(one.read(0).numpy(), SAMPLES[:6000] / np.float32(32768))
     tree.write("1-2-0000 4\n1-2-0001\n")
-    with pytest.raises(DataError, match="'train' of data 'tiny' holds no utterance that can be used: all 2 are bad"):
+    with pytest.raises(DataError, match="'train' of data 'tiny' has no usable utterance: all 2 are bad"):
         tree.open(skip=True)
     tree.write("\n")
-    with pytest.raises(DataError, match=r"train holds no .* with transcripts. 1/2/1-2.trans.txt has none."):
+    with pytest.raises(DataError, match=r"train holds no .* with transcripts. 1/2/1-2.trans.txt is empty."):
         tree.open()

@@ -7,13 +7,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import soundfile
-from novobench.tasks.speech.corpus import Utterances
 
 from novobench import places
 from novobench.config import CellConfig
 from novobench.config_loading import load_tree, override
 from novobench.tasks.catalog import resolve
-from novobench.tasks.speech.sources import Headers, Listing
+from novobench.tasks.speech.listings import Headers, Listing
+from novobench.tasks.speech.utterances import Utterances
 
 RATE = 16000
 SIZES = {"train-a": 7, "train-b": 6, "dev-clean": 5, "test-clean": 4}
