@@ -92,14 +92,14 @@ def setting(config: CellConfig | None, key: str) -> str:
 def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> str:
     """The table that people read: our values, with 95 % intervals over seeds, next to the paper's; notes below it.
 
-    Diagnostic rows stand in a table of their own below the others.
+    Diagnostic rows have a table of their own below the others, which leaves out rows without a cell at this scale.
     """
     columns = _columns(experiment, rows)
     footnotes: list[str] = []
     lines = [f"# {plain(f'{experiment.name}: {experiment.title}')}", ""]
     lines += [f"{prose(experiment.where)}, at {scale} scale.", ""]
     regular = [row for row in rows if not row.row.diagnostic]
-    diagnostic = [row for row in rows if row.row.diagnostic]
+    diagnostic = [row for row in rows if row.row.diagnostic and row.config is not None]
     for heading, block in (("", regular), ("Diagnostic rows:", diagnostic)):
         if block:
             lines += [heading, ""] if heading else []

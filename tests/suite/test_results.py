@@ -23,53 +23,70 @@ def top1():
 
 
 class Killed(BaseException):
-    pass
+    """What ends a command in these tests."""
 
 
-def die_after(monkeypatch, name, call):
+@pytest.fixture
+def collect_until_killed(monkeypatch):
+    """`collect_until_killed(name, folder)` collects a run folder and is killed after the file `name` was written."""
     replace = files.os.replace
 
-    def dying(source, target):
-        replace(source, target)
-        if target.name == name:
-            raise Killed
+    def collect(name, folder):
+        def replace_and_die(source, target):
+            replace(source, target)
+            if target.name == name:
+                raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", dying)
-        with pytest.raises(Killed):
-            call()
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "replace", replace_and_die)
+            with pytest.raises(Killed):
+                collected(folder)
+
+    return collect
+
+
+@pytest.fixture
+def _slow_writes(monkeypatch):
+    """Results are written 0.1 s after they were read."""
+    write = Results.write
+
+    def write_slowly(self):
+        time.sleep(0.1)
+        write(self)
+
+    monkeypatch.setattr(Results, "write", write_slowly)
 
 
 # ------------------------------------------------------------------------------------ killed
 
 
 @pytest.mark.parametrize("last", FILES[:3])
-def test_a_new_cell_that_a_kill_left_incomplete(results, monkeypatch, last):
+def test_a_new_cell_that_a_kill_left_incomplete(results, collect_until_killed, last):
     sgd, novograd = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(sgd, novograd)
     undisturbed = content(results)
     shutil.rmtree(results)
     collected(sgd)
-    die_after(monkeypatch, last, lambda: collected(novograd))
+    collect_until_killed(last, novograd)
     assert measured_speeds(Results.load("laptop"))
     rows = top1()
     assert (rows["sgd"], rows["novograd"]) == ("50", "")
     (results / "small.csv").unlink()
     (results / "small.md").unlink()
-    assert collected(sgd) == []  # of another cell
+    assert collected(sgd) == []  # the collection of another cell restores it
     assert content(results) == undisturbed
 
 
 @pytest.mark.parametrize("last", FILES[:3])
 @pytest.mark.parametrize("schema", [1, 2])
-def test_old_and_new_results_of_a_cell_never_mix(results, monkeypatch, last, schema):
+def test_old_and_new_results_of_a_cell_never_mix(results, collect_until_killed, last, schema):
     other = finished("small", "novograd", TOP1)
     collected(finished("small", "sgd", TOP1), other)
     if schema == 1:
         without_digests(results)
     again = finished("small", "sgd", {"test": {"top1": 70.0, "loss": 0.5}}, curves={"train/loss": [3.0, 0.5]})
     again.predictions("test").unlink()
-    die_after(monkeypatch, last, lambda: collected(again))
+    collect_until_killed(last, again)
     assert top1()["sgd"] == ""
     assert collected(other) == []
     assert top1()["sgd"] == "70"
@@ -79,7 +96,7 @@ def test_old_and_new_results_of_a_cell_never_mix(results, monkeypatch, last, sch
 
 
 def without_digests(results):
-    """As the first release wrote `cells.json`."""
+    """Rewrite `cells.json` as the first release wrote it."""
     cells = json.loads((results / "cells.json").read_text())
     for entry in cells.values():
         entry["schema"] = 1
@@ -87,16 +104,10 @@ def without_digests(results):
     (results / "cells.json").write_text(json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
 
 
-def test_two_commands_that_collect_at_once(results, monkeypatch):
-    """Each reads and is then slow to write: without a lock the second to write would undo the first."""
+@pytest.mark.usefixtures("results", "_slow_writes")
+def test_two_commands_that_collect_at_once():
+    """Without a lock the last to write would undo the others."""
     folders = [finished("small", row, TOP1, seed=seed) for row in ("sgd", "novograd") for seed in (0, 1)]
-    write = Results.write
-
-    def slow(self):
-        time.sleep(0.1)
-        write(self)
-
-    monkeypatch.setattr(Results, "write", slow)
     threads = [threading.Thread(target=collected, args=(folder,)) for folder in folders]
     for thread in threads:
         thread.start()

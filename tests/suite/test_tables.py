@@ -59,12 +59,13 @@ def test_columns_that_the_data_lack_are_left_out(recorded):
     assert "test-clean" in markdown
 
 
-def test_diagnostic_rows_have_a_table_of_their_own(workspace):
+def test_diagnostic_rows_have_a_table_of_their_own(results):
     experiment = load_experiment("small")
-    first, second = (dataclasses.replace(row, note=f"About {row.id}.") for row in experiment.rows[:2])
+    first, second = (dataclasses.replace(experiment.row(id), note=f"About {id}.") for id in ("sgd", "novograd"))
+    elsewhere = dataclasses.replace(experiment.row("later"), diagnostic=True)
     rows = [
         TableRow(row, config_of("small", row.id), True, Results("laptop"), [])
-        for row in (dataclasses.replace(first, diagnostic=True), second)
+        for row in (dataclasses.replace(first, diagnostic=True), second, elsewhere)
     ]
     text = markdown(experiment, rows, "laptop")
     regular, diagnostic = text.split("Diagnostic rows:")
@@ -80,7 +81,7 @@ def test_diagnostic_rows_have_a_table_of_their_own(workspace):
     assert sum(token.type == "table_open" for token in tokens) == 2
     csv_path, _ = write_table(experiment, "laptop", rows)
     with csv_path.open(newline="", encoding="utf-8") as file:
-        assert [line["row"] for line in csv.DictReader(file)] == [first.id, second.id]
+        assert [line["row"] for line in csv.DictReader(file)] == [first.id, second.id, elsewhere.id]
 
 
 # ------------------------------------------------------------------------------------ text with special characters

@@ -1,10 +1,8 @@
-"""What training and evaluation hear: whole micro-batches, speeds, kept features, masks, all from (seed, epoch)."""
+"""What training and evaluation get: whole micro-batches, speeds and masks, all from (seed, epoch)."""
 
-import dataclasses
 from fractions import Fraction
 from itertools import groupby, product
 from math import ceil, floor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from torch.nn import functional as F
 from novobench.config import CellConfig
 from novobench.errors import ConfigError, DataError
 from novobench.tasks.sampling import SampleKey, uniforms
-from novobench.tasks.speech.config import SpeechDataConfig
 from novobench.tasks.speech.data import (
     EvaluationUtterances,
     FeatureExtractor,
@@ -25,25 +22,19 @@ from novobench.tasks.speech.data import (
     min_outputs,
     open_utterances,
 )
-from novobench.tasks.speech.features import at_speed, mask_draws, masked
+from novobench.tasks.speech.features import at_speed
 from novobench.tasks.speech.task import SpeechData, build
 from novobench.tasks.speech.utterances import Utterances
-from tests.tasks.speech.small import RATE, imagined, make_tree, small
+from tests.tasks.speech.small import (
+    RATE,
+    fake_utterances,
+    small,
+)
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 COUNT = 103
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """Nothing a test makes stays."""
-    monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_tree(folder)
-    return folder
+MASKS = {"data__frequency_masks": 2, "data__time_masks": 2}
 
 
 def config(**changes: object) -> CellConfig:
@@ -61,14 +52,11 @@ LENGTHS = np.random.default_rng(0).integers(1 * RATE, 20 * RATE, COUNT)
 
 def packed(lengths=LENGTHS, texts=None, **changes: object) -> PackedUtterances:
     settings = config(**changes)
-    return pack(settings, imagined(settings, lengths, texts))
+    return pack(settings, fake_utterances(settings, lengths, texts))
 
 
 def speeds_of(train: PackedUtterances, epoch: int) -> np.ndarray:
     return train.drawn_speeds([SampleKey(epoch, i) for i in range(len(train.utterances))])
-
-
-# ------------------------------------------------------------------------------------ packing
 
 
 @pytest.mark.parametrize("window", [0, 3])
@@ -197,9 +185,6 @@ def test_batches_are_padded_with_zeros_to_a_multiple(root):
         assert batch.skipped == 0
 
 
-# ------------------------------------------------------------------------------------ what is left out
-
-
 @pytest.mark.parametrize("before", [False, True])
 def test_long_utterances_never_come_and_are_counted(before):
     train = packed(data__max_seconds=15.0, data__limit_before_speed=before)
@@ -266,9 +251,6 @@ def test_min_outputs_is_the_shortest_path_that_ctc_finds():
                     assert bool(loss.isfinite()) == reachable
 
 
-# ------------------------------------------------------------------------------------ speeds
-
-
 def test_each_utterance_draws_a_speed_in_each_epoch():
     lengths = np.full(3000, RATE)
     train = packed(lengths, data__train_size=3000)
@@ -290,36 +272,6 @@ def test_a_batch_has_the_speeds_that_were_drawn(root):
             assert train[SampleKey(epoch, place)].feature_lengths.tolist() == [1 + n // 160 for n in samples]
 
 
-def played(samples: torch.Tensor, speed: float, sox: bool = False) -> torch.Tensor:
-    return at_speed(samples, speed, SpeechDataConfig(sox_speed=sox))
-
-
-@pytest.mark.parametrize("sox", [False, True], ids=["resampled", "sox"])
-@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
-def test_speed_is_resampling_and_moves_the_pitch(speed, sox):
-    """By the factor f a recording becomes f times as long and its tones lower by f; with sox's `speed` the reverse."""
-    seconds, hertz = 2.0, 1000.0
-    longer = 1 / speed if sox else speed
-    time = torch.arange(int(seconds * RATE), dtype=torch.float64) / RATE
-    sine = torch.sin(2 * torch.pi * hertz * time).float()
-    heard = played(sine, speed, sox)
-    assert len(heard) == {0.9: 35556, 1.0: 32000, 1.1: 29091}[speed] if sox else round(seconds * RATE * speed)
-    inside = heard[1000:-1000]
-    spectrum = np.abs(np.fft.rfft(inside.numpy() * np.hanning(len(inside)), 2**18))
-    assert spectrum.argmax() * RATE / 2**18 == pytest.approx(hertz / longer, abs=0.1)
-    expected = torch.sin(2 * torch.pi * hertz / longer * torch.arange(len(heard), dtype=torch.float64) / RATE)
-    assert (inside - expected[1000:-1000]).abs().max() < 1e-3
-
-
-def test_lengths_are_resampys_and_soxs():
-    """resampy cuts the last fraction of a sample off, sox rounds to the nearest sample."""
-    for count in range(3000, 3100):
-        for speed, tenths in ((0.9, 9), (1.1, 11)):
-            assert len(played(torch.zeros(count), speed)) == count * tenths // 10
-            exact = Fraction(count * 10, tenths)
-            assert len(played(torch.zeros(count), speed, sox=True)) == floor(exact + Fraction(1, 2))
-
-
 def test_soxs_speeds_make_the_frames_that_are_counted(root):
     """What packing thinks an utterance has in frames is what its features have."""
     train = open_utterances(small(data__sox_speed=True, data__features__whole_hops=True), root).train
@@ -328,170 +280,6 @@ def test_soxs_speeds_make_the_frames_that_are_counted(root):
             samples = floor(Fraction(length * 10, tenths) + Fraction(1, 2))
             assert train.extractor(index, speed).shape[1] == ceil(Fraction(samples, 160))
             assert train._samples(np.full(len(train.utterances), speed))[index] == samples
-
-
-@pytest.mark.parametrize(("speed", "sox"), [(0.9, False), (1.1, True)])
-def test_what_a_slower_rate_cannot_hold_is_filtered_out(speed, sox):
-    """With fewer samples a second a tone of 7.9 kHz would come back as an alias."""
-    time = torch.arange(2 * RATE, dtype=torch.float64) / RATE
-    heard = played(torch.sin(2 * torch.pi * 7900 * time).float(), speed, sox)
-    assert heard[1000:-1000].abs().max() < 1e-3
-
-
-# ------------------------------------------------------------------------------------ features
-
-
-def heard(settings: CellConfig, root: Path, task=None) -> list[dict]:
-    """All training batches of two epochs and all evaluation batches, with features."""
-    data = SpeechData(dataclasses.replace(settings, data_root=str(root)))
-    data.setup("fit")
-    batches = list(data.train_batches(0, 4, 0, 1))
-    for split in data.evaluation_sets:
-        batches += data.evaluation_batches(split.dataset, 0, 1)
-    return [task._with_features(batch) for batch in batches] if task else batches
-
-
-def assert_same(one: list[dict], two: list[dict]) -> None:
-    assert len(one) == len(two)
-    for mine, yours in zip(one, two, strict=True):
-        for name, value in mine._asdict().items():
-            other = getattr(yours, name)
-            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
-
-
-MASKS = {"data__frequency_masks": 2, "data__time_masks": 2}
-PADDED = {**MASKS, "data__masks_over_padding": True}
-
-
-def test_kept_features_are_the_same_bits(root, monkeypatch):
-    plain = heard(small(**MASKS), root)
-    kept = heard(small(**MASKS, data__keep_features=True), root)
-    assert_same(plain, kept)
-    monkeypatch.setattr(Utterances, "read", lambda *_: pytest.fail("a recording was read again"))
-    assert_same(plain, heard(small(**MASKS, data__keep_features=True), root))
-
-
-def test_other_features_are_kept_apart(root):
-    one, two = (
-        heard(small(data__keep_features=True, data__features__preemphasis=value), root)[0].features
-        for value in (0.97, 0.9)
-    )
-    assert not torch.equal(one, two)
-
-
-def test_kept_features_go_on_without_a_bad_recording_and_keep_no_failure(tmp_path, monkeypatch):
-    make_tree(tmp_path)
-    path = next((tmp_path / "tree" / "dev-clean").glob("**/*.flac"))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=f"{path.name} .*: it cannot be read: it is damaged or cut short"):
-        open_utterances(small(data__keep_features=True), tmp_path)
-    skip = {"data__on_bad_utterance": "skip"}
-    plain = heard(small(**skip), tmp_path)
-    assert_same(plain, heard(small(**skip, data__keep_features=True), tmp_path))
-    # The same file, bad for a reason that passes, as a library's error of a type that nobody has foreseen.
-    path.write_bytes(whole)
-    read = soundfile.SoundFile.read
-
-    def fails(sound, *words, **more):
-        if failing and sound.frames == frames:
-            raise failing[0]
-        return read(sound, *words, **more)
-
-    frames, failing = soundfile.info(path).frames, [MemoryError("no room")]
-    monkeypatch.setattr(soundfile.SoundFile, "read", fails)
-    kept = small(**skip, data__keep_features=True)
-    assert sum(batch.skipped for batch in heard(kept, tmp_path)) == 1
-    failing.clear()
-    assert_same(heard(small(), tmp_path), heard(kept, tmp_path))
-
-
-def test_features_can_be_kept_of_recordings_that_a_speed_makes_too_short(tmp_path):
-    make_tree(tmp_path)
-    path = next((tmp_path / "tree" / "train-a").glob("**/*.flac"))
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.1, 0.1, 270), RATE)
-    assert_same(heard(small(), tmp_path), heard(small(data__keep_features=True), tmp_path))
-
-
-@pytest.mark.parametrize("masks", [MASKS, PADDED], ids=["own frames", "padding"])
-def test_the_device_makes_the_same_features(root, masks):
-    plain = heard(small(**masks), root)
-    settings = small(**masks, data__features_on="accelerator")
-    assert_same(plain, heard(settings, root, build(settings)[0]))
-
-
-def test_mixed_precision_leaves_features_alone(root):
-    settings = small(**MASKS, data__features_on="accelerator")
-    task, _ = build(settings)
-    batches = heard(settings, root)
-    with torch.autocast("cpu", torch.bfloat16):
-        batches = [task._with_features(batch) for batch in batches]
-    assert_same(heard(small(**MASKS), root), batches)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_workers_change_no_bit(threads, root):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert_same(heard(small(**MASKS), root), heard(small(**MASKS, runtime__workers=1), root))
-    finally:
-        torch.set_num_threads(before)
-
-
-# ------------------------------------------------------------------------------------ SpecAugment
-
-
-def mask(data: SpeechDataConfig, draws, bands=20, frames=50) -> np.ndarray:
-    """Where ones became zeros, bool [F, T]."""
-    ones = torch.ones(bands, frames)
-    found = masked(ones, data, np.array(draws))
-    assert ones.all()
-    assert set(found.unique().tolist()) <= {0.0, 1.0}
-    return found.numpy() == 0
-
-
-def draw(count: int, numbers: int) -> np.ndarray:
-    return uniforms(0, "test", [SampleKey(0, i) for i in range(count)], numbers)
-
-
-@pytest.mark.parametrize("axis", ["frequency", "time"])
-def test_fixed_widths_are_exact(axis):
-    data = SpeechDataConfig(fixed_mask_width=True, **{f"{axis}_masks": 1, f"{axis}_mask_width": 6})
-    starts = set()
-    for numbers in draw(300, 2):
-        found = mask(data, numbers) if axis == "frequency" else mask(data, numbers).T
-        places = np.flatnonzero(found.any(axis=1))
-        assert found[places].all()
-        assert len(places) == 6 == places[-1] - places[0] + 1
-        starts.add(int(places[0]))
-    extent = 20 if axis == "frequency" else 50
-    assert {min(starts), max(starts)} == {0, extent - 7}  # random.uniform(0, extent - 6), cut to an integer
-
-
-@pytest.mark.parametrize("axis", ["frequency", "time"])
-def test_random_widths_are_uniform_from_nothing_to_the_limit(axis):
-    data = SpeechDataConfig(**{f"{axis}_masks": 1, f"{axis}_mask_width": 4})
-    found = [mask(data, numbers) for numbers in draw(1000, 2)]
-    widths = [int((m.any(axis=1) if axis == "frequency" else m.any(axis=0)).sum()) for m in found]
-    shares = np.bincount(widths, minlength=5) / len(widths)
-    assert len(shares) == 5
-    assert shares == pytest.approx(np.full(5, 0.2), abs=0.055)  # 4 standard deviations
-
-
-def test_masks_of_both_kinds_add_up():
-    data = SpeechDataConfig(frequency_masks=2, time_masks=2, fixed_mask_width=True)
-    assert mask_draws(data) == 8
-    for numbers in draw(50, 8):
-        found = mask(data, numbers)
-        bands, frames = found.all(axis=1), found.all(axis=0)
-        assert 6 <= bands.sum() <= 12
-        assert 6 <= frames.sum() <= 12
-        assert np.array_equal(found, bands[:, None] | frames[None, :])
-
-
-def test_a_mask_wider_than_the_features_takes_all():
-    assert mask(SpeechDataConfig(time_masks=1, fixed_mask_width=True), [0.5, 0.5], frames=4).all()
 
 
 def test_masks_can_be_placed_over_the_padding(root):
@@ -549,9 +337,6 @@ def test_masks_touch_nothing_else_and_no_evaluation(root):
         assert torch.equal(one, two)
 
 
-# ------------------------------------------------------------------------------------ evaluation
-
-
 def test_evaluation_comes_shortest_first_and_whole(root):
     """Nothing is left out: not what training would find too long, nor what is too short for its transcript."""
     splits = open_utterances(small(data__max_seconds=0.9), root)
@@ -571,7 +356,7 @@ def test_evaluation_comes_shortest_first_and_whole(root):
 
 def test_evaluation_keeps_what_ctc_cannot_align():
     settings = config()
-    utterances = imagined(settings, [400, 300], ["many letters", "a"])
+    utterances = fake_utterances(settings, [400, 300], ["many letters", "a"])
     found = EvaluationUtterances(utterances, settings, FeatureExtractor(utterances, settings, [1.0]))
     assert [found[i].index for i in range(2)] == [1, 0]
     batch = collate([found[0], found[1]], settings.data)

@@ -8,9 +8,20 @@ import pytest
 import soundfile
 
 from novobench.errors import DataError, one_line
+from novobench.tasks.speech.data import (
+    open_utterances,
+)
 from novobench.tasks.speech.utterances import Utterances
-from tests.tasks.speech.small import RATE
-from tests.tasks.speech.test_recordings import SAMPLES, utterances, wav
+from tests.tasks.speech.small import (
+    BAD_ID,
+    RATE,
+    SAMPLES,
+    open_split,
+    samples_by_id,
+    small,
+    transcript_line,
+    wav,
+)
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -28,7 +39,7 @@ class Tree:
         (self.chapter / "1-2.trans.txt").write_bytes(content)
 
     def open(self, skip: bool = False) -> Utterances:
-        return utterances(self.root, "librispeech", skip)
+        return open_split(self.root, "librispeech", skip)
 
 
 @pytest.fixture
@@ -188,3 +199,50 @@ def test_a_set_may_be_one_utterance_and_not_none(tree):
     tree.write("\n")
     with pytest.raises(DataError, match=r"train holds no .* with transcripts. 1/2/1-2.trans.txt is empty."):
         tree.open()
+
+
+# ------------------------------------------------------------------------------------ other formats
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".WAV", ".aiff"])
+def test_a_tree_may_hold_other_formats(suffix, files, root):
+    for path in (files / "tree").glob("**/*.flac"):
+        samples, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(path.with_suffix(suffix), samples, rate)
+        path.unlink()
+    expected, found = samples_by_id(root), samples_by_id(files)
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(found[name], samples) for name, samples in expected.items())
+
+
+@pytest.mark.parametrize("suffix", [".ogg", ".opus", ".mp3"])
+def test_a_tree_may_hold_lossy_formats(suffix, files):
+    for path in (files / "tree" / "train-a").glob("**/*.flac"):
+        samples, rate = soundfile.read(path, dtype="float32")
+        kind = {".opus": {"format": "OGG", "subtype": "OPUS"}}.get(suffix, {})
+        soundfile.write(path.with_suffix(suffix), samples, rate, **kind)
+        path.unlink()
+    train = open_utterances(small(), files).train.utterances
+    assert len(train) == 13
+    assert all(len(train.read(index)) == train.lengths[index] for index in range(13))
+
+
+def test_of_two_recordings_of_a_name_the_flac_counts(files, root):
+    for path in (files / "tree").glob("**/*.flac"):
+        soundfile.write(path.with_suffix(".wav"), np.zeros(500), RATE)
+    assert samples_by_id(files).keys() == samples_by_id(root).keys()
+    assert open_utterances(small(), files).fingerprint == open_utterances(small(), root).fingerprint
+
+
+def test_transcripts_that_are_not_utf8_are_told(files):
+    path = next((files / "tree").glob("**/10-1.trans.txt"))
+    content = path.read_text().replace(transcript_line(files), f"{BAD_ID} CAFÉ")
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(
+        DataError, match=r"10-1.trans.txt line 2 is not UTF-8 \(byte 0xc9\). Convert the file, e.g. iconv"
+    ):
+        open_utterances(small(), files)
+    path.write_text(content, encoding="utf-8")
+    assert "cafe" in open_utterances(small(), files).train.utterances.texts
+    path.write_bytes(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode())  # as Windows writes it
+    assert "cafe" in open_utterances(small(), files).train.utterances.texts
