@@ -37,7 +37,7 @@ def machine(monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/nowhere")
         monkeypatch.setattr(hardware, "cores", lambda: cores)
-        monkeypatch.setattr(hardware, "_gpu_devices", lambda: 0)  # unknown, so any number may be a GPU
+        monkeypatch.setattr(hardware, "_count_gpu_devices", lambda: 0)  # unknown, so any number may be a GPU
 
     return pretend
 
