@@ -37,7 +37,7 @@ def machine(monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/nowhere")
         monkeypatch.setattr(hardware, "cores", lambda: cores)
-        monkeypatch.setattr(hardware, "_gpu_devices", lambda: 0)  # not told: any number may be one
+        monkeypatch.setattr(hardware, "_count_gpu_devices", lambda: 0)  # unknown: any number may be valid
 
     return pretend
 
