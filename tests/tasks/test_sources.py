@@ -123,7 +123,7 @@ def _config(experiment: str, scale: str, *words: str) -> Any:
     ],
 )
 def test_other_data_under_a_shipped_name_are_refused(experiment: str, scale: str, words: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"'data\.(path|name)'.*(Give other data a name|It has: )"):
+    with pytest.raises(ConfigError, match=r"'data\.(path|name)'.*(Give other data another name|It has: )"):
         _config(experiment, scale, *words)
 
 

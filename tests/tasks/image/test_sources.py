@@ -128,7 +128,7 @@ def test_a_validation_folder_of_ones_own_is_the_search_split(pets):
 
 def test_a_search_split_that_is_used_for_more_is_refused():
     folder = {"data__source": "folder", "data__name": "pets", "model__in_channels": 3}
-    with pytest.raises(ConfigError, match="'data.search_split' val is data.test_split too"):
+    with pytest.raises(ConfigError, match="'data.search_split' val is also data.test_split"):
         small_config("image", data__search_split="val", **folder)
     with pytest.raises(ConfigError, match="'data.search_split' val: source digits has no splits"):
         small_config("image", data__search_split="val")
