@@ -1,4 +1,4 @@
-"""Values of the right type that make no sense are refused from the config alone, with the key."""
+"""A config that contradicts itself is refused without opening data, with a message that names the key."""
 
 import pytest
 
@@ -120,7 +120,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("task", "words", "expected"), REFUSED, ids=[f"{t} {w[-1]}" for t, w, _ in REFUSED])
-def test_what_a_config_alone_shows_to_be_wrong(task, words, expected):
+def test_a_config_that_contradicts_itself_is_refused(task, words, expected):
     with pytest.raises(ConfigError) as caught:
         config(task, words)
     assert str(caught.value).startswith("test: ")
