@@ -65,11 +65,9 @@ def _checks() -> Iterator[Check]:
 def _is_base_install() -> bool:
     """Whether novobench was installed without its suite on purpose.
 
-    pip does not record the extras that a user asked for. An installed novobench counts as a base install if fewer than
-    half of the suite's packages are there: a few of them are installed with torch, or for other programs.
+    pip does not record the extras that a user asked for. An install counts as a base install if fewer than half of the
+    suite's packages are present: torch and other programs need some of them, too.
     """
-    if requirements.in_checkout():
-        return False
     try:
         suite = [each for each in requirements.declared() if each.extra == SUITE]
     except requirements.UnknownRequirements:

@@ -79,12 +79,12 @@ def message_for_user(error: Exception) -> str:
             f"Out of memory ({kind_and_message(error)}). Close other programs, lower --jobs, or make batches smaller."
         )
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "novobench":
-        from novobench.requirements import SUITE, install_command  # only needed here
+        from novobench.requirements import SUITE, install_command
 
         package = error.name.partition(".")[0]
         return (
-            f"The package '{package}' is not installed. Run: {install_command(SUITE)} (`novobench doctor` lists what "
-            "else is missing.)"
+            f"The package '{package}' is not installed. Run: {install_command(SUITE)}. `novobench doctor` lists what "
+            "else is missing."
         )
     if isinstance(error, ImportError):
         return f"A package cannot be imported: {kind_and_message(error)}. `novobench doctor` may show why."

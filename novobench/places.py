@@ -20,9 +20,9 @@ ROOT = PACKAGE.parent
 
 
 def is_checkout(folder: Path) -> bool:
-    """Whether `folder` is a copy of novobench's repository."""
-    folders = (folder / name for name in ("novobench", "configs", "experiments"))
-    return (folder / "pyproject.toml").is_file() and all(each.is_dir() for each in folders)
+    """Whether `folder` is a copy of novobench's repository, with or without `pyproject.toml` and history."""
+    folders = (folder / "novobench", folder / "experiments")
+    return (folder / "configs" / "deviations.yaml").is_file() and all(each.is_dir() for each in folders)
 
 
 def shipped_root() -> Path:

@@ -129,7 +129,8 @@ def _installed_from() -> str:
         text = importlib.metadata.distribution("novobench").read_text("direct_url.json")
         origin = json.loads(text or "{}")
         url, vcs = str(origin.get("url", "")), origin.get("vcs_info")
-        return f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url
+        local = url.startswith("file:")  # pip takes `git+file:///…` as an argument, but not in a requirement
+        return f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs and not local else url
     except (importlib.metadata.PackageNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return ""
 

@@ -40,10 +40,10 @@ def test_a_circle_of_bases_is_told(tmp_path):
         ("a: ${b}\nb: 1\n", "configs are pure data"),
         ("a: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
         ("a: !!timestamp x\n", "is not valid YAML: line 1"),
-        ("a: [2020-13-45]\n", "is not valid YAML: line 1: 2020-13-45 is written as a date and is none"),
+        ("a: [2020-13-45]\n", "is not valid YAML: line 1: 2020-13-45 looks like a date but is not a valid one"),
         ("a: &a [*a]\n", "is not valid YAML: it is nested too deeply, or an alias"),
         ("a: " + "[" * 2000, "is not valid YAML: it is nested too deeply"),
-        ("[a]: 1\n", "a key must be a word"),
+        ("[a]: 1\n", "a key must be a scalar"),
     ],
 )
 def test_files_that_are_no_configs(content, reason, tmp_path):

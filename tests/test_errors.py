@@ -1,4 +1,4 @@
-"""Messages as one line that can be printed."""
+"""Messages as one printable line."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from novobench.errors import MAX_LENGTH, kind_and_message, one_line
 )
 def test_one_line(message, line):
     assert one_line(message) == line
-    line.encode()  # every terminal of UTF-8 can print it
+    line.encode()  # without lone surrogates
 
 
 def test_a_long_message_keeps_both_ends():

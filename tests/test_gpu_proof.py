@@ -283,6 +283,12 @@ def test_data_sets_are_folders_or_archives(tree, tmp_path):
     assert named["apex"].missing.startswith("--apex")
 
 
+def test_the_committed_summary_is_current():
+    """After a change of results/gpu: scripts/gpu_proof.sh --summary."""
+    summary = Proof(steps("gpu", {}, None), "gpu", ROOT, 0.0, 0.0).summary()
+    assert (ROOT / "results" / "gpu" / "gpu_proof.md").read_text(encoding="utf-8") == summary
+
+
 def run_script(*words, cwd=ROOT, **variables):
     words = [str(cwd / "scripts" / "gpu_proof.sh"), *words]
     environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", **variables}

@@ -164,7 +164,9 @@ def test_wrong_words_are_one_line(novobench, words):
     assert "--help" in err
 
 
-@pytest.mark.parametrize(("name", "word"), [("SIGINT", "interrupted"), ("SIGTERM", "ended by"), ("SIGHUP", "ended by")])
+@pytest.mark.parametrize(
+    ("name", "word"), [("SIGINT", "interrupted"), ("SIGTERM", "stopped by"), ("SIGHUP", "stopped by")]
+)
 def test_a_command_that_is_told_to_stop(novobench, monkeypatch, heard_signals, name, word):
     """Also where a library makes an error of its own of it."""
 

@@ -4,13 +4,16 @@ import ast
 import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from novobench import requirements
@@ -57,6 +60,34 @@ def test_pinned_versions_fit():
     for package in requirements.declared():
         if package.name != "wandb":  # nothing that is tested or committed needs it
             assert requirements.fits(pinned[package.name.lower()], package.versions), package
+
+
+# ---------------------------------------------------------------------------------------------- project files
+
+
+def test_project_files_name_one_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\n## [{version}] – " in (ROOT / "CHANGELOG.md").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    assert citation["references"][0]["identifiers"][0]["value"] == "arXiv:1905.11286"
+
+
+def test_the_workflow_uses_targets_of_the_makefile_and_supported_pythons():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    targets = {words[1] for step in steps if (words := step.get("run", "").split())[:1] == ["make"]}
+    assert targets == {"lint", "test", "wheel"}
+    assert targets <= set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    assert oldest in workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"]
+
+
+def test_hooks_run_tools_of_the_lint_extra():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    tools = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in hooks}
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["lint"]
+    assert tools == {Requirement(each).name for each in lint}
 
 
 # ---------------------------------------------------------------------------------------------- built packages

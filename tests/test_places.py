@@ -1,4 +1,4 @@
-"""Data, cache, home: one meaning for every command, also where the environment is odd."""
+"""Workspace, data, cache and home, also in unusual environments."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ from novobench.suite.experiment import tuned_rates
 
 @pytest.fixture
 def at_home(tmp_path, monkeypatch):
-    """A user's home directory, and nothing of novobench's in the environment."""
+    """A home directory, and no variables of novobench in the environment."""
     for name in (places.DATA, places.CACHE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -23,7 +23,7 @@ def at_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def nobody(monkeypatch):
-    """No home: none in the environment, and a user whom the system does not know."""
+    """No home directory: none in the environment, and a user id that the system does not know."""
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
     for name in (places.DATA, places.CACHE, "HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
@@ -48,7 +48,7 @@ def nobody(monkeypatch):
 def test_the_data_folder(at_home, monkeypatch, tmp_path, given, expected):
     if given is not None:
         monkeypatch.setenv(places.DATA, given)
-    monkeypatch.chdir(tmp_path)  # from wherever the command is started
+    monkeypatch.chdir(tmp_path)  # the current folder does not matter
     expected = expected.format(root=ROOT, home=at_home)
     assert str(places.data_root()) == expected
     cell = type("Cell", (), {"data_root": "data"})
@@ -82,7 +82,7 @@ def test_the_cache(at_home, monkeypatch, tmp_path, given, expected):
     assert str(places.cache_root()) == expected
 
 
-def test_derived_data_lie_in_the_cache(at_home, monkeypatch):
+def test_derived_data_is_in_the_cache(at_home, monkeypatch):
     monkeypatch.setenv(places.CACHE, "~/c")
     folder = files.derived_folder("some/thing", lambda folder: (folder / "a").touch())
     assert folder == at_home / "c" / "some" / "thing"
@@ -90,7 +90,7 @@ def test_derived_data_lie_in_the_cache(at_home, monkeypatch):
 
 
 @pytest.mark.parametrize("home", ["", "/nonexistent", "not/absolute", None])
-def test_without_a_home_the_cache_lies_in_the_checkout(nobody, monkeypatch, home):
+def test_without_a_home_the_cache_is_in_the_checkout(nobody, monkeypatch, home):
     if home is not None:
         monkeypatch.setenv("HOME", home)
     assert places.home() is None
@@ -98,26 +98,26 @@ def test_without_a_home_the_cache_lies_in_the_checkout(nobody, monkeypatch, home
     places.prepare_environment()
     assert os.environ["HOME"] == str(ROOT / ".cache" / "home")
     assert os.environ["USER"] == f"user{os.getuid()}"
-    assert places.cache_root() == ROOT / ".cache" / "novobench"  # in the processes it starts, too
+    assert places.cache_root() == ROOT / ".cache" / "novobench"  # also in child processes
     monkeypatch.setenv(places.DATA, "~/sets")
     with pytest.raises(NovobenchError, match=r"\$NOVOBENCH_DATA is '~/sets', but there is no home directory"):
         places.data_root()
 
 
-def test_an_empty_home_is_that_of_the_user_database(monkeypatch):
+def test_an_empty_home_falls_back_to_the_user_database(monkeypatch):
     monkeypatch.setenv("HOME", "")
     assert str(places.home()) == pwd.getpwuid(os.getuid()).pw_dir
 
 
-def test_a_home_that_cannot_be_written(at_home, monkeypatch):
-    (at_home / ".cache").touch()  # root may write anywhere, but not below a file
+def test_a_home_that_is_not_writable(at_home, monkeypatch):
+    (at_home / ".cache").touch()  # root may write everywhere, but not below a file
     assert places.cache_root() == ROOT / ".cache" / "novobench"
     (at_home / ".cache").unlink()
     monkeypatch.setattr(places.os, "access", lambda *_: False)
     assert places.cache_root() == ROOT / ".cache" / "novobench"
 
 
-def test_a_command_is_no_process_of_several(monkeypatch):
+def test_a_command_is_not_a_process_of_a_distributed_group(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID"):
         monkeypatch.setenv(name, "three")
     places.prepare_environment()
@@ -132,7 +132,7 @@ def test_a_current_folder_that_is_gone(tmp_path, monkeypatch):
     assert os.getcwd() == str(ROOT)
 
 
-def test_commands_that_look_at_the_same_time_do_not_meet(tmp_path):
+def test_concurrent_checks_do_not_interfere(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
@@ -183,8 +183,8 @@ def test_an_installed_package_uses_the_checkout_around_the_current_folder(instal
     for name in ("novobench", "configs", "experiments", "scripts"):
         (checkout / name).mkdir(parents=True)
     monkeypatch.chdir(checkout / "scripts")
-    assert places.workspace().root == checkout / "scripts"  # without pyproject.toml it is no checkout
-    (checkout / "pyproject.toml").touch()
+    assert places.workspace().root == checkout / "scripts"  # others have folders of these names, too
+    (checkout / "configs" / "deviations.yaml").touch()
     assert places.workspace().root == checkout
 
 

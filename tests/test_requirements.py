@@ -106,6 +106,7 @@ FROM_GIT = {"url": "https://example.org/novobench", "vcs_info": {"vcs": "git", "
         (json.dumps({"url": "file:///src/novobench", "dir_info": {}}), "file:///src/novobench"),
         (json.dumps({"url": "file:///novobench-0.1.0.whl", "archive_info": {}}), "file:///novobench-0.1.0.whl"),
         (json.dumps(FROM_GIT), "git+https://example.org/novobench@c0ffee"),
+        (json.dumps({**FROM_GIT, "url": "file:///src/novobench"}), "file:///src/novobench"),
         (None, "git+<URL of its repository>"),
         ("{", "git+<URL of its repository>"),
         ("[]", "git+<URL of its repository>"),

@@ -20,7 +20,8 @@ from novobench.files import json_text, number, remove_leftovers
 from novobench.places import display_path
 from novobench.suite import up_to_date
 from novobench.suite.checked_files import SCHEMA, check_entry, check_line
-from novobench.suite.results import CELL_SCHEMA, CurveLine, RecordLine, Results, StoredCell
+from novobench.suite.results import Results
+from novobench.suite.stored_cell import CELL_SCHEMA, CurveLine, RecordLine, StoredCell
 from novobench.training import metrics_log
 from novobench.training.record import Record
 from novobench.training.run_folder import RunFolder

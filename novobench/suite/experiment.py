@@ -72,8 +72,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Cost:
-    """The time to train all rows of an experiment with one seed, at each scale. `novobench list` shows it, and
-    `make docs` copies it to the Makefile and README."""
+    """The time to train all rows of an experiment with one seed, at each scale. Shown where `summary` is."""
 
     laptop: str = ""
     """On two CPU cores."""
@@ -152,11 +151,14 @@ class Experiment:
     """A table, a figure or a claim's test."""
 
     title: str
+    """Heading of the table."""
     where: str
     """Place in the paper."""
     task: str
     columns: Annotated[list[Column], NOT_EMPTY]
     rows: Annotated[list[Row], NOT_EMPTY]
+    summary: str = ""
+    """What it compares, in a few words, for `novobench list`. `make docs` copies it to the Makefile and README."""
     figure: list[Panel] = field(default_factory=list)
     """The panels of its figure; without any, only the table is written."""
     cost: Cost = field(default_factory=Cost)
@@ -240,10 +242,7 @@ def _check_overrides(experiment: Experiment, where: str) -> None:
     for place, changes in overrides.items():
         check_overridable(changes, place)
         if "tuned" in changes:
-            raise ConfigError(f"{place} cannot set 'tuned': write it below a scale of a row, e.g. {_TUNED_EXAMPLE}.")
-
-
-_TUNED_EXAMPLE = "laptop: {tuned: sgd-b32}"
+            raise ConfigError(f"{place} cannot set 'tuned': only a scale of a row can, e.g. `laptop: {{tuned: sgd}}`.")
 
 
 def _check_figure(panels: Sequence[Panel], where: str) -> None:
@@ -392,14 +391,3 @@ def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = Fals
     if not isinstance(tuned[key], dict):
         raise ConfigError(f"{display_path(path)}: '{key}' must be a mapping of rates, not {tuned[key]}.")
     return tuned[key]
-
-
-def files_of(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
-    """The current content of the files that rows are planned from; None for a file that cannot be read."""
-    contents: dict[Path, bytes | None] = {}
-    for path in (*(experiment.file for experiment in experiments), *places.workspace().config_files()):
-        try:
-            contents[path] = path.read_bytes()
-        except OSError:
-            contents[path] = None
-    return contents

@@ -49,6 +49,7 @@ def measured_speeds(results: Results) -> dict[str, tuple[float, float]]:
             config = results.config(cell)
             key = json.dumps({part: config[part] for part in ("task", "model", "data")}, sort_keys=True)
             runtime = config["runtime"]
+            # Old configs have `nodes` and lack `cells_per_gpu`.
             devices = runtime["devices"] * runtime.get("nodes", 1) / runtime.get("cells_per_gpu", 1)
             samples, seconds = float(results.updates(cell) * config["batch"]["size"]), float(seconds * devices)
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):

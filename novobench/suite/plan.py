@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from novobench import places
@@ -105,6 +106,17 @@ def planned_rows(experiment: Experiment, scale: str) -> list[PlannedRow]:
         PlannedRow(row, row_config(experiment, row, scale, 0, base=base), searched(experiment, row, scale))
         for row in experiment.rows
     ]
+
+
+def source_files(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
+    """The files that rows are planned from with their current content, None if unreadable."""
+    contents: dict[Path, bytes | None] = {}
+    for path in (*(experiment.file for experiment in experiments), *places.workspace().config_files()):
+        try:
+            contents[path] = path.read_bytes()
+        except OSError:
+            contents[path] = None
+    return contents
 
 
 def check_rows(experiments: Sequence[Experiment], row_ids: Sequence[str]) -> None:

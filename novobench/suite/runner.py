@@ -17,10 +17,10 @@ from novobench.files import readable_os_errors
 from novobench.places import display_path
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
-from novobench.suite.experiment import Experiment, files_of
+from novobench.suite.experiment import Experiment
 from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.identity import changed_data_errors
-from novobench.suite.plan import Plan, PlannedCell, PlannedRow, check_not_empty, planned_rows
+from novobench.suite.plan import Plan, PlannedCell, PlannedRow, check_not_empty, planned_rows, source_files
 from novobench.suite.results import Results, locked
 from novobench.suite.table_rows import table_rows
 from novobench.suite.tables import four_digits, markdown, write_table
@@ -36,7 +36,7 @@ def run(plan: Plan, jobs: int | None) -> int:
     out = console()
     check_not_empty(plan)
     _check_writable(plan.scale)
-    files = files_of(plan.experiments)
+    files = source_files(plan.experiments)
     wrong_data = changed_data_errors(plan.cells, out)
     to_collect = [cell for cell in plan.cells if cell.own_recipe and cell.id not in wrong_data]
     results = Results.load(plan.scale)
@@ -75,7 +75,7 @@ def _collect(
     with locked(scale):
         results = results.reloaded()
         problems = collect((cell.folder for cell in cells), results)
-        files_changed = files_of(plan.experiments) != files
+        files_changed = source_files(plan.experiments) != files
         for experiment in plan.experiments:
             planned = plan.rows[experiment.name]
             rows = table_rows(experiment, results, planned)
@@ -108,44 +108,47 @@ def _changed(experiment: Experiment, planned: Sequence[PlannedRow], scale: str) 
 def search(
     experiment: Experiment, scale: str, budget: int | None, seeds: int | None, jobs: int | None, keys: Sequence[str]
 ) -> int:
-    """Train all trials, then write `search.csv` and the tuned rates. `budget` and `seeds` stand in for those of the
-    experiment."""
+    """Train all trials, then write `search.csv` and the tuned rates.
+
+    `budget` and `seeds` replace those of the experiment; `keys` selects the sets of rates to search, none means all.
+    """
     from novobench.suite import search as searching
 
     out = console()
     _check_writable(scale)
     budget, seeds = budget or experiment.search.budget, seeds or experiment.search.seeds
-    done = searching.trials(experiment, scale, budget, range(seeds), keys)
-    cells = list({cell.id: cell for trial in done for cell in trial.cells}.values())
+    trials = searching.trials(experiment, scale, budget, range(seeds), keys)
+    cells = list({cell.id: cell for trial in trials for cell in trial.cells}.values())
     for cell, error in changed_data_errors(cells, out).items():
         raise DataError(f"{cell}: {error}")
     failed = train(cells, Results.load(scale), jobs, out)
     only = f" --keys {' '.join(keys)}" if keys else ""
     command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
     with locked(scale):
-        best = searching.conclude(experiment, scale, done, command)
+        best = searching.conclude(experiment, scale, trials, command)
     for key, trial in best.items():
         out.print(f"{key}: " + ", ".join(f"{name} {value:g}" for name, value in trial.rates.items()))
     tuned = display_path(places.workspace().tuned_rates(experiment.task, scale))
     out.print(f"Written: {tuned}")
-    if lost := searching.untraced(experiment.task, scale):
+    if untraced := searching.untraced(experiment.task, scale):
         path = places.workspace().results(scale) / "search.csv"
         out.print(
-            f"{display_path(path)} has no trials for these rates in {tuned}: "
-            f"{', '.join(lost)}. If it once had, restore it from git; else search them again."
+            f"{display_path(path)} has no trials for these rates in {tuned}: {', '.join(untraced)}. Restore it "
+            "from git, or search them again."
         )
     if failed:
-        out.print(f"{len(failed)} trials failed and cannot win; the first: {next(iter(failed.values()))}")
+        first = next(iter(failed.values()))
+        out.print(f"{len(failed)} cells failed, and their trials cannot win. The first error: {first}")
     return 0
 
 
 def train(cells: Sequence[PlannedCell], results: Results, jobs: int | None, out: Console) -> dict[str, str]:
-    """Train those cells that have no record yet, the longest first; returns the errors by cell id."""
+    """Train the cells that have no record yet; returns the errors by cell id."""
     to_do = [cell for cell in cells if not cell.folder.finished]
     speeds = measured_speeds(results)
-    # The longest first, so that no job is left alone with a long one.
+    # The longest cell first, so that the last one to finish is short.
     to_do.sort(key=lambda cell: -(forecast(cell, speeds).seconds or 0.0))
-    out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} finished before, {len(to_do)} to train.")
+    out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} already finished, {len(to_do)} to train.")
     if not to_do:
         return {}
     jobs = jobs or default_jobs(to_do)
@@ -156,7 +159,7 @@ def train(cells: Sequence[PlannedCell], results: Results, jobs: int | None, out:
 
 
 class _Display:
-    """A bar for all cells and one for each that runs; plain lines where there is no terminal."""
+    """Progress bars for all cells together and for each running cell; only plain lines without a terminal."""
 
     def __init__(self, total: int, out: Console) -> None:
         self.out = out
@@ -185,12 +188,12 @@ class _Display:
             self.count += 1
             self.progress.remove_task(self.bars.pop(cell))
             self.progress.advance(self.all)
-            told = f"in {duration(event.seconds)}" if event.kind == "finished" else "FAILED"
-            self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.requested_by)}) {told}")
+            outcome = f"in {duration(event.seconds)}" if event.kind == "finished" else "FAILED"
+            self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.requested_by)}) {outcome}")
 
 
 def _check_writable(scale: str) -> None:
-    """Find out before hours of training that their results could not be kept."""
+    """Raise NovobenchError before hours of training if their results could not be written."""
     for folder in (places.workspace().runs(scale), places.workspace().results(scale)):
         with readable_os_errors(folder, "write into"):
             places.check_writable(folder)
@@ -201,19 +204,18 @@ def _print_metrics(cell: PlannedCell, out: Console) -> None:
     with undamaged(cell.folder, "record.json"):
         record = cell.folder.read_record()
         for split, metrics in record.metrics.items():
-            numbers = ", ".join(f"{name} {_value(metric)}" for name, metric in metrics.items())
-            known = ", ".join(f"{name} {_value(found)}" for name, found in record.baselines.get(split, {}).items())
-            lines.append(f"{cell.id} {split}: {numbers}" + (f" (without training: {known})" if known else ""))
+            baselines = _values(record.baselines.get(split, {}))
+            lines.append(f"{cell.id} {split}: {_values(metrics)}" + (f" (baselines: {baselines})" if baselines else ""))
     for line in lines:
         out.print(line)
 
 
-def _value(metric: Metric) -> str:
-    return four_digits(metric.value)
+def _values(metrics: Mapping[str, Metric]) -> str:
+    return ", ".join(f"{name} {four_digits(metric.value)}" for name, metric in metrics.items())
 
 
 def _summary(failed: dict[str, str], problems: Sequence[str], cells: Sequence[PlannedCell]) -> int:
-    """Tell what failed, each in one line; the exit code."""
+    """Print one line per failure; returns the exit code."""
     for cell, error in failed.items():
         print(f"novobench: {cell} failed: {one_line(error)}", file=sys.stderr)
     for problem in problems:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -128,23 +128,14 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
     outcomes = {
         cell.id: _outcome(cell, column.metric) for trial in done for cell in trial.cells if cell.folder.finished
     }
-    trials_by_key: dict[str, list[Trial]] = {}
+    _check_same_data(done, outcomes)
+    scores = {(trial.key, trial.number): _score(trial, outcomes, sign) for trial in done}
+    best: dict[str, Trial] = {}
     for trial in done:
-        trials_by_key.setdefault(trial.key, []).append(trial)
-
-    def score(trial: Trial) -> float:
-        return _score([outcomes[cell.id].value if cell.id in outcomes else None for cell in trial.cells], sign)
-
-    best = {key: max(key_trials, key=score) for key, key_trials in trials_by_key.items()}  # the first of equals
-    for key, key_trials in trials_by_key.items():
-        ids = [cell.id for trial in key_trials for cell in trial.cells]
-        fingerprints = {outcomes[id].fingerprint for id in ids if id in outcomes}
-        if len(fingerprints) > 1:
-            raise NovobenchError(
-                f"The trials of {key} were trained on different data ({', '.join(sorted(fingerprints))}), so none of "
-                "them is the best. Restore the data, and remove the run folders of the trials on other data."
-            )
-    if hopeless := [key for key, trial in best.items() if score(trial) == -math.inf]:
+        leader = best.setdefault(trial.key, trial)
+        if scores[trial.key, trial.number] > scores[leader.key, leader.number]:
+            best[trial.key] = trial
+    if hopeless := [key for key, trial in best.items() if scores[key, trial.number] == -math.inf]:
         raise NovobenchError(
             f"Every trial of {', '.join(hopeless)} failed or ended in a {column.metric} that is not finite, so nothing "
             "was written; see their log.txt in runs/."
@@ -197,10 +188,25 @@ def _outcome(cell: PlannedCell, metric: str) -> _Outcome:
         return _Outcome(record.search_split, number(value), record.fingerprint)
 
 
-def _score(values: Sequence[float | None], sign: float) -> float:
-    """Larger is better; -inf unless every seed has a finite number."""
-    numbers = [value for value in values if value is not None and math.isfinite(value)]
-    return sign * math.fsum(numbers) / len(numbers) if len(numbers) == len(values) else -math.inf
+def _check_same_data(done: Sequence[Trial], outcomes: Mapping[str, _Outcome]) -> None:
+    """Raise NovobenchError if the trials of a key were trained on different data."""
+    fingerprints: dict[str, set[str]] = {}
+    for trial in done:
+        own = {outcomes[cell.id].fingerprint for cell in trial.cells if cell.id in outcomes}
+        fingerprints.setdefault(trial.key, set()).update(own)
+    for key, names in fingerprints.items():
+        if len(names) > 1:
+            raise NovobenchError(
+                f"The trials of {key} were trained on different data ({', '.join(sorted(names))}), so none of them is "
+                "the best. Restore the data, and remove the run folders of the trials on other data."
+            )
+
+
+def _score(trial: Trial, outcomes: Mapping[str, _Outcome], sign: float) -> float:
+    """The trial's mean over seeds times `sign`: larger is better. -inf unless every seed has a finite value."""
+    values = [outcomes[cell.id].value for cell in trial.cells if cell.id in outcomes]
+    finite = [value for value in values if math.isfinite(value)]
+    return sign * math.fsum(finite) / len(finite) if len(finite) == len(trial.cells) else -math.inf
 
 
 # ---------------------------------------------------------------------------------------------- files

@@ -92,14 +92,14 @@ def setting(config: CellConfig | None, key: str) -> str:
 def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> str:
     """The table that people read: our values, with 95 % intervals over seeds, next to the paper's; notes below it.
 
-    Diagnostic rows stand in a table of their own below the others.
+    Diagnostic rows have a table of their own below the others, which leaves out rows without a cell at this scale.
     """
     columns = _columns(experiment, rows)
     footnotes: list[str] = []
     lines = [f"# {plain(f'{experiment.name}: {experiment.title}')}", ""]
     lines += [f"{prose(experiment.where)}, at {scale} scale.", ""]
     regular = [row for row in rows if not row.row.diagnostic]
-    diagnostic = [row for row in rows if row.row.diagnostic]
+    diagnostic = [row for row in rows if row.row.diagnostic and row.config is not None]
     for heading, block in (("", regular), ("Diagnostic rows:", diagnostic)):
         if block:
             lines += [heading, ""] if heading else []
@@ -144,8 +144,8 @@ def _rates_notes(rows: Sequence[TableRow], scale: str) -> list[str]:
     labels = [row.row.label for row in trained if not row.searched]
     if scale == "full" or not labels:
         return []
-    which = "any row" if len(labels) == len(trained) else ", ".join(dict.fromkeys(labels))
-    return [f"The rates of {which} have not been searched at {scale} scale; they come from a recipe for other data."]
+    rates = "The rates" if len(labels) == len(trained) else f"The rates of {', '.join(dict.fromkeys(labels))}"
+    return [f"{rates} were not searched at {scale} scale; they come from a recipe for other data."]
 
 
 def _baseline_notes(experiment: Experiment, rows: Sequence[TableRow]) -> list[str]:

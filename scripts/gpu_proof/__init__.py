@@ -11,6 +11,6 @@ receives gpu_proof.tar of at most 16 MiB: both folders without checkpoints, shor
 With `--resume`, another machine continues from it: finished steps and finished cells stay finished.
 
 It needs neither a network nor .git (NOVOBENCH_CODE then names the commit; see novobench/training/environment.py).
-`--wheels` names a folder of wheels for packages that this machine lacks. Exit code 0: nothing failed; 1: a step failed
-or hung; 2: the script cannot run here.
+`--wheels` names a folder of wheels for packages that this machine lacks. `--summary` only writes gpu_proof.md again.
+Exit code 0: nothing failed; 1: a step failed or hung; 2: the script cannot run here.
 """

@@ -107,6 +107,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "run only these steps, even if they are done"
     parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help=text)
     parser.add_argument("--list", action="store_true", help="print the steps and their forecasts, and exit")
+    text = "write results/gpu/gpu_proof.md again from the other files there, and exit"
+    parser.add_argument("--summary", action="store_true", help=text)
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that this machine lacks")
     text = "the data sets, as folders or .tar.gz archives (default: $NOVOBENCH_DATA)"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)
@@ -132,13 +134,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.list:
         print_steps(todo)
         return 0
+    folder = (arguments.folder or places.ROOT / "results" / scale).resolve()
+    if arguments.summary:
+        Proof(todo, scale, folder, started, 0).write_summary()
+        return 0
     if arguments.resume:
         archive.unpack(arguments.resume, scale)
     if arguments.wheels:
         install(arguments.wheels)
     environment = environment_for(data_folder(source, data), arguments.rehearse)
     facts = machine_facts(environment, arguments.rehearse)
-    folder = (arguments.folder or places.ROOT / "results" / scale).resolve()
     proof = Proof(todo, scale, folder, started, arguments.minutes)
     proof.only, proof.environment = arguments.only, environment
     proof.state["machines"].append(facts)

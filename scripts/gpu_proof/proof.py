@@ -121,8 +121,11 @@ class Proof:
     def save(self) -> None:
         """Write state, summary and tar."""
         places.write(self.results / STATE, (json.dumps(self.state, indent=1) + "\n").encode())
-        places.write(self.results / SUMMARY, self.summary().encode())
+        self.write_summary()
         archive.pack(self.scale, self.folder / places.TAR)
+
+    def write_summary(self) -> None:
+        places.write(self.results / SUMMARY, self.summary().encode())
 
     def summary(self) -> str:
         steps = [step.name for step in self.steps if not step.prepares]

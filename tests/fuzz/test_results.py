@@ -1,4 +1,4 @@
-"""Damaged results files and damaged run folders, when everything is finished: tables are written or a file is named."""
+"""Damaged results files and run folders of finished cells: tables are written or a file is named."""
 
 import shutil
 
@@ -29,7 +29,7 @@ TOP1 = {"test": {"top1": 50.0, "loss": 1.25}, "search": {"loss": 1.5}}
 
 
 class Finished:
-    """Two trained cells of the small experiment, collected; each input begins with the same files."""
+    """Two trained and collected cells of the small experiment. Each input starts from the same files."""
 
     def __init__(self, root):
         self.root = root
@@ -58,26 +58,26 @@ class Finished:
             shutil.copytree(self.root / "kept" / name, self.root / name)
 
     def damages(self, names):
-        """A file and what it holds instead."""
+        """A file and its damaged content."""
 
         def of(name):
             content = self.contents[name]
-            some = st.just(b"") | damaged(content)
+            contents = st.just(b"") | damaged(content)
             if not name.endswith(".gz"):
-                some |= edited(content.decode()) | edited(content.decode(), most=1)
-            return st.tuples(st.just(name), some)
+                contents |= edited(content.decode()) | edited(content.decode(), most=1)
+            return st.tuples(st.just(name), contents)
 
         return st.sampled_from(names).flatmap(of)
 
 
 @pytest.fixture
 def done(workspace, monkeypatch):
-    monkeypatch.setattr(files.os, "fsync", lambda _: None)  # nothing here must outlive a power cut
+    monkeypatch.setattr(files.os, "fsync", lambda _: None)  # saves time; nothing here need survive a power cut
     return Finished(workspace)
 
 
 def everything(done):
-    """Collect, read and write all that `run` and `plan` do; raises what a collection tells of a cell."""
+    """Collect, read and write everything that `run` and `plan` do. Raises the first problem of the collection."""
     with locked("laptop"):
         problems = collect(done.folders, Results.load("laptop"))
     results = Results.load("laptop")
@@ -104,17 +104,17 @@ def test_results_files(inputs, done, fuzz):
 
 @extents(20, 1000)
 def test_files_of_a_finished_run(inputs, done, fuzz):
-    """Collected for the first time, or again."""
+    """They are collected for the first time or again."""
 
-    def attempt(damage, anew):
+    def attempt(damage, first_time):
         done.reset()
         name, content = damage
         done.files[name].write_bytes(content)
-        if anew:
+        if first_time:
             shutil.rmtree(done.root / "results")
         return judge(lambda: everything(done), name, done.folders[0].path.name)
 
-    fuzz(inputs, attempt, damage=done.damages(RUN), anew=st.booleans())
+    fuzz(inputs, attempt, damage=done.damages(RUN), first_time=st.booleans())
 
 
 @extents(4, 150)

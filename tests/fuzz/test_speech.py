@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from novobench.errors import DataError
 from novobench.tasks.speech.config import FeatureConfig, SpeechDataConfig
-from novobench.tasks.speech.corpus import Utterances, open_source
+from novobench.tasks.speech.sources import open_source
 from novobench.tasks.speech.transcripts import in_alphabet
+from novobench.tasks.speech.utterances import Utterances
 from tests.fuzz.judge import extents, judge
 from tests.fuzz.odd import ANY_TEXT, damaged, data, edited, replaced, words
 

@@ -209,7 +209,7 @@ def test_commands_with_overrides(inputs, tasks, nothing_runs, fuzz):
 
 VERBS = ["list", "plan", "run", "search", "doctor", "bench", "bench optimizer", "bench throughput", "--help", "trian"]
 OPTIONS = [
-    "--scale", "--seeds", "--rows", "--set", "--jobs", "--executor", "--budget", "--keys", "--rounds", "--models",
+    "--scale", "--seeds", "--rows", "--set", "--jobs", "--budget", "--keys", "--rounds", "--models",
     "--only", "--threads", "--device", "--sweep", "--updates", "--attention", "--published", "--checkpoint", "--help",
     "--unscale-and-clip", "--sca", "-h", "--", "-", "--set=", "--seeds=", "--no-such",
 ]  # fmt: skip
@@ -227,7 +227,6 @@ OPERANDS = [
     "1",
     "2",
     "0",
-    "local",
 ]
 
 

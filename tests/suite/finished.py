@@ -1,4 +1,4 @@
-"""Finished cells without a training: the files that a run folder holds at its end."""
+"""Finished cells without training: the files that a run folder holds in the end, and the results made from them."""
 
 import csv
 import functools
@@ -19,7 +19,7 @@ CURVE = (4.0, 2.0, 1.0)
 
 
 def config_of(name, row, scale="laptop", seed=0):
-    """A row's cell, worked out once for all tests that have the same files."""
+    """The config of a row, computed once for all tests that have the same files."""
     files = [
         places.workspace().experiment(name),
         *(path for path in places.workspace().config_files() if path.name == f"tuned-{scale}.yaml"),
@@ -33,9 +33,17 @@ def _config(name, row, scale, seed, _contents):
     return suite.row_config(experiment, experiment.row(row), scale, seed)
 
 
-def finished(experiment, row, metrics, *, scale="laptop", seed=0, curves=None, fingerprint="digits:0123", **record):
-    """Write a finished run folder of the row. metrics: split -> name -> value. curves: `split/name` -> values."""
+def finished(
+    experiment, row, metrics, *, scale="laptop", seed=0, curves=None, fingerprint="digits:0123", overrides=None
+):
+    """Write a finished run folder of the row.
+
+    metrics: split -> name -> value. curves: `split/name` -> values. overrides: of the row's config.
+    """
     config = config_of(experiment, row, scale, seed)
+    if overrides:
+        loaded = suite.load_experiment(experiment)
+        config = suite.row_config(loaded, loaded.row(row), scale, seed, overrides)
     folder = PlannedCell(config).folder
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.config.write_text(to_yaml(config))
@@ -70,7 +78,6 @@ def finished(experiment, row, metrics, *, scale="laptop", seed=0, curves=None, f
         "dirty": False,
         "hardware": "a machine, 2 cores",
         "finished": "2020-01-01T00:00:00Z",
-        **record,
     }
     log = [
         {"update": update, "epoch": update / 8, "seconds": update / 2, **{"split": series.split("/")[0]}}
@@ -101,9 +108,9 @@ def written_table(name="small", scale="laptop"):
 
 TOP1 = {"test": {"top1": 50.0, "loss": 1.25}}
 FILES = ("records.csv", "curves.csv", "examples.json", "cells.json")
-"""Over which the results of a cell lie."""
+"""The files that hold a cell's results."""
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """File -> what is in it."""
+    """File name -> content."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}

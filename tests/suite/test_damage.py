@@ -1,4 +1,4 @@
-"""Damage to results and to run folders, of every kind: told in a line, or mended, and nothing else is lost."""
+"""Damage of every kind to results and run folders: it is reported in one line or repaired, and nothing else is lost."""
 
 import json
 import random
@@ -14,11 +14,11 @@ from tests.suite.finished import TOP1, collected, content, finished
 RANDOM_DAMAGES = 60
 
 
-# ------------------------------------------------------------------------------------ places that cannot be written
+# ------------------------------------------------------------------------------------ paths that cannot be written
 
 
 @pytest.mark.parametrize("place", ["runs/laptop/collect.lock", "runs", "results", "results/laptop/small.csv"])
-def test_something_else_lies_where_a_command_writes(workspace, novobench, results, place):
+def test_a_file_or_folder_in_the_way_of_what_a_command_writes(workspace, novobench, results, place):
     (workspace / "runs" / "laptop").mkdir(parents=True)
     folder = finished("small", "sgd", TOP1)
     path = workspace / place
@@ -43,7 +43,7 @@ ENDS = [b"[1]\n", b"null\n", b"{}\n", b"1\n", b"\n\n", b'"', b"\xff", b"<<<<<<< 
 
 
 def damaged(content, chance):
-    """Some damage that a file can take."""
+    """The content with some damage."""
     place = chance.randrange(len(content) + 1)
     some = bytes(chance.randrange(256) for _ in range(chance.randrange(1, 6)))
     return chance.choice(
@@ -57,16 +57,13 @@ def damaged(content, chance):
             lambda: content[place:] + content[:place],
             lambda: content.replace(*chance.sample([b"1", b"2", b",", b'"', b"\n", b"0", b"e", b":"], 2)),
             lambda: content + content,
-            lambda: (
-                content
-                + chance.choice([b"[1]\n", b"null\n", b"{}\n", b"1\n", b"\n\n", b'"', b"\xff", b"<<<<<<< HEAD\n"])
-            ),
+            lambda: content + chance.choice(ENDS),
         ]
     )()
 
 
-def told_of(folders):
-    """The lines of a collection; the error's text if it refused."""
+def collect(folders):
+    """The lines that a collection returns, or the text of its error."""
     try:
         return collected(*folders)
     except NovobenchError as error:
@@ -75,7 +72,7 @@ def told_of(folders):
 
 @pytest.mark.parametrize("seed", range(RANDOM_DAMAGES // 20))
 def test_no_damage_ends_in_a_traceback_or_in_a_wrong_number(results, workspace, novobench, seed):
-    """Of whatever file: one line that says so, or it is mended. The other cell's number stands in any case."""
+    """Whatever the file, one line reports the damage or it is repaired. The other cell's value stays in any case."""
     chance = random.Random(seed)
     folders = finished("small", "sgd", TOP1), finished("small", "novograd", {"test": {"top1": 60.0, "loss": 1.0}})
     assert collected(*folders) == []
@@ -85,12 +82,12 @@ def test_no_damage_ends_in_a_traceback_or_in_a_wrong_number(results, workspace, 
     for _ in range(20):
         path = chance.choice(files)
         path.write_bytes(damaged(whole[path], chance))
-        told = told_of(folders)
-        if isinstance(told, str):  # nothing was written
+        problems = collect(folders)
+        if isinstance(problems, str):  # nothing was written
             assert path.parent == results
-            assert path.name in told
+            assert path.name in problems
         else:
-            assert told or path.parent != results or content(results) == results_before
+            assert problems or path.parent != results or content(results) == results_before
             reread = Results.load("laptop")
             assert reread.value(folders[1].path.name, "test", "top1") == 60.0
             assert path.parent != results or reread.value(folders[0].path.name, "test", "top1") == 50.0
@@ -162,7 +159,7 @@ def stored_of(folder, results):
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in RUN_DAMAGES.items() for kind in kinds])
 def test_a_damaged_file_of_a_finished_run(results, name, kind):
-    """Named; the other cells are collected, and what was collected from it before stays."""
+    """It is named, the other cells are collected, and what was collected from it before stays."""
     folder, other = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(folder)
     before = stored_of(folder, results)

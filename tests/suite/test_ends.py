@@ -21,7 +21,7 @@ ENDS = {
     "SIGSTOP": "no progress for 0.05 minutes (runtime.stall_minutes) (its process was stopped by a signal, as Ctrl-Z",
     "crash": f"its process crashed in compiled code, with signal 11 (SIGSEGV). {RESUME}",
     "leave": "sys.exit(0) was called (in leave, faulty.py line ",
-    "leave_at_once": "its process ended with exit code 0 and left no record. Something that it loaded may",
+    "leave_at_once": "its process ended with exit code 0 without a record. Code that it loaded, such as",
     "bad_data": "data.path: picture 7 is no picture.",
     "odd_text": r"ValueError: first line second \x1b[31mred\udcff long long",
     "deep": "RecursionError: maximum recursion depth exceeded",
@@ -48,7 +48,7 @@ def runs(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_what_ended_a_training_is_told_in_one_line(runs, monkeypatch, heard_signals):
-    monkeypatch.setattr(executors, "_LINGERING", 3.0)
+    monkeypatch.setattr(executors, "_LINGER_SECONDS", 3.0)
     hangs = {"SIGSTOP", "hang", "hang_computing"}
     cells = {fault: cell(fault, stall_minutes=0.05 if fault in hangs else 30.0) for fault in ENDS}
     failed = executors.run_local(list(cells.values()), 2, lambda event: None)

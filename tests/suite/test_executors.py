@@ -17,7 +17,8 @@ from novobench.places import Workspace
 from novobench.suite import executors, forkserver
 from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.plan import PlannedCell
-from novobench.suite.results import RecordLine, Results, StoredCell
+from novobench.suite.results import Results
+from novobench.suite.stored_cell import RecordLine, StoredCell
 from novobench.tasks import base
 from novobench.training import worker
 from tests.cells import small_config

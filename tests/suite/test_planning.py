@@ -71,7 +71,7 @@ PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"
         ({"rows": [{"id": "a", "label": "A", "laptop": {"scale": "gpu"}}]}, "row 'a': 'laptop' cannot set 'scale'"),
         ({"rows": [{"id": "a", "label": "A", "laptop": 5}]}, r"'rows\[0\].laptop' must be a mapping, not 5"),
         ({"rows": [{"id": "a", "label": "A", "set": {"tuned": "x"}}]}, "row 'a': 'set' cannot set 'tuned'"),
-        ({"laptop": {"tuned": "x"}}, "'laptop' cannot set 'tuned': write it below a scale of a row"),
+        ({"laptop": {"tuned": "x"}}, "'laptop' cannot set 'tuned': only a scale of a row can"),
         ({"rows": [{"id": "../a", "label": "A", "laptop": {}}]}, r"'rows\[0\].id' must be usable in a file name"),
         ({"rows": []}, "'rows' must be given at least one entry"),
         ({"figure": [{**PANEL, "x": "hours"}]}, r"'figure\[0\].x' is 'hours' .*, or update, epoch or seconds"),

@@ -123,7 +123,7 @@ def test_a_command_that_is_stopped_in_the_midst_of_a_look_kills_nothing(reading,
 def test_a_process_that_has_its_record_need_not_end_by_itself(watched):
     watched.folder.write_heartbeat(8, 8)
     watched.later(1)
-    watched.later(executors._LINGERING - 1)
+    watched.later(executors._LINGER_SECONDS - 1)
     watched.folder.record.write_text("{}")
     assert watched.later(0) == (False, 1.0)
     assert watched.later(2) == (True, 1.0)

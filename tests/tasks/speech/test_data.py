@@ -1,10 +1,8 @@
-"""What training and evaluation hear: whole micro-batches, speeds, kept features, masks, all from (seed, epoch)."""
+"""What training and evaluation get: whole micro-batches, speeds and masks, all from (seed, epoch)."""
 
-import dataclasses
 from fractions import Fraction
 from itertools import groupby, product
 from math import ceil, floor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,35 +13,28 @@ from torch.nn import functional as F
 from novobench.config import CellConfig
 from novobench.errors import ConfigError, DataError
 from novobench.tasks.sampling import SampleKey, uniforms
-from novobench.tasks.speech.config import SpeechDataConfig
-from novobench.tasks.speech.corpus import Utterances
 from novobench.tasks.speech.data import (
     EvaluationUtterances,
-    FeatureMaker,
+    FeatureExtractor,
     PackedUtterances,
     collate,
     encoded,
-    least_outputs,
+    min_outputs,
     open_utterances,
 )
-from novobench.tasks.speech.features import at_speed, mask_draws, masked
+from novobench.tasks.speech.features import at_speed
 from novobench.tasks.speech.task import SpeechData, build
-from tests.tasks.speech.recordings import RATE, imagined, make_tree, small
+from novobench.tasks.speech.utterances import Utterances
+from tests.tasks.speech.small import (
+    RATE,
+    fake_utterances,
+    small,
+)
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 COUNT = 103
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """Nothing a test makes stays."""
-    monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    make_tree(folder)
-    return folder
+MASKS = {"data__frequency_masks": 2, "data__time_masks": 2}
 
 
 def config(**changes: object) -> CellConfig:
@@ -53,7 +44,7 @@ def config(**changes: object) -> CellConfig:
 
 
 def pack(settings: CellConfig, utterances: Utterances) -> PackedUtterances:
-    return PackedUtterances(utterances, settings, FeatureMaker(utterances, settings, settings.data.speeds))
+    return PackedUtterances(utterances, settings, FeatureExtractor(utterances, settings, settings.data.speeds))
 
 
 LENGTHS = np.random.default_rng(0).integers(1 * RATE, 20 * RATE, COUNT)
@@ -61,14 +52,11 @@ LENGTHS = np.random.default_rng(0).integers(1 * RATE, 20 * RATE, COUNT)
 
 def packed(lengths=LENGTHS, texts=None, **changes: object) -> PackedUtterances:
     settings = config(**changes)
-    return pack(settings, imagined(settings, lengths, texts))
+    return pack(settings, fake_utterances(settings, lengths, texts))
 
 
 def speeds_of(train: PackedUtterances, epoch: int) -> np.ndarray:
     return train.drawn_speeds([SampleKey(epoch, i) for i in range(len(train.utterances))])
-
-
-# ------------------------------------------------------------------------------------ packing
 
 
 @pytest.mark.parametrize("window", [0, 3])
@@ -160,8 +148,8 @@ def test_a_micro_batch_depends_on_its_key_alone(root):
     state = torch.get_rng_state()
     later = [again[SampleKey(3, i)] for i in (2, 0)]
     for place, batch in zip((2, 0), later, strict=True):
-        assert torch.equal(train[SampleKey(3, place)]["features"], batch["features"])
-        assert torch.equal(train[SampleKey(3, place)]["letters"], batch["letters"])
+        assert torch.equal(train[SampleKey(3, place)].features, batch.features)
+        assert torch.equal(train[SampleKey(3, place)].tokens, batch.tokens)
     assert torch.equal(state, torch.get_rng_state())  # nothing was drawn from the global generator
 
 
@@ -171,33 +159,30 @@ def test_the_loader_gives_micro_batches_and_each_one_once_an_epoch(root):
     data.setup("fit")
     assert settings.data.updates_per_epoch(8) == 2
     loader = data.train_batches(0, 4, 0, 1)
-    assert sorted(key for keys in list(loader.batch_sampler)[:4] for key in keys) == [SampleKey(0, i) for i in range(4)]
+    assert sorted(list(loader.sampler)[:4]) == [SampleKey(0, i) for i in range(4)]
     batches = list(loader)
     assert len(batches) == 8
-    assert {len(batch["letters"]) for batch in batches} == {4}
+    assert {len(batch.tokens) for batch in batches} == {4}
     halves = [list(data.train_batches(0, 4, rank, 2)) for rank in (0, 1)]
     mixed = [batch for pair in zip(*halves, strict=True) for batch in pair]
     for one, two in zip(batches, mixed, strict=True):
-        assert torch.equal(one["features"], two["features"])
+        assert torch.equal(one.features, two.features)
 
 
 def test_batches_are_padded_with_zeros_to_a_multiple(root):
     train = open_utterances(small(data__pad_frames=16), root).train
     for place, chosen in enumerate(train.packed(0)):
         batch = train[SampleKey(0, place)]
-        assert batch["features"].shape[2] % 16 == 0
-        assert 0 <= batch["features"].shape[2] - int(batch["lengths"].max()) < 16
-        for row, length in zip(batch["features"], batch["lengths"], strict=True):
+        assert batch.features.shape[2] % 16 == 0
+        assert 0 <= batch.features.shape[2] - int(batch.feature_lengths.max()) < 16
+        for row, length in zip(batch.features, batch.feature_lengths, strict=True):
             assert not row[:, length:].any()
             assert row[:, :length].any(dim=0).all()
         texts = [train.utterances.texts[i] for i in chosen]
-        counts = batch["letter_counts"].tolist()
-        letters = [row[:n].tolist() for row, n in zip(batch["letters"], counts, strict=True)]
+        counts = batch.token_lengths.tolist()
+        letters = [row[:n].tolist() for row, n in zip(batch.tokens, counts, strict=True)]
         assert ["".join(" abcdefghijklmnopqrstuvwxyz'"[i] for i in row) for row in letters] == texts
-        assert batch["left_out"] == 0
-
-
-# ------------------------------------------------------------------------------------ what is left out
+        assert batch.skipped == 0
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -233,7 +218,7 @@ def test_utterances_shorter_than_their_transcripts_never_come_and_are_counted_an
         speeds = speeds_of(train, epoch).tolist()
         assert set(train.packed(epoch).flat) == {i for i in range(COUNT) if not short[i, speeds[i]]}
     ever = [i for i in range(COUNT) if any(short[i, speed] for speed in (0.9, 1.0, 1.1))]
-    assert f"{len(ever)} utterances that are, at some speed, shorter than their transcripts need" in caplog.text
+    assert f"{len(ever)} utterances that are, at some speed, too short for their transcripts" in caplog.text
     assert f"e.g. {', '.join(f'u{i}' for i in ever[:10])}." in caplog.text
 
 
@@ -241,7 +226,7 @@ def test_a_recording_that_a_speed_makes_shorter_than_a_frame_is_left_out():
     train = packed([270] * COUNT, data__speeds=[0.9, 1.0])
     assert train.left_out == {"train_too_short": COUNT}
     for place in range(len(train)):
-        assert set(train[SampleKey(0, place)]["lengths"].tolist()) == {2}
+        assert set(train[SampleKey(0, place)].feature_lengths.tolist()) == {2}
 
 
 def test_nothing_that_fits_is_told():
@@ -249,7 +234,7 @@ def test_nothing_that_fits_is_told():
         packed(data__max_seconds=0.5).packed(0)
 
 
-def test_least_outputs_is_the_shortest_path_that_ctc_finds():
+def test_min_outputs_is_the_shortest_path_that_ctc_finds():
     for length in (1, 2, 3, 4):
         for letters in product((0, 1), repeat=length):
             outputs = next(
@@ -257,16 +242,13 @@ def test_least_outputs_is_the_shortest_path_that_ctc_finds():
                 for n in range(1, 9)
                 if any(tuple(o for o, _ in groupby(path) if o != 2) == letters for path in product((0, 1, 2), repeat=n))
             )
-            assert least_outputs(np.array(letters)) == outputs
+            assert min_outputs(np.array(letters)) == outputs
             targets, counts = torch.tensor([letters]), torch.tensor([length])
             for n, reachable in ((outputs, True), (outputs - 1, False)):
                 if n:
                     uniform = torch.zeros(n, 1, 3).log_softmax(-1)
                     loss = F.ctc_loss(uniform, targets, torch.tensor([n]), counts, 2, "none")
                     assert bool(loss.isfinite()) == reachable
-
-
-# ------------------------------------------------------------------------------------ speeds
 
 
 def test_each_utterance_draws_a_speed_in_each_epoch():
@@ -287,37 +269,7 @@ def test_a_batch_has_the_speeds_that_were_drawn(root):
         speeds = speeds_of(train, epoch)
         for place, chosen in enumerate(train.packed(epoch)):
             samples = [round(int(train.utterances.lengths[i]) * speeds[i] * 10) // 10 for i in chosen]
-            assert train[SampleKey(epoch, place)]["lengths"].tolist() == [1 + n // 160 for n in samples]
-
-
-def played(samples: torch.Tensor, speed: float, sox: bool = False) -> torch.Tensor:
-    return at_speed(samples, speed, SpeechDataConfig(sox_speed=sox))
-
-
-@pytest.mark.parametrize("sox", [False, True], ids=["resampled", "sox"])
-@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
-def test_speed_is_resampling_and_moves_the_pitch(speed, sox):
-    """By the factor f a recording becomes f times as long and its tones lower by f; with sox's `speed` the reverse."""
-    seconds, hertz = 2.0, 1000.0
-    longer = 1 / speed if sox else speed
-    time = torch.arange(int(seconds * RATE), dtype=torch.float64) / RATE
-    sine = torch.sin(2 * torch.pi * hertz * time).float()
-    heard = played(sine, speed, sox)
-    assert len(heard) == {0.9: 35556, 1.0: 32000, 1.1: 29091}[speed] if sox else round(seconds * RATE * speed)
-    inside = heard[1000:-1000]
-    spectrum = np.abs(np.fft.rfft(inside.numpy() * np.hanning(len(inside)), 2**18))
-    assert spectrum.argmax() * RATE / 2**18 == pytest.approx(hertz / longer, abs=0.1)
-    expected = torch.sin(2 * torch.pi * hertz / longer * torch.arange(len(heard), dtype=torch.float64) / RATE)
-    assert (inside - expected[1000:-1000]).abs().max() < 1e-3
-
-
-def test_lengths_are_resampys_and_soxs():
-    """resampy cuts the last fraction of a sample off, sox rounds to the nearest sample."""
-    for count in range(3000, 3100):
-        for speed, tenths in ((0.9, 9), (1.1, 11)):
-            assert len(played(torch.zeros(count), speed)) == count * tenths // 10
-            exact = Fraction(count * 10, tenths)
-            assert len(played(torch.zeros(count), speed, sox=True)) == floor(exact + Fraction(1, 2))
+            assert train[SampleKey(epoch, place)].feature_lengths.tolist() == [1 + n // 160 for n in samples]
 
 
 def test_soxs_speeds_make_the_frames_that_are_counted(root):
@@ -326,173 +278,8 @@ def test_soxs_speeds_make_the_frames_that_are_counted(root):
     for index, length in enumerate(train.utterances.lengths.tolist()):
         for speed, tenths in ((0.9, 9), (1.0, 10), (1.1, 11)):
             samples = floor(Fraction(length * 10, tenths) + Fraction(1, 2))
-            assert train.maker(index, speed).shape[1] == ceil(Fraction(samples, 160))
+            assert train.extractor(index, speed).shape[1] == ceil(Fraction(samples, 160))
             assert train._samples(np.full(len(train.utterances), speed))[index] == samples
-
-
-@pytest.mark.parametrize(("speed", "sox"), [(0.9, False), (1.1, True)])
-def test_what_a_slower_rate_cannot_hold_is_filtered_out(speed, sox):
-    """With fewer samples a second a tone of 7.9 kHz would come back as an alias."""
-    time = torch.arange(2 * RATE, dtype=torch.float64) / RATE
-    heard = played(torch.sin(2 * torch.pi * 7900 * time).float(), speed, sox)
-    assert heard[1000:-1000].abs().max() < 1e-3
-
-
-# ------------------------------------------------------------------------------------ features
-
-
-def heard(settings: CellConfig, root: Path, task=None) -> list[dict]:
-    """All training batches of two epochs and all evaluation batches, with features."""
-    data = SpeechData(dataclasses.replace(settings, data_root=str(root)))
-    data.setup("fit")
-    batches = list(data.train_batches(0, 4, 0, 1))
-    for split in data.evaluation_sets:
-        batches += data.evaluation_batches(split.dataset, 0, 1)
-    return [task._heard(batch) for batch in batches] if task else batches
-
-
-def assert_same(one: list[dict], two: list[dict]) -> None:
-    assert len(one) == len(two)
-    for mine, yours in zip(one, two, strict=True):
-        for key in ("features", "lengths", "letters", "letter_counts"):
-            assert torch.equal(mine[key], yours[key])
-        for key in ("left_out", "index", "input", "reference"):
-            assert mine.get(key) == yours.get(key)
-
-
-MASKS = {"data__frequency_masks": 2, "data__time_masks": 2}
-PADDED = {**MASKS, "data__masks_over_padding": True}
-
-
-def test_kept_features_are_the_same_bits(root, monkeypatch):
-    plain = heard(small(**MASKS), root)
-    kept = heard(small(**MASKS, data__keep_features=True), root)
-    assert_same(plain, kept)
-    monkeypatch.setattr(Utterances, "read", lambda *_: pytest.fail("a recording was read again"))
-    assert_same(plain, heard(small(**MASKS, data__keep_features=True), root))
-
-
-def test_other_features_are_kept_apart(root):
-    one, two = (
-        heard(small(data__keep_features=True, data__features__preemphasis=value), root)[0]["features"]
-        for value in (0.97, 0.9)
-    )
-    assert not torch.equal(one, two)
-
-
-def test_kept_features_go_on_without_a_bad_recording_and_keep_no_failure(tmp_path, monkeypatch):
-    make_tree(tmp_path)
-    path = next((tmp_path / "tree" / "dev-clean").glob("**/*.flac"))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=f"{path.name} .*: it cannot be read: it is damaged or cut short"):
-        open_utterances(small(data__keep_features=True), tmp_path)
-    skip = {"data__on_bad_utterance": "skip"}
-    plain = heard(small(**skip), tmp_path)
-    assert_same(plain, heard(small(**skip, data__keep_features=True), tmp_path))
-    # The same file, bad for a reason that passes, as a library's error of a type that nobody has foreseen.
-    path.write_bytes(whole)
-    read = soundfile.SoundFile.read
-
-    def fails(sound, *words, **more):
-        if failing and sound.frames == frames:
-            raise failing[0]
-        return read(sound, *words, **more)
-
-    frames, failing = soundfile.info(path).frames, [MemoryError("no room")]
-    monkeypatch.setattr(soundfile.SoundFile, "read", fails)
-    kept = small(**skip, data__keep_features=True)
-    assert sum(batch["left_out"] for batch in heard(kept, tmp_path)) == 1
-    failing.clear()
-    assert_same(heard(small(), tmp_path), heard(kept, tmp_path))
-
-
-def test_features_can_be_kept_of_recordings_that_a_speed_makes_too_short(tmp_path):
-    make_tree(tmp_path)
-    path = next((tmp_path / "tree" / "train-a").glob("**/*.flac"))
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.1, 0.1, 270), RATE)
-    assert_same(heard(small(), tmp_path), heard(small(data__keep_features=True), tmp_path))
-
-
-@pytest.mark.parametrize("masks", [MASKS, PADDED], ids=["own frames", "padding"])
-def test_the_device_makes_the_same_features(root, masks):
-    plain = heard(small(**masks), root)
-    settings = small(**masks, data__features_on="accelerator")
-    assert_same(plain, heard(settings, root, build(settings)[0]))
-
-
-def test_mixed_precision_leaves_features_alone(root):
-    settings = small(**MASKS, data__features_on="accelerator")
-    task, _ = build(settings)
-    batches = heard(settings, root)
-    with torch.autocast("cpu", torch.bfloat16):
-        batches = [task._heard(batch) for batch in batches]
-    assert_same(heard(small(**MASKS), root), batches)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_workers_change_no_bit(threads, root):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert_same(heard(small(**MASKS), root), heard(small(**MASKS, runtime__workers=1), root))
-    finally:
-        torch.set_num_threads(before)
-
-
-# ------------------------------------------------------------------------------------ SpecAugment
-
-
-def mask(data: SpeechDataConfig, draws, bands=20, frames=50) -> np.ndarray:
-    """Where ones became zeros, bool [F, T]."""
-    ones = torch.ones(bands, frames)
-    found = masked(ones, data, np.array(draws))
-    assert ones.all()
-    assert set(found.unique().tolist()) <= {0.0, 1.0}
-    return found.numpy() == 0
-
-
-def draw(count: int, numbers: int) -> np.ndarray:
-    return uniforms(0, "test", [SampleKey(0, i) for i in range(count)], numbers)
-
-
-@pytest.mark.parametrize("axis", ["frequency", "time"])
-def test_fixed_widths_are_exact(axis):
-    data = SpeechDataConfig(fixed_mask_width=True, **{f"{axis}_masks": 1, f"{axis}_mask_width": 6})
-    starts = set()
-    for numbers in draw(300, 2):
-        found = mask(data, numbers) if axis == "frequency" else mask(data, numbers).T
-        places = np.flatnonzero(found.any(axis=1))
-        assert found[places].all()
-        assert len(places) == 6 == places[-1] - places[0] + 1
-        starts.add(int(places[0]))
-    extent = 20 if axis == "frequency" else 50
-    assert {min(starts), max(starts)} == {0, extent - 7}  # random.uniform(0, extent - 6), cut to an integer
-
-
-@pytest.mark.parametrize("axis", ["frequency", "time"])
-def test_random_widths_are_uniform_from_nothing_to_the_limit(axis):
-    data = SpeechDataConfig(**{f"{axis}_masks": 1, f"{axis}_mask_width": 4})
-    found = [mask(data, numbers) for numbers in draw(1000, 2)]
-    widths = [int((m.any(axis=1) if axis == "frequency" else m.any(axis=0)).sum()) for m in found]
-    shares = np.bincount(widths, minlength=5) / len(widths)
-    assert len(shares) == 5
-    assert shares == pytest.approx(np.full(5, 0.2), abs=0.055)  # 4 standard deviations
-
-
-def test_masks_of_both_kinds_add_up():
-    data = SpeechDataConfig(frequency_masks=2, time_masks=2, fixed_mask_width=True)
-    assert mask_draws(data) == 8
-    for numbers in draw(50, 8):
-        found = mask(data, numbers)
-        bands, frames = found.all(axis=1), found.all(axis=0)
-        assert 6 <= bands.sum() <= 12
-        assert 6 <= frames.sum() <= 12
-        assert np.array_equal(found, bands[:, None] | frames[None, :])
-
-
-def test_a_mask_wider_than_the_features_takes_all():
-    assert mask(SpeechDataConfig(time_masks=1, fixed_mask_width=True), [0.5, 0.5], frames=4).all()
 
 
 def test_masks_can_be_placed_over_the_padding(root):
@@ -504,10 +291,10 @@ def test_masks_can_be_placed_over_the_padding(root):
     for epoch in range(4):
         for place, chosen in enumerate(over.packed(epoch)):
             one, two = (train[SampleKey(epoch, place)] for train in (plain, over))
-            padded = one["features"].shape[2]
+            padded = one.features.shape[2]
             draws = uniforms(over.seed, "mask", [SampleKey(epoch, int(i)) for i in chosen], 2)
             for row, masked_row, length, (_, where) in zip(
-                one["features"], two["features"], one["lengths"].tolist(), draws, strict=True
+                one.features, two.features, one.feature_lengths.tolist(), draws, strict=True
             ):
                 start = int(where * (padded - 6))
                 expected = row.clone()
@@ -525,7 +312,7 @@ def test_masks_depend_on_seed_epoch_and_utterance_alone(root):
         found: dict[int, tuple] = {}
         for place, chosen in enumerate(train.packed(epoch)):
             batch = train[SampleKey(epoch, place)]
-            for index, row, length in zip(chosen.tolist(), batch["features"], batch["lengths"], strict=True):
+            for index, row, length in zip(chosen.tolist(), batch.features, batch.feature_lengths, strict=True):
                 places = tuple(torch.nonzero(~row[:, :length].any(dim=1)).flatten().tolist())
                 assert len(places) == 2
                 assert found.setdefault(index, places) == places
@@ -542,15 +329,12 @@ def test_masks_depend_on_seed_epoch_and_utterance_alone(root):
 def test_masks_touch_nothing_else_and_no_evaluation(root):
     plain, with_masks = (open_utterances(small(**changes), root) for changes in ({}, MASKS))
     for place in range(4):
-        one, two = (splits.train[SampleKey(0, place)]["features"] for splits in (plain, with_masks))
+        one, two = (splits.train[SampleKey(0, place)].features for splits in (plain, with_masks))
         assert torch.equal(torch.where(two == 0, 0.0, one), two)
         assert not torch.equal(one, two)
     for position in range(5):
-        one, two = (splits.sets["dev-clean"][position]["heard"] for splits in (plain, with_masks))
+        one, two = (splits.sets["dev-clean"][position].input for splits in (plain, with_masks))
         assert torch.equal(one, two)
-
-
-# ------------------------------------------------------------------------------------ evaluation
 
 
 def test_evaluation_comes_shortest_first_and_whole(root):
@@ -559,24 +343,24 @@ def test_evaluation_comes_shortest_first_and_whole(root):
     for name, count in (("dev-clean", 5), ("test-clean", 4)):
         items = [splits.sets[name][i] for i in range(len(splits.sets[name]))]
         of = splits.sets[name].utterances
-        assert sorted(item["index"] for item in items) == list(range(count))
-        lengths = [of.lengths[item["index"]] for item in items]
+        assert sorted(item.index for item in items) == list(range(count))
+        lengths = [of.lengths[item.index] for item in items]
         assert lengths == sorted(lengths)
         assert max(lengths) > 0.9 * RATE
         for item in items:
-            assert item["reference"] == of.texts[item["index"]]
-            assert item["input"] == of.listing(item["index"]).id
-            assert np.array_equal(item["letters"], encoded(item["reference"], splits.train.data.alphabet))
-            assert item["heard"].shape == (16, 1 + of.lengths[item["index"]] // 160)
+            assert item.reference == of.texts[item.index]
+            assert item.id == of.listing(item.index).id
+            assert np.array_equal(item.tokens, encoded(item.reference, splits.train.data.alphabet))
+            assert item.input.shape == (16, 1 + of.lengths[item.index] // 160)
 
 
 def test_evaluation_keeps_what_ctc_cannot_align():
     settings = config()
-    utterances = imagined(settings, [400, 300], ["many letters", "a"])
-    found = EvaluationUtterances(utterances, settings, FeatureMaker(utterances, settings, [1.0]))
-    assert [found[i]["index"] for i in range(2)] == [1, 0]
+    utterances = fake_utterances(settings, [400, 300], ["many letters", "a"])
+    found = EvaluationUtterances(utterances, settings, FeatureExtractor(utterances, settings, [1.0]))
+    assert [found[i].index for i in range(2)] == [1, 0]
     batch = collate([found[0], found[1]], settings.data)
-    assert batch["reference"] == ["a", "many letters"]
+    assert batch.references == ["a", "many letters"]
     task, _ = build(settings)
     task.eval()
     with torch.no_grad():
@@ -589,14 +373,15 @@ def test_recordings_that_cannot_be_read_leave_the_batch(root):
     splits = open_utterances(small(), root)
     one, two = splits.sets["dev-clean"][0], splits.sets["dev-clean"][3]
     with_gap, without = (collate(items, small().data) for items in ([one, None, two], [one, two]))
-    assert (with_gap["left_out"], without["left_out"]) == (1, 0)
-    assert torch.equal(with_gap["features"], without["features"])
-    assert with_gap["index"] == without["index"]
-    assert collate([None, None], small().data) == {"left_out": 2}
+    assert (with_gap.skipped, without.skipped) == (1, 0)
+    assert torch.equal(with_gap.features, without.features)
+    assert with_gap.indices == without.indices
+    empty = collate([None, None], small().data)
+    assert (empty.skipped, empty.indices, len(empty.features), len(empty.tokens)) == (2, [], 0, 0)
 
 
 def test_a_micro_batch_without_a_readable_recording_is_told(root, monkeypatch):
     train = open_utterances(small(), root).train
     monkeypatch.setattr(Utterances, "read", lambda *_: None)
-    with pytest.raises(DataError, match=r"No recording of a micro-batch can be read: .*\.flac, .*Mend them, or raise"):
+    with pytest.raises(DataError, match=r"No recording of a micro-batch can be read: .*\.flac, .*Fix them, or raise"):
         train[SampleKey(0, 0)]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from fractions import Fraction
+from math import floor
 
 import numpy as np
 import pytest
@@ -10,9 +12,13 @@ import torch
 from novobench.errors import ConfigError
 from novobench.suite.experiment import load_experiment
 from novobench.suite.plan import plan
+from novobench.tasks.sampling import SampleKey, uniforms
 from novobench.tasks.speech.config import FeatureConfig, SpeechDataConfig
-from novobench.tasks.speech.features import LogMel, at_speed, conditioned, masked, without_silence
-from tests.tasks.speech.recordings import small
+from novobench.tasks.speech.features import LogMel, at_speed, conditioned, mask_draws, masked, without_silence
+from tests.tasks.speech.small import (
+    RATE,
+    small,
+)
 
 
 def mel_scale(hertz):
@@ -97,7 +103,7 @@ def test_windows_follow_the_sample_rate():
     [
         (
             {"sample_rate": 8000, "highest_hertz": 8000.0},
-            "highest_hertz' is 8000, but at sample_rate 8000 nothing above",
+            "highest_hertz' is 8000, but at sample_rate 8000 the spectrum ends at 4000 Hz",
         ),
         ({"highest_hertz": 0.0}, "highest_hertz' must be above 0"),
         ({"window": 600, "fft": 512}, "window 600, hop 160 and fft 512 make no frames"),
@@ -182,3 +188,99 @@ def test_pure_silence_stays():
 def test_no_masks_leave_features_alone():
     features = torch.ones(4, 4)
     assert masked(features, SpeechDataConfig(), np.empty(0)) is features
+
+
+# ------------------------------------------------------------------------------------ speeds
+
+
+def played(samples: torch.Tensor, speed: float, sox: bool = False) -> torch.Tensor:
+    return at_speed(samples, speed, SpeechDataConfig(sox_speed=sox))
+
+
+@pytest.mark.parametrize("sox", [False, True], ids=["resampled", "sox"])
+@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
+def test_speed_is_resampling_and_moves_the_pitch(speed, sox):
+    """By the factor f a recording becomes f times as long and its tones lower by f; with sox's `speed` the reverse."""
+    seconds, hertz = 2.0, 1000.0
+    longer = 1 / speed if sox else speed
+    time = torch.arange(int(seconds * RATE), dtype=torch.float64) / RATE
+    sine = torch.sin(2 * torch.pi * hertz * time).float()
+    heard = played(sine, speed, sox)
+    assert len(heard) == {0.9: 35556, 1.0: 32000, 1.1: 29091}[speed] if sox else round(seconds * RATE * speed)
+    inside = heard[1000:-1000]
+    spectrum = np.abs(np.fft.rfft(inside.numpy() * np.hanning(len(inside)), 2**18))
+    assert spectrum.argmax() * RATE / 2**18 == pytest.approx(hertz / longer, abs=0.1)
+    expected = torch.sin(2 * torch.pi * hertz / longer * torch.arange(len(heard), dtype=torch.float64) / RATE)
+    assert (inside - expected[1000:-1000]).abs().max() < 1e-3
+
+
+def test_lengths_are_resampys_and_soxs():
+    """resampy cuts the last fraction of a sample off, sox rounds to the nearest sample."""
+    for count in range(3000, 3100):
+        for speed, tenths in ((0.9, 9), (1.1, 11)):
+            assert len(played(torch.zeros(count), speed)) == count * tenths // 10
+            exact = Fraction(count * 10, tenths)
+            assert len(played(torch.zeros(count), speed, sox=True)) == floor(exact + Fraction(1, 2))
+
+
+@pytest.mark.parametrize(("speed", "sox"), [(0.9, False), (1.1, True)])
+def test_what_a_slower_rate_cannot_hold_is_filtered_out(speed, sox):
+    """With fewer samples a second a tone of 7.9 kHz would come back as an alias."""
+    time = torch.arange(2 * RATE, dtype=torch.float64) / RATE
+    heard = played(torch.sin(2 * torch.pi * 7900 * time).float(), speed, sox)
+    assert heard[1000:-1000].abs().max() < 1e-3
+
+
+# ------------------------------------------------------------------------------------ SpecAugment
+
+
+def mask(data: SpeechDataConfig, draws, bands=20, frames=50) -> np.ndarray:
+    """Where ones became zeros, bool [F, T]."""
+    ones = torch.ones(bands, frames)
+    found = masked(ones, data, np.array(draws))
+    assert ones.all()
+    assert set(found.unique().tolist()) <= {0.0, 1.0}
+    return found.numpy() == 0
+
+
+def draw(count: int, numbers: int) -> np.ndarray:
+    return uniforms(0, "test", [SampleKey(0, i) for i in range(count)], numbers)
+
+
+@pytest.mark.parametrize("axis", ["frequency", "time"])
+def test_fixed_widths_are_exact(axis):
+    data = SpeechDataConfig(fixed_mask_width=True, **{f"{axis}_masks": 1, f"{axis}_mask_width": 6})
+    starts = set()
+    for numbers in draw(300, 2):
+        found = mask(data, numbers) if axis == "frequency" else mask(data, numbers).T
+        places = np.flatnonzero(found.any(axis=1))
+        assert found[places].all()
+        assert len(places) == 6 == places[-1] - places[0] + 1
+        starts.add(int(places[0]))
+    extent = 20 if axis == "frequency" else 50
+    assert {min(starts), max(starts)} == {0, extent - 7}  # random.uniform(0, extent - 6), cut to an integer
+
+
+@pytest.mark.parametrize("axis", ["frequency", "time"])
+def test_random_widths_are_uniform_from_nothing_to_the_limit(axis):
+    data = SpeechDataConfig(**{f"{axis}_masks": 1, f"{axis}_mask_width": 4})
+    found = [mask(data, numbers) for numbers in draw(1000, 2)]
+    widths = [int((m.any(axis=1) if axis == "frequency" else m.any(axis=0)).sum()) for m in found]
+    shares = np.bincount(widths, minlength=5) / len(widths)
+    assert len(shares) == 5
+    assert shares == pytest.approx(np.full(5, 0.2), abs=0.055)  # 4 standard deviations
+
+
+def test_masks_of_both_kinds_add_up():
+    data = SpeechDataConfig(frequency_masks=2, time_masks=2, fixed_mask_width=True)
+    assert mask_draws(data) == 8
+    for numbers in draw(50, 8):
+        found = mask(data, numbers)
+        bands, frames = found.all(axis=1), found.all(axis=0)
+        assert 6 <= bands.sum() <= 12
+        assert 6 <= frames.sum() <= 12
+        assert np.array_equal(found, bands[:, None] | frames[None, :])
+
+
+def test_a_mask_wider_than_the_features_takes_all():
+    assert mask(SpeechDataConfig(time_masks=1, fixed_mask_width=True), [0.5, 0.5], frames=4).all()

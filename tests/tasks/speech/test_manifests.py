@@ -2,13 +2,26 @@
 
 import json
 
+import numpy as np
 import pytest
 import soundfile
 
 from novobench.errors import DataError
-from novobench.tasks.speech.corpus import Utterances
-from tests.tasks.speech.recordings import RATE
-from tests.tasks.speech.test_bad_recordings import SAMPLES, utterances
+from novobench.tasks.speech.data import (
+    open_utterances,
+)
+from novobench.tasks.speech.utterances import Utterances
+from tests.tasks.speech.small import (
+    MANIFEST,
+    RATE,
+    SAMPLES,
+    SIZES,
+    count_in_flac,
+    edit_manifest,
+    open_split,
+    samples_by_id,
+    small,
+)
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -25,7 +38,7 @@ def opened(tmp_path):
     def open_(content: str | bytes, skip: bool = False) -> Utterances:
         content = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
         (folder / "train.json").write_bytes(content)
-        return utterances(tmp_path, skip=skip)
+        return open_split(tmp_path, skip=skip)
 
     return open_
 
@@ -86,7 +99,7 @@ def test_odd_values_make_a_bad_utterance(values, expected, opened):
     ("line", "expected"),
     [
         ("no json", "(JSONDecodeError: Expecting value: line 1 column 1 (char 0)). Each line must be one object"),
-        ("[", "Each line must be one object: write a JSON array or indented objects with jq -c."),
+        ("[", "Each line must be one object: convert a JSON array or indented objects with jq -c."),
         (f"[{GOOD}]", "with audio_filepath and text (it is [{'audio_filepath': 'good.wav', 'text': 'one two'}])."),
         ("{", "Each line must be one object"),
         ("7", "(it is 7)"),
@@ -105,7 +118,9 @@ def test_odd_values_make_a_bad_utterance(values, expected, opened):
 )
 def test_a_line_that_is_no_utterance_is_named(line, expected, opened):
     for skip in (False, True):
-        with pytest.raises(DataError, match="train.json line 3 is no JSON object with audio_filepath and text") as told:
+        with pytest.raises(
+            DataError, match="train.json line 3 is not a JSON object with audio_filepath and text"
+        ) as told:
             opened(f"{GOOD}\n\n{line}\n{GOOD}\n", skip)
         assert expected in str(told.value)
 
@@ -142,7 +157,7 @@ def test_names_from_anywhere(opened, tmp_path, monkeypatch):
 
 def test_an_id_twice_is_told(opened, caplog):
     found = opened(f'{GOOD}\n{GOOD}\n{GOOD[:-1]}, "offset": 0.1}}\n')
-    assert found.found == 3
+    assert found.listed == 3
     place = found.listing(0).name
     assert caplog.text.count(f"1 ids of train belong to several utterances, e.g. good to {place}, {place}.") == 1
 
@@ -153,7 +168,7 @@ def test_an_id_twice_is_told(opened, caplog):
 )
 def test_a_duration_that_is_wrong_or_no_number_is_told(duration, shown, opened, caplog):
     assert opened(f'{GOOD[:-1]}, "duration": {duration}}}').lengths.tolist() == [8000]
-    assert f"train.json is wrong about how long 1 recordings last, e.g. {shown}" in caplog.text
+    assert f"train.json has wrong durations for 1 recordings, e.g. {shown}" in caplog.text
     assert "which lasts 0.5 s" in caplog.text
     caplog.clear()
     for right in ("0.5", "null", "NaN"):
@@ -168,3 +183,80 @@ def test_what_is_logged_can_be_written(opened, tmp_path, caplog):
     assert r"x\udce9\x1b[31m.wav" in caplog.text
     assert "\x1b" not in caplog.text
     caplog.text.encode("utf-8")
+
+
+# ------------------------------------------------------------------------------------ segments
+
+
+@pytest.fixture
+def long_recording(files) -> np.ndarray:
+    """Four seconds of which the manifest of train-b names two parts, and the end."""
+    samples = np.random.default_rng(7).integers(-9000, 9000, 4 * RATE, dtype=np.int16)
+    soundfile.write(files / "manifests" / "long.wav", samples, RATE)
+    parts = ({"offset": 1.0, "duration": 0.5}, {"offset": 1.5, "duration": 0.75}, {"offset": 3.25, "duration": None})
+    edit_manifest(files, *({"audio_filepath": "long.wav", **part} for part in parts))
+    return samples / np.float32(32768)
+
+
+def test_a_segment_is_that_part_of_its_recording(files, long_recording):
+    found = samples_by_id(files, **MANIFEST)
+    assert len(found) == sum(SIZES.values())
+    for name, start, stop in (("1.0+0.5", 16000, 24000), ("1.5+0.75", 24000, 36000), ("3.25", 52000, 64000)):
+        assert np.array_equal(found[f"long@{name}"], long_recording[start:stop])
+
+
+def test_features_and_fingerprint_know_the_segment(files, long_recording):
+    settings = small(**MANIFEST, data__keep_features=True, data__speeds=[1.0])
+    before = open_utterances(settings, files)
+    first = before.train.extractor(7, 1.0)
+    assert first.shape[1] == 1 + 8000 // 160
+    edit_manifest(files, {"offset": 2.0})
+    after = open_utterances(settings, files)
+    assert after.train.extractor(7, 1.0).shape == first.shape
+    assert not np.allclose(after.train.extractor(7, 1.0), first)
+    assert after.fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("part", "caught"),
+    [
+        ({"offset": 4.0}, "its offset 4 s is past the end of the recording, at 4 s"),
+        ({"offset": -0.5}, "its offset is -0.5 and must be 0 seconds or more"),
+        ({"offset": "1.0"}, "its offset is '1.0' and must be"),
+        ({"offset": True}, "its offset is True and must be"),
+        ({"offset": float("nan")}, "its offset is nan and must be"),
+        ({"offset": 1.0, "duration": -1}, "its duration is -1 and must be"),
+        ({"offset": 1.0, "duration": "all"}, "its duration is 'all' and must be"),
+        (
+            {"offset": 3.0, "duration": 1.5},
+            "its offset 3 s and duration 1.5 s extend past the end of the recording, at 4 s",
+        ),
+        ({"offset": 1.0, "duration": 0}, "it has 0 samples, but features need at least 257"),
+        ({"offset": 3.99, "duration": None}, "it has 160 samples, but features need at least 257"),
+    ],
+)
+def test_a_segment_that_is_no_part_of_its_recording_is_told(part, caught, files, long_recording):
+    edit_manifest(files, part)
+    with pytest.raises(DataError, match=r"long.wav \(utterance long@.* of train\): ") as error:
+        open_utterances(small(**MANIFEST), files)
+    assert caught in str(error.value)
+    assert open_utterances(small(**MANIFEST, data__on_bad_utterance="skip"), files).counts["train_bad"] == 1
+
+
+def test_a_rounded_duration_may_reach_a_little_over_the_end(files, long_recording):
+    edit_manifest(files, {"offset": 3.25, "duration": 0.755})
+    assert len(samples_by_id(files, **MANIFEST)["long@3.25+0.755"]) == 12000
+
+
+def test_a_segment_of_a_recording_of_unknown_length(files, long_recording):
+    path = files / "manifests" / "long.flac"
+    soundfile.write(path, long_recording, RATE)
+    path.write_bytes(count_in_flac(path.read_bytes(), 0))
+    edit_manifest(files, *[{"audio_filepath": "long.flac"}] * 3)
+    assert np.array_equal(samples_by_id(files, **MANIFEST)["long@1.5+0.75"], long_recording[24000:36000])
+
+
+def test_keys_that_mean_nothing_are_told_once(files, caplog):
+    edit_manifest(files, {"speaker": 1}, {"speaker": 2, "lang": "en"})
+    open_utterances(small(**MANIFEST), files)
+    assert caplog.text.count("train-b.json has keys that are ignored: 'lang' (line 2), 'speaker' (line 2).") == 1

@@ -11,7 +11,7 @@ import torch
 
 from novobench.tasks import base
 from novobench.tasks.sampling import SampleKey
-from novobench.tasks.speech.data import collate
+from novobench.tasks.speech.data import Item, collate
 from novobench.tasks.speech.task import SpeechTask
 from novobench.training import checkpoints
 from tests.cells import KILL_POINTS, result, small_cell, small_config, train_apart
@@ -46,11 +46,11 @@ def test_the_loss_is_ctc_summed_over_all_alignments_and_averaged_over_the_batch(
     transcripts = [[1, 2], [1, 1, 0], [2], [1, 1, 1, 1]]
     frames = [10, 9, 4, 7]  # 5, 5, 2 and 4 outputs; the last cannot hold four equal letters
     items = [
-        {"heard": torch.randn(64, n, dtype=torch.float64), "letters": torch.tensor(known).numpy()}
-        for n, known in zip(frames, transcripts, strict=True)
+        Item(torch.randn(64, n, dtype=torch.float64), torch.tensor(tokens).numpy(), torch.empty(0).numpy(), 0, "", "")
+        for n, tokens in zip(frames, transcripts, strict=True)
     ]
     batch = collate(items, module.config.data)
-    found, lengths = module(batch["features"], batch["lengths"])
+    found, lengths = module(batch.features, batch.feature_lengths)
     assert lengths.tolist() == [5, 5, 2, 4]
     expected = [
         -math.log(probability(known, row[:length]))
@@ -62,7 +62,7 @@ def test_the_loss_is_ctc_summed_over_all_alignments_and_averaged_over_the_batch(
 def test_a_random_batch_has_the_size_it_was_asked_for():
     module = SpeechTask(small_config("speech"))
     batch = module.random_batch(3)
-    assert batch["features"].shape[:2] == (3, 64)
+    assert batch.features.shape[:2] == (3, 64)
     assert math.isfinite(module.training_step(batch, 0).item())
 
 
@@ -128,8 +128,8 @@ def test_a_micro_batch_is_a_function_of_seed_epoch_and_number():
     _, data = base.build(small_config("speech"))
     data.setup("fit")
     first, again = (data.train[SampleKey(1, 3)] for _ in range(2))
-    assert torch.equal(first["features"], again["features"])
-    assert not torch.equal(first["letters"], data.train[SampleKey(2, 3)]["letters"])
+    assert torch.equal(first.features, again.features)
+    assert not torch.equal(first.tokens, data.train[SampleKey(2, 3)].tokens)
 
 
 KILLS = [

@@ -17,7 +17,7 @@ from novobench.tasks.translation.scoring import (
     signatures,
     token_bleu,
 )
-from novobench.tasks.translation.text import Pairs, read_lines
+from novobench.tasks.translation.sources import Pairs, read_lines
 from tests.tasks.translation.small import small_config
 
 WMT21 = data_root() / "wmt-en-de" / "wmt21-systems"
@@ -140,3 +140,9 @@ def test_data_file_lines_are_cut_at_newlines_alone(tmp_path: Path):
     path = tmp_path / "x.en"
     path.write_bytes("\ufeffone\u2028still one\r\ntwo\x85\n three \n\n".encode())
     assert read_lines(path) == ["one\u2028still one", "two", "three", ""]
+
+
+def test_an_empty_set_has_no_neighbours():
+    assert nearest_neighbours([], Pairs(["a"], ["b"])) == []
+    assert nearest_neighbours(["a"], Pairs([], [])) == [""]
+    assert nearest_neighbours(["", "a c"], Pairs(["", "a"], ["x", "b"])) == ["x", "b"]

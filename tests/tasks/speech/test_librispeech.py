@@ -6,11 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from novobench.tasks.speech.corpus import Utterances
 
 from novobench.errors import DataError, one_line
-from tests.tasks.speech.recordings import RATE
-from tests.tasks.speech.test_bad_recordings import SAMPLES, utterances, wav
+from novobench.tasks.speech.data import (
+    open_utterances,
+)
+from novobench.tasks.speech.utterances import Utterances
+from tests.tasks.speech.small import (
+    BAD_ID,
+    RATE,
+    SAMPLES,
+    open_split,
+    samples_by_id,
+    small,
+    transcript_line,
+    wav,
+)
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -28,7 +39,7 @@ class Tree:
         (self.chapter / "1-2.trans.txt").write_bytes(content)
 
     def open(self, skip: bool = False) -> Utterances:
-        return utterances(self.root, "librispeech", skip)
+        return open_split(self.root, "librispeech", skip)
 
 
 @pytest.fixture
@@ -90,12 +101,12 @@ def test_an_id_twice_is_a_bad_utterance(tree, caplog):
     tree.write("1-2-0000 ONE\n1-2-0001 TWO\n1-2-0000 NO\n")
     with pytest.raises(DataError) as told:
         tree.open()
-    assert "1-2-0000.flac (utterance 1-2-0000 of train): its id is in 1-2.trans.txt line 1 already" in str(told.value)
-    assert "again in 1-2.trans.txt line 3" in str(told.value)
+    assert "1-2-0000.flac (utterance 1-2-0000 of train): its id is in 1-2.trans.txt line 1" in str(told.value)
+    assert "and again in 1-2.trans.txt line 3" in str(told.value)
     assert tree.open(skip=True).texts == ["one", "two"]
     tree.write("1-2-0000 ONE\n1-2-0001 TWO\n")
     (tree.chapter / "more.trans.txt").write_text("1-2-0001 NO\n")
-    with pytest.raises(DataError, match=r"its id is in 1-2.trans.txt line 2 already, and again in more.trans.txt"):
+    with pytest.raises(DataError, match=r"its id is in 1-2.trans.txt line 2 and again in more.trans.txt"):
         tree.open()
 
 
@@ -136,7 +147,7 @@ def test_recordings_without_transcripts_are_told_wherever_they_lie(tree, caplog)
     with pytest.raises(DataError, match=r"3/1-3-0000.wav \(utterance 1-3-0000 of train\): it has no transcript"):
         tree.open()
     (tree.chapter / "more.trans.txt").write_text("")  # a second file lists nothing twice
-    assert tree.open(skip=True).found == 3
+    assert tree.open(skip=True).listed == 3
 
 
 def test_a_name_that_is_not_utf8_is_told_and_its_name_can_be_written(tree, caplog):
@@ -144,7 +155,7 @@ def test_a_name_that_is_not_utf8_is_told_and_its_name_can_be_written(tree, caplo
     with pytest.raises(DataError, match=r"it has no transcript"):
         tree.open()
     found = tree.open(skip=True)
-    assert found.found == 3
+    assert found.listed == 3
     assert r"caf\udce9.wav (utterance caf\udce9 of train): it has no transcript" in caplog.text
     caplog.text.encode("utf-8")
 
@@ -165,7 +176,7 @@ def test_a_folder_that_cannot_be_looked_into_is_told(tree, monkeypatch):
 
 def test_transcripts_that_are_no_file_are_told(tree):
     os.mkfifo(tree.chapter / "pipe.trans.txt")
-    with pytest.raises(DataError, match="Cannot read .*pipe.trans.txt: it is no regular file"):
+    with pytest.raises(DataError, match="Cannot read .*pipe.trans.txt: it is not a regular file"):
         tree.open()
 
 
@@ -180,11 +191,58 @@ def test_transcripts_at_another_depth_are_pointed_to(tree):
 def test_a_set_may_be_one_utterance_and_not_none(tree):
     tree.write("1-2-0000 ONE\n1-2-0001 4\n")
     one = tree.open(skip=True)
-    assert (len(one), one.found) == (1, 2)
+    assert (len(one), one.listed) == (1, 2)
     assert np.array_equal(one.read(0).numpy(), SAMPLES[:6000] / np.float32(32768))
     tree.write("1-2-0000 4\n1-2-0001\n")
-    with pytest.raises(DataError, match="'train' of data 'tiny' holds no utterance that can be used: all 2 are bad"):
+    with pytest.raises(DataError, match="'train' of data 'tiny' has no usable utterance: all 2 are bad"):
         tree.open(skip=True)
     tree.write("\n")
-    with pytest.raises(DataError, match=r"train holds no .* with transcripts. 1/2/1-2.trans.txt has none."):
+    with pytest.raises(DataError, match=r"train holds no .* with transcripts. 1/2/1-2.trans.txt is empty."):
         tree.open()
+
+
+# ------------------------------------------------------------------------------------ other formats
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".WAV", ".aiff"])
+def test_a_tree_may_hold_other_formats(suffix, files, root):
+    for path in (files / "tree").glob("**/*.flac"):
+        samples, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(path.with_suffix(suffix), samples, rate)
+        path.unlink()
+    expected, found = samples_by_id(root), samples_by_id(files)
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(found[name], samples) for name, samples in expected.items())
+
+
+@pytest.mark.parametrize("suffix", [".ogg", ".opus", ".mp3"])
+def test_a_tree_may_hold_lossy_formats(suffix, files):
+    for path in (files / "tree" / "train-a").glob("**/*.flac"):
+        samples, rate = soundfile.read(path, dtype="float32")
+        kind = {".opus": {"format": "OGG", "subtype": "OPUS"}}.get(suffix, {})
+        soundfile.write(path.with_suffix(suffix), samples, rate, **kind)
+        path.unlink()
+    train = open_utterances(small(), files).train.utterances
+    assert len(train) == 13
+    assert all(len(train.read(index)) == train.lengths[index] for index in range(13))
+
+
+def test_of_two_recordings_of_a_name_the_flac_counts(files, root):
+    for path in (files / "tree").glob("**/*.flac"):
+        soundfile.write(path.with_suffix(".wav"), np.zeros(500), RATE)
+    assert samples_by_id(files).keys() == samples_by_id(root).keys()
+    assert open_utterances(small(), files).fingerprint == open_utterances(small(), root).fingerprint
+
+
+def test_transcripts_that_are_not_utf8_are_told(files):
+    path = next((files / "tree").glob("**/10-1.trans.txt"))
+    content = path.read_text().replace(transcript_line(files), f"{BAD_ID} CAFÉ")
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(
+        DataError, match=r"10-1.trans.txt line 2 is not UTF-8 \(byte 0xc9\). Convert the file, e.g. iconv"
+    ):
+        open_utterances(small(), files)
+    path.write_text(content, encoding="utf-8")
+    assert "cafe" in open_utterances(small(), files).train.utterances.texts
+    path.write_bytes(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode())  # as Windows writes it
+    assert "cafe" in open_utterances(small(), files).train.utterances.texts
