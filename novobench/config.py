@@ -1,33 +1,24 @@
-"""What every training shares as configuration, and the loader that turns YAML into it.
+"""The config of one cell (one training run): its fields, the arithmetic of its budget, and its id.
 
-A config is pure data: YAML files joined by `base:`, then dotted overrides, then a check against frozen
-dataclasses. A wrong word ends in one line that names the file, the full key, the reason and the nearest
-right word. Fields marked `scientific=False` do not change a result, so they stay out of a cell's id.
-
-This module imports no torch.
+`config_loading.py` reads YAML, `schema.py` checks it against these dataclasses. Fields with `metadata=PRACTICAL` do not
+change a result, so they are not part of a cell's id. This module imports no torch.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from novobench import places, yaml_text
 from novobench.budget import parse_budget
 from novobench.errors import ConfigError, suggestion
-from novobench.places import display_path
 from novobench.ranges import FileName, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 SCALES = ("laptop", "gpu", "full")
@@ -39,28 +30,28 @@ PRACTICAL: dict[str, Any] = {"scientific": False}
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """`size` = `micro` × devices × accumulation; the last is derived, so devices never change the recipe."""
+    """`size` = `micro` × devices × accumulation. The accumulation is derived, so devices never change the recipe."""
 
     size: PositiveInt
     """Effective batch: samples per weight update."""
     micro: PositiveInt
-    """Samples per forward pass. Batch norm sees these and no others (ghost batch norm; paper §4.2 uses 128)."""
+    """Samples per forward pass. Batch norm takes its statistics over these (ghost batch norm; paper §4.2 uses 128)."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     name: str
-    """An entry of the registry, or `package.module:Class`. `novobench list optimizers` shows them."""
+    """A name in the registry, or `package.module:Class`. `novobench list optimizers` shows the names."""
     lr: NonNegativeFloat
     """Base learning rate, before the schedule."""
     lr_factor: PositiveFloat = 1.0
-    """Multiplies `lr`: linear scaling with the batch (Goyal et al., 2017) from a rate tuned at a smaller one."""
+    """Multiplies `lr`: linear scaling with the batch (Goyal et al., 2017) from a rate tuned for a smaller one."""
     weight_decay: NonNegativeFloat = 0.0
     """Decay coefficient, before `decay_factors` and the schedule."""
     preset: str | None = field(default=None, metadata=PRACTICAL)
-    """A named set of options, e.g. `os2s`; explicit options win. Not in the id: the options it gives are."""
+    """A named set of options, e.g. `os2s`; explicit options win. Not in the id, but the resulting options are."""
     options: Any = field(default_factory=dict)
-    """The optimizer's own options, checked against its entry."""
+    """The optimizer's own options, checked against its registry entry."""
     decay_factors: dict[str, NonNegativeFloat] = field(default_factory=dict)
     """Ordered pattern -> factor on `weight_decay`; the first match wins, no match means 1. E.g. `{'@norm': 0}`."""
     clip_norm: PositiveFloat | None = None
@@ -68,67 +59,66 @@ class OptimizerConfig:
     larc_trust: PositiveFloat | None = None
     """Layer-wise adaptive rate clipping with this trust coefficient (paper §4.3), of the gradient and its L2 decay."""
     larc_mode: Literal["clip", "scale"] = "clip"
-    """`clip` only ever shrinks a gradient; `scale` gives each layer's gradient the norm trust × ‖w‖."""
+    """`clip` can only shrink a gradient; `scale` gives each layer's gradient the norm trust × ‖w‖."""
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How a training runs. The first group changes results and is scientific; the second is not."""
+    """How a training runs. The fields of the first group change results and are part of the id; the others are not."""
 
     threads: PositiveInt = 1
-    """CPU threads in one process. Another count sums in another order, so it changes bits."""
+    """CPU threads per process. Another number sums in another order, so it changes bits."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     channels_last: bool = False
-    """Memory format of 4-D tensors; faster convolutions on GPUs, other kernels, other bits."""
+    """Memory format of 4-D tensors: faster convolutions on GPUs, by other kernels, with other bits."""
     selection_points: NonNegativeInt = 0
     """Evaluations of the `search` split, evenly spaced over the run, from which the judged weights are selected: those
     of the lowest loss. 0: the last weights are judged."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=PRACTICAL)
     devices: PositiveInt = field(default=1, metadata=PRACTICAL)
-    """Processes of one training, one a device; more than one means DDP through torchrun."""
-    nodes: PositiveInt = field(default=1, metadata=PRACTICAL)
+    """Processes of one training on this machine, one per device. More than one means DDP through torchrun."""
     cells_per_gpu: PositiveInt = field(default=1, metadata=PRACTICAL)
-    """Trainings that share one GPU, where there are two CPU cores for each and `--jobs` says nothing else; for nets
-    too small to fill it. A trained cell's config says how many did."""
+    """Trainings that share one GPU, for networks too small to fill it. Each needs two CPU cores; `--jobs` wins. The
+    config of a trained cell holds the actual number."""
     workers: NonNegativeInt = field(default=0, metadata=PRACTICAL)
     """Data-loader worker processes; 0 loads in the training process."""
     deterministic: bool = field(default=True, metadata=PRACTICAL)
-    """Ask torch for deterministic kernels; those it lacks are named in the log, and the record says so."""
+    """Ask torch for deterministic kernels. The log names the operations that have none, and the record says so."""
     cuda_graphs: bool = field(default=False, metadata=PRACTICAL)
-    """Launch forward and backward pass as CUDA graphs, for tasks whose shapes never change (image, language): less work
-    for the host, the same bits."""
+    """Launch forward and backward pass as CUDA graphs: less work for the host, the same bits. For tasks whose shapes
+    never change (image, language)."""
     log_every: NonNegativeInt = field(default=0, metadata=PRACTICAL)
     """Updates between two lines of `metrics.jsonl`; 0 means 1/100 of the run."""
     curve_points: NonNegativeInt = field(default=8, metadata=PRACTICAL)
-    """Evaluations of the `search` split over the run, evenly spaced."""
+    """Evaluations of the `search` split, evenly spaced over the run."""
     checkpoint_every: PositiveInt = field(default=200, metadata=PRACTICAL)
     """Updates between checkpoints."""
     max_nonfinite: PositiveInt = field(default=20, metadata=PRACTICAL)
-    """Skipped updates in a row after which a training is given up."""
+    """Skipped updates in a row after which the training fails."""
     stall_minutes: PositiveFloat = field(default=30.0, metadata=PRACTICAL)
-    """A cell that shows no progress for this long is stopped and counts as failed."""
+    """A cell that makes no progress for this long is stopped and counts as failed."""
     trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list, metadata=PRACTICAL)
-    """Also send the metrics there (optional extras)."""
+    """Trackers that also get the metrics (optional extras)."""
 
 
 @dataclass(frozen=True)
 class ForecastConfig:
-    """Speed before anything has run, so that `plan` can tell the time."""
+    """Speed to assume before any cell has run, for the time that `plan` shows."""
 
     samples_per_second: PositiveFloat | None = None
-    """Per device, of one training; with `runtime.cells_per_gpu`, of one among so many."""
+    """Per device, of one training. With `runtime.cells_per_gpu`, of one of that many at a time."""
     source: str = ""
 
 
 @dataclass(frozen=True)
 class CellConfig:
-    """One training, complete. `model`, `data` and `schedule` are checked against dataclasses the task names."""
+    """One cell, complete. `model`, `data` and `schedule` are checked against the dataclasses of the task."""
 
     task: str
     seed: NonNegativeInt
     budget: str
-    """How long: `100ep`, `100000steps` or `12e9tokens`."""
+    """Length of the training: `100ep`, `100000steps` or `12e9tokens`."""
     batch: BatchConfig
     optimizer: OptimizerConfig
     schedule: Any = field(default_factory=dict)
@@ -138,7 +128,7 @@ class CellConfig:
     purpose: Literal["table", "search"] = "table"
     """`search` trials are judged on the `search` split and never see a test set."""
     recipe_version: int = 1
-    """Raised by the task when a default, or code that changes results, changes."""
+    """Set by the task, which raises it when a default, or code that changes results, changes."""
     scale: FileName = field(default="laptop", metadata=PRACTICAL)
     data_root: str = field(default="data", metadata=PRACTICAL)
     """Folder of read-only data sets; the environment variable NOVOBENCH_DATA wins."""
@@ -146,31 +136,30 @@ class CellConfig:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches of one process before an update."""
-        processes = self.runtime.devices * self.runtime.nodes
-        per_pass = self.batch.micro * processes
+        """Micro-batches per update in each process. Raises ConfigError if the batch does not divide evenly."""
+        per_pass = self.batch.micro * self.runtime.devices
         if self.batch.micro < 1 or self.batch.size % per_pass:
             raise ConfigError(
-                f"batch.size {self.batch.size} is not batch.micro {self.batch.micro} × {processes} device(s) × a whole "
-                f"accumulation: {self.batch.size} / {per_pass} = {self.batch.size / max(per_pass, 1):g}. "
-                "Change batch.size, batch.micro or runtime.devices."
+                f"batch.size {self.batch.size} is not batch.micro {self.batch.micro} × {self.runtime.devices} "
+                f"device(s) × a whole accumulation: {self.batch.size} / {per_pass} = "
+                f"{self.batch.size / max(per_pass, 1):g}. Change batch.size, batch.micro or runtime.devices."
             )
         return self.batch.size // per_pass
 
     @property
     def epoch_updates(self) -> int:
-        """Updates in one epoch of the training data, as `data` declares them."""
+        """Updates per epoch of the training data, as `data` declares them."""
         return self.data.updates_per_epoch(self.batch.size)
 
     @property
     def total_updates(self) -> int:
-        """All updates of the training: from the config alone, never from a trainer or a data loader."""
+        """Updates of the whole training. They follow from the config alone, never from a trainer or a data loader."""
         amount, unit = parse_budget(self.budget)
         if unit == "ep":
             return round(amount * self.epoch_updates)
         if unit == "steps":
             return round(amount)
-        tokens = getattr(self.data, "tokens_per_sample", None)
+        tokens = self.data.tokens_per_sample
         if tokens is None:
             raise ConfigError(f"budget '{self.budget}': task '{self.task}' does not count tokens; use ep or steps.")
         return math.ceil(amount / (self.batch.size * tokens))
@@ -181,202 +170,34 @@ class CellConfig:
         return self.total_updates / max(self.epoch_updates, 1)
 
 
-# ---------------------------------------------------------------------------------------------- loading
-
-
-def load_tree(path: Path) -> DictConfig:
-    """The YAML file with its `base:` files below it (nearest wins), unchecked. `base` is relative to the file.
-
-    Mappings are joined key by key; an empty one, `{}`, takes away what the files below have there.
-    """
-    return _load_tree(path, ())
-
-
-def _load_tree(path: Path, seen: tuple[Path, ...]) -> DictConfig:
-    if path in seen:
-        raise ConfigError(f"{display_path(path)}: `base:` goes round in a circle through {display_path(seen[0])}.")
-    content = read_yaml(path)
-    base = content.pop("base", None)
-    if base is None:
-        return OmegaConf.create(content)
-    return laid_over(_load_tree((path.parent / str(base)).resolve(), (*seen, path)), content, display_path(path))
-
-
-def laid_over(below: DictConfig, above: Mapping[str, Any], where: str) -> DictConfig:
-    """`above` on top of `below`, which is changed: mappings are joined, except that `{}` replaces what is below it.
-
-    Raises ConfigError, naming `where`, if a list is to be joined to a mapping.
-    """
-    _make_room(below, above)
-    try:
-        return OmegaConf.merge(below, above)  # type: ignore[return-value]
-    except (OmegaConfBaseException, TypeError):
-        names = ", ".join(f"'{key}'" for key, value in above.items() if isinstance(value, list | ListConfig))
-        raise ConfigError(f"{where}: {names or 'a list in it'} cannot be a list: there is a mapping.") from None
-
-
-def _make_room(below: Any, above: Any) -> None:
-    if isinstance(below, DictConfig) and isinstance(above, Mapping):
-        for key, value in above.items():
-            if value == {} and key in below:
-                below[key] = {}
-            else:
-                _make_room(below.get(key), value)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping, as plain data without interpolation."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = suggestion(path.name, [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else [])
-        raise ConfigError(f"No such config: {display_path(path)}.{near}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read {display_path(path)}: {error}.") from None
-    try:
-        content = yaml_text.parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{display_path(path)} is not valid YAML: {yaml_text.problem(error)}.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{display_path(path)} must hold a mapping, not {type(content).__name__}.")
-    if "${" in json.dumps(content, default=str):
-        raise ConfigError(f"{display_path(path)} uses '${{…}}': configs are pure data; write the value itself.")
-    return content
-
-
-def override(tree: DictConfig, changes: Mapping[str, Any], where: str, *default: Any) -> DictConfig:
-    """A copy of `tree` with dotted keys set in turn, as `set_keys` does."""
-    tree = copy.deepcopy(tree)
-    set_keys(tree, changes, where, *default)
-    return tree
-
-
-def set_keys(
-    tree: DictConfig,
-    changes: Mapping[str, Any],
-    where: str,
-    default: Callable[[DictConfig, str], Any] = lambda tree, key: None,
-) -> None:
-    """Set dotted keys of `tree` in turn, e.g. `{"optimizer.lr": 0.1, "model.widths[0]": 16}`.
-
-    A mapping adds its keys to those that are there, and `{}` takes them all away. One alone is added or changed by its
-    dotted key: `data.set_sizes.dev: 200`. Where the tree does not have the list of which an entry is set,
-    `default(tree, key)` gives it.
-    """
-    for key, value in changes.items():
-        try:
-            if key.count(".") > _DEEPEST:
-                raise ValueError("it is nested too deeply")
-            whole = key.partition("[")[0]
-            if whole != key and OmegaConf.select(tree, whole) is None and (given := default(tree, whole)) is not None:
-                OmegaConf.update(tree, whole, given)
-            _make_room(OmegaConf.select(tree, key), value)
-            OmegaConf.update(tree, key, value, merge=value != {})
-        except (OmegaConfBaseException, ValueError, IndexError, TypeError) as error:
-            raise ConfigError(f"{where}: cannot set '{key}': {first_line(error)}") from None
-
-
-_DEEPEST = 20
-
-
-def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
-    """`["optimizer.lr=0.1"]` from the command line -> `{"optimizer.lr": 0.1}`. Of a key given twice the last counts.
-
-    A value is YAML where it begins with a bracket, a brace or a quotation mark, else the words as they stand.
-    """
-    changes: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        word = " ".join(word.split())[:200]  # for a message of one line
-        if not equals or not key:
-            raise ConfigError(f"'{word}' is not an override: write key=value, e.g. optimizer.lr=0.1.")
-        changes.pop(key, None)  # so that it takes its place behind those that came before
-        try:
-            changes[key] = yaml_text.parse_word(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"'{word}': the value is not valid YAML: {yaml_text.problem(error)}.") from None
-        if "${" in json.dumps(changes[key], default=str):  # not before: YAML has escapes
-            raise ConfigError(f"'{word}' uses '${{…}}': configs are pure data; write the value itself.")
-    return changes
-
-
-def first_line(error: Exception) -> str:
-    """Of an error's message, as a sentence."""
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return line if line.endswith((".", "?")) else line + "."
-
-
-_DECIDED = {
-    "seed": "--seeds N gives each row the seeds 0 to N-1",
-    "scale": "--scale chooses it",
-    "task": "the experiment's `task:` says it",
-    "purpose": "`novobench search` sets it for its trials",
-    "recipe_version": "it belongs to the task's code",
-}
-"""Fields of a cell that no override may set, and what decides them."""
-
-
-def check_not_decided(changes: Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError if overrides set what a command or the code decides."""
-    for key in changes:
-        name = re.split(r"[.\[\]]+", key.lstrip(".["))[0]
-        if name in _DECIDED:
-            raise ConfigError(f"{where} cannot set '{key}': {_DECIDED[name]}.")
-
-
 def scale_named(text: str) -> str:
-    """The scale of that name; `paper` is another name of `full`. Raises ConfigError if there is no such scale."""
+    """The scale with this name; `paper` is another name of `full`. Raises ConfigError if there is no such scale."""
     scale = _SCALE_ALIASES.get(text, text)
     if scale not in SCALES:
         raise ConfigError(f"There is no scale '{text}'.{suggestion(text, list(SCALES))} Known: {', '.join(SCALES)}.")
     return scale
 
 
+def data_root(config: CellConfig) -> Path:
+    """The folder of read-only data sets: $NOVOBENCH_DATA, else `data_root`."""
+    return places.data_root(config.data_root)
+
+
+def to_yaml(config: Any) -> str:
+    """A typed config as YAML text."""
+    return yaml_text.dump(dataclasses.asdict(config))
+
+
 # ---------------------------------------------------------------------------------------------- identity
 
 
-def scientific(config: Any) -> dict[str, Any]:
-    """The fields that decide the result, without those at their default: what a cell's id is made from."""
-    chosen: dict[str, Any] = {}
-    for spec in dataclasses.fields(config):
-        if not spec.metadata.get("scientific", True):
-            continue
-        value = getattr(config, spec.name)
-        if dataclasses.is_dataclass(value):
-            inner = scientific(value)
-            if inner:
-                chosen[spec.name] = inner
-        elif value != _default(spec):
-            chosen[spec.name] = _scientific_parts(value)
-    return chosen
-
-
-def _scientific_parts(value: Any) -> Any:
-    """The same for dataclasses inside a list or a mapping, where each entry counts, defaults or not."""
-    if dataclasses.is_dataclass(value):
-        return scientific(value)
-    if isinstance(value, dict):
-        return {key: _scientific_parts(entry) for key, entry in value.items()}
-    return [_scientific_parts(entry) for entry in value] if isinstance(value, list) else value
-
-
-def _default(spec: dataclasses.Field) -> Any:
-    """What stays out of the hash: the default, or what `hashed_as_default` says of a field whose default is worked out
-    from other fields when the config is made."""
-    if "hashed_as_default" in spec.metadata:
-        return spec.metadata["hashed_as_default"]
-    if spec.default_factory is not dataclasses.MISSING:
-        return spec.default_factory()
-    return spec.default
-
-
 def cell_id(config: CellConfig) -> str:
-    """`<task>-<optimizer>-s<seed>-<10 hex>`: the same for every row that asks for the same training."""
+    """`<task>-<optimizer>-s<seed>-<10 hex>`: the same for all rows that ask for the same training."""
     return cell_ids(config, [config.seed])[0]
 
 
 def cell_ids(config: CellConfig, seeds: Sequence[int]) -> list[str]:
-    """The ids of a config's cells with these seeds in the place of its own."""
+    """The ids of a config's cells with `seeds` in place of its own seed."""
     content = scientific(config)
     del content["seed"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
@@ -384,11 +205,36 @@ def cell_ids(config: CellConfig, seeds: Sequence[int]) -> list[str]:
     return [f"{config.task}-{optimizer}-s{seed}-{digest}" for seed in seeds]
 
 
-def data_root(config: CellConfig) -> Path:
-    """Where read-only data sets lie: $NOVOBENCH_DATA, else `data_root` (relative to the checkout)."""
-    return places.data_root(config.data_root)
+def scientific(config: Any) -> dict[str, Any]:
+    """The fields that decide the result, without those at their default: a cell's id is their hash."""
+    content: dict[str, Any] = {}
+    for spec in dataclasses.fields(config):
+        if not spec.metadata.get("scientific", True):
+            continue
+        value = getattr(config, spec.name)
+        if dataclasses.is_dataclass(value):
+            inner = scientific(value)
+            if inner:
+                content[spec.name] = inner
+        elif value != _unhashed_value(spec):
+            content[spec.name] = _scientific_entries(value)
+    return content
 
 
-def to_yaml(config: Any) -> str:
-    """A typed config as YAML text."""
-    return yaml_text.dump(dataclasses.asdict(config))
+def _scientific_entries(value: Any) -> Any:
+    """`scientific` for the dataclasses in a list or a mapping. Every entry counts, even one of defaults only."""
+    if dataclasses.is_dataclass(value):
+        return scientific(value)
+    if isinstance(value, dict):
+        return {key: _scientific_entries(entry) for key, entry in value.items()}
+    return [_scientific_entries(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _unhashed_value(spec: dataclasses.Field) -> Any:
+    """The value of a field that stays out of the hash: its default. A field whose default is computed from other fields
+    declares the value as `hashed_as_default`."""
+    if "hashed_as_default" in spec.metadata:
+        return spec.metadata["hashed_as_default"]
+    if spec.default_factory is not dataclasses.MISSING:
+        return spec.default_factory()
+    return spec.default

@@ -1,4 +1,4 @@
-"""How the commands speak: what they print always arrives as far as it can, and ends no training where it cannot."""
+"""Output of the commands. It is printed as well as the terminal allows, and never ends a training if it cannot be."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-_PLAIN = {
+_REPLACEMENTS = {
     "×": "x", "·": ".", "–": "-", "—": "-", "−": "-", "‖": "|", "…": "...", "±": "+-", "≤": "<=", "≥": ">=", "→": "->",
     "←": "<-", "²": "2", "§": "sec.", "≈": "~", "’": "'", "‘": "'", "“": '"', "”": '"', "━": "-", "─": "-", "•": "*",
     "β": "beta", "ε": "eps", "λ": "lambda", "σ": "sigma", "₁": "1", "₂": "2", "√": "sqrt", "Δ": "d", "μ": "mu",
 }  # fmt: skip
-"""For output whose encoding lacks these signs; any other becomes its escape, such as `\\xe9`."""
+"""Replacements for characters that the encoding of the output lacks; others become escapes, such as `\\xe9`."""
 
 
 def console() -> Console:
-    """Standard output; as wide as it needs when it is not a terminal, so that a pipe gets whole lines.
+    """Standard output. If it is not a terminal, it is wide, so that lines in a pipe are not broken.
 
-    Brackets and colons are text: names and errors hold them, and none is to be taken for rich's markup or an emoji.
+    Brackets and colons are plain text, since names and errors contain them: markup and emoji are off.
     """
     from rich.console import Console
 
-    made = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
-    return made if made.is_terminal else Console(highlight=False, markup=False, emoji=False, width=240)
+    terminal = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, markup=False, emoji=False, width=240)
 
 
 def duration(seconds: float) -> str:
@@ -42,24 +42,24 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def lasting_output() -> Iterator[list[OSError]]:
-    """Standard output and error that can be written to whatever becomes of them, as long as this lasts.
+def resilient_output() -> Iterator[list[OSError]]:
+    """Make standard output and error accept everything, even if it cannot be written.
 
-    A full disk, a terminal that is gone, a reader that has left (`| head`) or a descriptor closed from the start
-    (`>&-`) take the words, not the work. Yields the list of such errors of standard output, each kind once. Signs that
-    the encoding lacks become plain ones.
+    A full disk, a closed terminal, a reader that has exited (`| head`) or a descriptor closed from the start (`>&-`)
+    lose the text, but do not stop the work. Yields the list of errors of standard output, each errno once. Characters
+    that the encoding lacks are replaced by plain ones.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # else the next file that is opened would get what is printed
+        except OSError:  # otherwise the next opened file would receive the output
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
-    lost: list[OSError] = []
-    sys.stdout = _lasting(sys.stdout, sys.__stdout__, 1, lost)
-    sys.stderr = _lasting(sys.stderr, sys.__stderr__, 2, [])
+    errors: list[OSError] = []
+    sys.stdout = _resilient(sys.stdout, sys.__stdout__, 1, errors)
+    sys.stderr = _resilient(sys.stderr, sys.__stderr__, 2, [])
     try:
-        yield lost
+        yield errors
     finally:
         for stream, original in zip((sys.stdout, sys.stderr), before, strict=True):
             if stream is not original:
@@ -67,27 +67,26 @@ def lasting_output() -> Iterator[list[OSError]]:
         sys.stdout, sys.stderr = before
 
 
-def _lasting(stream: Any, original: Any, descriptor: int, lost: list[OSError]) -> Any:
-    if stream is not original:  # somebody has put another in its place, and knows why
+def _resilient(stream: Any, original: Any, descriptor: int, errors: list[OSError]) -> Any:
+    if stream is not original:  # replaced on purpose, as pytest does
         return stream
     encoding, buffered = "utf-8", True
     if stream is not None:
         try:
             stream.flush()
         except OSError as error:
-            lost.append(error)
+            errors.append(error)
         encoding, buffered = stream.encoding, not (stream.line_buffering or stream.write_through)
-    raw = _Lasting(descriptor, lost)
-    return io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding, errors=_plain.__name__, line_buffering=descriptor == 2 or not buffered
-    )
+    raw = _ResilientDescriptor(descriptor, errors)
+    buffer, line_buffering = io.BufferedWriter(raw), descriptor == 2 or not buffered
+    return io.TextIOWrapper(buffer, encoding, errors=_replace_missing.__name__, line_buffering=line_buffering)
 
 
-class _Lasting(io.RawIOBase):
-    """A descriptor that takes everything, and keeps the error of each kind with which the system refused to."""
+class _ResilientDescriptor(io.RawIOBase):
+    """A file descriptor that accepts everything and records the first error of each errno."""
 
-    def __init__(self, descriptor: int, lost: list[OSError]) -> None:
-        self._descriptor, self._lost = descriptor, lost
+    def __init__(self, descriptor: int, errors: list[OSError]) -> None:
+        self._descriptor, self._errors = descriptor, errors
 
     def fileno(self) -> int:
         return self._descriptor
@@ -102,25 +101,26 @@ class _Lasting(io.RawIOBase):
         while True:
             try:
                 return os.write(self._descriptor, content)
-            except BlockingIOError:  # set so by a program that shares the terminal
+            except BlockingIOError:  # a program that shares the terminal made it non-blocking
                 select.select([], [self._descriptor], [], 1.0)
             except OSError as error:
-                if error.errno not in {each.errno for each in self._lost}:
-                    self._lost.append(error)
+                if error.errno not in {each.errno for each in self._errors}:
+                    self._errors.append(error)
                 return len(content)
 
 
-def output_problem(lost: list[OSError]) -> str:
-    """What to say of standard output that could not be written; empty where its reader left on purpose."""
-    reasons = [error.strerror or str(error) for error in lost if error.errno != errno.EPIPE]
-    return f"Standard output could not be written: {'; '.join(reasons)}. What was done is done." if reasons else ""
+def output_problem(errors: list[OSError]) -> str:
+    """A message about standard output that could not be written; empty if only its reader has exited."""
+    reasons = [error.strerror or str(error) for error in errors if error.errno != errno.EPIPE]
+    return f"Standard output could not be written: {'; '.join(reasons)}. The work itself is kept." if reasons else ""
 
 
-def _plain(error: UnicodeError) -> tuple[str, int]:
+def _replace_missing(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    signs = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs), error.end
+    chars = error.object[error.start : error.end]
+    replaced = (_REPLACEMENTS.get(char) or char.encode("ascii", "backslashreplace").decode() for char in chars)
+    return "".join(replaced), error.end
 
 
-codecs.register_error(_plain.__name__, _plain)
+codecs.register_error(_replace_missing.__name__, _replace_missing)

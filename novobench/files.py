@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and disk trouble told in one line."""
+"""Files that are complete or absent, locks, derived data, and one-line errors for disk problems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 from novobench import places
 from novobench.errors import NovobenchError, one_line
 
-_MENDS = {
+_REMEDIES = {
     "Remove what is in its place": (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
     "Allow more open files (ulimit -n)": (errno.EMFILE, errno.ENFILE),
     "Free memory": (errno.ENOMEM,),
@@ -36,17 +36,20 @@ _MENDS = {
 
 @contextmanager
 def readable_os_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn a full disk, a read-only folder or the like into one line that names the file."""
+    """Turn an OSError (a full disk, a read-only folder) into a NovobenchError that names the file and a remedy.
+
+    `doing` is a verb, such as `write`.
+    """
     try:
         yield
     except OSError as error:
         reason = error.strerror or one_line(error)
-        at = error.filename2 or error.filename
-        if isinstance(at, str | bytes) and path.parent not in Path(os.fsdecode(at)).parents:
-            reason += f" ({os.fsdecode(at)})"
-        mend = next((mend for mend, kinds in _MENDS.items() if error.errno in kinds), "")
+        file = error.filename2 or error.filename
+        if isinstance(file, str | bytes) and path.parent not in Path(os.fsdecode(file)).parents:
+            reason += f" ({os.fsdecode(file)})"
+        remedy = next((remedy for remedy, codes in _REMEDIES.items() if error.errno in codes), "")
         raise NovobenchError(
-            f"Cannot {doing} {path}: {reason}. {mend or 'Free space or make the folder writable'}, then run the same "
+            f"Cannot {doing} {path}: {reason}. {remedy or 'Free space or make the folder writable'}, then run the same "
             "command again: finished work is kept."
         ) from error
 
@@ -54,32 +57,32 @@ def readable_os_errors(path: Path, doing: str) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- locks
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What file systems say that have no locks: network drives without a lock service, some user-space ones."""
+"""Errors of file systems without locks: network drives without a lock service, some file systems in user space."""
 
 
 @contextmanager
 def lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock file `path`, alone among all processes. If another holds it: call `waiting` once, then wait.
+    """Hold the lock file `path` exclusively. If another process holds it, call `waiting` once, then wait.
 
-    Where the file system has no locks, a file beside it is the lock while it exists; what a killed process of this
-    machine has left is taken over. Raises NovobenchError if the lock file cannot be made.
+    On a file system without locks, the file `<path>.held` is the lock while it exists; one that a killed process left
+    behind on this machine is taken over. Raises NovobenchError if the lock file cannot be created.
     """
     with readable_os_errors(path, "lock"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            held = _acquired(FileLock(path, fallback_to_soft=False), waiting)
+            acquired = _acquire(FileLock(path, fallback_to_soft=False), waiting)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            # Not `path` itself, which is there now, and empty: nobody could tell whose it is.
-            held = _acquired(SoftFileLock(path.with_name(f"{path.name}.held")), waiting)
+            # Not `path` itself: it exists by now and is empty, so its owner would be unknown.
+            acquired = _acquire(SoftFileLock(path.with_name(f"{path.name}.held")), waiting)
     try:
         yield
     finally:
-        held.release()
+        acquired.release()
 
 
-def _acquired(lock: FileLock | SoftFileLock, waiting: Callable[[], None]) -> FileLock | SoftFileLock:
+def _acquire(lock: FileLock | SoftFileLock, waiting: Callable[[], None]) -> FileLock | SoftFileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -88,35 +91,34 @@ def _acquired(lock: FileLock | SoftFileLock, waiting: Callable[[], None]) -> Fil
     return lock
 
 
-# ---------------------------------------------------------------------------------------------- whole or not there
+# ---------------------------------------------------------------------------------------------- complete or absent
 
 _LEFTOVER_SECONDS = 24 * 3600.0
-"""After which a temporary file that nobody touched is taken for one that a kill has left, whoever made it."""
+"""A temporary file of another machine counts as left behind when it has not changed for this long."""
 
 
 def _temporary_prefix(name: str) -> str:
-    """Of the temporary file or folder that becomes `name`: it says whose it is."""
+    """The prefix of the temporary file or folder that will become `name`. It names the process that writes it."""
     name = name if len(os.fsencode(name)) <= 100 else ""  # a file name has 255 bytes
     return f".{name}.{os.getpid()}@{_machine()}."
 
 
 def _machine() -> str:
-    """Where a process id means one process: the host, and its space of process ids, as containers have their own."""
-    space = ""
+    """Identifies a space of process ids: the host, and the namespace of process ids, as each container has its own."""
+    namespace = ""
     with suppress(OSError):
-        space = "-" + "".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid")))
-    return re.sub(r"[^\w-]", "-", platform.node())[:60] + space
+        namespace = "-" + "".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid")))
+    return re.sub(r"[^\w-]", "-", platform.node())[:60] + namespace
 
 
 _TEMPORARY = re.compile(r"\.(?P<name>.*)\.(?P<pid>\d+)@(?P<machine>[\w-]*)\.\w+\.tmp", re.DOTALL)
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files and folders that killed processes have left in `folder`, each as large as what it was
-    to become; `name`: only those that were to become that.
+    """Remove the temporary files and folders that killed processes left in `folder`; only those of `name` if given.
 
-    Left behind is what a process of this machine made that is gone, and what nobody has touched for a day. The caller
-    holds the lock under which such files are made, if there is one. Does nothing where `folder` cannot be read.
+    A file counts as left behind if its process ran on this machine and has ended, or if it has not changed for a day.
+    The caller holds the lock that guards such files, if there is one. Does nothing if `folder` cannot be read.
     """
     try:
         entries = list(os.scandir(folder))
@@ -128,17 +130,15 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         if parts is None or name not in (None, parts["name"]):
             continue
         with suppress(OSError):
-            ours = parts["machine"] == machine and not _alive(int(parts["pid"]))
-            if ours or time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_SECONDS:
+            ended = parts["machine"] == machine and not _is_running(int(parts["pid"]))
+            if ended or time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_SECONDS:
                 _remove(Path(entry.path))
 
 
-def _alive(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OverflowError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -146,7 +146,7 @@ def _alive(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all in it, as far as that can be done."""
+    """Remove a file, a link, or a folder with its contents as far as possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -154,7 +154,7 @@ def _remove(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `path` atomically: a reader sees the old content or all of the new, also after a power cut."""
+    """Write `path` atomically: a reader sees the old content or all of the new one, even after a power failure."""
     with readable_os_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path.name), suffix=".tmp")
@@ -171,11 +171,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
+    """Write text as UTF-8, atomically."""
     write_bytes(path, content.encode())
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
-    """JSON that every reader takes: a number that is not finite, which JSON lacks, becomes null. See `number`."""
+    """Standard JSON: NaN and infinities, which JSON lacks, become null. `number` reads them back as NaN."""
     return json.dumps(_without_nonfinite(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
@@ -190,20 +191,20 @@ def _without_nonfinite(content: Any) -> Any:
 
 
 def number(value: Any) -> float:
-    """A number from JSON or CSV; NaN for whatever is not finite: null, `nan`, `inf`. Raises ValueError for anything
-    else."""
+    """A number from JSON or CSV. Null and infinities become NaN. Raises ValueError for anything but a number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):
-        raise ValueError(f"{value!r} is no number")
-    found = math.nan if value is None else float(value)
-    return found if math.isfinite(found) else math.nan
+        raise ValueError(f"{value!r} is not a number")
+    parsed = math.nan if value is None else float(value)
+    return parsed if math.isfinite(parsed) else math.nan
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write JSON with one value per line, atomically; see `json_text`."""
     write_text(path, json_text(content, indent=1) + "\n")
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The lines of a CSV file; none if it does not exist."""
+    """The lines of a CSV file by heading; empty if the file does not exist."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -211,7 +212,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def write_csv(path: Path, fields: Sequence[str], lines: Iterable[dict[str, Any]]) -> None:
-    """Write a CSV file with a heading, atomically. A key that is no field is an error."""
+    """Write a CSV file with a heading, atomically. Raises ValueError for a key that is not in `fields`."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(fields), lineterminator="\n")
     writer.writeheader()
@@ -225,15 +226,16 @@ def write_csv(path: Path, fields: Sequence[str], lines: Iterable[dict[str, Any]]
 def derived_folder(name: str, build: Callable[[Path], None]) -> Path:
     """A folder of derived data under $NOVOBENCH_CACHE (default ~/.cache/novobench), built once by `build(folder)`.
 
-    `name` must tell content and code version apart, e.g. `language/corpus-<hash>`. `build` writes at least one file,
-    and no folders; if it raises, nothing is kept. The folder appears whole or not at all; processes that ask for it
-    together wait for one of them; a damaged one is built again. A whole one is used though the cache is read-only.
+    `name` identifies the content and the code version, as in `language/corpus-<hash>`. `build` writes one or more files
+    and no folders; if it raises, nothing is kept. The folder appears complete or not at all. If several processes need
+    it, one builds it and the others wait. A damaged folder is built again. A complete one also works in a read-only
+    cache.
     """
     folder = places.cache_root() / name
-    if _as_listed(folder):
+    if _is_complete(folder):
         return folder
     with lock(folder.with_name(f"{folder.name}.lock")):
-        if not _as_listed(folder):
+        if not _is_complete(folder):
             remove_leftovers(folder.parent, folder.name)
             _build(folder, build)
     return folder
@@ -250,15 +252,15 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
             os.chmod(temporary, 0o755)  # a cache may be shared
             listed = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
             write_json(temporary / _LIST, listed)
-            if os.path.lexists(folder):  # moved away first: a file of it that is in use may not be removed at once
+            if os.path.lexists(folder):  # moved away first, since files in use may not be removable
                 damaged = temporary_folder()
                 os.replace(folder, damaged / "damaged")
                 shutil.rmtree(damaged, ignore_errors=True)
             os.replace(temporary, folder)
         except MemoryError as error:
+            reason = f"it needs more memory than is available ({one_line(error) or 'out of memory'})"
             raise NovobenchError(
-                f"Cannot write {folder}: it needs more memory than there is ({one_line(error) or 'out of memory'}). "
-                "Free memory, then run the same command again: finished work is kept."
+                f"Cannot write {folder}: {reason}. Free memory, then run the same command again: finished work is kept."
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -267,8 +269,8 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
 _LIST = "files.json"
 
 
-def _as_listed(folder: Path) -> bool:
-    """Whether every file of a derived folder is there with its bytes, and no other."""
+def _is_complete(folder: Path) -> bool:
+    """Whether a derived folder holds exactly the files of its list, with unchanged contents."""
     try:
         listed = json.loads((folder / _LIST).read_text(encoding="utf-8"))
         if not isinstance(listed, dict) or not listed or listed.keys() | {_LIST} != set(os.listdir(folder)):
@@ -280,6 +282,6 @@ def _as_listed(folder: Path) -> bool:
 
 def _digest(path: Path) -> str:
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "no regular file", str(path))  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "not a regular file", str(path))  # reading a pipe would block
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

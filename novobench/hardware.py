@@ -1,4 +1,4 @@
-"""What this machine is."""
+"""The hardware of this machine, as far as this process may use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def describe() -> str:
-    """One phrase: its GPUs, else its processor and the cores this process may use."""
+    """One phrase: the GPUs, else the CPU and its cores."""
     import torch
 
     if torch.cuda.is_available():
@@ -20,7 +20,7 @@ def describe() -> str:
 
 
 def accelerator() -> str:
-    """What `runtime.accelerator: auto` means here, as Lightning has it: `mps`, `cuda` or `cpu`."""
+    """What `runtime.accelerator: auto` means here, in the order that Lightning prefers: `mps`, `cuda` or `cpu`."""
     import torch
 
     return "mps" if torch.backends.mps.is_available() else "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,44 +34,46 @@ def cores() -> int:
 def visible_gpus() -> list[str]:
     """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, without starting CUDA.
 
-    What CUDA makes of that variable: numbers, or names that begin with GPU- or MIG-, all of one kind; the first that is
-    none of them (-1, a word, a number too large) hides itself and all after it; one given twice hides all.
+    CUDA reads that variable as numbers, or as names that begin with GPU- or MIG-, all of one kind. The first invalid
+    entry (-1, a word, a number that is too large) hides itself and all that follow; a duplicate hides all GPUs.
     """
-    installed = _gpu_devices()
+    installed = _count_gpu_devices()
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
         return [str(number) for number in range(installed)]
     words = [word.strip() for word in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
     kind = next((kind for kind in ("GPU-", "MIG-") if words[0].startswith(kind)), "")
-    seen: list[str] = []
+    gpus: list[str] = []
     for word in words:
         if kind:
-            found = word if word.startswith(kind) else None
+            gpu = word if word.startswith(kind) else None
         else:
             digits = re.match(r"\+?(\d+)", word, re.ASCII)
-            found = str(int(digits[1])) if digits and (not installed or int(digits[1]) < installed) else None
-        if found is None:
+            gpu = str(int(digits[1])) if digits and (not installed or int(digits[1]) < installed) else None
+        if gpu is None:
             break
-        if found in seen:
+        if gpu in gpus:
             return []
-        seen.append(found)
-    return seen
+        gpus.append(gpu)
+    return gpus
 
 
-def _gpu_devices() -> int:
-    """How many NVIDIA GPUs the system shows; 0 also where it shows them in another way, as Windows' Linux does."""
+def _count_gpu_devices() -> int:
+    """The number of NVIDIA device files. WSL has none for its GPUs, so 0 does not mean that there is no GPU."""
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def mps_daemon() -> Path | None:
-    """The pipe folder of NVIDIA's Multi-Process Service, where its daemon has one: CUDA then joins it by itself, and
-    processes on one GPU compute at once instead of taking turns."""
+def mps_pipe_folder() -> Path | None:
+    """The pipe folder of NVIDIA's Multi-Process Service; None if its daemon does not run.
+
+    CUDA connects to the daemon by itself. Processes on one GPU then run at the same time instead of taking turns.
+    """
     folder = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
     return folder if (folder / "control").exists() else None
 
 
 @lru_cache
 def processor() -> str:
-    """The CPU's name, as far as the system tells."""
+    """The name of the CPU, or its architecture if the system does not give a name."""
     try:
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):

@@ -1,7 +1,7 @@
-"""Where things lie: the checkout, the data sets, the cache. Needs the standard library alone.
+"""Where files are: the workspace, the data sets, the cache. Needs the standard library alone.
 
-One meaning everywhere: a path that is empty counts as not given, `~` is the home directory, and a relative path starts
-at the checkout, from wherever a command is started.
+The same rules hold for every path that a user sets: an empty one counts as unset, `~` is the home directory, and a
+relative one starts at the workspace, whatever the current folder is.
 """
 
 from __future__ import annotations
@@ -9,42 +9,73 @@ from __future__ import annotations
 import getpass
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from novobench.errors import NovobenchError
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The folder that holds the package: the checkout, or `site-packages`."""
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+"""The folder that holds the package: a checkout, or `site-packages`."""
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether `folder` is a copy of novobench's repository, with or without `pyproject.toml` and history."""
+    folders = (folder / "novobench", folder / "experiments")
+    return (folder / "configs" / "deviations.yaml").is_file() and all(each.is_dir() for each in folders)
+
+
+def shipped_root() -> Path:
+    """The folder of the `configs/` and `experiments/` that come with the code: a wheel carries them in the package."""
+    return ROOT if is_checkout(ROOT) else PACKAGE
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders that commands read configs and experiments from, and write runs and results to."""
+    """The folders that commands read configs and experiments from, and write runs and results to.
+
+    A file that the workspace lacks is read from `shipped`. In a checkout the two are the same.
+    """
 
     root: Path
+    shipped: Path = field(default_factory=shipped_root)
 
-    @property
-    def configs(self) -> Path:
-        """Its own configs, else those that come with the code."""
-        return self._folder("configs")
+    def find(self, path: Path) -> Path:
+        """`path` if it exists, else the shipped file that has the same place in `shipped` as `path` has in `root`.
 
-    @property
-    def experiments(self) -> Path:
-        """Its own experiments, else those that come with the code."""
-        return self._folder("experiments")
+        Returns `path` if neither exists.
+        """
+        if path.exists() or not path.is_relative_to(self.root):
+            return path
+        shipped = self.shipped / path.relative_to(self.root)
+        return shipped if shipped.exists() else path
 
-    def _folder(self, name: str) -> Path:
-        own = self.root / name
-        return own if own.is_dir() else ROOT / name
+    def experiment(self, name: str) -> Path:
+        """The YAML file of an experiment."""
+        return self.find(self.root / "experiments" / f"{name}.yaml")
+
+    def experiment_files(self) -> list[Path]:
+        """The YAML files of all experiments."""
+        return self._files("experiments", "*.yaml")
 
     def task_config(self, task: str, scale: str) -> Path:
         """The YAML file of a task at a scale."""
-        return self.configs / task / f"{scale}.yaml"
+        return self.find(self.root / "configs" / task / f"{scale}.yaml")
+
+    def config_files(self) -> list[Path]:
+        """The YAML files of all tasks, both those of tuned rates included."""
+        tuned = (self.shipped / "configs").glob("*/tuned-*.yaml")
+        return sorted({*self._files("configs", "*/*.yaml"), *tuned})
 
     def tuned_rates(self, task: str, scale: str) -> Path:
-        """The YAML file of the rates that `novobench search` found for a task at a scale."""
-        return self.configs / task / f"tuned-{scale}.yaml"
+        """The YAML file to which `novobench search` writes the rates that it found for a task at a scale."""
+        return self.root / "configs" / task / f"tuned-{scale}.yaml"
+
+    def tuned_rate_files(self, task: str, scale: str) -> list[Path]:
+        """The existing YAML files of tuned rates: the shipped one, then `tuned_rates`, whose rates win."""
+        own = self.tuned_rates(task, scale)
+        paths = dict.fromkeys((self.shipped / own.relative_to(self.root), own))
+        return [path for path in paths if path.exists()]
 
     def runs(self, scale: str) -> Path:
         """The folder of the run folders of a scale."""
@@ -54,14 +85,26 @@ class Workspace:
         """The folder of the records, tables and figures of a scale."""
         return self.root / "results" / scale
 
+    def _files(self, folder: str, pattern: str) -> list[Path]:
+        bases = (self.shipped, self.root)
+        names = {path.relative_to(base) for base in bases for path in (base / folder).glob(pattern)}
+        return [self.find(self.root / name) for name in sorted(names)]
+
 
 def workspace() -> Workspace:
-    """The workspace of this process."""
-    return Workspace(ROOT)
+    """The workspace of this process.
+
+    It is the checkout that the package is imported from. For an installed package it is the checkout that holds the
+    current folder, else the current folder itself.
+    """
+    if is_checkout(ROOT):
+        return Workspace(ROOT)
+    current = Path.cwd()
+    return Workspace(next(filter(is_checkout, (current, *current.parents)), current))
 
 
 def display_path(path: Path) -> str:
-    """A path as a user writes it: relative to the workspace where it lies inside."""
+    """A path as a user writes it: relative to the workspace if it is inside."""
     try:
         return str(path.resolve().relative_to(workspace().root))
     except ValueError:
@@ -69,100 +112,92 @@ def display_path(path: Path) -> str:
 
 
 DATA, CACHE = "NOVOBENCH_DATA", "NOVOBENCH_CACHE"
-"""Environment variables: the folder of data sets, and that of what is derived from them."""
+"""Environment variables: the folder of the data sets, and the folder of the data derived from them."""
 
 
 def data_root(configured: str = "") -> Path:
-    """Where read-only data sets lie: $NOVOBENCH_DATA, else `configured` (the key `data_root`), else `data`."""
-    given = _variable(DATA)
-    return _placed(given, f"${DATA}") if given else _placed(configured.strip() or "data", "data_root")
+    """The folder of the read-only data sets: $NOVOBENCH_DATA, else `configured` (the key `data_root`), else `data`."""
+    value = _environment_variable(DATA)
+    return _absolute(value, f"${DATA}") if value else _absolute(configured.strip() or "data", "data_root")
 
 
 def cache_root() -> Path:
-    """Where derived data lie: $NOVOBENCH_CACHE, else `~/.cache/novobench`.
+    """The folder of derived data: $NOVOBENCH_CACHE, else `~/.cache/novobench`.
 
-    Where there is no home directory, or it cannot be written: `.cache/novobench` of the checkout.
+    Without a home directory, or with one that is not writable, it is `.cache/novobench` in the workspace.
     """
-    if given := _variable(CACHE):
-        return _placed(given, f"${CACHE}")
-    at_home = home()
-    if at_home is not None and _may_write(at_home / ".cache" / "novobench"):
-        return at_home / ".cache" / "novobench"
+    if value := _environment_variable(CACHE):
+        return _absolute(value, f"${CACHE}")
+    user_home = home()
+    if user_home is not None and _is_writable(user_home / ".cache" / "novobench"):
+        return user_home / ".cache" / "novobench"
     return workspace().root / ".cache" / "novobench"
 
 
 def home() -> Path | None:
-    """The user's home directory; None where none is named or it does not exist: containers, services, batch systems."""
-    named = os.environ.get("HOME", "").strip()
-    if not named:
+    """The user's home directory; None if it is unknown or does not exist, as in some containers and batch systems."""
+    name = os.environ.get("HOME", "").strip()
+    if not name:
         try:
             import pwd
 
-            named = pwd.getpwuid(os.getuid()).pw_dir
+            name = pwd.getpwuid(os.getuid()).pw_dir
         except ImportError:  # Windows
-            named = os.path.expanduser("~")
-        except KeyError:  # a number without a name
+            name = os.path.expanduser("~")
+        except KeyError:  # a user id without a user name
             return None
-    found = Path(named)
-    return found if found.is_absolute() and found != _SUBSTITUTE and os.path.isdir(found) else None
+    path = Path(name)
+    return path if path.is_absolute() and path != _substitute_home() and os.path.isdir(path) else None
 
 
-_SUBSTITUTE = ROOT / ".cache" / "home"
+def _substitute_home() -> Path:
+    """What HOME is set to when there is no home directory. It need not exist."""
+    return workspace().root / ".cache" / "home"
 
 
-_RANKS = (
+_DISTRIBUTED = (
     "RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK",
 )  # fmt: skip
 
 
-def settle() -> None:
-    """Make the environment of this command, and of the processes it starts, one that libraries can live with.
+def prepare_environment() -> None:
+    """Change the environment of this command, and of the processes that it starts, to one that libraries can handle.
 
-    It gets what they take for granted, where that is missing: a current folder, a home directory, the name of a user.
-    And it loses what makes them take a process for one of several: a command is none, whoever started it, and the
-    processes of one training are told their numbers when they are started.
+    Adds what libraries rely on if it is missing: a current folder, a home directory and a user name. Removes the
+    variables that make a process one of a distributed group: a command never is, and the processes of a distributed
+    training get their own when they are started.
     """
-    for name in _RANKS:
+    for name in _DISTRIBUTED:
         os.environ.pop(name, None)
     try:
         os.getcwd()
-    except OSError:  # it was removed, or is on a disk that went away
+    except OSError:  # the folder was removed, or its disk was
+        if not is_checkout(ROOT):
+            raise NovobenchError("The current folder no longer exists. Change to another one.") from None
         os.chdir(ROOT)
-    os.environ["HOME"] = str(home() or _SUBSTITUTE)
+    os.environ["HOME"] = str(home() or _substitute_home())
     try:
         getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a number without a name, as containers have it
+    except (KeyError, OSError, ImportError):  # a user id without a user name, as in containers
         os.environ["USER"] = f"user{os.getuid()}" if hasattr(os, "getuid") else "user"
 
 
-def require_checkout() -> None:
-    """Raises NovobenchError where the package lies without experiments and configs: installed, not cloned."""
-    missing = [name for name in ("configs", "experiments") if not (workspace().root / name).is_dir()]
-    if missing:
-        raise NovobenchError(
-            f"There is no {' and no '.join(f'{name}/' for name in missing)} in {ROOT}, beside the package: it was "
-            "installed without its checkout, which this command needs. Clone the repository and run `make setup` "
-            "there; without it there are novobench.optim and `novobench bench optimizer`."
-        )
+def check_writable(folder: Path) -> None:
+    """Create `folder` if necessary and write a temporary file into it. Raises OSError if that fails.
 
-
-def probe(folder: Path) -> None:
-    """Make `folder` if need be and find out whether something can be kept there. Raises OSError if not.
-
-    The file has no name, or one of its own, so that commands that look at the same time do not meet, and nothing is
-    left of one that is killed.
+    The file has a unique name or none, so that commands may check at the same time and a killed one leaves nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as file:
         file.write(bytes(4096))
 
 
-def has_locks(folder: Path) -> bool:
-    """Whether files in a folder that can be written can be locked; some network file systems have no locks."""
+def supports_locks(folder: Path) -> bool:
+    """Whether files in a writable folder can be locked; some network file systems have no locks."""
     try:
         import fcntl
-    except ImportError:  # Windows, which has others
+    except ImportError:  # Windows locks files in another way
         return True
     with tempfile.TemporaryFile(dir=folder, prefix=".probe-") as file:
         try:
@@ -172,27 +207,25 @@ def has_locks(folder: Path) -> bool:
     return True
 
 
-def _variable(name: str) -> str:
+def _environment_variable(name: str) -> str:
     return os.environ.get(name, "").strip()
 
 
-def _placed(given: str, where: str) -> Path:
-    """An absolute path, symbolic links resolved. Raises NovobenchError for a `~` that names nobody's home."""
-    if given == "~" or given.startswith("~/"):
-        own = home()
-        if own is None:
+def _absolute(path: str, source: str) -> Path:
+    """An absolute path with symbolic links resolved. Raises NovobenchError for `~` without a home directory."""
+    if path == "~" or path.startswith("~/"):
+        user_home = home()
+        if user_home is None:
             raise NovobenchError(
-                f"{where} is '{given}', but there is no home directory. Set HOME, or write the path out."
+                f"{source} is '{path}', but there is no home directory. Set HOME, or give an absolute path."
             )
-        given = str(own) + given[1:]
-    elif given.startswith("~"):
-        expanded = os.path.expanduser(given)
-        if expanded != given:  # else there is no such user, and it is a name like any other
-            given = expanded
-    return Path(os.path.realpath(workspace().root / given))
+        path = str(user_home) + path[1:]
+    elif path.startswith("~"):
+        path = os.path.expanduser(path)  # unchanged if there is no such user: then it is an ordinary name
+    return Path(os.path.realpath(workspace().root / path))
 
 
-def _may_write(folder: Path) -> bool:
-    """Whether `folder` can be written, or made: looks at the nearest folder above it that exists."""
+def _is_writable(folder: Path) -> bool:
+    """Whether `folder` is writable or can be created, judged by its nearest existing parent."""
     nearest = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)

@@ -1,4 +1,4 @@
-"""Processes that end when the one that started them does, or a signal says so, and how they ended."""
+"""Processes: they end with their parent or at a signal; what their exit codes mean; whether they still do anything."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import threading
 import time
 from pathlib import Path
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 def end_with_parent(_: int = 0) -> None:
-    """End this process soon after the one that started it. A data loader calls this with its worker's number.
+    """End this process soon after the one that started it. Also serves as the `worker_init_fn` of a data loader.
 
-    A process that a forkserver made has another parent for the system than the one that asked for it: that one counts.
+    For a process that a forkserver forked, the parent is the process that asked for it.
     """
-    asked, parent = multiprocessing.parent_process(), os.getppid()
+    requester, parent_pid = multiprocessing.parent_process(), os.getppid()
 
     def watch() -> None:
-        if asked is not None:
-            multiprocessing.connection.wait([asked.sentinel])
+        if requester is not None:
+            multiprocessing.connection.wait([requester.sentinel])
         else:
-            while os.getppid() == parent:
-                time.sleep(_LOOK_SECONDS)
+            while os.getppid() == parent_pid:
+                time.sleep(_POLL_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def end_at_signals() -> None:
-    """Let SIGINT and SIGTERM end this process at once, compiled code that computes or waits included, as SIGHUP does.
+    """Let SIGINT and SIGTERM end this process at once, as SIGHUP does, even while compiled code runs or waits.
 
-    Nothing is lost: whatever a training writes is whole at any moment. A signal that is ignored stays ignored. What a
-    crash of compiled code was about goes to standard error.
+    Nothing is lost: all files of a training are complete at any moment. Ignored signals stay ignored. A crash in
+    compiled code prints its traceback to standard error.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -51,8 +51,8 @@ def end_at_signals() -> None:
 _CRASHES = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS"}
 
 
-def how_it_ended(exit_code: int) -> str:
-    """What an exit code says of a process, as the rest of a sentence that began with the process."""
+def describe_exit(exit_code: int) -> str:
+    """How a process ended, as the predicate of a sentence about it. `exit_code` is negative for signals."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:
@@ -66,7 +66,7 @@ def how_it_ended(exit_code: int) -> str:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process of this machine is stopped, as by SIGSTOP; no where the system does not tell."""
+    """Whether a process of this machine is stopped, as by SIGSTOP; False on a system without /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
     except (OSError, IndexError):
@@ -74,17 +74,17 @@ def is_stopped(pid: int) -> bool:
 
 
 def activity(pid: int) -> tuple[int, ...]:
-    """What a process of this machine has done: whole seconds of CPU time of all its threads, and how often its main
-    thread has waited and gone on again. It stays the same while the process hangs, and once it is gone.
+    """A measure of what a process of this machine has done so far; it stays the same while the process hangs.
 
-    Where the system does not tell (without /proc), it always changes.
+    Whole seconds of CPU time of all threads, and the context switches of the main thread. Empty once the process has
+    ended. On a system without /proc it always changes.
     """
-    about = Path(f"/proc/{pid}")
-    if not about.parent.joinpath("self").exists():
+    process = Path(f"/proc/{pid}")
+    if not Path("/proc/self").exists():
         return (time.monotonic_ns(),)
     try:
-        fields = (about / "stat").read_text().rpartition(")")[2].split()  # from the third on: a name may hold blanks
-        lines = (about / "status").read_text().splitlines()
+        fields = (process / "stat").read_text().rpartition(")")[2].split()  # from the third on: a name may have spaces
+        lines = (process / "status").read_text().splitlines()
     except OSError:
         return ()
     ticks = int(fields[11]) + int(fields[12])

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from novobench import ranges, yaml_text
-from novobench.config import first_line
+from novobench.config_loading import first_line
 from novobench.errors import ConfigError
 
 
@@ -88,7 +88,7 @@ def _read_free_values(given: DictConfig, node: type) -> None:
     for name, kind in _hints(node).items():
         if Any in (kind, *get_args(kind)) and not OmegaConf.is_missing(given, name):
             with read_write(given):
-                given[name] = yaml_text.free_value(OmegaConf.to_container(given)[name])  # type: ignore[index, call-overload]
+                given[name] = yaml_text.untyped_value(OmegaConf.to_container(given)[name])  # type: ignore[index, call-overload]
 
 
 def _explained(error: OmegaConfBaseException) -> str:

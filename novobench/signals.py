@@ -1,4 +1,4 @@
-"""A command that is told to stop: Ctrl-C, SIGTERM (a batch system, a shutdown) and SIGHUP (its terminal is gone)."""
+"""Signals that stop a command: Ctrl-C, SIGTERM (a batch system, a shutdown) and SIGHUP (its terminal was closed)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Stopped(KeyboardInterrupt):
-    """Told to stop by signal `number`. Whoever tidies up after Ctrl-C does so after the others, too."""
+    """Raised by signal `number`. Code that cleans up after Ctrl-C also cleans up after the other signals."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -23,55 +23,57 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def raised() -> Iterator[list[int]]:
-    """Raise `Stopped` in the main thread when such a signal comes; yields the list of those that came.
+def stop_on_signals() -> Iterator[list[int]]:
+    """Raise `Stopped` in the main thread when one of the signals arrives. Yields the list of those that arrived.
 
-    A signal that this process was started to ignore (`nohup`, a shell's background) stays ignored. One that comes while
-    Python cannot raise, as in a finalizer, comes again soon after. A library may catch it and raise another error
-    instead: then the list tells.
+    The list is needed because a library may catch the exception and raise an error of its own. Signals that this
+    process was started to ignore (`nohup`, a shell's background) stay ignored. A signal that arrives where Python
+    cannot raise, such as in a finalizer, is sent again shortly after.
     """
-    came: list[int] = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield came
+        yield received
         return
 
     def stop(number: int, _: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
         raise Stopped(number)
 
-    def not_raised(unraisable: Any) -> None:
+    def send_again(unraisable: Any) -> None:
         if isinstance(unraisable.exc_value, Stopped):
-            again = threading.Timer(0.05, os.kill, (os.getpid(), unraisable.exc_value.number))
-            again.daemon = True
-            again.start()
+            timer = threading.Timer(0.05, os.kill, (os.getpid(), unraisable.exc_value.number))
+            timer.daemon = True
+            timer.start()
         else:
-            hook_before(unraisable)
+            previous_hook(unraisable)
 
-    before = {}
+    previous = {}
     for name in _NAMES:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            before[number] = signal.signal(number, stop)
-    hook_before, sys.unraisablehook = sys.unraisablehook, not_raised
+            previous[number] = signal.signal(number, stop)
+    previous_hook, sys.unraisablehook = sys.unraisablehook, send_again
     try:
-        yield came
+        yield received
     finally:
-        sys.unraisablehook = hook_before
-        for number, handler in before.items():
+        sys.unraisablehook = previous_hook
+        for number, handler in previous.items():
             if signal.getsignal(number) is stop:
                 signal.signal(number, handler)
 
 
 def end_now() -> None:
-    """For the last moments of a process that was stopped: nothing that it started runs on, and people press Ctrl-C
-    twice. Outlasts `raised`."""
+    """Ignore further signals and kill the child processes; the last act of a command that was stopped.
+
+    People press Ctrl-C twice, and no child may outlive the command. Remains in effect after `stop_on_signals`.
+    """
     for name in _NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if "multiprocessing.process" in sys.modules:  # else Python would wait for them
+    if "multiprocessing.process" in sys.modules:  # otherwise Python would wait for the children
         for child in sys.modules["multiprocessing.process"].active_children():
             child.kill()
-    if "multiprocessing.forkserver" in sys.modules:  # else it would first import all that it was to import
+    if "multiprocessing.forkserver" in sys.modules:  # otherwise the forkserver would first finish its imports
         forkserver = getattr(sys.modules["multiprocessing.forkserver"], "_forkserver", None)
         if pid := getattr(forkserver, "_forkserver_pid", None):
             with suppress(OSError):

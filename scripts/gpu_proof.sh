@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only a GPU can show, within the minutes there are: scripts/gpu_proof/ says what and how.
+# Run the GPU-only checks and measurements within a time budget. scripts/gpu_proof/__init__.py has the details.
 #
 #   scripts/gpu_proof.sh [--minutes 9] [--resume TAR] [FOLDER]
 here=$(cd "$(dirname "$0")" && pwd) || exit

@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 from novobench import places
-from novobench.config import CellConfig, override, to_yaml
+from novobench.config import CellConfig, to_yaml
+from novobench.config_loading import override
 from novobench.files import write_text
 from novobench.tasks.catalog import default_list, load_task, resolve
 from novobench.training.run_folder import RunFolder
@@ -36,7 +37,7 @@ SMALL = {
     },
     "language": {
         "batch": {"size": 4096, "micro": 2048},  # 7 updates an epoch, so that one ends inside the run
-        "schedule.warmup_updates": 0,
+        "schedule.warmup": 0,
         "model.vocabulary_size": 75,
         "model.width": 8,
         "model.heads": 2,
@@ -94,7 +95,7 @@ def train_apart(folder: RunFolder, kill_at: str | None = None) -> int:
 def start_apart(folder: RunFolder, kill_at: str | None = None):
     """The process itself, started."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["novobench.training.worker"])
+    context.set_forkserver_preload(["novobench.training.preload"])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     process = context.Process(target=_train, args=(str(folder.path), kill_at))
     process.start()
@@ -104,7 +105,7 @@ def start_apart(folder: RunFolder, kill_at: str | None = None):
 def result(folder: RunFolder) -> dict:
     """All that must be the same bits in two runs of one cell: the record, the log of metrics, the predictions."""
     timed = ("train_seconds", "finished", "dirty", "code", "files")
-    record = {key: value for key, value in folder.read_record().items() if key not in timed}
+    record = {key: value for key, value in json.loads(folder.record.read_text()).items() if key not in timed}
     record["metrics"] = {split: _untimed(found) for split, found in record["metrics"].items()}
     lines = [_untimed(json.loads(line)) for line in folder.metrics.read_text().splitlines()]
     predictions = {
@@ -145,8 +146,8 @@ def _between_checkpoints() -> None:
     UpdateLoop._set_rates = dying
 
 
-def disk_full_from_update_5(*words) -> None:
-    """What `entry.main` does, but from update 5 on the system lets no file of this process grow: as a full disk."""
+def disk_full_from_update_5(*arguments) -> None:
+    """`worker.train`, but from update 5 on the system lets no file of this process grow, as on a full disk."""
     import resource
 
     from novobench.training import worker
@@ -160,7 +161,7 @@ def disk_full_from_update_5(*words) -> None:
         original(self, optimizer)
 
     UpdateLoop._set_rates = filling
-    worker.main(*words)
+    worker.train(*arguments)
 
 
 def _before_the_first_checkpoint() -> None:

@@ -30,7 +30,7 @@ def workspace(tmp_path, monkeypatch) -> Path:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "experiments").mkdir()
     shutil.copy(SMALL_EXPERIMENT, tmp_path / "experiments" / "small.yaml")
-    monkeypatch.setattr(places, "workspace", lambda: places.Workspace(tmp_path))
+    monkeypatch.setattr(places, "workspace", lambda: places.Workspace(tmp_path, shipped=tmp_path))
     return tmp_path
 
 

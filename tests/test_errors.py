@@ -1,8 +1,8 @@
-"""Messages as one line that can be printed."""
+"""Messages as one printable line."""
 
 import pytest
 
-from novobench.errors import LONGEST, kind_and_message, one_line
+from novobench.errors import MAX_LENGTH, kind_and_message, one_line
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,14 @@ from novobench.errors import LONGEST, kind_and_message, one_line
 )
 def test_one_line(message, line):
     assert one_line(message) == line
-    line.encode()  # every terminal of UTF-8 can print it
+    line.encode()  # without lone surrogates
 
 
 def test_a_long_message_keeps_both_ends():
     line = one_line("begin " + "x" * 100_000 + " end")
     assert line.startswith("begin x")
     assert line.endswith("x end")
-    assert len(line) <= LONGEST
+    assert len(line) <= MAX_LENGTH
 
 
 def test_kind_and_message():

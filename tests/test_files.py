@@ -1,4 +1,4 @@
-"""Files are whole or not there, one process at a time, and what kills leave behind goes away."""
+"""Files are complete or absent, locks exclude other processes, and leftovers of killed processes are removed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from novobench.errors import NovobenchError
 from novobench.files import derived_folder, lock, readable_os_errors, remove_leftovers, write_bytes
 
 GONE = 2**22 + 1
-"""A process id above the largest that Linux gives."""
+"""A process id above the maximum of Linux."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def without_locks(monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [None, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_one_at_a_time_holds_a_lock_and_the_other_is_told_once(tmp_path, monkeypatch, kind):
+def test_a_lock_excludes_others_and_calls_waiting_once(tmp_path, monkeypatch, kind):
     if kind:
         without_locks(monkeypatch, kind)
     events: list[str] = []
@@ -59,9 +59,9 @@ def test_one_at_a_time_holds_a_lock_and_the_other_is_told_once(tmp_path, monkeyp
     assert events == ["second waits", "first leaves", "second enters"]
 
 
-def test_a_lock_of_a_killed_process_is_taken_over_where_there_are_no_locks(tmp_path, monkeypatch):
+def test_the_lock_of_a_killed_process_is_taken_over_without_file_locks(tmp_path, monkeypatch):
     without_locks(monkeypatch, errno.ENOLCK)
-    (tmp_path / "lock").touch()  # made where there were locks
+    (tmp_path / "lock").touch()  # created on a file system with locks
     code = "import os, sys, filelock; lock = filelock.SoftFileLock(sys.argv[1]); lock.acquire(); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "lock.held"], check=False).returncode == 9
     assert (tmp_path / "lock.held").exists()
@@ -71,7 +71,7 @@ def test_a_lock_of_a_killed_process_is_taken_over_where_there_are_no_locks(tmp_p
 
 
 @pytest.mark.parametrize("what", ["folder", "link", "file above", "link above"])
-def test_a_lock_that_cannot_be_made_is_one_line(tmp_path, what):
+def test_a_lock_that_cannot_be_created_is_one_line(tmp_path, what):
     path = tmp_path / "above" / "lock"
     if what == "folder":
         path.mkdir(parents=True)
@@ -93,23 +93,23 @@ def test_a_lock_that_cannot_be_made_is_one_line(tmp_path, what):
         (errno.ENOMEM, "Free memory"), (errno.EIO, "Check the disk"), (errno.ENAMETOOLONG, "Shorten the path"),
     ],
 )  # fmt: skip
-def test_the_advice_is_for_the_trouble(tmp_path, kind, advice):
+def test_the_remedy_fits_the_error(tmp_path, kind, advice):
     with (
         pytest.raises(NovobenchError, match=rf"Cannot write .*x: {os.strerror(kind)}. {advice}.*finished work is kept"),
         readable_os_errors(tmp_path / "x", "write"),
     ):
         raise OSError(kind, os.strerror(kind))
     elsewhere = tmp_path.parent / "data.wav"
-    told = rf"{os.strerror(kind)} \({elsewhere}\)\. "
-    with pytest.raises(NovobenchError, match=told), readable_os_errors(tmp_path / "x", "write"):
+    message = rf"{os.strerror(kind)} \({elsewhere}\)\. "
+    with pytest.raises(NovobenchError, match=message), readable_os_errors(tmp_path / "x", "write"):
         raise OSError(kind, os.strerror(kind), str(elsewhere))
 
 
-# ------------------------------------------------------------------------------------ what kills leave
+# ------------------------------------------------------------------------------------ leftovers
 
 
 def temporary(folder: Path, name: str, pid: int, machine: str, age: float = 0.0, size: int | None = 3) -> Path:
-    """A temporary file, or folder for a size of None, as another process makes it."""
+    """A temporary file, or a folder if `size` is None, as another process writes it."""
     path = folder / f".{name}.{pid}@{machine}.abc_123.tmp"
     if size is None:
         path.mkdir(parents=True)
@@ -120,7 +120,7 @@ def temporary(folder: Path, name: str, pid: int, machine: str, age: float = 0.0,
     return path
 
 
-def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+def test_only_files_that_nobody_writes_are_removed(tmp_path):
     here, day = files._machine(), 24 * 3600
     removed = [
         temporary(tmp_path, "a.ckpt", GONE, here),
@@ -142,7 +142,7 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     assert not any(path.exists() for path in removed)
 
 
-def test_only_the_named_ones_are_removed(tmp_path):
+def test_only_leftovers_of_a_name_are_removed(tmp_path):
     one, two = (temporary(tmp_path, name, GONE, files._machine()) for name in ("one", "two"))
     remove_leftovers(tmp_path, "one")
     assert list(tmp_path.iterdir()) == [two]
@@ -162,8 +162,8 @@ else:
 """
 
 
-def test_what_a_kill_leaves_of_a_file_is_known_as_such(tmp_path):
-    path = tmp_path / ("é" * 120)  # as long as file names can be
+def test_a_file_that_a_kill_left_is_removed(tmp_path):
+    path = tmp_path / ("é" * 120)  # the longest file name
     done = subprocess.run([sys.executable, "-c", WRITE, "file", path], check=False)
     assert done.returncode == 9
     (left,) = tmp_path.iterdir()
@@ -174,7 +174,7 @@ def test_what_a_kill_leaves_of_a_file_is_known_as_such(tmp_path):
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"whole"]
 
 
-def test_the_next_builder_removes_what_a_killed_one_has_left(cache):
+def test_the_next_build_removes_what_a_killed_one_left(cache):
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", WRITE, "folder", "room/a-1"], check=False).returncode == 9
         assert len([path for path in (cache / "room").iterdir() if path.name.startswith(".")]) == 1
@@ -198,10 +198,12 @@ def built(times: list[int] | None = None, name: str = "room/a-1") -> Path:
     return folder
 
 
-def test_a_whole_folder_is_built_once_and_read_without_its_lock(cache, monkeypatch):
+def test_a_complete_folder_is_built_once_and_read_without_a_lock(cache, monkeypatch):
     times: list[int] = []
     folder = built(times)
-    monkeypatch.setattr(files, "lock", lambda *_: pytest.fail("a cache that cannot be written is asked for a lock"))
+    monkeypatch.setattr(
+        files, "lock", lambda *_: pytest.fail("a complete folder needs no lock, which a read-only cache could not give")
+    )
     assert built(times) == folder == cache / "room" / "a-1"
     assert times == [1]
     assert folder.stat().st_mode & 0o777 == 0o755
@@ -266,7 +268,7 @@ def test_something_else_in_its_place_is_replaced(what, cache, tmp_path):
 
 
 @pytest.mark.parametrize("above", ["", "room"])
-def test_a_file_above_is_told(above, cache):
+def test_a_file_in_place_of_a_parent_folder(above, cache):
     (cache / above).parent.mkdir(parents=True, exist_ok=True)
     (cache / above).write_text("x")
     with pytest.raises(NovobenchError, match=r"Cannot lock .*room/a-1.lock: .*Remove what is in its place"):
@@ -276,30 +278,30 @@ def test_a_file_above_is_told(above, cache):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (
             OSError(errno.EIO, "Input/output error", "/data/x.png"),
             r"Input/output error \(/data/x.png\). Check the disk",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), r"No space left on device. Free space"),
-        (MemoryError("Unable to allocate 3 TiB"), r"needs more memory than there is \(Unable to allocate 3 TiB\)"),
-        (MemoryError(), r"needs more memory than there is \(out of memory\)"),
+        (MemoryError("Unable to allocate 3 TiB"), r"needs more memory than is available \(Unable to allocate 3 TiB\)"),
+        (MemoryError(), r"needs more memory than is available \(out of memory\)"),
         (NovobenchError("its own words"), "^its own words$"),
     ],
 )
-def test_a_build_that_fails_leaves_nothing_and_works_when_asked_again(error, told, cache):
+def test_a_failed_build_leaves_nothing_and_can_be_repeated(error, message, cache):
     def fail(folder: Path) -> None:
         (folder / "x.txt").write_text("half")
         raise error
 
-    with pytest.raises(NovobenchError, match=told):
+    with pytest.raises(NovobenchError, match=message):
         derived_folder("room/a-1", fail)
     assert os.listdir(cache / "room") == ["a-1.lock"]
     built()
 
 
-def test_a_training_and_a_collection_remove_what_kills_have_left(tmp_path, monkeypatch):
+def test_a_training_and_a_collection_remove_leftovers(tmp_path, monkeypatch):
     from novobench.places import Workspace
     from novobench.suite import collection
     from novobench.training import cell
@@ -309,9 +311,9 @@ def test_a_training_and_a_collection_remove_what_kills_have_left(tmp_path, monke
     folder.record.write_text("{}")  # finished: nothing is trained
     folder.checkpoints.mkdir()
     (tmp_path / "results" / "laptop").mkdir(parents=True)
-    left = [temporary(place, "x", GONE, files._machine()) for place in (folder.path, folder.checkpoints)]
+    leftovers = [temporary(where, "x", GONE, files._machine()) for where in (folder.path, folder.checkpoints)]
     cell.run(folder.path)
     monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
-    left.append(temporary(tmp_path / "results" / "laptop", "cells.json", GONE, files._machine()))
+    leftovers.append(temporary(tmp_path / "results" / "laptop", "cells.json", GONE, files._machine()))
     collection.collect([], "laptop")
-    assert not any(path.exists() for path in left)
+    assert not any(path.exists() for path in leftovers)

@@ -1,6 +1,6 @@
-"""The script for a GPU: what it starts, when it stops it, what it keeps, and that another machine goes on from there.
+"""scripts/gpu_proof: which steps start, when they are stopped, what is saved, and how another machine continues.
 
-The steps here are short shell commands; `test_gpu_rehearsal.py` runs the real ones, on a CPU.
+The steps here are short shell commands. `test_gpu_rehearsal.py` runs the real ones on a CPU.
 """
 
 import gzip
@@ -17,7 +17,7 @@ import pytest
 
 from gpu_proof import archive, job, places, proof
 from gpu_proof.proof import GRACE, RESERVE, Proof
-from gpu_proof.steps import Step, data_at_hand, steps
+from gpu_proof.steps import Step, available_data, steps
 from novobench.cli import _parser
 from novobench.places import ROOT
 
@@ -26,7 +26,7 @@ DATA = {"AN4": None, "wikitext-2": None, "multi30k": None, "cifar10": None}
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch) -> Path:
-    """An empty tree that the script is at work in."""
+    """An empty repository for the script to work in."""
     enter(tmp_path / "tree", monkeypatch)
     monkeypatch.setattr(job, "GRACE", 1)
     monkeypatch.setattr(proof, "GRACE", 1)
@@ -48,17 +48,17 @@ MACHINE = {"hardware": "1 × card", "packages": {}, "python": "3", "cuda": "13",
 
 
 def prove(tree, *todo, minutes=1.0, only=()):
-    """One call with these steps; `state["steps"]` and `left_out` of what it returns say what became of them."""
+    """One call with these steps. Their outcomes are in `state["steps"]` and `skipped`."""
     call = Proof(todo, "gpu", tree / "out", time.monotonic(), minutes)
     call.only = only
     call.state["machines"].append({**MACHINE, "nvidia_smi": ""})
     call.run()
-    call.keep()
+    call.save()
     return call
 
 
 def states(call):
-    return {name: found["state"] for name, found in call.state["steps"].items()}
+    return {name: outcome["state"] for name, outcome in call.state["steps"].items()}
 
 
 def names(tree):
@@ -69,59 +69,59 @@ def names(tree):
 def test_every_step_is_a_command_that_exists(tree):
     for rehearsal in (False, True):
         for step in steps("gpu", DATA, ROOT, rehearsal=rehearsal):
-            words = list(step.words)
+            words = list(step.command)
             if "novobench" in words:
-                _parser().parse_args(words[words.index("novobench") + 1 :])  # ends the process if a word is wrong
+                _parser().parse_args(words[words.index("novobench") + 1 :])  # exits on an invalid argument
             else:
                 assert "pytest" in words or words[1] == "scripts/build_apex.py"
             assert all((ROOT / word).exists() for word in words if word.startswith(("tests/", "scripts/")))
             assert step.forecast <= step.limit
     named = {step.name: step for step in steps("gpu", DATA, ROOT)}
-    assert {name for step in named.values() for name in step.serves} < set(named)
-    asked = " ".join(word for step in named.values() for word in step.words)
+    assert {name for step in named.values() for name in step.prepares} < set(named)
+    commands = " ".join(word for step in named.values() for word in step.command)
     for experiment in sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml")):
-        assert f" {experiment} " in asked
+        assert f" {experiment} " in commands
 
 
 def test_nine_minutes_reach_to_the_first_table_and_three_to_the_other_benches(tree):
     named = {step.name: step for step in steps("gpu", DATA, ROOT)}
-    order = [name for name in named if not named[name].serves]
+    order = [name for name in named if not named[name].prepares]
     first = order[: order.index("table4") + 1]
     assert {"tests_novograd", "bench_optimizer"} < set(first)
     assert {f"throughput_{task}" for task in ("image", "speech", "translation", "language")} < set(first)
-    start = 15  # seconds until the first step, where nothing was imported before
+    start = 15  # seconds until the first step, with cold imports
     assert start + sum(named[name].forecast for name in first) <= 540 - GRACE - RESERVE
     assert order[len(first) : len(first) + 2] == ["bench_clipped", "bench_sweep"]
     assert start + named["bench_clipped"].forecast + named["bench_sweep"].forecast <= 180 - GRACE - RESERVE
-    assert named["apex"].limit <= named["tests_novograd"].limit  # it runs beside them
+    assert named["apex"].limit <= named["tests_novograd"].limit  # they run at the same time
 
 
-def test_what_does_not_fit_is_named_and_left_for_the_next_time(tree):
+def test_a_step_that_does_not_fit_waits_for_the_next_call(tree):
     long, short = shell("long", "echo ran >>ran", forecast=90), shell("short", "true")
     call = prove(tree, long, short)
     assert states(call) == {"short": "done"}
-    assert "needs 90 s" in call.left_out["long"]
-    assert "long                     left out" in (tree / "results/gpu/gpu_proof.md").read_text()
+    assert "needs 90 s" in call.skipped["long"]
+    assert "long                     not run" in (tree / "results/gpu/gpu_proof.md").read_text()
     call = prove(tree, long, short, minutes=2)
     assert states(call) == {"short": "done", "long": "done"}
     prove(tree, long, short, minutes=2)
     assert (tree / "ran").read_text() == "ran\n"
-    prove(tree, long, short, minutes=2, only=["long"])  # asked for by name: once more
+    prove(tree, long, short, minutes=2, only=["long"])  # named: once more
     assert (tree / "ran").read_text() == "ran\nran\n"
 
 
-def test_what_fits_whole_goes_before_what_can_be_cut(tree):
+def test_steps_that_fit_run_before_steps_that_can_be_cut(tree):
     table = shell("table", "echo table >>order; sleep 60", forecast=100, limit=200, least=1)
     slow = shell("slow", "echo slow >>order; sleep 60", limit=1)
     small = shell("small", "echo small >>order")
     call = prove(tree, table, slow, small, minutes=6 / 60)
     assert (tree / "order").read_text().split() == ["slow", "small", "table"]
     assert states(call) == {"slow": "ended", "small": "done", "table": "cut"}
-    assert call.bad == ["slow"]
-    assert [step.name for step in call.pending()] == ["table", "slow"]  # which will hardly be done the next time
+    assert call.failed == ["slow"]
+    assert [step.name for step in call.pending()] == ["table", "slow"]  # unlikely to finish next time either
 
 
-def test_a_failure_stops_nothing_but_training_on_kernels_that_are_wrong(tree):
+def test_a_failure_of_the_kernel_tests_stops_training_alone(tree):
     todo = (
         shell("tests_novograd", "echo FAILED tests/gpu/test_novograd.py::test_it; [ -e mended ]"),
         shell("bench", "true"),
@@ -129,17 +129,17 @@ def test_a_failure_stops_nothing_but_training_on_kernels_that_are_wrong(tree):
     )
     call = prove(tree, *todo)
     assert states(call) == {"tests_novograd": "failed", "bench": "done"}
-    assert call.left_out == {"table": "tests_novograd failed"}
-    assert call.bad == ["tests_novograd"]
+    assert call.skipped == {"table": "tests_novograd failed"}
+    assert call.failed == ["tests_novograd"]
     assert "FAILED tests/gpu/test_novograd.py::test_it" in call.summary()
     (tree / "mended").touch()
     call = prove(tree, *todo)
     assert states(call) == {"tests_novograd": "done", "bench": "done", "table": "done"}
-    assert call.bad == []
+    assert call.failed == []
 
 
 def test_a_table_that_overruns_its_limit_keeps_its_place(tree):
-    """Its finished cells stay finished, so that it comes further each time; other steps would only overrun again."""
+    """Finished cells count, so each call makes progress; other steps would only overrun again."""
     table = shell("table", "echo table >>order; sleep 60", limit=1, least=1, trains=True)
     slow = shell("slow", "echo slow >>order; sleep 60", limit=1)
     call = prove(tree, slow, table)
@@ -156,29 +156,29 @@ def test_a_step_is_ended_at_its_limit_with_its_children(tree):
     call = prove(tree, shell("deaf", deaf, limit=1), shell("next", "true"))
     assert time.monotonic() - begun < 10
     assert states(call) == {"deaf": "ended", "next": "done"}
-    assert call.bad == ["deaf"]
+    assert call.failed == ["deaf"]
     last = (tree / "alive").read_text()
     time.sleep(0.3)
     assert (tree / "alive").read_text() == last
 
 
-def test_a_step_that_is_interrupted_keeps_what_it_has(tree, heard_signals):
-    """It gets an interrupt first. Where what it has by then counts, an end by time is no failure."""
+def test_an_interrupted_step_can_save_its_work(tree, heard_signals):
+    """It is interrupted before it is killed. If partial work counts, running out of time is not a failure."""
     text = "trap 'echo kept >kept; exit 1' INT; while :; do sleep 0.1; done"
     step = shell("table", text, forecast=100, limit=200, least=2)
     call = prove(tree, step, minutes=4 / 60)
     assert states(call) == {"table": "cut"}
-    assert call.bad == []
+    assert call.failed == []
     assert (tree / "kept").read_text() == "kept\n"
     assert [step.name for step in call.pending()] == ["table"]
 
 
-def test_preparations_run_beside_what_times_nothing(tree):
-    """`times` would see it run; a preparation may fail; on the next machine it is made again, if a step needs it."""
-    build = shell("build", "echo >building; sleep 1; rm building; echo >>built; false", serves=("times",))
-    tests = shell("tests", "until [ -e building ]; do sleep 0.05; done", shares=True)
+def test_preparations_run_next_to_steps_that_measure_no_time(tree):
+    """`times` would notice one. A preparation may fail, and runs again on the next machine if a step needs it."""
+    build = shell("build", "echo >building; sleep 1; rm building; echo >>built; false", prepares=("times",))
+    tests = shell("tests", "until [ -e building ]; do sleep 0.05; done", tolerates_load=True)
     times = shell("times", "[ ! -e building ] && [ -e built ]")
-    idle = shell("idle", "echo >idle", serves=("elsewhere",))
+    idle = shell("idle", "echo >idle", prepares=("elsewhere",))
     call = prove(tree, build, idle, tests, times)
     assert states(call) == {"tests": "done", "times": "done"}
     assert not (tree / "idle").exists()
@@ -201,7 +201,7 @@ def predictions(lines):
     return gzip.compress(b"".join(os.urandom(40).hex().encode() + b"\n" for _ in range(lines)))
 
 
-def test_the_tar_and_a_machine_that_goes_on_from_it(tree, tmp_path, monkeypatch):
+def test_another_machine_continues_from_the_tar(tree, tmp_path, monkeypatch):
     cell(tree, "finished", True, **{"predictions-test.jsonl.gz": predictions(100)})
     cell(tree, "half", False)
     bench = shell("bench", "mkdir -p results/gpu; echo a,b >results/gpu/bench.csv; yes line | head -c 999999")
@@ -215,24 +215,24 @@ def test_the_tar_and_a_machine_that_goes_on_from_it(tree, tmp_path, monkeypatch)
     ]  # fmt: skip
     tar = tree / "out" / "gpu_proof.tar"
     before = {path.relative_to(tree): path.read_bytes() for path in (tree / "runs").rglob("*.*")}
-    there, cut = names(tree), "runs/gpu_proof/bench.log"
+    packed, cut = names(tree), "runs/gpu_proof/bench.log"
     other = tmp_path / "other"
     enter(other, monkeypatch)
     archive.unpack(tar, "gpu")
-    for name in there:
+    for name in packed:
         if name.startswith("runs/") and name != cut:
             assert (other / name).read_bytes() == before[Path(name)]
     assert (other / cut).stat().st_size < 2 * archive.LOG_BYTES
     assert (other / cut).read_bytes()[-1000:] == before[Path(cut)][-1000:]
     call = prove(other, bench, table)
     assert list(call.state["steps"]) == ["bench", "table"]
-    assert call.state["steps"]["bench"]["machine"] == 0  # the first one's
+    assert call.state["steps"]["bench"]["machine"] == 0  # the first machine
     assert call.state["steps"]["table"]["machine"] == 1
     assert len(call.state["machines"]) == 2
 
 
 def test_the_tar_stays_below_its_limit(tree, monkeypatch, capsys):
-    """Predictions are cut to what the results show, then logs are left out; what is still too large is not written."""
+    """Predictions are cut to the number in the results, then logs are dropped. A larger tar is not written."""
     cell(tree, "finished", True, **{"predictions-test.jsonl.gz": predictions(5000)})
     monkeypatch.setattr(archive, "TAR_BYTES", 100_000)
     call = prove(tree, shell("loud", "head -c 50000 /dev/urandom"))
@@ -240,16 +240,16 @@ def test_the_tar_stays_below_its_limit(tree, monkeypatch, capsys):
     assert tar.stat().st_size < 100_000
     assert "runs/gpu_proof/loud.log" in names(tree)
     with tarfile.open(tar) as file:
-        kept = file.extractfile("runs/gpu/finished/predictions-test.jsonl.gz").read()
+        packed = file.extractfile("runs/gpu/finished/predictions-test.jsonl.gz").read()
     whole = (tree / "runs/gpu/finished/predictions-test.jsonl.gz").read_bytes()
-    assert gzip.decompress(kept).splitlines() == gzip.decompress(whole).splitlines()[:20]
+    assert gzip.decompress(packed).splitlines() == gzip.decompress(whole).splitlines()[:20]
     monkeypatch.setattr(archive, "TAR_BYTES", 20_000)
-    call.keep()
+    call.save()
     assert tar.stat().st_size < 20_000
     assert "runs/gpu_proof/loud.log" not in names(tree)
     last = tar.read_bytes()
     monkeypatch.setattr(archive, "TAR_BYTES", 100)
-    call.keep()
+    call.save()
     assert tar.read_bytes() == last
     assert "not written" in capsys.readouterr().out
 
@@ -257,7 +257,7 @@ def test_the_tar_stays_below_its_limit(tree, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "name", ["../outside", "runs/gpu/../../outside", "/tmp/outside", "novobench/cli.py", "runs/gpu/link"]
 )
-def test_a_tar_that_writes_elsewhere_is_refused(name, tree, tmp_path):
+def test_a_tar_that_writes_elsewhere_is_rejected(name, tree, tmp_path):
     tar = tmp_path / "evil.tar"
     with tarfile.open(tar, "w") as file:
         good, evil = tarfile.TarInfo("results/gpu/records.csv"), tarfile.TarInfo(name)
@@ -270,17 +270,23 @@ def test_a_tar_that_writes_elsewhere_is_refused(name, tree, tmp_path):
     assert not list(tree.iterdir())
 
 
-def test_data_come_as_folders_or_archives(tree, tmp_path):
+def test_data_sets_are_folders_or_archives(tree, tmp_path):
     (tmp_path / "data" / "wikitext-2").mkdir(parents=True)
     with tarfile.open(tmp_path / "data" / "some.tar.gz", "w:gz") as file:
         file.add(tmp_path / "data" / "wikitext-2", "multi30k")
-    data = data_at_hand(tmp_path / "data")
+    data = available_data(tmp_path / "data")
     assert data == {"wikitext-2": None, "multi30k": tmp_path / "data" / "some.tar.gz"}
     named = {step.name: step for step in steps("gpu", data, None)}
-    assert named["unpack_multi30k"].serves == ("table6",)
+    assert named["unpack_multi30k"].prepares == ("table6",)
     assert named["table7_figure2"].missing == ""
-    assert named["table4"].missing == "there is no AN4 among the data"
+    assert named["table4"].missing == "the data set AN4 is missing"
     assert named["apex"].missing.startswith("--apex")
+
+
+def test_the_committed_summary_is_current():
+    """After a change of results/gpu: scripts/gpu_proof.sh --summary."""
+    summary = Proof(steps("gpu", {}, None), "gpu", ROOT, 0.0, 0.0).summary()
+    assert (ROOT / "results" / "gpu" / "gpu_proof.md").read_text(encoding="utf-8") == summary
 
 
 def run_script(*words, cwd=ROOT, **variables):
@@ -289,14 +295,14 @@ def run_script(*words, cwd=ROOT, **variables):
     return subprocess.run(words, capture_output=True, text=True, env=environment, cwd="/")
 
 
-def test_it_says_in_one_line_why_it_cannot_run(tmp_path):
+def test_one_line_says_why_it_cannot_run(tmp_path):
     (tmp_path / "no.tar").write_text("no tar")
     for words, reason in (
         ((str(tmp_path),), "no CUDA device"),
-        (("--rehearse",), "in a copy of the tree"),
-        (("--only", "table9"), "there is no step table9"),
+        (("--rehearse",), "in a copy of the repository"),
+        (("--only", "table9"), "unknown step table9"),
         (("--resume", str(tmp_path / "no.tar")), "no.tar"),
-        (("--wheels", str(tmp_path)), "no wheel"),
+        (("--wheels", str(tmp_path)), "no wheels"),
     ):
         if words == ("--rehearse",) and not (ROOT / ".git").exists():
             continue
@@ -307,17 +313,17 @@ def test_it_says_in_one_line_why_it_cannot_run(tmp_path):
     assert not list(tmp_path.glob("gpu_proof*"))
 
 
-def test_the_list_needs_nothing(tmp_path):
-    """No torch, no GPU, no time: the standard library."""
+def test_the_list_needs_the_standard_library_alone(tmp_path):
+    """Neither torch nor a GPU."""
     (tmp_path / "torch.py").write_text("raise ImportError")
     done = run_script("--list", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "bench_optimizer" in done.stdout
-    assert "there is no cifar10 among the data" in run_script("--list", "--data", str(tmp_path)).stdout
+    assert "the data set cifar10 is missing" in run_script("--list", "--data", str(tmp_path)).stdout
 
 
-def test_an_end_from_outside_is_kept_too(tree):
-    """SIGTERM ends the step that runs; state and tar are written."""
+def test_sigterm_ends_the_running_step_and_saves_its_outcome(tree):
+    """State and tar are written."""
     code = f"""
 import signal, time
 from pathlib import Path

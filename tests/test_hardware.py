@@ -1,4 +1,4 @@
-"""What this machine is said to be."""
+"""The GPUs that this process may use."""
 
 import pytest
 
@@ -25,7 +25,7 @@ from novobench import hardware
         ("all", 2, []),
         ("0,0", 2, []),
         ("0,1,0", 2, []),
-        ("3", 0, ["3"]),  # the system shows none, as Windows' Linux: whoever named it knows
+        ("3", 0, ["3"]),  # no device file, as on WSL: the variable is trusted
         ("GPU-8932f937", 2, ["GPU-8932f937"]),
         ("GPU-8932f937,GPU-5", 2, ["GPU-8932f937", "GPU-5"]),
         ("GPU-8932f937,GPU-8932f937", 2, []),
@@ -36,8 +36,8 @@ from novobench import hardware
     ],
 )
 def test_gpus_that_cuda_would_see(monkeypatch, given, installed, expected):
-    """As NVIDIA's programming guide says of CUDA_VISIBLE_DEVICES."""
-    monkeypatch.setattr(hardware, "_gpu_devices", lambda: installed)
+    """The rules for CUDA_VISIBLE_DEVICES in NVIDIA's programming guide."""
+    monkeypatch.setattr(hardware, "_count_gpu_devices", lambda: installed)
     if given is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
@@ -48,9 +48,9 @@ def test_gpus_that_cuda_would_see(monkeypatch, given, installed, expected):
 @pytest.mark.parametrize(
     "given", ["", "0", "1,0", "-1", "0,-1,1", "none", "0,0", "GPU-8932f937,0", "MIG-a,MIG-b", "01"]
 )
-def test_torch_reads_the_variable_alike(monkeypatch, given):
+def test_torch_reads_the_variable_the_same_way(monkeypatch, given):
     from torch.cuda import _parse_visible_devices
 
-    monkeypatch.setattr(hardware, "_gpu_devices", lambda: 0)
+    monkeypatch.setattr(hardware, "_count_gpu_devices", lambda: 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert hardware.visible_gpus() == [str(each) for each in _parse_visible_devices()]

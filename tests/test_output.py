@@ -12,7 +12,7 @@ import time
 import pytest
 
 from novobench import cli, signals
-from novobench.console import console, lasting_output, output_problem
+from novobench.console import console, output_problem, resilient_output
 from novobench.errors import NovobenchError, message_for_user
 from novobench.places import ROOT
 
@@ -40,7 +40,7 @@ def output(monkeypatch):
 def test_a_full_disk_takes_the_words_alone(output):
     with open("/dev/full", "w") as full:
         output(full.fileno())
-        with lasting_output() as lost:
+        with resilient_output() as lost:
             for _ in range(3):
                 print("x" * 10_000, flush=True)
             console().print("a table")
@@ -52,7 +52,7 @@ def test_a_reader_that_left_is_no_error(output):
     reading, writing = os.pipe()
     output(writing)
     os.close(reading)
-    with lasting_output() as lost:
+    with resilient_output() as lost:
         print("x" * 10_000, flush=True)
     os.close(writing)
     assert [error.errno for error in lost] == [errno.EPIPE]
@@ -72,7 +72,7 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block(output):
     count = [0]
     reader = threading.Thread(target=read)
     reader.start()
-    with lasting_output() as lost:
+    with resilient_output() as lost:
         print("x" * 300_000, flush=True)
     reader.join(timeout=10)
     os.close(writing)
@@ -91,7 +91,7 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block(output):
 def test_signs_that_an_encoding_lacks(output, tmp_path, encoding, expected):
     with (tmp_path / "out").open("wb") as file:
         output(file.fileno(), encoding)
-        with lasting_output() as lost:
+        with resilient_output() as lost:
             print("8 = 4 × 2 – … ‖g‖ ε § 4 ü 😀 \udc80")
     assert lost == []
     assert (tmp_path / "out").read_bytes().decode(encoding) == expected
@@ -110,7 +110,7 @@ def test_names_are_no_markup_and_no_emoji(capsys):
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "a/b: No space left on device. Free space"),
         (OSError(errno.EMFILE, "Too many open files"), "Too many open files. Allow more open files (ulimit -n 4096)"),
         (ModuleNotFoundError("no", name="rich.table"), "The package 'rich' is not installed. Run: make setup"),
-        (ImportError("undefined symbol"), "A package cannot be loaded: ImportError: undefined symbol."),
+        (ImportError("undefined symbol"), "A package cannot be imported: ImportError: undefined symbol."),
         (RecursionError("maximum"), "internal error: RecursionError: maximum (nowhere). This is a bug"),
     ],
 )
@@ -164,7 +164,9 @@ def test_wrong_words_are_one_line(novobench, words):
     assert "--help" in err
 
 
-@pytest.mark.parametrize(("name", "word"), [("SIGINT", "interrupted"), ("SIGTERM", "ended by"), ("SIGHUP", "ended by")])
+@pytest.mark.parametrize(
+    ("name", "word"), [("SIGINT", "interrupted"), ("SIGTERM", "stopped by"), ("SIGHUP", "stopped by")]
+)
 def test_a_command_that_is_told_to_stop(novobench, monkeypatch, heard_signals, name, word):
     """Also where a library makes an error of its own of it."""
 
@@ -195,14 +197,14 @@ def test_a_signal_that_comes_in_a_finalizer_is_not_lost(heard_signals):
         last = None
         time.sleep(5)
 
-    with signals.raised(), pytest.raises(KeyboardInterrupt):
+    with signals.stop_on_signals(), pytest.raises(KeyboardInterrupt):
         lose()
 
 
 def test_what_was_to_be_ignored_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
     try:
-        with signals.raised():
+        with signals.stop_on_signals():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -1,4 +1,4 @@
-"""The figures in README are those of the results that it names, and its commands do what it says."""
+"""README: its numbers are those of the results that it names, its commands work, and its paths exist."""
 
 import csv
 import json
@@ -17,13 +17,18 @@ MODELS = ("ResNet-50v2", "Jasper DR 10x5", "Transformer-big", "Transformer-XL")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def section(title):
+    """The text under a heading of README."""
+    return README.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
 def rows(name):
     with (ROOT / "results" / "gpu" / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def cells(label):
-    """The numbers of README's table row that begins so."""
+    """The numbers in the README table row with this label."""
     [line] = [line for line in README.splitlines() if line.startswith(f"| {label}")]
     return [re.sub(r"[ ,%]", "", cell) for cell in line.strip("|").split("|")[1:]]
 
@@ -33,14 +38,14 @@ def cells(label):
     [
         ("NovoGrad |", "bench_optimizer.csv", "NovoGrad", "ratio", "{:.2f}"),
         ("NovoGrad with m in bf16", "bench_optimizer.csv", "NovoGrad(bf16 moment)", "ratio", "{:.2f}"),
-        ("NovoGrad, of the bandwidth", "bench_optimizer.csv", "NovoGrad", "of_copy_bandwidth", "{:.0%}"),
+        ("NovoGrad, share of copy bandwidth", "bench_optimizer.csv", "NovoGrad", "of_copy_bandwidth", "{:.0%}"),
         ("apex FusedNovoGrad", "bench_optimizer.csv", "apex FusedNovoGrad (paper mode)", "ratio", "{:.2f}"),
         ("NovoGrad with unscaling", "bench_clipped.csv", "NovoGrad", "ratio", "{:.2f}"),
     ],
 )
 def test_step_times(label, file, optimizer, column, written):
-    found = {row["model"]: row[column] for row in rows(file) if row["optimizer"] == optimizer}
-    assert cells(label) == [written.format(float(found[model])).rstrip("%") for model in MODELS]
+    values = {row["model"]: row[column] for row in rows(file) if row["optimizer"] == optimizer}
+    assert cells(label) == [written.format(float(values[model])).rstrip("%") for model in MODELS]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,23 @@ def test_training_speeds(label, task):
     assert ratio == round(float(row["of_published"]), 2)
 
 
-# ------------------------------------------------------------------------------------ Your optimizer
+def test_linked_files_exist():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.*)$", README, re.MULTILINE)}
+    assert len(links) > 10
+    for link in links:
+        assert link[1:] in headings if link.startswith("#") else (ROOT / link).exists(), link
+
+
+def test_named_files_exist():
+    """Paths of the repository in the text, such as `scripts/gpu_proof.sh`."""
+    names = re.findall(r"\b(?:configs|experiments|novobench|results|scripts|tests)/[\w./-]*\w", README)
+    generated = {"results/gpu/gpu_proof.tar"}
+    assert len(names) > 10
+    assert [name for name in names if not (ROOT / name).exists() and name not in generated] == []
+
+
+# ------------------------------------------------------------------------------------ Try your optimizer
 
 SIGNS = """
 import torch
@@ -76,21 +97,22 @@ class MyOptimizer(torch.optim.Optimizer):
                 if p.grad is not None:
                     p.sub_(p.grad.sign(), alpha=group["lr"] * group["scale"])
 """
-"""Neither betas nor weight decay nor a default rate, as few packages would have it."""
+"""An unusual optimizer: it has no betas, no weight decay and no default rate."""
 
 
 @pytest.fixture
 def your_optimizer(tmp_path):
-    """Runs README's line as the installed command would, with another verb, from a folder that holds `my_package`."""
+    """A function that runs README's command with another verb, in a folder that contains `my_package`."""
     checkout, elsewhere = tmp_path / "checkout", tmp_path / "elsewhere"
     for name in ("novobench", "configs", "experiments"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", checkout)
     (elsewhere / "my_package").mkdir(parents=True)
     (elsewhere / "my_package" / "optim.py").write_text(SIGNS)
-    script = tmp_path / "bin" / "novobench"  # Python puts its folder on the path, and not the current one
+    script = tmp_path / "bin" / "novobench"  # its folder is on Python's path, the current one is not
     script.parent.mkdir()
     script.write_text("from novobench.cli import main\n\nif __name__ == '__main__':\n    main()\n")
-    [line] = re.findall(r"^    novobench (run .*)$", README.partition("## Your optimizer")[2], re.MULTILINE)
+    [line] = re.findall(r"^    novobench (run .*)$", section("Try your optimizer"), re.MULTILINE)
 
     def run(verb, *more):
         words = [sys.executable, script, verb, *shlex.split(line)[1:], *more]
@@ -100,7 +122,7 @@ def your_optimizer(tmp_path):
     return run
 
 
-def test_your_optimizer_is_one_training(your_optimizer):
+def test_your_optimizer_is_one_cell(your_optimizer):
     done, checkout = your_optimizer("plan", "optimizer.options.scale=0.5")
     assert (done.returncode, done.stderr) == (0, "")
     assert "1 cells, 1 to do" in done.stdout
@@ -116,4 +138,4 @@ def test_your_optimizer_trains(your_optimizer):
     top1 = json.loads(record.read_text())["metrics"]["test"]["top1"]["value"]
     assert f"top1 {top1:.4g}" in done.stdout
     assert top1 > 20  # of ten classes
-    assert not list(checkout.glob("results/laptop/table1.*"))  # another recipe is not the table's
+    assert not list(checkout.glob("results/laptop/table1.*"))  # another recipe does not enter the table

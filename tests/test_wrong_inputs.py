@@ -296,7 +296,7 @@ def test_a_disk_that_fills_up_in_a_training(small, novobench, monkeypatch):
     """Neither checkpoint, log nor reason can be written: told all the same, and the same command goes on."""
     words = ["run", "small", "--set", "runtime.checkpoint_every=3"]
     with monkeypatch.context() as patch:
-        patch.setattr("novobench.training.entry.main", disk_full_from_update_5)
+        patch.setattr("novobench.training.worker.train", disk_full_from_update_5)
         code, _, err = novobench(*words)
     assert code == 1
     assert "File too large. Free space or make the folder writable" in reason(err)

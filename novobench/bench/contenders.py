@@ -1,4 +1,4 @@
-"""The optimizers whose steps are timed: ours, torch's, and the peers that are installed."""
+"""The optimizers whose steps are timed: NovoGrad, torch's optimizers, and other implementations that are installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from novobench.optim.novograd import LaunchSettings
 
 BASELINE = "AdamW(fused)"
 LIMIT = 1e9
-"""Of the global norm: never reached, but every clipping reads it."""
+"""Limit of the global gradient norm: never reached, but clipping still computes the norm."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Contender:
     """An optimizer to be measured."""
 
     make: Callable[..., Optimizer]
-    """From parameters; NovoGrad's also takes options."""
+    """Makes the optimizer from parameters; NovoGrad's also takes options."""
     bytes_per_parameter: int | None = None
-    """Memory traffic of a step that reads and writes each number as often as the algorithm must; None: unknown."""
+    """Memory traffic of a step that moves each number only as often as the algorithm needs; None: unknown."""
     settings: str = ""
-    """What of its launches differs from the default, in words."""
+    """Launch settings that differ from the default, in words."""
     by_name_only: bool = False
     """Measured only where `--only` names it."""
 
 
 def novograd(launches: LaunchSettings | None = None, **implementation: Any) -> Callable[..., Optimizer]:
-    """Makes a NovoGrad with weight decay, as the paper's recipes have it."""
+    """A factory of NovoGrad with weight decay, as in the paper's recipes."""
 
     def make(parameters: Any, **options: Any) -> NovoGrad:
         optimizer = NovoGrad(parameters, 1e-3, weight_decay=1e-3, **implementation, **options)
@@ -46,7 +46,7 @@ def novograd(launches: LaunchSettings | None = None, **implementation: Any) -> C
 
 
 def _converted(dtype: torch.dtype) -> Callable[..., Optimizer]:
-    """Makes a NovoGrad on copies of the weights and gradients in another dtype."""
+    """A factory of NovoGrad on copies of the weights and gradients in another dtype."""
 
     def make(parameters: Iterable[Tensor], **options: Any) -> Optimizer:
         copies = []
@@ -71,7 +71,7 @@ _APEX = "apex FusedNovoGrad (paper mode)"
 
 
 def contenders(device: torch.device) -> dict[str, Contender]:
-    """Ours, torch's, and whichever peers are installed, each as its users would make it."""
+    """NovoGrad, torch's optimizers and the installed peers by name, each made the way its users make it."""
     available = {
         BASELINE: Contender(lambda p: torch.optim.AdamW(p, 1e-3, fused=True), 28),
         "NovoGrad": Contender(novograd(), 24),
@@ -100,9 +100,9 @@ def contenders(device: torch.device) -> dict[str, Contender]:
 
 
 def _installed(module: str, kind: str, **options: Any) -> Callable[..., Optimizer] | None:
-    """Makes a peer's optimizer; None if it is not installed. What else its import raises, the making raises."""
+    """A factory of a peer's optimizer; None if it is not installed. It raises whatever else the import raised."""
     try:
-        made = getattr(importlib.import_module(module), kind)
+        optimizer_class = getattr(importlib.import_module(module), kind)
     except ImportError:
         return None
     except Exception as error:
@@ -112,15 +112,15 @@ def _installed(module: str, kind: str, **options: Any) -> Callable[..., Optimize
             raise problem
 
         return fails
-    return lambda parameters: made(parameters, **_SETTINGS, **options)
+    return lambda parameters: optimizer_class(parameters, **_SETTINGS, **options)
 
 
 def with_scaler(optimizer: Optimizer, parameters: list[Tensor], device: torch.device) -> Callable[[], Any]:
-    """What a loop with mixed precision and clipping does in each update, by each optimizer's best means.
+    """A step as in a loop with mixed precision and clipping, in the fastest way that each optimizer offers.
 
-    NovoGrad with `novobench.optim.GradScaler` does all of it in its step. The others have torch's own scaler and
-    clipping, both of which take all gradients together on CUDA, and a fused step that needs no look at `found_inf`.
-    Scale and limit leave the gradients as they are, but each pass over them is made.
+    NovoGrad with `novobench.optim.GradScaler` unscales and clips in its step. The others use torch's scaler and
+    clipping, both of which process all gradients together on CUDA, and a fused step that never reads `found_inf` on the
+    host. Scale and limit leave the gradients as they are, but every pass over them is made.
     """
     in_step = isinstance(optimizer, NovoGrad)
     kind = GradScaler if in_step else torch.amp.GradScaler

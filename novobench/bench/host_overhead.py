@@ -1,7 +1,7 @@
-"""The host's part of a NovoGrad step on CUDA, measured on a CPU with launches that run nothing.
+"""`novobench bench host`: the host's part of a NovoGrad step on CUDA, measured on a CPU with launches that run nothing.
 
-Nothing has changed since the last step, as in training, so what remains is the price of finding that out. The baseline
-AdamW(fused) does its whole step, on tensors so small that its arithmetic does not count.
+As in training, nothing has changed since the last step, so what remains is the cost of checking that. The baseline
+AdamW(fused) does its whole step, on tensors so small that its arithmetic takes no time.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from novobench.bench.contenders import BASELINE, Contender, contenders, novograd
-from novobench.bench.optimizer_step import Row, StepBench, columns, cpu_threads
-from novobench.bench.results import Rows
+from novobench.bench.results import Report
+from novobench.bench.step_bench import StepBench, cpu_threads
+from novobench.bench.step_time import StepTime, columns
 from novobench.bench.timing import Timer
 from novobench.optim.novograd import LaunchSettings
 
@@ -25,8 +26,8 @@ def _launch_nothing(*_: Any, **__: Any) -> None:
     pass
 
 
-def run(rounds: int) -> Iterator[Row]:
-    """One row for the baseline and one for NovoGrad; `rounds` as in `optimizer_step`. One CPU thread."""
+def run(rounds: int) -> Iterator[StepTime]:
+    """Yield a row for the baseline and one for NovoGrad; one CPU thread."""
     cpu = torch.device("cpu")
     launches = LaunchSettings(launch=_launch_nothing, device_type="cpu")
     chosen = {BASELINE: contenders(cpu)[BASELINE], "NovoGrad": Contender(novograd(launches, fused=True))}
@@ -35,11 +36,10 @@ def run(rounds: int) -> Iterator[Row]:
 
 
 def main(rounds: int, output: Path | None = None) -> int:
-    """Measure, print the rows, and write them as CSV if asked to. Returns 1 if one failed."""
-    report = Rows(Row, columns("cpu"), output)
+    """Measure, print the rows and write them to `output` as CSV. Returns 1 if a row failed."""
+    report = Report(StepTime, columns("cpu"), output)
     for row in run(rounds):
         report.add(row)
     report.say(f"{rounds} interleaved rounds on {report.rows[0].device}, 1 CPU thread.")
-    if output is not None:
-        report.say(f"Written: {output}")
+    report.say_written()
     return int(any(row.error for row in report.rows))

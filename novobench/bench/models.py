@@ -1,4 +1,4 @@
-"""The parameter shapes on which steps are timed: those of the paper's four models."""
+"""The parameter shapes of the paper's four models, on which optimizer steps are timed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Shapes = list[tuple[int, ...]]
 
 
 def shapes_of(task: str) -> Shapes:
-    """Those of the task's model at the paper's size."""
+    """Parameter shapes of the task's model at the paper's size."""
     model = importlib.import_module(f"novobench.tasks.{task}.model")
     with torch.device("meta"):
         parameters = model.build(task_config(task).MODEL()).parameters()
@@ -30,7 +30,7 @@ MODELS: dict[str, Callable[[], Shapes]] = {
 
 
 def random_parameters(shapes: Shapes, device: torch.device) -> list[Tensor]:
-    """fp32 parameters with gradients, always the same ones."""
+    """fp32 parameters with gradients, the same ones every time."""
     generator = torch.Generator(device).manual_seed(0)
     parameters = []
     for shape in shapes:

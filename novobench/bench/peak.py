@@ -1,4 +1,4 @@
-"""What a card's tensor cores reach at most, to read measured speeds against."""
+"""Peak speeds of GPUs by their data sheets, to compare measured speeds with."""
 
 from __future__ import annotations
 

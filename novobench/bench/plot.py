@@ -1,22 +1,20 @@
-"""Step times as a picture: a panel a model, a bar an optimizer."""
+"""Step times as a picture: a panel per model, a bar per optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from novobench.bench.optimizer_step import Row
+from novobench.bench.step_time import StepTime
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Write an SVG with bars of the ratios to the baseline, the fastest on top, whiskers from first to third quartile.
+def draw(rows: Sequence[StepTime], path: Path) -> None:
+    """Write an SVG: bars show the ratios to the baseline, the fastest on top; whiskers span first to third quartile.
 
-    NovoGrad stands out by its hatching, so the picture reads in grey too. Rows without a ratio are left out; without
-    any ratio nothing is written.
+    NovoGrad is hatched, so it stands out in gray, too. Rows without a ratio are left out; if none has a ratio, nothing
+    is written.
     """
     drawable = [row for row in rows if row.ratio is not None]
     if not drawable:
@@ -32,12 +30,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             if row.model == model
         )
         ratios, names = [-minus for minus, *_ in bars], [name for *_, name in bars]
-        whiskers = [  # cut at the ratio, which is of medians and may lie outside
+        whiskers = [  # cut at the ratio, which is one of medians and may lie outside
             [max(0.0, ratio - low) for ratio, (_, low, _, _) in zip(ratios, bars, strict=True)],
             [max(0.0, high - ratio) for ratio, (_, _, high, _) in zip(ratios, bars, strict=True)],
         ]
-        drawn = panel.barh(names, ratios, xerr=whiskers, color="0.75")
-        for bar, name, ratio, end in zip(drawn, names, ratios, whiskers[1], strict=True):
+        patches = panel.barh(names, ratios, xerr=whiskers, color="0.75")
+        for bar, name, ratio, end in zip(patches, names, ratios, whiskers[1], strict=True):
             if name == "NovoGrad":
                 bar.set(hatch="//", edgecolor="black")
             panel.annotate(

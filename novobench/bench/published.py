@@ -1,11 +1,12 @@
-"""Published training speeds of the paper's four models on one card, and the settings that they hold for."""
+"""Published training speeds of the paper's four models on one card, and their settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from novobench.config import CellConfig, parse_overrides
+from novobench.config import CellConfig
+from novobench.config_loading import parse_overrides
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ FIGURES: dict[str, list[Published]] = {
         Published(62300, "tokens", "H100", _LAMBDA),
     ],
 }  # fmt: skip
-"""The first of each task is what the project's goal is set against. Whole nodes of 8 are not listed."""
+"""The first figure of each task is the reference of the project's goal. Whole nodes of 8 are not listed."""
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "image": ("runtime.precision=bf16-mixed", "batch.micro=256"),
@@ -66,11 +67,12 @@ their fp16, at which tensor cores are as fast, and ResNet-50 is v2 here, with th
 
 def like_for_like(config: CellConfig) -> bool:
     """Whether a config is at full scale and has all of its task's `SETTINGS`."""
-    wanted = parse_overrides(SETTINGS.get(config.task, ()))
-    return config.scale == "full" and bool(wanted) and all(_at(config, key) == value for key, value in wanted.items())
+    settings = parse_overrides(SETTINGS.get(config.task, ()))
+    same = all(_value(config, key) == value for key, value in settings.items())
+    return config.scale == "full" and bool(settings) and same
 
 
-def _at(config: Any, key: str) -> Any:
+def _value(config: Any, key: str) -> Any:
     for name in key.split("."):
         config = getattr(config, name)
     return config

@@ -1,4 +1,4 @@
-"""Rows of a measurement: printed as they come, and kept in a CSV file that is whole after each of them."""
+"""The rows of a benchmark: each is printed when it is measured, and the CSV file is complete after each of them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from novobench.console import console
 from novobench.files import write_csv
 
 
 class Column(NamedTuple):
-    """A column of what is printed; `text` makes a cell of a row."""
+    """A printed column; `text` formats a row's value."""
 
     heading: str
     width: int
     text: Callable[[Any], str]
 
 
-class Rows:
-    """Collects the rows (dataclass instances of one `kind`, with an `error`) of one command.
+class Report:
+    """Collects the rows of one command: instances of the dataclass `kind`, which has a field `error`.
 
-    `output`, if given, is replaced when the first row is there, and written anew with each further one: an interrupted
-    command leaves a readable file with all rows measured by then.
+    `output` is replaced with the first row and written again with each further one, so an interrupted command leaves a
+    readable file with all rows measured so far.
     """
 
     def __init__(self, kind: type, columns: Sequence[Column], output: Path | None) -> None:
@@ -45,17 +47,28 @@ class Rows:
         """Print a line of text."""
         console().print(text, soft_wrap=True)
 
+    def say_written(self, *more: Path) -> None:
+        """Name the files that were written: `output` and `more`."""
+        if self._output is not None:
+            self.say("Written: " + " and ".join(map(str, (self._output, *more))))
+
     def _print(self, cells: Sequence[str]) -> None:
         pairs = zip(cells, self._columns, strict=True)
         self.say("  ".join(cell.ljust(column.width) for cell, column in pairs).rstrip())
 
 
 def number(value: float | None, style: str = ".3g") -> str:
-    """`value` in a format; nothing for None."""
+    """`value` in a format; empty for None."""
     return "" if value is None else format(value, style)
 
 
 def one_line(error: BaseException) -> str:
-    """The kind and the first line of an error, to be kept with a row."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+    """The type and the first line of an error, to be kept in a row."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """First quartile, median and third quartile, interpolated linearly."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+    return low, median, high

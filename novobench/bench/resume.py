@@ -1,7 +1,7 @@
-"""Whether a training of this size resumes after a kill as if nothing had happened.
+"""Checks that a training of this size resumes from a checkpoint with the same bits.
 
-One update after a checkpoint is taken twice, from the same seed and batch: by the training that wrote the checkpoint
-and by a new one that read it.
+The update after the checkpoint is taken twice, with the same seed and batch: by the training that wrote the checkpoint
+and by a new one that loaded it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from novobench.bench.bare_training import Training
 from novobench.training import checkpoints
-
-if TYPE_CHECKING:
-    from novobench.bench.throughput import Training
 
 _SEED = 20190527
 
@@ -33,20 +31,20 @@ class Resumed:
     """The outcome of saving, loading and resuming."""
 
     save_seconds: float
-    """With reading back what was written, as a training does."""
+    """Includes reading the file back, as a training does."""
     load_seconds: float
     """Into a new model and optimizer on the device."""
     gib: float
+    """Size of the checkpoint."""
     verdict: str
-    """`same bits`, or the tensor that differs most and by how much of its largest number."""
+    """`same bits`, or the tensor that differs most and by what share of its largest number."""
 
 
 def try_resuming(training: Training, batch: Any, passes: int, again: Callable[[], Training]) -> Resumed:
-    """One whole update of `passes` micro-batches, a checkpoint, and another update by both.
+    """Take an update of `passes` micro-batches, save a checkpoint, and take another update in both trainings.
 
-    With deterministic kernels, as a training has them: all, if the task can do with those (`determinism_on_cuda`), else
-    where there are any. `training` is spent afterwards, so that the device need not hold both: `again` makes the new
-    one.
+    Kernels are deterministic as in a training: all of them if the task has `determinism_on_cuda = "strict"`, else those
+    that exist. `again` makes the new training; `training` cannot be used afterwards, so the device never holds both.
     """
     if getattr(training.module, "determinism_on_cuda", "") == "strict":
         try:
@@ -65,7 +63,7 @@ def _try_resuming(
         folder = Path(name)
         _update(training, batch, passes, 0)
         start = time.perf_counter()
-        checkpoints.save(folder, 1, training.state())
+        checkpoints.save(folder, 1, training.state_dict())
         saved = time.perf_counter() - start
         gib = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
         _update(training, batch, passes, 1)
@@ -76,7 +74,7 @@ def _try_resuming(
         start = time.perf_counter()
         state = checkpoints.load_newest(folder)
         assert state is not None
-        fresh.load(state)
+        fresh.load_state_dict(state)
         if fresh.device.type == "cuda":
             torch.cuda.synchronize()
         loaded = time.perf_counter() - start
@@ -91,9 +89,9 @@ def compared(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> str:
     for name, value in expected.items():
         if torch.equal(value, actual[name]):
             continue
-        wide = value.double()
-        difference = float((actual[name].double() - wide).abs().max() / wide.abs().max().clamp(min=1e-300))
-        if not (difference <= worst or math.isnan(worst)):  # a NaN counts as the most
+        exact = value.double()
+        difference = float((actual[name].double() - exact).abs().max() / exact.abs().max().clamp(min=1e-300))
+        if not (difference <= worst or math.isnan(worst)):  # NaN is the largest difference
             worst, where = difference, name
     return f"{where} differs by {worst:.1e}" if where else "same bits"
 
@@ -109,9 +107,9 @@ def _weights(training: Training) -> dict[str, Tensor]:
 
 @contextmanager
 def _deterministic(*, strict: bool) -> Iterator[None]:
-    """Deterministic kernels, and none chosen by trying; `strict` refuses what has none, the other way only warns."""
-    kept = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    """Deterministic kernels, none of them chosen by timing; without `strict`, operations that lack one only warn."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=not strict)
@@ -122,5 +120,5 @@ def _deterministic(*, strict: bool) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(kept[0], warn_only=kept[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

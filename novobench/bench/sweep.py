@@ -1,20 +1,18 @@
-"""Launch settings of NovoGrad's CUDA kernels, to be timed one by one: which of them suit this card."""
+"""Launch settings of NovoGrad's CUDA kernels, timed one by one to find those that suit a card."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from novobench.bench.contenders import Contender, novograd
+from novobench.bench.results import Report
 from novobench.errors import ConfigError
 from novobench.optim.novograd import LaunchSettings
-
-if TYPE_CHECKING:
-    from novobench.bench.results import Rows
 
 _TILES = ((1024, 4), (2048, 4), (2048, 8), (4096, 8), (4096, 16))
 """Elements of a tile, and the warps that share it."""
@@ -24,22 +22,22 @@ _SMALL_TILES = ((2048, 8), (4096, 16))
 _SMALL_CHUNKS = (4096, 8192)
 """The same for a single launch, whose norms and updates alternate."""
 _AHEAD_MIB = (4, 8, 12)
-"""Gradients that a single launch has read before it updates their weights; a cache of 50 MB must hold them."""
+"""MiB of gradients that a single launch reads before it updates their weights; a cache of 50 MB must hold them."""
 
 
 def check(device: str, only: Sequence[str]) -> None:
-    """Raises ConfigError where there is nothing to sweep over."""
+    """Raise ConfigError where a sweep makes no sense."""
     if only:
-        raise ConfigError("--sweep is about NovoGrad's launches alone: leave --only out.")
+        raise ConfigError("--sweep times NovoGrad's launch settings alone: leave --only out.")
     if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ConfigError(
-            "--sweep needs --device cuda; to rehearse it on a CPU, where it is slow and tells nothing, set "
+            "--sweep needs --device cuda; to rehearse it on a CPU, where it is slow and means nothing, set "
             "TRITON_INTERPRET=1."
         )
 
 
 def settings(device: torch.device) -> Iterator[tuple[str, Contender]]:
-    """The name and each setting of either implementation, its default first."""
+    """Name and contender for each setting of both implementations, its default first."""
     fused = {"fused": True} if device.type == "cpu" else {}
     alone = {"single_launch": True}
     default = LaunchSettings()
@@ -52,23 +50,23 @@ def settings(device: torch.device) -> Iterator[tuple[str, Contender]]:
         for a in _AHEAD_MIB
         if c % b == 0
     ]
-    ours: list[tuple[str, str, Any, list[dict[str, Any]], dict[str, bool], int]] = [
+    implementations: list[tuple[str, str, Any, list[dict[str, Any]], dict[str, bool], int]] = [
         ("NovoGrad", "two_launches", two, [*shares, *_opposites(two, "reverse", "evict", "overlap")], {}, 24),
         ("NovoGrad(single launch)", "single_launch", single, [*small, *_opposites(single, "evict")], alone, 20),
     ]
-    for name, of_settings, first, changes, options, must in ours:
+    for name, settings_field, first, changes, options, traffic in implementations:
         for tuning in dict.fromkeys([first, *(replace(first, **change) for change in changes)]):
-            launches = replace(default, **{of_settings: tuning})
-            yield name, Contender(novograd(launches, **fused, **options), must, _in_words(tuning))
+            launches = replace(default, **{settings_field: tuning})
+            yield name, Contender(novograd(launches, **fused, **options), traffic, _in_words(tuning))
 
 
 def _opposites(tuning: Any, *names: str) -> list[dict[str, bool]]:
-    """The changes that turn each of these on or off."""
+    """Changes that turn each of these switches to its other value."""
     return [{name: not getattr(tuning, name)} for name in names]
 
 
 def _in_words(tuning: Any) -> str:
-    """`block=2048 warps=8 …`, with `ahead`, of a single launch alone, in MiB."""
+    """`block=2048 warps=8 …`; `ahead`, which only a single launch has, in MiB."""
     values = {field.name: int(getattr(tuning, field.name)) for field in fields(tuning)}
     ahead = values.pop("ahead")
     return " ".join(
@@ -76,7 +74,7 @@ def _in_words(tuning: Any) -> str:
     )
 
 
-def say_best(report: Rows) -> None:
+def say_best(report: Report) -> None:
     """Name the fastest setting of each implementation on each model."""
     best: dict[tuple[str, str], Any] = {}
     for row in report.rows:

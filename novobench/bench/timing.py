@@ -1,9 +1,9 @@
 """How long a step takes: on the device, on the host, and by the wall clock.
 
-On CUDA a step is work of the host, which enqueues kernels, and of the device, which runs them. Timed between two
-waits for the device, the sum of both counts, and a small model's step seems to take as long as its launches. So the
-device's part is timed apart: a kernel that only spins holds the device up while the host enqueues several steps, and
-events before and after them then bracket work that follows without a gap.
+On CUDA the host enqueues a step's kernels and the device runs them. The time between two waits for the device includes
+both, so a small model's step seems to take as long as its launches. Therefore the device's part is timed on its own: a
+kernel that only spins keeps the device busy while the host enqueues several steps, and events before and after them
+then enclose work without gaps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Pace:
     """How a step is timed on the device: `repeats` steps behind a spin of `spin` milliseconds."""
 
     repeats: int
-    """0: the host never got ahead of the device, so that no device time can be told."""
+    """0: the host never got ahead of the device, so there is no device time."""
     spin: float = 0.0
 
 
@@ -38,9 +38,9 @@ class Times:
     """Milliseconds of one step."""
 
     device: float | None
-    """Of its kernels and the gaps between them; None if the host did not get ahead. On a CPU the wall time."""
+    """Time of its kernels and the gaps between them; None if the host did not get ahead. On a CPU the wall time."""
     wall: float
-    """From the call until the device is done, the device being idle before."""
+    """From the call, when the device is idle, until the device is done."""
     host: float
     """Until the call returns, while the device may still be at work."""
 
@@ -53,7 +53,7 @@ class Timer:
         self._cycles_per_ms = self._calibrate() if self.cuda else 0.0
 
     def pace(self, step: Step) -> Pace:
-        """How to time `step`, which has run before: found by trying."""
+        """Find out by trial how to time `step`, which has run before."""
         if not self.cuda:
             return Pace(1)
         tries = [self._wall_and_host(step) for _ in range(2)]
@@ -63,7 +63,7 @@ class Timer:
         for _ in range(_TRIES):
             if self._behind_spin(step, repeats, spin) is not None:
                 return Pace(repeats, spin)
-            # Too short a spin, or more launches than the driver's queue holds, at which the host waits for the device.
+            # The spin was too short, or the launches overflow the driver's queue, so the host waits for the device.
             repeats, spin = max(1, repeats // 4), min(2 * spin, _LONGEST_SPIN_MS)
         return Pace(0)
 
@@ -80,7 +80,7 @@ class Timer:
         return Times(device, wall, host)
 
     def waits(self, step: Step) -> int | None:
-        """How often `step` makes the host wait for the device, as far as torch notices; None on a CPU."""
+        """How often `step` makes the host wait for the device, as far as torch can tell; None on a CPU."""
         if not self.cuda:
             return None
         torch.cuda.synchronize(self.device)
@@ -94,7 +94,7 @@ class Timer:
         return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
     def peak_bytes(self, step: Step) -> int | None:
-        """Device memory that `step` takes for a while; None on a CPU."""
+        """Device memory that `step` takes temporarily; None on a CPU."""
         if not self.cuda:
             return None
         torch.cuda.synchronize(self.device)
@@ -105,9 +105,9 @@ class Timer:
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def launches(self, step: Step) -> tuple[int | None, int | None]:
-        """Kernels, and copies and fills of memory, of one step by the profiler; None on a CPU or where it fails.
+        """Kernels, and copies and fills of memory, of one step; None on a CPU or where the profiler fails.
 
-        To be called when a model's times are taken: launches may cost the host more once the profiler has run.
+        Call it after all times of a model are measured: once the profiler has run, launches may cost the host more.
         """
         if not self.cuda:
             return None, None
@@ -136,7 +136,7 @@ class Timer:
         return 1e3 * (time.perf_counter() - start), 1e3 * (returned - start)
 
     def _behind_spin(self, step: Step, repeats: int, spin: float) -> float | None:
-        """Milliseconds of one of `repeats` steps on the device; None if the spin ended before the host was done."""
+        """Mean milliseconds of `repeats` steps on the device; None if the spin ended before the host was done."""
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(self.device)
         torch.cuda._sleep(int(spin * self._cycles_per_ms))
@@ -149,7 +149,7 @@ class Timer:
         return begin.elapsed_time(end) / repeats if ahead else None
 
     def _calibrate(self) -> float:
-        """Cycles of `torch.cuda._sleep` in a millisecond: the most of three tries, as an idle card's clock is slow."""
+        """Cycles of `torch.cuda._sleep` per millisecond: the most of three tries, as an idle card's clock is slow."""
         cycles, best = 20_000_000, 0.0
         for _ in range(3):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

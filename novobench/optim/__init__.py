@@ -1,4 +1,4 @@
-"""Optimizers for PyTorch. Needs no package but torch, and imports torch only when one of its names is used.
+"""Optimizers for PyTorch. The package needs torch alone, and imports it when one of its names is first used.
 
 from novobench.optim import NovoGrad
 """

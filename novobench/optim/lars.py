@@ -1,4 +1,4 @@
-"""Layer-wise adaptive rates: the LARS optimizer, and LARC as a transform of gradients before any optimizer's step."""
+"""Layer-wise adaptive rates: the LARS optimizer, and LARC, which rescales gradients before any optimizer's step."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class LARS(Optimizer):
     .. math::
         u = g + d w, \qquad m \leftarrow \beta m + \lambda \cdot r \cdot u, \qquad w \leftarrow w - m
 
-    with r = trust · ‖w‖ / (‖g‖ + d·‖w‖ + ε), and r = 1 where ‖w‖ or ‖g‖ is 0. Differences from the paper, which has
-    neither ε nor these exceptions: r = 1 also in groups with `weight_decay_factor` 0, such as batch norm and biases, as
-    in public large-batch recipes. `weight_decay_groups` sets that key.
+    with r = trust · ‖w‖ / (‖g‖ + d·‖w‖ + ε), and r = 1 where ‖w‖ or ‖g‖ is 0. Differences from the paper, which
+    has neither ε nor exceptions: r = 1 also in groups with `weight_decay_factor` 0, such as batch norm and biases, as
+    in public large-batch recipes. `weight_decay_groups` sets this key.
 
     Args:
         params: parameters, or parameter groups. Any shape; real floating-point dtypes. Norms and momentum have the
@@ -95,21 +95,21 @@ def larc_(
     *,
     decay_first: bool = False,
 ) -> None:
-    """Scale each tensor's gradient in place, so that the next optimizer step has a layer-wise adaptive rate.
+    """Scale each gradient in place, so that the next optimizer step has a layer-wise adaptive rate.
 
     Call it between `backward` and `optimizer.step`. The factor is trust · ‖w‖ / (‖g‖ + 1e-7), at least 1e-7; with
     `mode="clip"` it is divided by lr and is at most 1. This is the form of OpenSeq2Seq (optimizers/optimizers.py,
-    `post_process_gradients`), which the NovoGrad paper calls LARC (§4.3). It changes nothing for NovoGrad with β₂ = 0:
+    `post_process_gradients`), which the NovoGrad paper calls LARC (§4.3). NovoGrad with β₂ = 0 is not affected, because
     the factor cancels in g/‖g‖.
 
     Args:
         param_groups: an optimizer's `param_groups`, with `params`, `lr` and, for `decay_first`, `weight_decay`. Tensors
-            of any shape and real floating-point dtype; those without a gradient are skipped.
+            of any shape and real floating-point dtype; tensors without a gradient are skipped.
         trust: trust coefficient.
         mode: `"clip"` (default): the adaptive rate replaces λ where it is smaller. `"scale"`: it multiplies λ.
-        decay_first: for optimizers that add d·w to the gradient. OpenSeq2Seq, apex and NeMo do so before LARC, which
-            then measures and scales the sum. This function adds d·w to the gradients and sets `weight_decay` of the
-            groups to 0, so that the step does not add it again. Default False.
+        decay_first: for optimizers that add d·w to the gradient. OpenSeq2Seq, apex and NeMo add it before LARC,
+            which then measures and scales the sum. This function adds d·w to the gradients and sets the groups'
+            `weight_decay` to 0, so that the step does not add it again. Default False.
     """
     for group in param_groups:
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -130,11 +130,11 @@ def larc_(
 
 
 def _by_device_and_dtype(parameters: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Parameters and their gradients, those of one device and dtype together."""
-    alike: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    """Parameters and their gradients, grouped by device and dtype."""
+    groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
     for parameter in parameters:
         assert parameter.grad is not None
-        weights, gradients = alike.setdefault((parameter.device, parameter.dtype), ([], []))
+        weights, gradients = groups.setdefault((parameter.device, parameter.dtype), ([], []))
         weights.append(parameter)
         gradients.append(parameter.grad)
-    yield from alike.values()
+    yield from groups.values()

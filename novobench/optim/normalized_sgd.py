@@ -1,4 +1,4 @@
-"""Stochastic normalized gradient descent, the family of NovoGrad (paper §2)."""
+"""Stochastic normalized gradient descent, the family to which NovoGrad belongs (paper §2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 class NormalizedSGD(Optimizer):
-    r"""Normalized SGD: m ← β·m + g / (‖g‖ + ε) + d·w and w ← w − λ·m. The NovoGrad paper's §2 has β = d = ε = 0.
+    r"""Normalized SGD: m ← β·m + g / (‖g‖ + ε) + d·w and w ← w − λ·m. §2 of the NovoGrad paper has β = d = ε = 0.
 
     ‖g‖ is the norm of all gradients of all groups together or, with `layer_wise`, that of each tensor. NovoGrad with
     β₂ = 0 is the layer-wise form with momentum (the paper's Note 1).
@@ -26,7 +26,7 @@ class NormalizedSGD(Optimizer):
     Raises:
         ValueError: an option is out of range.
 
-    State of a parameter: with momentum, `momentum_buffer` (m: shape and dtype of the parameter); without, none.
+    State of a parameter, only with momentum: `momentum_buffer` (m: shape and dtype of the parameter).
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class NormalizedSGD(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                own = torch.linalg.vector_norm(parameter.grad) if norm is None else norm.to(parameter.device)
-                update = parameter.grad / (own + group["eps"])
+                divisor = torch.linalg.vector_norm(parameter.grad) if norm is None else norm.to(parameter.device)
+                update = parameter.grad / (divisor + group["eps"])
                 if group["weight_decay"]:
                     update.add_(parameter, alpha=group["weight_decay"])
                 if group["momentum"]:

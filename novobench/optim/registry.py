@@ -1,7 +1,7 @@
-"""The optimizers that a config can name. Does not import torch before it builds one.
+"""The optimizers that a config can name. torch is imported only when one is built.
 
 A third-party optimizer needs no change here: name it `package.module:Class`, or publish an `OptimizerEntry` in the
-entry point group `novobench.optimizers`. Modules in the current folder count, too.
+entry point group `novobench.optimizers`. Modules in the current folder are found as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENTRY_POINTS = "novobench.optimizers"
 
 
 class UnknownOptimizerError(LookupError):
-    """Neither an entry nor an importable optimizer has this name. The message is one line."""
+    """No entry and no importable optimizer has this name. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -40,31 +40,31 @@ _RANGES = {"lr": Range(1e-4, 1.0), "weight_decay": Range(1e-5, 1e-1)}
 
 @dataclass(frozen=True)
 class OptimizerEntry:
-    """What novobench knows of an optimizer: how to build it, its options and their search ranges."""
+    """What novobench knows about an optimizer: how to build it, its options and their search ranges."""
 
     name: str
     factory: str
-    """`module:Class`, imported at the first build; called with groups, what it `takes`, and the options."""
+    """`module:Class`, imported at the first build; called with the groups, the arguments in `takes` and the options."""
     options: type
     """A frozen dataclass of its options besides lr and weight_decay, with their defaults. An annotation such as
-    `Annotated[float, "[0, 1)"]` is the interval that values must lie in."""
+    `Annotated[float, "[0, 1)"]` gives the interval of valid values."""
     description: str
     reference: str
     state_bytes_per_parameter: float
-    """Bytes of state per fp32 parameter of a large matrix, without the one or two numbers per tensor."""
+    """Bytes of state per fp32 parameter of a large matrix, apart from the one or two numbers per tensor."""
     tunable: Mapping[str, Range] = field(default_factory=lambda: dict(_RANGES))
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Named sets of options."""
     guards_on_device: bool = False
     """Whether its step reads the attribute `found_inf` (0-d fp32 tensor, as torch's GradScaler sets it) and leaves
-    weights and state unchanged if that is not 0. A training then needs no host sync to learn whether an update is
-    finite; with any other optimizer it needs one per update."""
+    weights and state unchanged unless it is 0. Training then needs no host sync to check whether an update is finite;
+    with any other optimizer it needs one per update."""
     decays_gradient: bool = False
-    """Whether its weight decay is L2 regularization: its step first adds d·w to the gradient. LARC then comes after
-    that addition, see `larc_`."""
+    """Whether its weight decay is L2 regularization, which the step adds to the gradient first. LARC then comes after
+    this addition; see `larc_`."""
     takes: tuple[str, ...] = ("lr", "weight_decay")
-    """Which of these two arguments the factory has. Without `weight_decay`, there is no weight decay. The rate of each
-    update goes into `lr` of the optimizer's groups in any case."""
+    """Which of these two arguments the factory accepts. Without `weight_decay`, weights do not decay. In any case each
+    update's rate is written into `lr` of the optimizer's groups."""
 
 
 Implementation = Literal["auto", "loop", "foreach", "fused"]
@@ -83,14 +83,14 @@ class NovoGradOptions:
     update_clip: Annotated[float, "(0, inf)"] | None = None
     """NeMo's layer-wise update clipping; 0.001 there."""
     moment_dtype: Literal["float32", "bfloat16"] | None = None
-    """Of exp_avg for fp32 parameters. `bfloat16` halves the state, to 2 bytes per parameter. By default the
-    parameter's dtype."""
+    """Dtype of exp_avg for fp32 parameters. `bfloat16` halves the state to 2 bytes per parameter. The default is
+    the parameter's dtype."""
     implementation: Implementation = "auto"
 
 
 @dataclass(frozen=True)
 class SGDOptions:
-    """See `torch.optim.SGD`. Momentum 0.9 as every recipe of the paper's baselines."""
+    """See `torch.optim.SGD`. Momentum 0.9, as in every recipe of the paper's baselines."""
 
     momentum: Annotated[float, "[0, 1)"] = 0.9
     dampening: Annotated[float, "[0, 1]"] = 0.0
@@ -100,7 +100,7 @@ class SGDOptions:
 
 @dataclass(frozen=True)
 class AdamOptions:
-    """See `torch.optim.Adam` and `AdamW`; their defaults."""
+    """See `torch.optim.Adam` and `AdamW`, whose defaults these are."""
 
     betas: list[Annotated[float, "[0, 1)"]] = field(default_factory=lambda: [0.9, 0.999])
     eps: Annotated[float, "[0, inf)"] = 1e-8
@@ -119,7 +119,7 @@ class LARSOptions:
 
 @dataclass(frozen=True)
 class AdafactorOptions:
-    """See `torch.optim.Adafactor`; its defaults. `lr` is the upper bound of its relative step."""
+    """See `torch.optim.Adafactor`, whose defaults these are. `lr` is the upper bound of its relative step."""
 
     beta2_decay: Annotated[float, "(-inf, 0]"] = -0.8
     d: Annotated[float, "[1, inf)"] = 1.0
@@ -215,9 +215,9 @@ _entries: dict[str, OptimizerEntry] = {entry.name: entry for entry in _BUILT_IN}
 
 
 def register(entry: OptimizerEntry) -> None:
-    """Add an entry. Raises ValueError for a name that is taken: the meaning of recorded results must not change."""
+    """Add an entry. Raises ValueError for a name in use, because the meaning of recorded results must not change."""
     if entry.name in _entries:
-        raise ValueError(f"An optimizer named '{entry.name}' is registered already, as {_entries[entry.name].factory}.")
+        raise ValueError(f"An optimizer named '{entry.name}' is already registered as {_entries[entry.name].factory}.")
     _entries[entry.name] = entry
 
 
@@ -228,10 +228,10 @@ def entries(pattern: str = "*") -> list[OptimizerEntry]:
 
 
 def get(name: str) -> OptimizerEntry:
-    """The entry of a registered name, or one made from a class or function `package.module:Class`.
+    """The entry of a registered name, or a new entry for a class or function `package.module:Class`.
 
     Raises:
-        UnknownOptimizerError: there is none; the message suggests the nearest name, or says why the import failed.
+        UnknownOptimizerError: no such optimizer; the message suggests the nearest name or says why the import failed.
     """
     if name not in _entries:
         _load_entry_points()
@@ -250,7 +250,7 @@ _broken: dict[str, str] = {}
 
 
 def broken() -> dict[str, str]:
-    """Entry points that failed to load: name -> reason. They must not stop a training with another optimizer."""
+    """Entry points that failed to load: name -> reason. They must not stop training with another optimizer."""
     _load_entry_points()
     return _broken
 
@@ -265,16 +265,18 @@ def _load_entry_points() -> None:
                 raise TypeError(f"{point.value} is not an OptimizerEntry")
             register(entry)
         except Exception as error:
-            _broken[point.name] = third_party.in_one_line(error)
+            _broken[point.name] = third_party.type_and_message(error)
 
 
 @cache
 def _from_path(path: str) -> OptimizerEntry:
-    """An entry made from a constructor. Its options are all arguments but the parameters, `lr` and `weight_decay`."""
+    """The entry of a constructor. Its options are all arguments except the parameters, `lr` and `weight_decay`."""
     try:
         takes, options = third_party.signature(third_party.load(path))
     except Exception as error:
-        raise UnknownOptimizerError(f"optimizer '{path}' cannot be used: {third_party.in_one_line(error)}.") from None
+        raise UnknownOptimizerError(
+            f"optimizer '{path}' cannot be used: {third_party.type_and_message(error)}."
+        ) from None
     return OptimizerEntry(
         name=path,
         factory=path,
@@ -298,22 +300,22 @@ def build(
         params: parameters, or parameter groups.
         lr: rate of the first update.
         weight_decay: coefficient d; ignored if the entry does not take one.
-        options: values for fields of the entry's `options`; the others keep their defaults. For torch's own optimizers,
-            `implementation: auto` is fused on a CPU, where torch would run a slow loop, and on CUDA, where only fused
-            reads `found_inf`; it is foreach elsewhere.
+        options: values for fields of the entry's `options`; other fields keep their defaults. For torch's own
+            optimizers, `implementation: auto` means fused on a CPU, where torch would run a slow loop, and on CUDA,
+            where only fused reads `found_inf`; elsewhere it means foreach.
 
     Raises:
         UnknownOptimizerError: see `get`.
         ValueError: the constructor raised an error; the message quotes it.
         TypeError: the result has no parameter groups with `lr`.
     """
-    entry, params, given = get(name), list(params), dict(options or {})
-    if ":" in name:  # leave out options at their defaults: a constructor may set some of its base class's itself
+    entry, params, options = get(name), list(params), dict(options or {})
+    if ":" in name:  # omit options at their defaults: a constructor may itself set some arguments of its base class
         defaults = third_party.defaults(entry.options)
-        arguments = {key: value for key, value in given.items() if key not in defaults or value != defaults[key]}
+        arguments = {key: value for key, value in options.items() if key not in defaults or value != defaults[key]}
         implementation = None
     else:
-        arguments = {**dataclasses.asdict(entry.options()), **given}
+        arguments = {**dataclasses.asdict(entry.options()), **options}
         implementation = arguments.pop("implementation", None)
     if entry.options is NovoGradOptions and arguments["moment_dtype"] is not None:
         import torch
@@ -325,16 +327,16 @@ def build(
         arguments |= {"foreach": implementation == "foreach", "fused": implementation == "fused"}
     rates = {"lr": lr, "weight_decay": weight_decay}
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    make = third_party.load(entry.factory)
+    factory = third_party.load(entry.factory)
     try:
         with third_party.guarded():
-            optimizer: Optimizer = make(params, **{key: rates[key] for key in entry.takes}, **arguments)
+            optimizer: Optimizer = factory(params, **{key: rates[key] for key in entry.takes}, **arguments)
     except Exception as error:
-        raise ValueError(f"optimizer '{name}' cannot be made: {third_party.in_one_line(error)}.") from error
+        raise ValueError(f"optimizer '{name}' cannot be built: {third_party.type_and_message(error)}.") from error
     groups = getattr(optimizer, "param_groups", None)
     if not groups or any("lr" not in group for group in groups):
-        raise TypeError(f"optimizer '{name}' has no parameter groups with an 'lr', so that no schedule reaches it.")
-    # With True, as torch's fused optimizers have it, a GradScaler leaves the gradients scaled, and clipping is wrong.
+        raise TypeError(f"optimizer '{name}' has no parameter groups with an 'lr' for the schedule to set.")
+    # If True, as in torch's fused optimizers, GradScaler leaves the gradients scaled, so clipping would be wrong.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer
 
@@ -345,24 +347,24 @@ def _device_types(params: list[Any]) -> set[str]:
 
 
 def guards_on_device(name: str, optimizer: Optimizer) -> bool:
-    """Whether `optimizer` reads `found_inf` without a host sync. torch's own optimizers do so only if fused, NovoGrad
-    unless another implementation is asked for."""
+    """Whether `optimizer` reads `found_inf` without a host sync. torch's own optimizers do so only if fused; NovoGrad
+    does unless `fused=False`."""
     entry = get(name)
-    unset = not entry.factory.startswith("torch.optim:")  # by default, NovoGrad is fused and torch's are not
+    unset = not entry.factory.startswith("torch.optim:")  # NovoGrad is fused by default, torch's optimizers are not
     fused = [group.get("fused") for group in optimizer.param_groups]
     return entry.guards_on_device and all(unset if chosen is None else chosen for chosen in fused)
 
 
 def validate(entry: OptimizerEntry, options: Any, weight_decay: float) -> None:
-    """Check what types and intervals of single options cannot say.
+    """Check the constraints that types and intervals of single options cannot express.
 
     Raises:
-        ValueError: the number of betas is not two; weight decay for a class without it; Nesterov momentum that torch
-            refuses.
+        ValueError: the number of betas is not two; the optimizer accepts no weight decay; torch rejects this
+            Nesterov momentum.
     """
     if weight_decay and "weight_decay" not in entry.takes:
         raise ValueError(
-            f"'optimizer.weight_decay' is {weight_decay:g}, but {entry.name} has no such argument. "
+            f"'optimizer.weight_decay' is {weight_decay:g}, but {entry.name} accepts no such argument. "
             "Set optimizer.weight_decay=0, or give the class a weight_decay."
         )
     if isinstance(options, (NovoGradOptions, AdamOptions)) and len(options.betas) != 2:

@@ -1,4 +1,8 @@
-"""Results files, CSV and JSON, read with everything checked: what is damaged is named, never guessed at."""
+"""Reading and writing the CSV and JSON files of `results/<scale>/`: every damage is reported, nothing is guessed.
+
+A CSV file is described by a NamedTuple whose fields are its columns. All values are text, as they are in the file; the
+annotation of a column (`Integer`, `Number`, …) holds the function that checks them.
+"""
 
 from __future__ import annotations
 
@@ -7,97 +11,147 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from novobench.errors import NovobenchError
 from novobench.files import number, write_bytes
 from novobench.places import display_path
 
 SCHEMA = 1
-"""Of the lines of a CSV file."""
-
-Values = tuple[str, ...]
-Line = dict[str, str]
-Kinds = Mapping[str, Callable[[str], Any]]
-"""The columns of a CSV file, each with a function that raises ValueError for text that does not belong there."""
-_UNFIT = re.compile("[\r\n\0\ud800-\udfff]")
-"""What no value holds: some reader of CSV would stumble over it."""
-_LONGEST = 10_000
-"""Characters of a value. Readers of CSV have a limit, too: Python's is 131,072."""
+"""Version of the CSV files, in the column `schema`."""
 
 
-def name(text: str) -> str:
+def _not_empty(text: str) -> str:
     if not text:
         raise ValueError("empty")
     return text
 
 
-def yes_or_no(text: str) -> bool:
+def _zero_or_one(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError(text)
     return text == "1"
 
 
-def number_or_empty(text: str) -> float | None:
+def _number_or_empty(text: str) -> float | None:
     return number(text) if text else None
 
 
-def read_lines(path: Path, kinds: Kinds, unique: Sequence[str] = ()) -> list[Line]:
-    """The lines of a results file; none if it does not exist. Raises NovobenchError, naming file and line, unless each
-    has all columns, this schema and values of their kinds, and no two agree in the columns `unique`."""
-    lines: list[Line] = []
-    seen: set[tuple[str, ...]] = set()
-    for number_of_line, values in read_values(path, kinds):
-        where = f"line {number_of_line}"
-        try:
-            line = check_line(dict(zip(kinds, values, strict=True)), kinds)
-        except ValueError as error:
-            raise damaged(path, f"{where} {error}") from None
-        key = tuple(line[column] for column in unique)
-        if key and key in seen:
-            raise damaged(path, f"{where} repeats {' '.join(key)}")
-        seen.add(key)
-        lines.append(line)
-    return lines
+Text = Annotated[str, str]
+Name = Annotated[str, _not_empty]
+Integer = Annotated[str, int]
+Decimal = Annotated[str, float]
+Number = Annotated[str, number]
+"""A float, or `nan` if the value was not finite."""
+OptionalNumber = Annotated[str, _number_or_empty]
+Flag = Annotated[str, _zero_or_one]
+
+Line = TypeVar("Line", bound=tuple[str, ...])
+"""A NamedTuple that describes a CSV file; its first column is `schema`."""
+
+_FORBIDDEN = re.compile("[\r\n\0\ud800-\udfff]")
+"""Characters that some reader of CSV cannot handle."""
+_MAX_LENGTH = 10_000
+"""Characters per value. Readers of CSV have a limit too; Python's is 131,072."""
+_MAX_INTERNED = 100_000
 
 
-def read_values(path: Path, kinds: Kinds) -> Iterator[tuple[int, Values]]:
-    """The number and the values of each line of a results file, in the order of `kinds`; nothing if it does not exist.
+# ---------------------------------------------------------------------------------------------- CSV
 
-    Raises NovobenchError, naming file and line, if the columns are others; the values are not looked at. Equal texts
-    are one object: of millions of lines, most columns hold a few words.
+
+def read_lines(path: Path, line_type: type[Line], unique: Sequence[str] = ()) -> list[Line]:
+    """All lines of a CSV file, checked by `check_lines`; an empty list if the file does not exist."""
+    numbered_lines = list(parse_lines(path, read_bytes(path), line_type))
+    check_lines(path, numbered_lines, unique)
+    return [line for _, line in numbered_lines]
+
+
+def parse_lines(path: Path, content: bytes | None, line_type: type[Line]) -> Iterator[tuple[int, Line]]:
+    """Line numbers and lines of a CSV file with this content; nothing for None.
+
+    The values are not checked (see `check_lines`). Equal values are one object: among millions of lines, most columns
+    hold a few distinct words. Raises NovobenchError, which names file and line, unless the file has exactly the columns
+    of `line_type`, in any order, and every line has all of them.
     """
-    text = _text(path)
-    if text is None:
+    if content is None:
         return
+    text = _decode(path, content)
     reader = csv.reader(_split(text), strict=True)
-    known: dict[str, str] = {}
+    interned: dict[str, str] = {}
     try:
-        header = next(reader, [])
-        if sorted(header) != sorted(kinds):
-            raise damaged(path, f"its header {_difference(header, kinds)}")
+        header, columns = next(reader, []), list(_checkers(line_type))
+        if sorted(header) != sorted(columns):
+            raise damaged(path, f"its header {_difference(header, columns)}")
         if not text.endswith("\n"):
-            raise damaged(path, "its last line is cut")
-        order = [header.index(column) for column in kinds]
+            raise damaged(path, "its last line is cut off")
+        positions = [header.index(column) for column in columns]
         for values in reader:
             if not values:
                 continue
             if len(values) != len(header):
                 raise damaged(path, f"line {reader.line_num} has {len(values)} of {len(header)} columns")
-            if len(known) > _MOST_KNOWN:
-                known.clear()
-            ordered = [values[place] for place in order]
-            yield reader.line_num, tuple(map(known.setdefault, ordered, ordered))
+            if len(interned) > _MAX_INTERNED:
+                interned.clear()
+            ordered = [values[position] for position in positions]
+            line = line_type._make(map(interned.setdefault, ordered, ordered))  # type: ignore[attr-defined]
+            yield reader.line_num, line
     except csv.Error as error:
-        raise damaged(path, f"line {reader.line_num} is no CSV ({error})") from None
+        raise damaged(path, f"line {reader.line_num} is not valid CSV ({error})") from None
 
 
-_MOST_KNOWN = 100_000
+def check_lines(path: Path, numbered_lines: Iterable[tuple[int, Line]], unique: Sequence[str] = ()) -> None:
+    """Raise NovobenchError, which names file and line, unless every line passes `check_line` and no two lines agree in
+    all columns of `unique`."""
+    keys: set[tuple[str, ...]] = set()
+    for line_number, line in numbered_lines:
+        try:
+            check_line(line)
+        except ValueError as error:
+            raise damaged(path, f"line {line_number} {error}") from None
+        key = tuple(getattr(line, column) for column in unique)
+        if key and key in keys:
+            raise damaged(path, f"line {line_number} repeats {' '.join(key)}")
+        keys.add(key)
+
+
+def check_line(line: Line) -> Line:
+    """The line itself. Raises ValueError unless it has this schema and every value is valid in its column."""
+    for (column, checker), value in zip(_checkers(type(line)).items(), line, strict=True):
+        try:
+            checker(value)
+        except ValueError:
+            raise ValueError(f"has '{value}' as {column}") from None
+        if _FORBIDDEN.search(value):
+            raise ValueError(f"has a line break or an invalid character in {column}")
+        if len(value) > _MAX_LENGTH:
+            raise ValueError(f"has {len(value)} characters in {column}; the limit is {_MAX_LENGTH}")
+    if int(line[0]) != SCHEMA:
+        raise ValueError(f"has schema {line[0]}, and this novobench reads {SCHEMA}")
+    return line
+
+
+@cache
+def _checkers(line_type: type) -> dict[str, Callable[[str], Any]]:
+    """Column -> the function of its annotation, which raises ValueError for an invalid value."""
+    hints = get_type_hints(line_type, include_extras=True)
+    return {column: hint.__metadata__[0] for column, hint in hints.items()}
+
+
+def csv_bytes(columns: Iterable[str], lines: Iterable[Sequence[str]]) -> bytes:
+    """The content of a CSV file with a header."""
+    buffer = io.BytesIO()
+    with io.TextIOWrapper(buffer, encoding="utf-8", newline="", write_through=True) as text:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(lines)
+        text.flush()
+        return buffer.getvalue()
 
 
 def _split(text: str) -> Iterator[str]:
-    """The lines of a text, one at a time; only a line feed ends one."""
+    """The lines of a text, one at a time. Only a line feed ends a line."""
     start = 0
     while end := text.find("\n", start) + 1:
         yield text[start:end]
@@ -105,73 +159,39 @@ def _split(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def write_csv(path: Path, fields: Iterable[str], lines: Iterable[Sequence[str]]) -> None:
-    """Write a CSV file with a heading, atomically; the file stays as it is if it holds just that."""
-    buffer = io.BytesIO()
-    with io.TextIOWrapper(buffer, encoding="utf-8", newline="", write_through=True) as text:
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(fields)
-        writer.writerows(lines)
-        text.flush()
-        write_changed(path, buffer.getvalue())
-
-
-def write_changed(path: Path, content: bytes) -> None:
-    """Write a file atomically, unless it holds just that: its time then tells when it last changed."""
-    try:
-        same = path.stat().st_size == len(content) and path.read_bytes() == content
-    except OSError:
-        same = False
-    if not same:
-        write_bytes(path, content)
-
-
-def check_line(line: Mapping[str, str], kinds: Kinds) -> Line:
-    """The line in the order of its columns. Raises ValueError unless it has all, of their kinds, and the schema."""
-    if line.keys() != kinds.keys():
-        raise ValueError(_difference(line, kinds))
-    for column, kind in kinds.items():
-        try:
-            kind(line[column])
-        except ValueError:
-            raise ValueError(f"has '{line[column]}' as {column}") from None
-        if _UNFIT.search(line[column]):
-            raise ValueError(f"has a line break, or what is no text, as {column}")
-        if len(line[column]) > _LONGEST:
-            raise ValueError(f"has {len(line[column])} characters as {column}; {_LONGEST} are the most")
-    if int(line["schema"]) != SCHEMA:
-        raise ValueError(f"has schema {line['schema']}, and this novobench reads {SCHEMA}")
-    return {column: line[column] for column in kinds}
-
-
-def _difference(columns: Iterable[str], kinds: Kinds) -> str:
-    """How columns differ from those they should be."""
-    absent, unknown = sorted(kinds.keys() - set(columns)), sorted(set(columns) - kinds.keys())
-    parts = [f"lacks {absent}"] * bool(absent) + [f"has unknown columns {unknown}"] * bool(unknown)
+def _difference(columns: Sequence[str], expected: Sequence[str]) -> str:
+    """How the columns of a file differ from the expected ones."""
+    missing, unknown = sorted(set(expected) - set(columns)), sorted(set(columns) - set(expected))
+    parts = [f"lacks {missing}"] * bool(missing) + [f"has unknown columns {unknown}"] * bool(unknown)
     return " and ".join(parts) or "has a column twice"
 
 
-def read_entries(path: Path, keys: Mapping[str, type], schemas: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Cell -> its entry of a JSON file; empty if the file does not exist. Raises NovobenchError that names the file."""
-    text = _text(path)
-    if text is None:
+# ---------------------------------------------------------------------------------------------- JSON
+
+
+def parse_entries(
+    path: Path, content: bytes | None, keys: Mapping[str, type], schemas: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """Cell -> its entry in a JSON file with this content; empty for None. Raises NovobenchError, which names the file,
+    if the file is damaged or an entry fails `check_entry`."""
+    if content is None:
         return {}
     try:
-        content = json.loads(text)
+        entries = json.loads(_decode(path, content))
     except (ValueError, RecursionError) as error:
-        raise damaged(path, f"it is no JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise damaged(path, "it holds no object")
-    for cell, entry in content.items():
+        raise damaged(path, f"it is not valid JSON ({error})") from None
+    if not isinstance(entries, dict):
+        raise damaged(path, "it does not hold an object")
+    for cell, entry in entries.items():
         try:
             check_entry(entry, keys, schemas)
         except ValueError as error:
             raise damaged(path, f"the entry of {cell} {error}") from None
-    return content
+    return entries
 
 
 def check_entry(entry: Any, keys: Mapping[str, type], schemas: Sequence[int]) -> None:
-    """Raises ValueError unless an entry has one of the schemas, and all keys with values of their types."""
+    """Raise ValueError unless an entry has one of the schemas, and all keys with values of their types."""
     if not isinstance(entry, dict) or "schema" not in entry:
         raise ValueError("has no schema")
     if entry["schema"] not in schemas:
@@ -181,28 +201,47 @@ def check_entry(entry: Any, keys: Mapping[str, type], schemas: Sequence[int]) ->
             raise ValueError(f"lacks its {key}")
 
 
-def _text(path: Path) -> str | None:
-    """A file's text; None if there is none. Raises NovobenchError if it cannot be read or has the marks of a merge."""
+# ---------------------------------------------------------------------------------------------- both
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """The content of a file; None if it does not exist. Raises NovobenchError if it cannot be read."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes()
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError as error:
-        raise damaged(path, f"it is not UTF-8 ({error.reason} at byte {error.start})") from None
     except OSError as error:
         raise NovobenchError(
             f"Cannot read {display_path(path)}: {error.strerror}. Put the file back, or remove it."
         ) from None
-    marked = any(f"\n{mark}" in f"\n{text[:7]}" or f"\n{mark}" in text for mark in ("<" * 7, "=" * 7, ">" * 7))
-    if marked and (conflict := re.search(r"^(<{7}|={7}|>{7})(?=\s|$)", text, re.MULTILINE)):
-        number_of_line = text.count("\n", 0, conflict.start()) + 1
-        raise damaged(path, f"line {number_of_line} is the mark of a merge conflict, '{conflict[0]}'")
-    return text
+
+
+def write_changed(path: Path, content: bytes) -> None:
+    """Write a file atomically, unless it has this content already: its time then says when it last changed."""
+    try:
+        unchanged = path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        write_bytes(path, content)
 
 
 def damaged(path: Path, what: str) -> NovobenchError:
-    """The error of a results file that cannot be used as it is."""
+    """The error about a results file that cannot be used as it is."""
     return NovobenchError(
         f"{display_path(path)} is damaged: {what}. Restore it from git (git checkout -- {display_path(path)}), or "
-        "remove it, and run the same command again: it is rebuilt from the run folders that are left."
+        "remove it, and run the same command again: it is rebuilt from the run folders that still exist."
     )
+
+
+def _decode(path: Path, content: bytes) -> str:
+    """The text of a file. Raises NovobenchError if it is not UTF-8 or contains a merge conflict."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"it is not UTF-8 ({error.reason} at byte {error.start})") from None
+    has_marker = any(f"\n{mark}" in f"\n{text[:7]}" or f"\n{mark}" in text for mark in ("<" * 7, "=" * 7, ">" * 7))
+    if has_marker and (conflict := re.search(r"^(<{7}|={7}|>{7})(?=\s|$)", text, re.MULTILINE)):
+        line_number = text.count("\n", 0, conflict.start()) + 1
+        raise damaged(path, f"line {line_number} is a merge conflict marker, '{conflict[0]}'")
+    return text

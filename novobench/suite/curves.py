@@ -1,4 +1,4 @@
-"""Learning curves as `results/<scale>/curves.csv` holds them."""
+"""Learning curves, and what is read off them."""
 
 from __future__ import annotations
 
@@ -7,50 +7,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from novobench.files import number
-from novobench.suite.records import StoredCell
-
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a series; `seconds` of training are None where they were not recorded."""
+    """One value of a series."""
 
     update: int
     epoch: float
     seconds: float | None
+    """Training time up to this update; None if it was not recorded."""
     value: float
+    """NaN if it was not finite."""
 
 
 Curves = dict[str, list[Point]]
 """Series, `<split>/<metric>` -> its points in the order of updates."""
 
 
-def curves_of(cell: StoredCell) -> Curves:
-    """The series of a cell; a value that was not finite is NaN."""
-    found: Curves = {}
-    for line in cell.curves:
-        seconds = float(line.seconds) if line.seconds else None
-        point = Point(int(line.update), float(line.epoch), seconds, number(line.value))
-        found.setdefault(line.series, []).append(point)
-    return found
+def value_at_equal_level(curves_by_cell: Mapping[str, Curves], driver: str, series: str) -> dict[str, float]:
+    """Cell -> the value of `series` where the series `driver` first came down to a level that all cells reach.
 
-
-def at_equal(cells: Mapping[str, Curves], driver: str, series: str) -> dict[str, float]:
-    """Cell -> `series` where `driver` first came down to the level that all cells reach: its highest last value.
-
-    Between two evaluations both are taken as straight lines. A cell that was there at its first evaluation is left out.
-    A cell whose last value of `driver` is not finite reached no level: it has no part in it and is NaN itself.
+    The level is the highest last value of `driver` among the cells. Between two evaluations both series are
+    interpolated linearly. A cell that was below the level at its first evaluation is left out. A cell whose last value
+    of `driver` is not finite has no part in the level and gets NaN.
     """
-    both = {cell: curves for cell, curves in cells.items() if driver in curves and series in curves}
-    last = {cell: curves[driver][-1].value for cell, curves in both.items()}
-    level = max((value for value in last.values() if math.isfinite(value)), default=math.nan)
-    found = {cell: math.nan for cell, value in last.items() if not math.isfinite(value)}
-    for cell, curves in both.items():
-        of_update = {point.update: point.value for point in curves[series]}
-        pairs = [(point.value, of_update[point.update]) for point in curves[driver] if point.update in of_update]
+    complete = {cell: curves for cell, curves in curves_by_cell.items() if driver in curves and series in curves}
+    last_values = {cell: curves[driver][-1].value for cell, curves in complete.items()}
+    level = max((value for value in last_values.values() if math.isfinite(value)), default=math.nan)
+    result = {cell: math.nan for cell, value in last_values.items() if not math.isfinite(value)}
+    for cell, curves in complete.items():
+        by_update = {point.update: point.value for point in curves[series]}
+        pairs = [(point.value, by_update[point.update]) for point in curves[driver] if point.update in by_update]
         for (high, before), (low, after) in pairwise(pair for pair in pairs if all(map(math.isfinite, pair))):
             if low <= level <= high:
-                share = (high - level) / (high - low) if high > low else 1.0
-                found[cell] = before + share * (after - before)
+                fraction = (high - level) / (high - low) if high > low else 1.0
+                result[cell] = before + fraction * (after - before)
                 break
-    return found
+    return result

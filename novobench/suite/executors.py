@@ -1,4 +1,4 @@
-"""How cells become processes. `local`: a fresh process a cell, some at a time, each with devices of its own."""
+"""Runs cells (one training run each) in processes of this machine: some at a time, each with its own devices."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from novobench import hardware
 from novobench.config import to_yaml
 from novobench.errors import ConfigError, NovobenchError
 from novobench.files import readable_os_errors, write_text
-from novobench.processes import activity, how_it_ended, is_stopped
+from novobench.processes import activity, describe_exit, is_stopped
 from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
+from novobench.training import worker
 from novobench.training.run_folder import RunFolder
 
 _POLL_SECONDS = 0.05
-_ABSENT_SECONDS = 5.0
-"""Between two looks at the cells: this process was stopped, or the machine slept. What nobody watched is no stall."""
-
-_END_SECONDS = 5.0
-"""For a process that is told to end; then it is killed."""
-_LINGERING = 60.0
-"""Seconds for a process that has written its record; then it is killed."""
+_PAUSE_SECONDS = 5.0
+"""A longer time between two polls means that this process was stopped or the machine slept. It does not count as a
+stall of the cells."""
+_TERMINATE_SECONDS = 5.0
+"""Time for a terminated process to exit; then it is killed."""
+_LINGER_SECONDS = 60.0
+"""Time for a process that has written its record to exit; then it is killed."""
 
 Kind = Literal["started", "progress", "finished", "failed"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a cell: `done` is its share of updates, `error` the reason of a failure."""
+    """What happened to a cell: `done` is the share of its updates that are done, `error` the reason of a failure."""
 
     kind: Kind
     cell: PlannedCell
@@ -43,22 +44,22 @@ class Event:
 
 
 def run_local(cells: Sequence[PlannedCell], jobs: int, on_event: Callable[[Event], None]) -> dict[str, str]:
-    """Train the cells, `jobs` at a time; returns the error of each that failed, by cell id.
+    """Train the cells, `jobs` at a time; returns the errors by cell id.
 
-    A failed cell never stops the others. A process that dies or shows no progress is a failed cell.
+    A failed cell never stops the others. A cell also fails if its process dies or makes no progress.
     """
     waiting = list(cells)
     failed: dict[str, str] = {}
     slots = _device_slots(cells, min(jobs, len(cells)))
     running: dict[int, _Running] = {}
     context = forkserver()
-    looked = time.monotonic()
+    last_poll = time.monotonic()
     try:
         while waiting or running:
-            now = time.monotonic()  # of this look: were this process stopped in the midst of it, that is absence, too
-            absent, looked = now - looked, now
-            for job in running.values() if absent > _ABSENT_SECONDS else ():
-                job.last_change += absent
+            now = time.monotonic()  # read once per poll, so that a pause in the middle of a poll counts as a pause, too
+            since_last_poll, last_poll = now - last_poll, now
+            for job in running.values() if since_last_poll > _PAUSE_SECONDS else ():
+                job.last_change += since_last_poll
             for slot, devices in enumerate(slots):
                 if slot not in running and waiting:
                     cell = waiting.pop(0)
@@ -84,8 +85,8 @@ def run_local(cells: Sequence[PlannedCell], jobs: int, on_event: Callable[[Event
         for job in running.values():
             job.process.terminate()
         for job in running.values():
-            job.process.join(_END_SECONDS)
-            job.process.kill()  # it may be stopped
+            job.process.join(_TERMINATE_SECONDS)
+            job.process.kill()  # a stopped process ignores terminate()
             job.process.join()
     return failed
 
@@ -96,21 +97,20 @@ class _Running:
     cell: PlannedCell
     folder: RunFolder
     started: float
-    told: Any
-    """Where the process says why it failed, in case the folder cannot hold it: a full disk."""
+    error_pipe: Any
+    """The process sends its error here, too: on a full disk, the folder cannot hold it."""
     old_beat: dict[str, Any] | None
-    """What an earlier try has left."""
+    """The heartbeat that an earlier attempt left."""
     last_sign: Any = None
     last_change: float = 0.0
 
     def progress(self, now: float) -> float:
-        """The share of updates that are done. Notes when something last moved; `now` is the clock as of this look.
+        """The share of updates that are done. Remembers when the cell last made progress; `now` is this poll's time.
 
-        A training beats after each batch, in evaluations too. What is done before the first one has no steps to count:
-        reading, encoding, computing features, waiting for another process that does. There it counts whether the
-        process does anything, as the system sees it.
+        A training writes a heartbeat after each batch, in evaluations too. Before the first batch (reading, encoding,
+        computing features, waiting for another process) progress means that the process uses CPU time or does I/O.
         """
-        beat = self.folder.heartbeat()
+        beat = self.folder.read_heartbeat()
         if beat is None or beat == self.old_beat:
             sign, done = activity(self.process.pid), 0.0
         else:
@@ -122,13 +122,16 @@ class _Running:
         return done
 
     def stalled(self, now: float) -> bool:
-        """Whether nothing has moved for too long. One that has its record has only to end: it may not, if something
-        that it loaded has left a thread behind."""
-        silent = now - self.last_change
-        return silent > 60 * self.cell.config.runtime.stall_minutes or (silent > _LINGERING and self.folder.finished)
+        """Whether the cell has made no progress for too long.
+
+        A process that has written its record gets less time: a library may have left a thread that keeps it alive.
+        """
+        limit = 60 * self.cell.config.runtime.stall_minutes
+        silence = now - self.last_change
+        return silence > limit or (silence > _LINGER_SECONDS and self.folder.finished)
 
     def end(self) -> str:
-        """Wait for the process; empty if the record is there, else the reason."""
+        """Kill the process if it is still alive; returns the reason of the failure, empty if there is a record."""
         stopped = self.process.exitcode is None and is_stopped(self.process.pid)
         stalled = self.process.exitcode is None
         if stalled:
@@ -143,73 +146,76 @@ class _Running:
                 f"no progress for {self.cell.config.runtime.stall_minutes:g} minutes (runtime.stall_minutes){why}; "
                 f"stopped. See {self.folder.log}"
             )
-        if reason := self.folder.failure_reason() or self._last_words():
+        if reason := self.folder.failure_reason() or self._sent_error():
             return reason
-        how = how_it_ended(code)
+        how = describe_exit(code)
         if code < 0:
-            return f"its process {how}. Run the same command again to go on from its checkpoint. See {self.folder.log}"
+            return f"its process {how}. Run the same command again to resume from its checkpoint. See {self.folder.log}"
         return (
-            f"its process {how} and left no record. Something that it loaded may have ended it, such as an optimizer's "
-            f"module. See {self.folder.log}"
+            f"its process {how} without a record. Code that it loaded, such as an optimizer's module, may have exited. "
+            f"See {self.folder.log}"
         )
 
-    def _last_words(self) -> str:
+    def _sent_error(self) -> str:
         try:
-            return self.told.recv() if self.told.poll() else ""
-        except (EOFError, OSError, pickle.UnpicklingError):  # it ended without a word, or within one
+            return self.error_pipe.recv() if self.error_pipe.poll() else ""
+        except (EOFError, OSError, pickle.UnpicklingError):  # the process ended before or while it sent one
             return ""
 
 
 def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -> _Running:
     folder, config = cell.folder, cell.config
-    if devices is not None:  # what its speed is worth depends on it
+    if devices is not None:  # the record must say how many cells shared a GPU: its speed depends on it
         config = replace(config, runtime=replace(config.runtime, cells_per_gpu=sharing))
     write_text(folder.config, to_yaml(config))
     with readable_os_errors(folder.failure, "remove"):
         folder.failure.unlink(missing_ok=True)
-    from novobench.training import entry
-
-    told, tell = context.Pipe(duplex=False)
+    error_pipe, connection = context.Pipe(duplex=False)
     process = context.Process(
-        target=entry.begin,
-        args=(dict(os.environ), entry.main, str(folder.path), devices, cell.config.runtime.threads, tell),
+        target=worker.train,
+        args=(dict(os.environ), str(folder.path), devices, cell.config.runtime.threads, connection),
         name=cell.id,
     )
-    old_beat = folder.heartbeat()
+    old_beat = folder.read_heartbeat()
     start(process)
-    tell.close()
-    return _Running(process, cell, folder, time.monotonic(), told, old_beat, last_change=time.monotonic())
+    connection.close()
+    return _Running(process, cell, folder, time.monotonic(), error_pipe, old_beat, last_change=time.monotonic())
 
 
 def _gpus(cells: Sequence[PlannedCell]) -> list[str]:
-    """The GPUs that the cells may train on; none where one of them is to train on the CPU."""
+    """The GPUs that the cells may train on; none if one of the cells must train on the CPU."""
     return [] if any(cell.config.runtime.accelerator == "cpu" for cell in cells) else hardware.visible_gpus()
 
 
 def _device_slots(cells: Sequence[PlannedCell], jobs: int) -> list[str | None]:
-    """One entry a concurrent cell: the GPUs it may see, or None where there is none to assign. Where more cells run at
-    a time than there are groups of GPUs, they share them."""
+    """The GPUs that each of `jobs` concurrent cells may see; None without GPUs.
+
+    Cells share GPUs if there are more cells than groups of `runtime.devices` GPUs.
+    """
     gpus = _gpus(cells)
-    needed = max((cell.config.runtime.devices for cell in cells), default=1)
+    devices = max((cell.config.runtime.devices for cell in cells), default=1)
     if not gpus:
         return [None] * jobs
-    if needed > len(gpus):
+    if devices > len(gpus):
         raise ConfigError(
-            f"runtime.devices is {needed}, but this machine has {len(gpus)} GPU(s). Lower runtime.devices: "
-            "accumulation then makes up for it, and the recipe stays the same."
+            f"runtime.devices is {devices}, but this machine has {len(gpus)} GPU(s). Lower runtime.devices: "
+            "accumulation makes up for it, and the recipe stays the same."
         )
-    groups = [gpus[i : i + needed] for i in range(0, len(gpus) - needed + 1, needed)]
+    groups = [gpus[i : i + devices] for i in range(0, len(gpus) - devices + 1, devices)]
     return [",".join(groups[slot % len(groups)]) for slot in range(jobs)]
 
 
 def _most_on_one(slots: Sequence[str | None]) -> int:
-    """Cells that share a group of GPUs."""
+    """The largest number of cells that share a group of GPUs."""
     return -(-len(slots) // len(set(slots)))
 
 
 def default_jobs(cells: Sequence[PlannedCell]) -> int:
-    """Cells at a time: as many as may share the GPUs (`runtime.cells_per_gpu`) and have two cores each, but one a group
-    of GPUs at least; without GPUs, as many as there are cores for their threads."""
+    """Cells to train at a time if `--jobs` is not set.
+
+    With GPUs: `runtime.cells_per_gpu` per GPU if each cell has two CPU cores, but at least one per group of GPUs.
+    Without: as many as there are cores for their threads.
+    """
     runtimes = [cell.config.runtime for cell in cells]
     devices = max(runtime.devices for runtime in runtimes)
     gpus = len(_gpus(cells))
@@ -221,13 +227,13 @@ def default_jobs(cells: Sequence[PlannedCell]) -> int:
 
 
 def sharing(cells: Sequence[PlannedCell], jobs: int) -> str:
-    """How cells get along on a GPU, in a sentence; empty where none has to share one."""
+    """A sentence that says how cells share a GPU; empty if none of them does."""
     slots = _device_slots(cells, min(jobs, len(cells)))
     most = _most_on_one(slots)
     if slots[0] is None or most == 1:
         return ""
     shared = f"Up to {most} cells share a GPU"
-    daemon = hardware.mps_daemon()
+    daemon = hardware.mps_pipe_folder()
     if daemon:
         return f"{shared} at once, through the MPS daemon at {daemon}."
-    return f"{shared} and take turns on it. With an MPS daemon (nvidia-cuda-mps-control -d) they would use it at once."
+    return f"{shared} and take turns on it. With an MPS daemon (nvidia-cuda-mps-control -d) they use it at once."

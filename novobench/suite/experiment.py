@@ -1,4 +1,4 @@
-"""Experiments: the YAML files of `experiments/`, their rows, and the cell that each row asks for."""
+"""Experiments: the YAML files of `experiments/`, their rows, and the config of the cell (one training run) of a row."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from novobench import places
-from novobench.config import SCALES, CellConfig, check_not_decided, load_tree, read_yaml, set_keys
+from novobench.config import SCALES, CellConfig
+from novobench.config_loading import check_overridable, load_tree, read_yaml, set_keys
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry
 from novobench.places import display_path
-from novobench.ranges import FILE_NAME, NOT_EMPTY, FileName, Name, PositiveInt, violated
+from novobench.ranges import NOT_EMPTY, FileName, Name, PositiveInt
 from novobench.schema import typed
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config
-from novobench.yaml_text import free_value
+from novobench.yaml_text import untyped_value
 
 
 @dataclass(frozen=True)
 class Column:
-    """A number that cells are judged by and the paper may have printed."""
+    """A metric that cells are judged by. The paper may have a value for it."""
 
     key: Name
     """Name in a row's `paper:` and in the CSV."""
@@ -35,15 +36,16 @@ class Column:
     """Heading in Markdown."""
     better: Literal["larger", "smaller"] = "larger"
     difference_to: str = ""
-    """Another split, whose value of the metric is taken away: a gap between training and validation."""
+    """Another split, whose value of the metric is subtracted: the gap between training and validation."""
     at_equal: str = ""
-    """Another split: the value is read off the cell's curves, where this split's metric was what every row reached (the
-    worst of their last values). So a row that trained less is not taken for one that generalises better."""
+    """Another split: the value is read off the cell's curves at the point where this split's metric was at the level
+    that every row reached (the worst of their last values). A row that trained less then does not look like a row that
+    generalizes better."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """A warning beside a row in which some cell's number is above a limit."""
+    """A warning next to a row in which a cell's metric is above a limit."""
 
     split: Name
     metric: Name
@@ -58,11 +60,11 @@ class Panel:
     x: Name
     """`update`, `epoch`, `seconds` of training, or a series."""
     y: Annotated[list[Name], NOT_EMPTY]
-    """Series, each a line a row."""
+    """Series; each is one line per row."""
     x_label: str
     y_label: str
     difference_to: str = ""
-    """A series to take away from each of `y`."""
+    """A series to subtract from each of `y`."""
     logarithmic: bool = False
     diagonal: bool = False
     """Draw y = x for comparison."""
@@ -70,14 +72,25 @@ class Panel:
 
 @dataclass(frozen=True)
 class Cost:
-    """What all rows of an experiment take to train with one seed, at each scale. `make help` and README show it."""
+    """The time to train all rows of an experiment with one seed, at each scale. Shown where `summary` is."""
 
     laptop: str = ""
     """On two CPU cores."""
     gpu: str = ""
-    """On one H100, with as many cells at a time as `runtime.cells_per_gpu` says."""
+    """On one H100 with `runtime.cells_per_gpu` cells at a time."""
     full: str = ""
     """On the hardware that it names."""
+
+
+@dataclass(frozen=True)
+class ScaleOverrides:
+    """What a row changes at one scale. In YAML, `tuned` and the dotted keys are written in one mapping:
+    `laptop: {tuned: sgd-b32, budget: 8ep}`."""
+
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Dotted overrides of the task's config."""
+    tuned: FileName | None = None
+    """Name of a set of rates that `novobench search` finds. Until it has, the row's own `optimizer.lr` applies."""
 
 
 @dataclass(frozen=True)
@@ -87,37 +100,50 @@ class Row:
     id: FileName
     label: str
     note: str = ""
-    """Shown below the table: what is particular to this row."""
+    """Shown below the table: what is special about this row."""
     quoted: str = ""
-    """Source of a number that the paper itself took from elsewhere; such a row trains nothing."""
+    """Source of a number that the paper itself quotes from elsewhere; such a row trains nothing."""
     diagnostic: bool = False
-    """Trained and shown apart; no claim is judged by it."""
+    """Trained but shown separately; no claim is judged by it."""
     paper: dict[str, float] = field(default_factory=dict)
     """The paper's values by column key."""
     set: dict[str, Any] = field(default_factory=dict)
     """Dotted overrides of the task's config at every scale."""
-    full: dict[str, Any] | None = None
-    """Overrides at one scale. The word `tuned` names a set of rates that `novobench search` found; until it has, a rate
-    given in the same row holds."""
-    gpu: dict[str, Any] | None = None
-    laptop: dict[str, Any] | None = None
+    full: ScaleOverrides | None = None
+    """What the row changes at one scale; None if it has no cell there."""
+    gpu: ScaleOverrides | None = None
+    laptop: ScaleOverrides | None = None
 
-    def at(self, scale: str) -> dict[str, Any] | None:
-        """The overrides at a scale; None if the row has no cell there."""
-        return getattr(self, scale)
+    def at(self, scale: str) -> ScaleOverrides | None:
+        """What the row changes at a scale; None if it has no cell there."""
+        return None if self.quoted else getattr(self, scale)
+
+    def tuned_key(self, scale: str) -> str | None:
+        """The name under which the row's rates are searched at a scale; None if they are not."""
+        at_scale = self.at(scale)
+        return None if at_scale is None else at_scale.tuned
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Overrides on top of the layers before it."""
+
+    origin: str
+    """Where they are written, e.g. `row set`."""
+    overrides: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Search:
-    """How `novobench search` looks for the rates that rows name: the same for each of their optimizers."""
+    """How `novobench search` looks for the rates that rows name: the same way for each of their optimizers."""
 
     budget: PositiveInt = 16
-    """Trials for each set of rates."""
+    """Trials per set of rates."""
     seeds: PositiveInt = 2
-    """Trainings of each trial, with seeds 0, 1, …"""
+    """Cells per trial, with seeds 0, 1, …"""
     ranges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Optimizer -> key -> [low, high], where to look; else the registry's ranges. In the YAML the optimizers stand
-    beside `budget` and `seeds`."""
+    """Optimizer -> key -> [low, high]; without an entry, the registry's ranges. In YAML the optimizers are written next
+    to `budget` and `seeds`."""
 
 
 @dataclass(frozen=True)
@@ -125,27 +151,31 @@ class Experiment:
     """A table, a figure or a claim's test."""
 
     title: str
+    """Heading of the table."""
     where: str
     """Place in the paper."""
     task: str
     columns: Annotated[list[Column], NOT_EMPTY]
     rows: Annotated[list[Row], NOT_EMPTY]
+    summary: str = ""
+    """What it compares, in a few words, for `novobench list`. `make docs` copies it to the Makefile and README."""
     figure: list[Panel] = field(default_factory=list)
-    """What to draw besides the table."""
+    """The panels of its figure; without any, only the table is written."""
     cost: Cost = field(default_factory=Cost)
     legend: str = ""
-    """Config key whose value the figure's legend shows beside each row's label, e.g. `batch.size`."""
+    """Config key whose value the figure's legend shows after each row's label, e.g. `batch.size`."""
     baselines: list[Column] = field(default_factory=list)
-    """Numbers of the data alone, printed below the table: what needs no training."""
+    """Values that come from the data alone, without training; printed below the table."""
     flags: list[Flag] = field(default_factory=list)
-    """What a reader of a row must be warned of."""
+    """Warnings to show next to rows."""
     settings: dict[str, str] = field(default_factory=dict)
     """Config keys printed in each row -> heading."""
     notes: list[str] = field(default_factory=list)
-    """Printed below the table; one states the clipping policy."""
+    """Printed below the table; one note states the clipping policy."""
     set: dict[str, Any] = field(default_factory=dict)
-    """Overrides of all rows at every scale."""
+    """Dotted overrides of all rows at every scale."""
     full: dict[str, Any] = field(default_factory=dict)
+    """Dotted overrides of all rows at one scale."""
     gpu: dict[str, Any] = field(default_factory=dict)
     laptop: dict[str, Any] = field(default_factory=dict)
     search: Search = field(default_factory=Search)
@@ -153,88 +183,128 @@ class Experiment:
 
     @property
     def file(self) -> Path:
-        return places.workspace().experiments / f"{self.name}.yaml"
+        return places.workspace().experiment(self.name)
 
     def row(self, row_id: str) -> Row:
         return next(row for row in self.rows if row.id == row_id)
 
+    def overrides(self, row: Row, scale: str) -> list[Layer]:
+        """The overrides that the experiment and the row lay on the task's config at a scale, the lowest first."""
+        at_scale = row.at(scale)
+        return [
+            Layer("experiment set", self.set),
+            Layer(f"experiment {scale}", getattr(self, scale)),
+            Layer("row set", row.set),
+            Layer(f"row {scale}", at_scale.overrides if at_scale else {}),
+        ]
+
+
+# ---------------------------------------------------------------------------------------------- loading
+
 
 def experiment_names() -> list[str]:
-    return sorted(path.stem for path in places.workspace().experiments.glob("*.yaml"))
+    return [path.stem for path in places.workspace().experiment_files()]
 
 
 def load_experiment(name: str) -> Experiment:
     """Read and check `experiments/<name>.yaml`."""
-    known = experiment_names()
-    if name not in known:
+    names = experiment_names()
+    if name not in names:
         raise ConfigError(
-            f"There is no experiment '{name}'.{suggestion(name, known)} Known: {', '.join(known)}. "
+            f"There is no experiment '{name}'.{suggestion(name, names)} Available: {', '.join(names)}. "
             "Run: novobench list experiments"
         )
-    path = places.workspace().experiments / f"{name}.yaml"
-    experiment: Experiment = typed(
-        _with_ranges(load_tree(path), display_path(path)), Experiment, {}, display_path(path)
-    )
+    path = places.workspace().experiment(name)
+    where = display_path(path)
+    experiment: Experiment = typed(_as_typed(load_tree(path), where), Experiment, {}, where)
     ids = [row.id for row in experiment.rows]
     keys = [column.key for column in experiment.columns]
     for row in experiment.rows:
         if ids.count(row.id) > 1:
-            raise ConfigError(f"{display_path(path)}: two rows are called '{row.id}'.")
+            raise ConfigError(f"{where}: two rows are called '{row.id}'.")
         for key in row.paper:
             if key not in keys:
-                raise ConfigError(
-                    f"{display_path(path)} row '{row.id}': 'paper.{key}' is no column.{suggestion(key, keys)}"
-                )
-    for layer in (experiment, *experiment.rows):
-        where = display_path(path) + (f" row '{layer.id}'" if isinstance(layer, Row) else "")
-        for kind in ("set", *SCALES):
-            check_not_decided(getattr(layer, kind) or {}, f"{where}: '{kind}'")
-    _check_figure(experiment.figure, display_path(path))
-    task_config(experiment.task, display_path(path))
+                raise ConfigError(f"{where} row '{row.id}': 'paper.{key}' is not a column.{suggestion(key, keys)}")
+    _check_overrides(experiment, where)
+    _check_figure(experiment.figure, where)
+    task_config(experiment.task, where)
     return dataclasses.replace(experiment, name=name)
+
+
+def _check_overrides(experiment: Experiment, where: str) -> None:
+    """Raise ConfigError for keys that no override may set."""
+    overrides = {f"{where}: '{kind}'": getattr(experiment, kind) for kind in ("set", *SCALES)}
+    for row in experiment.rows:
+        overrides[f"{where} row '{row.id}': 'set'"] = row.set
+        for scale in SCALES:
+            if (at_scale := getattr(row, scale)) is not None:
+                overrides[f"{where} row '{row.id}': '{scale}'"] = at_scale.overrides
+    for place, changes in overrides.items():
+        check_overridable(changes, place)
+        if "tuned" in changes:
+            raise ConfigError(f"{place} cannot set 'tuned': only a scale of a row can, e.g. `laptop: {{tuned: sgd}}`.")
 
 
 def _check_figure(panels: Sequence[Panel], where: str) -> None:
     for number, panel in enumerate(panels):
-        across = [panel.x] if panel.x not in ("update", "epoch", "seconds") else []
-        for key, given in (
-            ("x", across),
-            ("y", panel.y),
-            ("difference_to", [panel.difference_to] if panel.difference_to else []),
-        ):
-            for series in given:
-                if "/" not in series:
+        series_by_key = {
+            "x": [panel.x] if panel.x not in ("update", "epoch", "seconds") else [],
+            "y": panel.y,
+            "difference_to": [panel.difference_to] if panel.difference_to else [],
+        }
+        for key, names in series_by_key.items():
+            for name in names:
+                if "/" not in name:
                     other = ", or update, epoch or seconds" if key == "x" else ""
                     place = f"{where}: 'figure[{number}].{key}'"
-                    raise ConfigError(f"{place} is '{series}' and must be a series, <split>/<metric>{other}.")
+                    raise ConfigError(f"{place} is '{name}' and must be a series, <split>/<metric>{other}.")
 
 
-def _with_ranges(tree: DictConfig, where: str) -> DictConfig:
-    """An experiment's file with the optimizers that stand below `search` put into the field that holds them.
+def _as_typed(tree: DictConfig, where: str) -> DictConfig:
+    """An experiment's file in the shape of `Experiment`: optimizers below `search` become its `ranges`, and what a row
+    changes at a scale becomes a `ScaleOverrides`. Whatever has another shape stays, for `typed` to report."""
+    content: Any = OmegaConf.to_container(tree)
+    if isinstance(content.get("search"), dict):
+        content["search"] = _search(content["search"], where)
+    rows = content.get("rows")
+    for number, row in enumerate(rows if isinstance(rows, list) else []):
+        for scale in SCALES if isinstance(row, dict) else ():
+            if row.get(scale) is not None:
+                row[scale] = _scale_overrides(row[scale], f"{where}: 'rows[{number}].{scale}'")
+    return OmegaConf.create(content)
 
-    Raises ConfigError for a name there that is no optimizer, and for a range that is not two rising numbers above 0.
-    """
-    search = OmegaConf.to_container(tree).get("search")  # type: ignore[union-attr]
-    if not isinstance(search, dict):
-        return tree
-    own = ("budget", "seeds")
-    ranges = {name: given for name, given in search.items() if name not in own}
-    for name, given in ranges.items():
+
+def _scale_overrides(content: Any, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} must be a mapping, not {content}.")
+    return {"tuned": content.pop("tuned", None), "overrides": content}
+
+
+def _search(content: dict[str, Any], where: str) -> dict[str, Any]:
+    """Raises ConfigError for a name that is no optimizer, and for a range that is not two rising numbers above 0."""
+    fields = ("budget", "seeds")
+    ranges = {name: keys for name, keys in content.items() if name not in fields}
+    for name, keys in ranges.items():
         try:
             registry.get(name)
         except LookupError as error:
-            raise ConfigError(f"{where}: 'search.{name}': {error.args[0]}{suggestion(name, own)}") from None
-        if not isinstance(given, dict) or not given:
-            raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {given}.")
-        for key, bounds in given.items():
-            numbers = free_value(bounds)
-            right = isinstance(numbers, list) and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
-            if not right or len(numbers) != 2 or not 0 < numbers[0] < numbers[1]:
-                told = f"'search.{name}.{key}' must be [low, high], two rising numbers above 0, not {bounds}."
-                raise ConfigError(f"{where}: {told}")
-    tree = tree.copy()
-    tree.search = {**{name: search[name] for name in own if name in search}, "ranges": ranges}
-    return tree
+            raise ConfigError(f"{where}: 'search.{name}': {error.args[0]}{suggestion(name, fields)}") from None
+        if not isinstance(keys, dict) or not keys:
+            raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {keys}.")
+        for key, bounds in keys.items():
+            if not _is_range(untyped_value(bounds)):
+                rule = "must be [low, high], two rising numbers above 0"
+                raise ConfigError(f"{where}: 'search.{name}.{key}' {rule}, not {bounds}.")
+    return {**{name: content[name] for name in fields if name in content}, "ranges": ranges}
+
+
+def _is_range(bounds: Any) -> bool:
+    if not isinstance(bounds, list) or len(bounds) != 2:
+        return False
+    return all(type(bound) in (int, float) and math.isfinite(bound) for bound in bounds) and 0 < bounds[0] < bounds[1]
+
+
+# ---------------------------------------------------------------------------------------------- from row to config
 
 
 def row_config(
@@ -246,67 +316,70 @@ def row_config(
     rates: Mapping[str, Any] | None = None,
     base: DictConfig | None = None,
 ) -> CellConfig | None:
-    """The cell of a row: task config, experiment, row, scale, tuned rates, then `extra`. None if it has none.
+    """The config of a row's cell: the task's config with `row_layers` on top. None if the row has no cell at the scale.
 
-    `rates` stand in for the tuned ones, for a search that is about to find them. `base`: what `task_tree` gives, where
-    it is read already.
+    `base` is the result of `task_tree`, for a caller that has read it already.
     """
-    at_scale = row.at(scale)
-    if at_scale is None or row.quoted:
+    if row.at(scale) is None:
         return None
-    where = f"{display_path(experiment.file)} row '{row.id}' at {scale} scale"
-    layers = _layers(experiment, row, scale)
     tree = copy.deepcopy(base) if base is not None else task_tree(experiment, scale)
-    for layer in layers:
-        set_keys(tree, {name: value for name, value in layer.items() if name != "tuned"}, where, default_list)
-    if (key := tuned_key(experiment, row, scale)) is not None:
-        own = any("optimizer.lr" in layer for layer in layers)
-        rates = rates or tuned_rates(experiment.task, scale, key, where, own=own)
-        check_not_decided(
-            rates, f"{where}: '{key}' in {display_path(places.workspace().tuned_rates(experiment.task, scale))}"
-        )
-        set_keys(tree, rates, where, default_list)
-    decided = {"task": experiment.task, "scale": scale, "seed": seed}
-    set_keys(tree, {**decided, **(extra or {})}, where, default_list)
+    where = row_place(experiment, row, scale)
+    for layer in row_layers(experiment, row, scale, seed, extra, rates):
+        set_keys(tree, layer.overrides, where, default_list)
     return resolve(tree, where)
 
 
+def row_layers(
+    experiment: Experiment,
+    row: Row,
+    scale: str,
+    seed: int,
+    extra: Mapping[str, Any] | None = None,
+    rates: Mapping[str, Any] | None = None,
+) -> list[Layer]:
+    """All overrides on top of the task's config, the lowest first: experiment, row, tuned rates, then `extra`.
+
+    `rates` replace the tuned ones, for a search that is about to find them.
+    """
+    layers = experiment.overrides(row, scale)
+    if (key := row.tuned_key(scale)) is not None:
+        where = row_place(experiment, row, scale)
+        own = any("optimizer.lr" in layer.overrides for layer in layers)
+        rates = rates or tuned_rates(experiment.task, scale, key, where, own=own)
+        file = display_path(places.workspace().tuned_rates(experiment.task, scale))
+        check_overridable(rates, f"{where}: '{key}' in {file}")
+        layers.append(Layer(f"{file}, {key}", rates))
+    layers.append(Layer("experiment task", {"task": experiment.task}))
+    layers.append(Layer("--scale and --seeds", {"scale": scale, "seed": seed}))
+    return [*layers, Layer("--set", extra or {})]
+
+
+def row_place(experiment: Experiment, row: Row, scale: str) -> str:
+    """File, row and scale, for error messages."""
+    return f"{display_path(experiment.file)} row '{row.id}' at {scale} scale"
+
+
 def task_tree(experiment: Experiment, scale: str) -> DictConfig:
-    """The task's config at a scale, on which an experiment's rows lie."""
+    """The task's config at a scale: what the overrides of an experiment's rows are laid on."""
     return load_task(experiment.task, places.workspace().task_config(experiment.task, scale))
 
 
-def _layers(experiment: Experiment, row: Row, scale: str) -> tuple[Mapping[str, Any], ...]:
-    """What lies on top of the task's config, the lowest first."""
-    return experiment.set, getattr(experiment, scale), row.set, row.at(scale) or {}
-
-
-def tuned_key(experiment: Experiment, row: Row, scale: str) -> str | None:
-    """The name under which a row's rates are searched, if they are."""
-    if row.at(scale) is None:
-        return None
-    key = {name: value for layer in _layers(experiment, row, scale) for name, value in layer.items()}.get("tuned")
-    if key is None:
-        return None
-    if isinstance(key, list | dict) or violated(FILE_NAME, str(key)):
-        raise ConfigError(f"{display_path(experiment.file)} row '{row.id}': 'tuned' must be a name, not {key}.")
-    return str(key)
-
-
 def searched(experiment: Experiment, row: Row, scale: str) -> bool:
-    """Whether the row's rates at a scale were found there by `search`."""
-    key = tuned_key(experiment, row, scale)
+    """Whether the row's rates were found by a search at that scale."""
+    key = row.tuned_key(scale)
     return key is not None and key in _tuned(experiment.task, scale)
 
 
 def _tuned(task: str, scale: str) -> dict[str, Any]:
-    path = places.workspace().tuned_rates(task, scale)
-    return read_yaml(path) if path.exists() else {}
+    tuned: dict[str, Any] = {}
+    for path in places.workspace().tuned_rate_files(task, scale):
+        tuned |= read_yaml(path)
+    return tuned
 
 
 def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = False) -> dict[str, Any]:
-    """What `search` found under `key`. Before it has found any, nothing for a row with rates of its `own`; another row
-    cannot do without."""
+    """The rates that `search` found under `key`. If it has found none yet: no rates for a row with rates of its `own`,
+    else ConfigError."""
     path, tuned = places.workspace().tuned_rates(task, scale), _tuned(task, scale)
     if key not in tuned and own:
         return {}
@@ -318,14 +391,3 @@ def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = Fals
     if not isinstance(tuned[key], dict):
         raise ConfigError(f"{display_path(path)}: '{key}' must be a mapping of rates, not {tuned[key]}.")
     return tuned[key]
-
-
-def files_of(experiments: Sequence[Experiment]) -> dict[Path, bytes | None]:
-    """The files that say what the rows of experiments ask for, with what is in them now."""
-    found: dict[Path, bytes | None] = {}
-    for path in (*(experiment.file for experiment in experiments), *sorted(places.workspace().configs.rglob("*.yaml"))):
-        try:
-            found[path] = path.read_bytes()
-        except OSError:
-            found[path] = None
-    return found

@@ -1,17 +1,18 @@
-"""Whether finished cells were trained on the data that the config names today.
+"""Whether finished cells (training runs) were trained on the data that their configs name today.
 
-Where data lie is no part of a cell's id, so that the same data may lie elsewhere; a record therefore holds their
-fingerprint. Here it is compared with what is there now. A built-in data set is passed over: the code makes it, and no
-path can name another.
+The place of a data set is not part of a cell's id, so that the same data may lie elsewhere. Instead a record holds a
+fingerprint of the data; here it is compared with the data that exist now. Built-in data sets need no comparison: the
+code makes them, and no path can stand for another one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing.connection
 import os
 from collections.abc import Sequence
-from multiprocessing import connection
+from multiprocessing.connection import Connection
 from typing import Any
 
 from rich.console import Console
@@ -23,82 +24,88 @@ from novobench.suite.collection import undamaged
 from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
 from novobench.tasks.catalog import task_config
+from novobench.training import worker
 
 
-def other_data(cells: Sequence[PlannedCell], out: Console) -> dict[str, str]:
-    """The error of each finished cell whose data are others now, by cell id.
+def changed_data_errors(cells: Sequence[PlannedCell], out: Console) -> dict[str, str]:
+    """Cell id -> error, for each finished cell whose data have changed since it was trained.
 
-    Each set of data is measured once, in a process of its own. Data that are not there any more are told of on `out`,
-    and their records stand.
+    Every data set is measured once, in a process of its own. If it no longer exists, the records are kept, and `out`
+    says so.
     """
     built_in = {task: task_config(task).BUILT_IN for task in {cell.config.task for cell in cells}}
-    asked: dict[str, list[PlannedCell]] = {}
+    cells_by_data: dict[str, list[PlannedCell]] = {}
     for cell in cells:
         config = cell.config
         if config.data.source != built_in[config.task] and cell.folder.finished:
-            asked.setdefault(_data_of(config), []).append(cell)
-    if not asked:
+            cells_by_data.setdefault(_data_key(config), []).append(cell)
+    if not cells_by_data:
         return {}
-    count = sum(map(len, asked.values()))
-    out.print(f"{count} finished cells: comparing their data with those that they were trained on.")
-    found = _measured([users[0].config for users in asked.values()])
+    count = sum(map(len, cells_by_data.values()))
+    out.print(f"{count} finished cells: comparing their data with the data they were trained on.")
+    measured = _fingerprints([group[0].config for group in cells_by_data.values()])
     errors = {}
-    for users, (fingerprint, problem) in zip(asked.values(), found, strict=True):
-        data = users[0].config.data
-        where = f"data '{data.name}' ({data.source} {data.path or data.name})"
-        if not fingerprint and not (data_root(users[0].config) / (data.path or data.name)).exists():
-            out.print(f"{len(users)} finished cells: {where} cannot be compared, the records stand: {problem}")
+    for group, (fingerprint, problem) in zip(cells_by_data.values(), measured, strict=True):
+        config = group[0].config
+        data = f"data '{config.data.name}' ({config.data.source} {config.data.path or config.data.name})"
+        if not fingerprint and not (data_root(config) / (config.data.path or config.data.name)).exists():
+            out.print(f"{len(group)} finished cells: {data} cannot be compared, so their records are kept: {problem}")
             continue
-        for cell in users:
+        for cell in group:
             try:
                 with undamaged(cell.folder, "record.json"):
-                    trained_on = cell.folder.read_record()["fingerprint"]
-            except NovobenchError:  # the collection names it
+                    trained_on = cell.folder.read_record().fingerprint
+            except NovobenchError:  # the collection reports it
                 continue
             if fingerprint != trained_on:
                 errors[cell.id] = (
-                    f"{where} are not those that it was trained on: "
-                    f"{f'fingerprint {fingerprint}' if fingerprint else problem}; was {trained_on}. Give other data a "
-                    f"name of their own (data.name=…), restore these, or remove {cell.folder.path} to train anew."
+                    f"{data} are not what it was trained on: "
+                    f"{f'fingerprint {fingerprint}' if fingerprint else problem}; was {trained_on}. Give other data "
+                    f"another name (data.name=…), restore these, or remove {cell.folder.path} to retrain."
                 )
     return errors
 
 
-def _data_of(config: CellConfig) -> str:
-    """The same for cells that are trained on the same data in the same form, whatever their seed and optimizer."""
+def _data_key(config: CellConfig) -> str:
+    """Equal for cells that are trained on the same data in the same form, whatever their seed and optimizer."""
     parts = [config.task, config.data_root, dataclasses.asdict(config.data), dataclasses.asdict(config.model)]
     return json.dumps(parts, default=str)
 
 
-def _measured(configs: Sequence[CellConfig]) -> list[tuple[str, str]]:
-    """The fingerprint of each config's data, or empty and why it cannot be told; a few at a time."""
-    from novobench.training import entry
+def _fingerprints(configs: Sequence[CellConfig]) -> list[tuple[str, str]]:
+    """For the data of each config: its fingerprint and "", or "" and why it cannot be measured.
 
+    As many processes as there are cores measure at a time.
+    """
     context = forkserver()
-    found: list[tuple[str, str]] = [("", "")] * len(configs)
+    answers: list[tuple[str, str]] = [("", "")] * len(configs)
     waiting, running = list(enumerate(configs)), dict[Any, tuple[int, Any]]()
     try:
         while waiting or running:
             while waiting and len(running) < hardware.cores():
-                number, config = waiting.pop(0)
-                told, tell = context.Pipe(duplex=False)
-                process = context.Process(target=entry.begin, args=(dict(os.environ), entry.identify, config, tell))
+                index, config = waiting.pop(0)
+                receiver, sender = context.Pipe(duplex=False)
+                arguments = (dict(os.environ), config, sender)
+                process = context.Process(target=worker.measure_fingerprint, args=arguments)
                 start(process)
-                tell.close()
-                running[told] = number, process
-            for told in connection.wait(list(running)):
-                number, process = running.pop(told)
-                found[number] = _heard(told, process)
+                sender.close()
+                running[receiver] = index, process
+            for receiver in multiprocessing.connection.wait(list(running)):
+                assert isinstance(receiver, Connection)
+                index, process = running.pop(receiver)
+                answers[index] = _answer(receiver, process)
     finally:
         for _, process in running.values():
             process.terminate()
-    return found
+    return answers
 
 
-def _heard(told: Any, process: Any) -> tuple[str, str]:
+def _answer(receiver: Connection, process: Any) -> tuple[str, str]:
     try:
-        answer = told.recv()
-    except EOFError:  # it died without a word
-        answer = "", ""
+        fingerprint, problem = receiver.recv()
+    except EOFError:  # the process died silently
+        fingerprint, problem = "", ""
     process.join()
-    return answer if any(answer) else ("", f"the process that looked ended with exit code {process.exitcode}")
+    if fingerprint or problem:
+        return fingerprint, problem
+    return "", f"the process that measured it ended with exit code {process.exitcode}"

@@ -1,4 +1,4 @@
-"""Figures as SVG, from `results/<scale>/` alone. Rows differ by line style and marker too, so print them in grey."""
+"""Figures as SVG. Rows differ in marker and line style as well as in color, so that they survive a grey print."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -15,24 +16,23 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from novobench import places
 from novobench.suite.checked_files import write_changed
-from novobench.suite.curves import Curves, Point, curves_of
+from novobench.suite.curves import Curves
 from novobench.suite.experiment import Experiment, Panel
-from novobench.suite.table_rows import TableRow, table_rows
+from novobench.suite.table_rows import TableRow
 from novobench.suite.tables import one_line, setting
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's, for any eye
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Of Okabe and Ito: safe for color-blind readers."""
 _MARKERS = "osD^vP"
 _NO_BREAK = "\N{WORD JOINER}"
-"""Before each label: matplotlib takes one that begins with an underscore for none."""
+"""Put before each label: matplotlib hides labels that begin with an underscore."""
 _STYLES = ("-", "--", ":", "-.")
-"""Of the series of a panel; rows have the colours and markers."""
+"""One per series of a panel; rows differ in color and marker."""
 
 
-def write_figure(experiment: Experiment, scale: str, entries: list[TableRow] | None = None) -> Path:
-    """Write `results/<scale>/figures/<name>.svg`: the same bytes for the same results. Returns its path. `entries`: the
-    table's rows, if they are there already."""
-    entries = table_rows(experiment, scale) if entries is None else entries
-    rows = [(_label(experiment, entry), list(map(curves_of, entry.cells.values()))) for entry in entries]
+def write_figure(experiment: Experiment, scale: str, entries: Sequence[TableRow]) -> Path:
+    """Write `results/<scale>/figures/<name>.svg`; returns its path. The same results give the same bytes."""
+    rows = [(_label(experiment, entry), list(map(entry.results.curves, entry.cells))) for entry in entries]
     columns = min(2, len(experiment.figure))
     height = -(-len(experiment.figure) // columns)
     with rc_context({"svg.hashsalt": experiment.name, "svg.fonttype": "none", "font.size": 9}):
@@ -45,7 +45,7 @@ def write_figure(experiment: Experiment, scale: str, entries: list[TableRow] | N
         figure.suptitle(f"{one_line(experiment.title)} ({scale} scale)", fontsize=10, parse_math=False)
         buffer = io.StringIO()
         with warnings.catch_warnings():
-            # Text stays text in the file, and is drawn with the fonts of whoever opens it.
+            # Text stays text in the file: the viewer's fonts draw it.
             warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "novobench"})
     path = places.workspace().results(scale) / "figures" / f"{experiment.name}.svg"
@@ -55,42 +55,45 @@ def write_figure(experiment: Experiment, scale: str, entries: list[TableRow] | N
 
 def _label(experiment: Experiment, entry: TableRow) -> str:
     key, label = experiment.legend, one_line(entry.row.label)
-    if entry.mixed:
+    if entry.has_mixed_data:
         label += ", seeds on different data"
     return one_line(f"{label} ({experiment.settings.get(key, key)} {setting(entry.config, key)})") if key else label
 
 
 def draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:
-    """A line for each row, seed and series; a value that is not finite breaks it."""
+    """Draw a line per row, seed and series; it has a gap at values that are not finite.
+
+    rows: label, and the curves of each cell.
+    """
     above_zero = False
     for number, (label, cells) in enumerate(rows):
-        in_legend = set()
+        in_legend: set[str] = set()
         for curves in cells:
             for style, series in zip(itertools.cycle(_STYLES), panel.y, strict=False):
                 points = _line(panel, curves, series)
                 if not any(math.isfinite(x) and math.isfinite(y) for x, y in points):
                     continue
                 above_zero = above_zero or any(y > 0 for _, y in points)
-                named = f"{label}, {series.partition('/')[0]}" if len(panel.y) > 1 else label
+                line_label = f"{label}, {series.partition('/')[0]}" if len(panel.y) > 1 else label
                 axes.plot(
                     [x for x, _ in points],
                     [y for _, y in points],
                     style,
-                    color=_COLOURS[number % len(_COLOURS)],
+                    color=_COLORS[number % len(_COLORS)],
                     marker=_MARKERS[number % len(_MARKERS)],
                     markersize=3.5,
                     linewidth=1.2,
-                    label=None if series in in_legend else _NO_BREAK + named,
+                    label=None if series in in_legend else _NO_BREAK + line_label,
                 )
                 in_legend.add(series)
     if panel.diagonal:
-        frame = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}  # of the curves: the line would bring in (0, 0)
+        frame = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}  # set by the curves, without (0, 0)
         axes.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
         axes.set(**frame)
     if panel.logarithmic and above_zero:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.yaxis.set_minor_formatter(ScalarFormatter() if _narrow(axes) else NullFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter() if _spans_less_than_a_decade(axes) else NullFormatter())
     axes.set_xlabel(one_line(panel.x_label), parse_math=False)
     axes.set_ylabel(one_line(panel.y_label), parse_math=False)
     axes.grid(color="0.9")
@@ -100,23 +103,19 @@ def draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None
             text.set_parse_math(False)
 
 
-def _narrow(axes: Axes) -> bool:
+def _spans_less_than_a_decade(axes: Axes) -> bool:
     low, high = axes.get_ylim()
     return high < 10 * low
 
 
 def _line(panel: Panel, curves: Curves, series: str) -> list[tuple[float, float]]:
-    """The points to draw: where x, y and what is taken away were all recorded."""
-    taken = {point.update: point.value for point in curves.get(panel.difference_to, [])}
-    across = {point.update: point.value for point in curves.get(panel.x, [])}
+    """x and y of the points to draw: those where all series of the panel have a value."""
+    x_values = {point.update: point.value for point in curves.get(panel.x, [])}
+    subtracted = {point.update: point.value for point in curves.get(panel.difference_to, [])}
     points = []
     for point in curves.get(series, []):
-        x = across.get(point.update) if "/" in panel.x else _place(panel.x, point)
-        less = taken.get(point.update) if panel.difference_to else 0.0
-        if x is not None and less is not None:
-            points.append((x, point.value - less))
+        x = x_values.get(point.update) if "/" in panel.x else getattr(point, panel.x)
+        difference = subtracted.get(point.update) if panel.difference_to else 0.0
+        if x is not None and difference is not None:
+            points.append((x, point.value - difference))
     return points
-
-
-def _place(x: str, point: Point) -> float | None:
-    return {"update": point.update, "epoch": point.epoch, "seconds": point.seconds}[x]

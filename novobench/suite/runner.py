@@ -1,114 +1,106 @@
-"""`run` and `search`: train what is missing, show progress, collect the records, write what follows from them."""
+"""`run` and `search`: train the missing cells, show progress, collect the records, write tables, figures and rates."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from novobench import places
-from novobench.config import cell_id
 from novobench.console import console, duration
 from novobench.errors import DataError, NovobenchError, one_line
-from novobench.files import number, readable_os_errors
+from novobench.files import readable_os_errors
 from novobench.places import display_path
-from novobench.suite import records
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
-from novobench.suite.experiment import Experiment, files_of
-from novobench.suite.forecast import forecast
-from novobench.suite.identity import other_data
-from novobench.suite.plan import PlannedCell
-from novobench.suite.table_rows import AskedRow, asked_rows, table_rows, without_seed
+from novobench.suite.experiment import Experiment
+from novobench.suite.forecast import forecast, measured_speeds
+from novobench.suite.identity import changed_data_errors
+from novobench.suite.plan import Plan, PlannedCell, PlannedRow, check_not_empty, planned_rows, source_files
+from novobench.suite.results import Results, locked
+from novobench.suite.table_rows import table_rows
 from novobench.suite.tables import four_digits, markdown, write_table
+from novobench.tasks.metric import Metric
 
 
-def run(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: str, jobs: int | None) -> int:
+def run(plan: Plan, jobs: int | None) -> int:
     """Train the missing cells, collect the finished ones and write the tables. Exit code 1 if a cell failed.
 
-    An interrupt ends the training; what is finished by then is collected all the same. Cells of an overridden recipe
-    are trained but not collected: tables hold the experiment's own recipe.
+    An interrupt ends the training; cells that finished by then are still collected. Cells of an overridden recipe are
+    trained but not collected: tables hold the experiment's own recipe.
     """
     out = console()
-    if not cells:
-        raise NovobenchError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
-    _check_writable(scale)
-    asked = {experiment.name: asked_rows(experiment, scale) for experiment in experiments}
-    files = files_of(experiments)
-    own = _of_rows([row for rows in asked.values() for row in rows], cells)
-    foreign = other_data(cells, out)
-    ours = [cell for cell in cells if cell.id in own and cell.id not in foreign]
+    check_not_empty(plan)
+    _check_writable(plan.scale)
+    files = source_files(plan.experiments)
+    wrong_data = changed_data_errors(plan.cells, out)
+    to_collect = [cell for cell in plan.cells if cell.own_recipe and cell.id not in wrong_data]
+    results = Results.load(plan.scale)
     try:
-        failed = foreign | train(cells, scale, jobs, out)
+        failed = wrong_data | train(plan.cells, results, jobs, out)
     except KeyboardInterrupt:
-        _collect(experiments, asked, files, ours, scale, out, complete=False)
+        _collect(plan, files, to_collect, results, out, complete=False)
         raise
-    problems = _collect(experiments, asked, files, ours, scale, out, complete=not failed)
-    for cell in cells:
-        if cell.id not in own and cell.folder.finished and cell.id not in foreign:
+    problems = _collect(plan, files, to_collect, results, out, complete=not failed)
+    for cell in plan.cells:
+        if not cell.own_recipe and cell.folder.finished and cell.id not in wrong_data:
             try:
                 _print_metrics(cell, out)
             except NovobenchError as error:
                 problems.append(str(error))
-    return _summary(failed, problems, cells)
-
-
-def _of_rows(asked: Sequence[AskedRow], cells: Sequence[PlannedCell]) -> set[str]:
-    """Those of the cells that rows ask for as the experiments stand, without overrides."""
-    trainings = {without_seed(cell_id(row.config)) for row in asked if row.config is not None}
-    return {cell.id for cell in cells if without_seed(cell.id) in trainings}
+    return _summary(failed, problems, plan.cells)
 
 
 def _collect(
-    experiments: Sequence[Experiment],
-    asked: Mapping[str, Sequence[AskedRow]],
+    plan: Plan,
     files: Mapping[Path, bytes | None],
-    ours: Sequence[PlannedCell],
-    scale: str,
+    cells: Sequence[PlannedCell],
+    results: Results,
     out: Console,
     *,
     complete: bool,
 ) -> list[str]:
-    """Put the finished cells into `results/<scale>/`, and write what follows from them; returns what was wrong.
+    """Add the finished cells to `results/<scale>/` and write tables and figures; returns the problems.
 
-    `asked` is what the rows asked for when the cells were planned, and `files` what said so: rates may have been
-    searched meanwhile. Unless all was trained (`complete`), only rows that were are printed.
+    `files` is the content of configs and experiments when the cells were planned: a search may have changed the rates
+    since. Unless everything was trained (`complete`), only rows with results are printed.
     """
-    if not ours:
+    if not cells:
         return []
-    with records.locked(scale):
-        results = records.Results(scale)
-        problems = collect((cell.folder for cell in ours), scale, results)
-        same = files_of(experiments) == files
-        for experiment in experiments:
-            rows = table_rows(experiment, scale, asked[experiment.name], results)
-            there = rows if complete else [row for row in rows if row.cells]
-            if not there:
+    scale = plan.scale
+    with locked(scale):
+        results = results.reloaded()
+        problems = collect((cell.folder for cell in cells), results)
+        files_changed = source_files(plan.experiments) != files
+        for experiment in plan.experiments:
+            planned = plan.rows[experiment.name]
+            rows = table_rows(experiment, results, planned)
+            rows_to_print = rows if complete else [row for row in rows if row.cells]
+            if not rows_to_print:
                 continue
-            _, written = write_table(experiment, scale, rows)
-            out.print(Markdown(markdown(experiment, there, scale)))
-            out.print(f"Written: {display_path(written)}")
+            _, table = write_table(experiment, scale, rows)
+            out.print(Markdown(markdown(experiment, rows_to_print, scale)))
+            out.print(f"Written: {display_path(table)}")
             if experiment.figure:
                 from novobench.suite.plots import write_figure
 
                 out.print(f"Written: {display_path(write_figure(experiment, scale, rows))}")
-            if not same and _changed(experiment, asked[experiment.name], scale):
+            if files_changed and _changed(experiment, planned, scale):
                 out.print(
-                    f"The rates or configs of {experiment.name} changed while this command ran; the table is of those "
-                    "it began with. Run it again for the new ones."
+                    f"The rates or configs of {experiment.name} changed while this command ran; the table shows the "
+                    "ones it started with. Run it again for the new ones."
                 )
     return problems
 
 
-def _changed(experiment: Experiment, asked: Sequence[AskedRow], scale: str) -> bool:
-    """Whether the rows now ask for something else, or cannot be read any more."""
+def _changed(experiment: Experiment, planned: Sequence[PlannedRow], scale: str) -> bool:
+    """Whether the rows would be planned differently now, or cannot be read any more."""
     try:
-        return asked_rows(experiment, scale) != asked
+        return planned_rows(experiment, scale) != planned
     except NovobenchError:
         return True
 
@@ -116,43 +108,47 @@ def _changed(experiment: Experiment, asked: Sequence[AskedRow], scale: str) -> b
 def search(
     experiment: Experiment, scale: str, budget: int | None, seeds: int | None, jobs: int | None, keys: Sequence[str]
 ) -> int:
-    """Train all trials, then write `search.csv` and the tuned rates. `budget` and `seeds` stand in for those of the
-    experiment."""
+    """Train all trials, then write `search.csv` and the tuned rates.
+
+    `budget` and `seeds` replace those of the experiment; `keys` selects the sets of rates to search, none means all.
+    """
     from novobench.suite import search as searching
 
     out = console()
     _check_writable(scale)
     budget, seeds = budget or experiment.search.budget, seeds or experiment.search.seeds
-    done = searching.trials(experiment, scale, budget, range(seeds), keys)
-    cells = list({cell.id: cell for trial in done for cell in trial.cells}.values())
-    for cell, error in other_data(cells, out).items():
+    trials = searching.trials(experiment, scale, budget, range(seeds), keys)
+    cells = list({cell.id: cell for trial in trials for cell in trial.cells}.values())
+    for cell, error in changed_data_errors(cells, out).items():
         raise DataError(f"{cell}: {error}")
-    failed = train(cells, scale, jobs, out)
+    failed = train(cells, Results.load(scale), jobs, out)
     only = f" --keys {' '.join(keys)}" if keys else ""
     command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
-    with records.locked(scale):
-        best = searching.conclude(experiment, scale, done, command)
+    with locked(scale):
+        best = searching.conclude(experiment, scale, trials, command)
     for key, trial in best.items():
         out.print(f"{key}: " + ", ".join(f"{name} {value:g}" for name, value in trial.rates.items()))
     tuned = display_path(places.workspace().tuned_rates(experiment.task, scale))
     out.print(f"Written: {tuned}")
-    if lost := searching.untraced(experiment.task, scale):
+    if untraced := searching.untraced(experiment.task, scale):
         path = places.workspace().results(scale) / "search.csv"
         out.print(
-            f"{display_path(path)} has no trials for these rates in {tuned}: "
-            f"{', '.join(lost)}. If it once had, restore it from git; else search them again."
+            f"{display_path(path)} has no trials for these rates in {tuned}: {', '.join(untraced)}. Restore it "
+            "from git, or search them again."
         )
     if failed:
-        out.print(f"{len(failed)} trials failed and cannot win; the first: {next(iter(failed.values()))}")
+        first = next(iter(failed.values()))
+        out.print(f"{len(failed)} cells failed, and their trials cannot win. The first error: {first}")
     return 0
 
 
-def train(cells: Sequence[PlannedCell], scale: str, jobs: int | None, out: Console) -> dict[str, str]:
-    """Train those cells that have no record yet, the longest first; returns the errors by cell id."""
+def train(cells: Sequence[PlannedCell], results: Results, jobs: int | None, out: Console) -> dict[str, str]:
+    """Train the cells that have no record yet; returns the errors by cell id."""
     to_do = [cell for cell in cells if not cell.folder.finished]
-    past = records.speeds(scale) if to_do else {}
-    to_do.sort(key=lambda cell: -(forecast(cell, past).seconds or 0.0))  # so that no job is left alone with a long one
-    out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} finished before, {len(to_do)} to train.")
+    speeds = measured_speeds(results)
+    # The longest cell first, so that the last one to finish is short.
+    to_do.sort(key=lambda cell: -(forecast(cell, speeds).seconds or 0.0))
+    out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} already finished, {len(to_do)} to train.")
     if not to_do:
         return {}
     jobs = jobs or default_jobs(to_do)
@@ -163,7 +159,7 @@ def train(cells: Sequence[PlannedCell], scale: str, jobs: int | None, out: Conso
 
 
 class _Display:
-    """A bar for all cells and one for each that runs; plain lines where there is no terminal."""
+    """Progress bars for all cells together and for each running cell; only plain lines without a terminal."""
 
     def __init__(self, total: int, out: Console) -> None:
         self.out = out
@@ -192,35 +188,34 @@ class _Display:
             self.count += 1
             self.progress.remove_task(self.bars.pop(cell))
             self.progress.advance(self.all)
-            told = f"in {duration(event.seconds)}" if event.kind == "finished" else "FAILED"
-            self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.requested_by)}) {told}")
+            outcome = f"in {duration(event.seconds)}" if event.kind == "finished" else "FAILED"
+            self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.requested_by)}) {outcome}")
 
 
 def _check_writable(scale: str) -> None:
-    """Find out before hours of training that their results could not be kept."""
+    """Raise NovobenchError before hours of training if their results could not be written."""
     for folder in (places.workspace().runs(scale), places.workspace().results(scale)):
         with readable_os_errors(folder, "write into"):
-            places.probe(folder)
+            places.check_writable(folder)
 
 
 def _print_metrics(cell: PlannedCell, out: Console) -> None:
     lines = []
     with undamaged(cell.folder, "record.json"):
         record = cell.folder.read_record()
-        for split, metrics in record["metrics"].items():
-            numbers = ", ".join(f"{name} {_value(metric)}" for name, metric in metrics.items())
-            known = ", ".join(f"{name} {_value(found)}" for name, found in record["baselines"].get(split, {}).items())
-            lines.append(f"{cell.id} {split}: {numbers}" + (f" (without training: {known})" if known else ""))
+        for split, metrics in record.metrics.items():
+            baselines = _values(record.baselines.get(split, {}))
+            lines.append(f"{cell.id} {split}: {_values(metrics)}" + (f" (baselines: {baselines})" if baselines else ""))
     for line in lines:
         out.print(line)
 
 
-def _value(metric: dict[str, Any]) -> str:
-    return four_digits(number(metric["value"]))
+def _values(metrics: Mapping[str, Metric]) -> str:
+    return ", ".join(f"{name} {four_digits(metric.value)}" for name, metric in metrics.items())
 
 
 def _summary(failed: dict[str, str], problems: Sequence[str], cells: Sequence[PlannedCell]) -> int:
-    """Tell what failed, each in one line; the exit code."""
+    """Print one line per failure; returns the exit code."""
     for cell, error in failed.items():
         print(f"novobench: {cell} failed: {one_line(error)}", file=sys.stderr)
     for problem in problems:

@@ -1,19 +1,22 @@
-"""What `list` and `plan` print."""
+"""What `list`, `config` and `plan` print."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
-from novobench.config import CellConfig
+from novobench.config import SCALES, CellConfig
+from novobench.config_loading import check_overridable
 from novobench.console import console, duration
 from novobench.errors import ConfigError
-from novobench.suite import records
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
-from novobench.suite.forecast import forecast
-from novobench.suite.plan import PlannedCell
+from novobench.suite.forecast import forecast, measured_speeds
+from novobench.suite.plan import Plan, check_not_empty, check_rows
+from novobench.suite.provenance import annotated_yaml
+from novobench.suite.results import Results
 from novobench.tasks.catalog import task_names
 
 
@@ -21,23 +24,25 @@ def listing(what: str) -> None:
     """Print the experiments, optimizers or tasks."""
     table = Table(box=None, pad_edge=False)
     if what == "experiments":
-        for heading in ("experiment", "task", "rows", "where", "what"):
+        for heading in ("experiment", "task", "rows", "where", "what", *(f"{scale} cost" for scale in SCALES)):
             table.add_column(heading)
-        for name in experiment_names():
-            experiment = load_experiment(name)
-            table.add_row(name, experiment.task, str(len(experiment.rows)), experiment.where, experiment.title)
+        for experiment in map(load_experiment, experiment_names()):
+            summary, cost = experiment.summary or experiment.title, experiment.cost
+            rows = str(len(experiment.rows))
+            costs = (cost.laptop, cost.gpu, cost.full)
+            table.add_row(experiment.name, experiment.task, rows, experiment.where, summary, *costs)
     elif what == "optimizers":
         from novobench.optim import registry
 
         for heading in ("optimizer", "state B/param", "waits", "presets", "what", "reference"):
             table.add_column(heading)
-        # "waits": how often a training on a GPU waits to learn whether gradients are finite.
+        # "waits": how often training on a GPU waits for the host to learn whether gradients are finite.
         for entry in registry.entries():
             state = f"{entry.state_bytes_per_parameter:g}"
             waits = "never" if entry.guards_on_device else "per update"
             table.add_row(entry.name, state, waits, ", ".join(entry.presets), entry.description, entry.reference)
         for name, reason in registry.broken().items():
-            table.add_row(name, "-", "-", "", f"an entry point that cannot be loaded: {reason}", "")
+            table.add_row(name, "-", "-", "", f"its entry point cannot be loaded: {reason}", "")
     else:
         table.add_column("task")
         for name in task_names():
@@ -45,33 +50,44 @@ def listing(what: str) -> None:
     console().print(table)
 
 
-def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale: str) -> None:
-    """Print each cell with its size and forecast, then the sum; and the rows that train nothing."""
-    out = console()
-    if not cells:
+def configs(experiments: Sequence[Experiment], scale: str, extra: Mapping[str, Any], only: Sequence[str]) -> None:
+    """Print the resolved config of each row, or of the rows in `only`: YAML documents with the origin of each value."""
+    check_rows(experiments, only)
+    check_overridable(extra, "--set")
+    documents = []
+    for experiment in experiments:
+        for row in (row for row in experiment.rows if not only or row.id in only):
+            document = annotated_yaml(experiment, row, scale, extra)
+            if document is not None:
+                documents.append(document)
+            elif only:
+                reason = f"it quotes the result of {row.quoted}" if row.quoted else f"it has no `{scale}:`"
+                raise ConfigError(f"{experiment.name} row '{row.id}' has no cell at {scale} scale: {reason}.")
+    if not documents:
         raise ConfigError(f"{', '.join(e.name for e in experiments)}: no row has a cell at {scale} scale.")
-    past = records.speeds(scale)
+    print("\n".join(documents))
+
+
+def plan(plan: Plan) -> None:
+    """Print each cell with its size and expected time, the rows that train nothing, and the total."""
+    check_not_empty(plan)
+    out, speeds = console(), measured_speeds(Results.load(plan.scale))
     table = Table(box=None, pad_edge=False)
-    for heading in (
-        "cell",
-        "rows",
-        "parameters",
-        "updates",
-        "per epoch",
-        "epochs",
-        "batch",
-        "expected",
-        "state",
-    ):
-        table.add_column(heading, justify="left" if heading in ("cell", "rows", "batch", "state") else "right")
-    open_seconds, unknown, sources, sharing = 0.0, 0, set(), set()
-    for cell in cells:
+    for heading in ("cell", "rows"):
+        table.add_column(heading)
+    for heading in ("parameters", "updates", "per epoch", "epochs"):
+        table.add_column(heading, justify="right")
+    table.add_column("batch")
+    table.add_column("expected", justify="right")
+    table.add_column("state")
+    seconds_to_do, unknown, sources, cells_per_gpu = 0.0, 0, set(), set()
+    for cell in plan.cells:
         config = cell.config
-        expected = forecast(cell, past)
+        expected = forecast(cell, speeds)
         finished = cell.folder.finished
         if not finished and expected.seconds is not None:
-            open_seconds += expected.seconds / config.runtime.cells_per_gpu
-            sharing.add(config.runtime.cells_per_gpu)
+            seconds_to_do += expected.seconds / config.runtime.cells_per_gpu
+            cells_per_gpu.add(config.runtime.cells_per_gpu)
             sources.add(expected.source)
         unknown += not finished and expected.seconds is None
         table.add_row(
@@ -86,35 +102,36 @@ def plan(experiments: Sequence[Experiment], cells: Sequence[PlannedCell], scale:
             "finished" if finished else "has a checkpoint" if any(cell.folder.checkpoints.glob("*.ckpt")) else "to do",
         )
     out.print(table)
-    for experiment in experiments:
+    for experiment in plan.experiments:
         quoted = [row.id for row in experiment.rows if row.quoted]
         if quoted:
-            out.print(f"{experiment.name}: quoted by the paper, not run: {', '.join(quoted)}")
-    to_do = sum(not cell.folder.finished for cell in cells)
-    rest = f", and {unknown} of unknown speed" if unknown else ""
+            out.print(f"{experiment.name}: the paper quotes these rows, they are not run: {', '.join(quoted)}")
+    to_do = sum(not cell.folder.finished for cell in plan.cells)
+    without = f", and {unknown} of unknown speed" if unknown else ""
     basis = f" (speed: {'; '.join(sorted(sources))})" if sources else ""
-    most = max(sharing, default=1)
-    order = f"{most} at a time on one GPU" if most > 1 else "one after another"
-    out.print(f"{len(cells)} cells, {to_do} to do: {duration(open_seconds)} of training {order}{rest}{basis}.")
+    at_a_time = max(cells_per_gpu, default=1)
+    order = f"{at_a_time} at a time on one GPU" if at_a_time > 1 else "one after another"
+    total = duration(seconds_to_do)
+    out.print(f"{len(plan.cells)} cells, {to_do} to do: {total} of training {order}{without}{basis}.")
 
 
 def batch_arithmetic(config: CellConfig) -> str:
     """`1024 = 128 × 8 × 1`: micro-batch × devices × accumulation."""
-    devices = config.runtime.devices * config.runtime.nodes
+    devices = config.runtime.devices
     return f"{config.batch.size} = {config.batch.micro} × {devices} × {config.accumulation}"
 
 
-_counted: dict[str, int] = {}
+_parameter_counts: dict[str, int] = {}
 
 
 def parameters(config: CellConfig) -> int:
-    """Trainable parameters, counted without memory for them or data."""
+    """The number of trainable parameters, counted on torch's meta device: without memory and without data."""
     key = repr((config.task, config.model))
-    if key not in _counted:
+    if key not in _parameter_counts:
         import torch
 
         model = importlib.import_module(f"novobench.tasks.{config.task}.model")
         with torch.device("meta"):
             network = model.build(config.model)
-        _counted[key] = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return _counted[key]
+        _parameter_counts[key] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return _parameter_counts[key]

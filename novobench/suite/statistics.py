@@ -1,4 +1,4 @@
-"""Numbers over seeds."""
+"""Estimates over seeds."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Student's t interval of the mean; seeds are independent and, over one recipe, close to normal."""
-    from scipy.special import stdtrit  # the quantile of Student's t; scipy.stats would take a second to import
+    """The mean with Student's t interval: values of one recipe over independent seeds are close to normal."""
+    from scipy.special import stdtrit  # Student's t quantile; importing scipy.stats takes a second
 
     n = len(values)
     mean = math.fsum(values) / n

@@ -1,4 +1,4 @@
-"""The rows of an experiment with what `results/<scale>/` holds of each: numbers, and what to warn a reader of."""
+"""The rows of an experiment with their results: values of finished cells (training runs), and warnings for readers."""
 
 from __future__ import annotations
 
@@ -10,48 +10,41 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from novobench.config import CellConfig, cell_id, scientific
-from novobench.suite.curves import at_equal, curves_of
-from novobench.suite.experiment import Column, Experiment, Row, row_config, searched, task_tree
-from novobench.suite.records import Results, StoredCell
+from novobench.suite.curves import value_at_equal_level
+from novobench.suite.experiment import Column, Experiment, Row
+from novobench.suite.plan import PlannedRow, planned_rows
+from novobench.suite.results import Results
 from novobench.suite.statistics import Estimate, estimate
-
-
-@dataclass(frozen=True)
-class AskedRow:
-    """A row with the training that it asks for, as configs and tuned rates were at one time."""
-
-    row: Row
-    config: CellConfig | None
-    """At seed 0; None if the row trains nothing."""
-    searched: bool
-    """Whether its rates were found by a search at this scale."""
 
 
 @dataclass
 class TableRow:
-    """A row with what its finished cells say."""
+    """A row with the results of its finished cells."""
 
     row: Row
     config: CellConfig | None
+    """At seed 0; None if the row has no cell."""
     searched: bool
-    cells: dict[str, StoredCell]
-    """In the order of their seeds."""
+    """Whether its rates were found by a search at this scale."""
+    results: Results
+    cells: list[str]
+    """Ids, in the order of seeds."""
     values: dict[str, list[float]] = field(default_factory=dict)
-    """Column key -> value of each cell that has one; NaN where it is not finite."""
+    """Column key -> the value of each cell that has one; NaN if it is not finite."""
     warnings: list[str] = field(default_factory=list)
 
     @cached_property
-    def data(self) -> dict[str, list[int]]:
+    def seeds_by_data(self) -> dict[str, list[int]]:
         """Fingerprint of the data -> seeds trained on them."""
-        found: dict[str, list[int]] = {}
-        for cell, stored in self.cells.items():
-            found.setdefault(stored.fingerprint, []).append(seed_of(cell))
-        return found
+        seeds: dict[str, list[int]] = {}
+        for cell in self.cells:
+            seeds.setdefault(self.results.fingerprint(cell), []).append(seed_of(cell))
+        return seeds
 
     @property
-    def mixed(self) -> bool:
-        """Whether its seeds saw different data: they are then no sample of one thing, and have no values."""
-        return len(self.data) > 1
+    def has_mixed_data(self) -> bool:
+        """Whether its seeds were trained on different data. They are then no sample of one thing and get no mean."""
+        return len(self.seeds_by_data) > 1
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -60,58 +53,46 @@ class TableRow:
         return {key: estimate(values) for key, values in finite.items() if values}
 
 
-def asked_rows(experiment: Experiment, scale: str) -> list[AskedRow]:
-    """What each row asks for now."""
-    base = task_tree(experiment, scale)
-    return [
-        AskedRow(row, row_config(experiment, row, scale, seed=0, base=base), searched(experiment, row, scale))
-        for row in experiment.rows
-    ]
+def table_rows(experiment: Experiment, results: Results, planned: Sequence[PlannedRow] | None = None) -> list[TableRow]:
+    """Every row of the experiment with the results of all its seeds.
 
-
-def table_rows(
-    experiment: Experiment, scale: str, asked: Sequence[AskedRow] | None = None, results: Results | None = None
-) -> list[TableRow]:
-    """Every row of the experiment with all its seeds on record.
-
-    asked: what the rows ask for, if not what they ask for now. results: if they are read already.
+    planned: the rows as they were planned, if not as they are now.
     """
-    results = results or Results(scale)
-    whole, seeds, lost_seeds = results.whole, _by_training(results.whole), _by_training(results.incomplete)
+    planned = planned_rows(experiment, results.scale) if planned is None else planned
+    finished, incomplete = _by_training(results.cells), _by_training(results.incomplete)
     rows = [
-        TableRow(one.row, one.config, one.searched, {cell: whole[cell] for cell in _seeds(one.config, seeds)})
-        for one in (asked_rows(experiment, scale) if asked is None else asked)
+        TableRow(each.row, each.config, each.searched, results, _cells_of(each.config, finished)) for each in planned
     ]
     for column in experiment.columns:
-        found = _values(column, {cell: stored for row in rows if not row.mixed for cell, stored in row.cells.items()})
+        values = _values(column, results, [cell for row in rows if not row.has_mixed_data for cell in row.cells])
         for row in rows:
-            row.values[column.key] = [found[cell] for cell in row.cells if cell in found]
+            row.values[column.key] = [values[cell] for cell in row.cells if cell in values]
     for row in rows:
-        row.warnings += _raised(experiment, row) + _not_finite(experiment, row) + _mixed_data(row)
-        if lost := _seeds(row.config, lost_seeds):
-            row.warnings.append(f"left out, because their results are incomplete: {_seeds_text(map(seed_of, lost))}")
+        row.warnings += _raised_flags(experiment, row) + _not_finite(experiment, row) + _mixed_data(row)
+        if left_out := _cells_of(row.config, incomplete):
+            row.warnings.append(f"left out, because their results are incomplete: {_seeds(map(seed_of, left_out))}")
     _warn_of_other_data(rows)
     return rows
 
 
 def _by_training(cells: Iterable[str]) -> dict[str, list[str]]:
-    """Cells that differ in their seeds alone, in the order of these, by what their ids have in common."""
-    found: dict[str, list[str]] = {}
+    """The common part of the ids of one training -> its cells in the order of seeds."""
+    by_training: dict[str, list[str]] = {}
     for cell in cells:
-        found.setdefault(without_seed(cell), []).append(cell)
-    return {training: sorted(cells, key=seed_of) for training, cells in found.items()}
+        by_training.setdefault(without_seed(cell), []).append(cell)
+    return {training: sorted(cells, key=seed_of) for training, cells in by_training.items()}
 
 
-def _seeds(config: CellConfig | None, cells: dict[str, list[str]]) -> list[str]:
-    """Those of the cells that are this training, with any seed."""
-    return [] if config is None else cells.get(without_seed(cell_id(config)), [])
+def _cells_of(config: CellConfig | None, by_training: dict[str, list[str]]) -> list[str]:
+    """The cells with this config, with any seed."""
+    return [] if config is None else by_training.get(without_seed(cell_id(config)), [])
 
 
 _SEED = re.compile(r"-s(\d+)-")
 
 
 def without_seed(cell: str) -> str:
-    """What the ids of a training's seeds have in common."""
+    """The part of a cell id that all seeds of a training have in common."""
     return _SEED.sub("-s-", cell, count=1)
 
 
@@ -120,68 +101,74 @@ def seed_of(cell: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _values(column: Column, cells: dict[str, StoredCell]) -> dict[str, float]:
-    """Cell -> the column's number, for those that have it."""
+def _values(column: Column, results: Results, cells: Sequence[str]) -> dict[str, float]:
+    """Cell -> the column's value, for the cells that have one."""
     if column.at_equal:
-        curves = {cell: curves_of(stored) for cell, stored in cells.items()}
-        return at_equal(curves, f"{column.at_equal}/{column.metric}", f"{column.split}/{column.metric}")
-    own, other = (column.split, column.metric), (column.difference_to, column.metric)
-    numbers = {cell: stored.numbers for cell, stored in cells.items()}
-    return {
-        cell: mine[own] - (mine[other] if column.difference_to else 0.0)
-        for cell, mine in numbers.items()
-        if own in mine and (not column.difference_to or other in mine)
-    }
+        curves = {cell: results.curves(cell) for cell in cells}
+        return value_at_equal_level(curves, f"{column.at_equal}/{column.metric}", f"{column.split}/{column.metric}")
+    values = {}
+    for cell in cells:
+        value = results.value(cell, column.split, column.metric)
+        other = results.value(cell, column.difference_to, column.metric) if column.difference_to else 0.0
+        if value is not None and other is not None:
+            values[cell] = value - other
+    return values
 
 
 # ---------------------------------------------------------------------------------------------- warnings
 
 
-def _raised(experiment: Experiment, row: TableRow) -> list[str]:
-    """Texts of the experiment's flags that some seed raised."""
-    found = []
+def _raised_flags(experiment: Experiment, row: TableRow) -> list[str]:
+    """The texts of the experiment's flags that some seed raised."""
+    texts = []
     for flag in experiment.flags:
-        values = [stored.numbers.get((flag.split, flag.metric), -math.inf) for stored in row.cells.values()]
-        if raised := sum(value > flag.above for value in values):
-            found.append(f"{flag.text} ({raised} of {len(values)} seeds)")
-    return found
+        values = [row.results.value(cell, flag.split, flag.metric) for cell in row.cells]
+        if raised := sum(value is not None and value > flag.above for value in values):
+            texts.append(f"{flag.text} ({raised} of {len(values)} seeds)")
+    return texts
 
 
 def _not_finite(experiment: Experiment, row: TableRow) -> list[str]:
-    """Numbers that are NaN or infinite: named, whether a column shows them or not."""
-    metrics = [[" ".join(key) for key, value in c.numbers.items() if math.isnan(value)] for c in row.cells.values()]
+    """A warning that names all values that are not finite, whether or not a column shows them."""
+    metrics = [
+        [f"{split} {metric}" for (split, metric), value in row.results.values(cell).items() if math.isnan(value)]
+        for cell in row.cells
+    ]
     columns = [c.label for c in experiment.columns if c.at_equal and any(map(math.isnan, row.values.get(c.key, [])))]
-    names = list(dict.fromkeys([*(name for some in metrics for name in some), *columns]))
+    names = list(dict.fromkeys([*(name for names in metrics for name in names), *columns]))
     if not names:
         return []
     some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    share = f"{sum(map(bool, metrics))} of {len(metrics)} seeds" if any(metrics) else "on some seeds' curves"
-    return [f"not finite, and so in no mean or interval: {some} ({share})"]
+    seeds = f"{sum(map(bool, metrics))} of {len(metrics)} seeds" if any(metrics) else "on some seeds' curves"
+    return [f"not finite, so left out of means and intervals: {some} ({seeds})"]
 
 
 def _mixed_data(row: TableRow) -> list[str]:
-    if not row.mixed:
+    if not row.has_mixed_data:
         return []
-    parts = "; ".join(f"{_seeds_text(seeds)} on {fingerprint}" for fingerprint, seeds in row.data.items())
-    return [f"its seeds saw different data and are not averaged: {parts}"]
+    parts = "; ".join(f"{_seeds(seeds)} on {fingerprint}" for fingerprint, seeds in row.seeds_by_data.items())
+    return [f"its seeds were trained on different data and are not averaged: {parts}"]
 
 
 def _warn_of_other_data(rows: list[TableRow]) -> None:
-    """Warn of rows whose configs name the same data, but whose cells were trained on different ones."""
-    alike: dict[str, list[TableRow]] = {}
+    """Warn of rows whose configs name the same data, but whose cells were trained on different data."""
+    same_config: dict[str, list[TableRow]] = {}
     for row in rows:
         if row.config is not None and row.cells:
-            # The pieces that a text is cut into are a part of its fingerprint.
-            named = [scientific(row.config.data), getattr(row.config.model, "vocabulary", None)]
-            alike.setdefault(json.dumps(named, sort_keys=True), []).append(row)
-    for group in alike.values():
+            # The fingerprint of a text includes its tokens.
+            data = [scientific(row.config.data), getattr(row.config.model, "vocabulary", None)]
+            same_config.setdefault(json.dumps(data, sort_keys=True), []).append(row)
+    for group in same_config.values():
         for row in group:
-            others = [other.row.label for other in group if other.data.keys() != row.data.keys()]
+            own = row.seeds_by_data.keys()
+            others = [other.row.label for other in group if other.seeds_by_data.keys() != own]
             if others:
-                data = " and ".join(row.data)
-                row.warnings.append(f"trained on other data ({data}) than {', '.join(others)}, under the same name")
+                row.warnings.append(
+                    f"trained on other data ({' and '.join(own)}) than {', '.join(others)}, under the same name"
+                )
 
 
-def _seeds_text(seeds: Iterable[int]) -> str:
-    listed = [str(seed) for seed in seeds]
-    return f"seed{'s' if len(listed) > 1 else ''} {', '.join(listed)}"
+def _seeds(seeds: Iterable[int]) -> str:
+    """`seed 0` or `seeds 0, 2`."""
+    numbers = [str(seed) for seed in seeds]
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"

@@ -1,80 +1,78 @@
-"""Tables as CSV and Markdown, from the records of `results/<scale>/` alone."""
+"""Tables as CSV and Markdown."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from novobench import places
 from novobench.config import CellConfig
-from novobench.suite.checked_files import SCHEMA, write_changed, write_csv
+from novobench.suite.checked_files import SCHEMA, csv_bytes, write_changed
 from novobench.suite.experiment import Column, Experiment
-from novobench.suite.table_rows import TableRow, table_rows
-
-
-def columns_of(experiment: Experiment, rows: list[TableRow]) -> list[Column]:
-    """The experiment's columns but those that the data of this scale lack: nothing that was run has a number there."""
-    if not any(any(entry.values.values()) for entry in rows):
-        return experiment.columns
-    return [column for column in experiment.columns if any(entry.values.get(column.key) for entry in rows)]
-
-
-def write_table(experiment: Experiment, scale: str, rows: list[TableRow] | None = None) -> tuple[Path, Path]:
-    """Write `results/<scale>/<name>.csv` and `.md`; returns their paths. `rows`: if they are there already."""
-    rows = table_rows(experiment, scale) if rows is None else rows
-    folder = places.workspace().results(scale)
-    csv_path, md_path = folder / f"{experiment.name}.csv", folder / f"{experiment.name}.md"
-    _write_csv(csv_path, experiment, rows)
-    write_changed(md_path, markdown(experiment, rows, scale).encode())
-    return csv_path, md_path
-
-
-def _write_csv(path: Path, experiment: Experiment, rows: list[TableRow]) -> None:
-    keys = [column.key for column in columns_of(experiment, rows)]
-    fields = ["schema", "row", "label", *experiment.settings, "seeds", "warnings"]
-    fields += [f"{key}{part}" for key in keys for part in ("", "_sd", "_low", "_high", "_paper")]
-    lines = []
-    for entry in rows:
-        line: dict[str, Any] = {"schema": SCHEMA, "row": entry.row.id, "label": one_line(entry.row.label)}
-        line |= {key: one_line(setting(entry.config, key)) for key in experiment.settings}
-        line["seeds"] = len(entry.cells)
-        line["warnings"] = one_line("; ".join(entry.warnings))
-        estimates = entry.estimates
-        for key in keys:
-            found = estimates.get(key)
-            if found is None:
-                line[key] = "nan" if _absent(entry, key) == _NOT_FINITE else ""
-            else:
-                line |= {key: _digits(found.mean), f"{key}_sd": _digits(found.sd)}
-                line |= {f"{key}_low": _digits(found.low), f"{key}_high": _digits(found.high)}
-            line[f"{key}_paper"] = entry.row.paper.get(key, "")
-        lines.append(line)
-    write_csv(path, fields, ([str(line.get(key, "")) for key in fields] for line in lines))
-
+from novobench.suite.table_rows import TableRow
 
 _NOT_FINITE = "not finite"
 
 
-def _absent(entry: TableRow, key: str) -> str:
-    """Why a column has no number of this row."""
-    if entry.config is None:
-        return ""
-    if not entry.cells:
-        return "not run"
-    if entry.mixed:
-        return "not averaged"
-    return _NOT_FINITE if entry.values.get(key) else "none"
+def write_table(experiment: Experiment, scale: str, rows: Sequence[TableRow]) -> tuple[Path, Path]:
+    """Write `results/<scale>/<name>.csv` and `.md`; returns their paths."""
+    folder = places.workspace().results(scale)
+    csv_path, markdown_path = folder / f"{experiment.name}.csv", folder / f"{experiment.name}.md"
+    write_changed(csv_path, _csv(experiment, rows))
+    write_changed(markdown_path, markdown(experiment, rows, scale).encode())
+    return csv_path, markdown_path
+
+
+def _columns(experiment: Experiment, rows: Sequence[TableRow]) -> list[Column]:
+    """The experiment's columns without those that the data of this scale lack: no finished cell has a value there."""
+    with_values = [column for column in experiment.columns if any(row.values.get(column.key) for row in rows)]
+    return with_values or experiment.columns
+
+
+def _csv(experiment: Experiment, rows: Sequence[TableRow]) -> bytes:
+    keys = [column.key for column in _columns(experiment, rows)]
+    fields = ["schema", "row", "label", *experiment.settings, "seeds", "warnings"]
+    fields += [f"{key}{part}" for key in keys for part in ("", "_sd", "_low", "_high", "_paper")]
+    lines = []
+    for row in rows:
+        line: dict[str, Any] = {"schema": SCHEMA, "row": row.row.id, "label": one_line(row.row.label)}
+        line |= {key: one_line(setting(row.config, key)) for key in experiment.settings}
+        line["seeds"] = len(row.cells)
+        line["warnings"] = one_line("; ".join(row.warnings))
+        estimates = row.estimates
+        for key in keys:
+            if key in estimates:
+                estimate = estimates[key]
+                line |= {key: _digits(estimate.mean), f"{key}_sd": _digits(estimate.sd)}
+                line |= {f"{key}_low": _digits(estimate.low), f"{key}_high": _digits(estimate.high)}
+            else:
+                line[key] = "nan" if _reason_without_value(row, key) == _NOT_FINITE else ""
+            line[f"{key}_paper"] = row.row.paper.get(key, "")
+        lines.append(line)
+    return csv_bytes(fields, ([str(line.get(key, "")) for key in fields] for line in lines))
 
 
 def _digits(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
+def _reason_without_value(row: TableRow, key: str) -> str:
+    """Why a column has no value in this row."""
+    if row.config is None:
+        return ""
+    if not row.cells:
+        return "not run"
+    if row.has_mixed_data:
+        return "not averaged"
+    return _NOT_FINITE if row.values.get(key) else "none"
+
+
 def setting(config: CellConfig | None, key: str) -> str:
-    """The value of a dotted key as a reader wants it; empty for a row without a cell."""
+    """The value of a dotted key as readers see it; empty for a row without a cell."""
     if config is None:
         return ""
     value: Any = config
@@ -88,88 +86,81 @@ def setting(config: CellConfig | None, key: str) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def one_line(text: str) -> str:
-    """Text for a CSV file, a figure and a terminal: one line, without what these cannot hold or take for a command."""
-    return " ".join(_NO_TEXT.sub(" ", text).split())
+# ---------------------------------------------------------------------------------------------- Markdown
 
 
-_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
-"""Control characters, halves of characters, and what is no character."""
+def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> str:
+    """The table that people read: our values, with 95 % intervals over seeds, next to the paper's; notes below it.
+
+    Diagnostic rows have a table of their own below the others, which leaves out rows without a cell at this scale.
+    """
+    columns = _columns(experiment, rows)
+    footnotes: list[str] = []
+    lines = [f"# {plain(f'{experiment.name}: {experiment.title}')}", ""]
+    lines += [f"{prose(experiment.where)}, at {scale} scale.", ""]
+    regular = [row for row in rows if not row.row.diagnostic]
+    diagnostic = [row for row in rows if row.row.diagnostic and row.config is not None]
+    for heading, block in (("", regular), ("Diagnostic rows:", diagnostic)):
+        if block:
+            lines += [heading, ""] if heading else []
+            lines += [*_block(experiment, block, scale, columns, footnotes), ""]
+    if footnotes:
+        lines += [*(f"[{number}] {note}  " for number, note in enumerate(footnotes, 1)), ""]
+    notes = [*experiment.notes, *_rates_notes(rows, scale), *_baseline_notes(experiment, rows)]
+    notes += [_seeds_note(rows), _hardware_note(rows)]
+    return "\n".join([*lines, *(f"- {prose(note)}" for note in notes)]) + "\n"
 
 
-def plain(text: str) -> str:
-    """Text that Markdown shows as it is, signs of its own included; in one line."""
-    return _SPECIAL.sub(r"\\\g<0>", one_line(text))
-
-
-_SPECIAL = re.compile(r"[\\`*<|~$]|\[(?=[^\]]*\][(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=#|\w+;)")
-"""Markdown's signs within a line. An underscore between letters, as names have it, is none, nor is a bracket that
-begins no link."""
-
-
-def prose(text: str) -> str:
-    """A note as Markdown shows it: text as it is, but code where there is a pair of backticks."""
-    parts = re.split(r"(`[^`]+`)", one_line(text))
-    escaped = "".join(part if place % 2 else _SPECIAL.sub(r"\\\g<0>", part) for place, part in enumerate(parts))
-    return re.sub(r"^(\d*)([-+=>#.)])", r"\1\\\2", escaped)  # no list, quotation or heading
-
-
-def markdown(experiment: Experiment, rows: list[TableRow], scale: str) -> str:
-    """The table a person reads: ours (95 % interval over seeds) beside the paper's value, notes below."""
-    ours_elsewhere = "" if scale == "full" else " (other data)"
+def _block(
+    experiment: Experiment, rows: Sequence[TableRow], scale: str, columns: Sequence[Column], footnotes: list[str]
+) -> list[str]:
+    """The lines of a Markdown table. Appends the rows' notes and warnings to `footnotes`."""
+    paper = "paper" if scale == "full" else "paper (other data)"
     head = ["", *map(plain, experiment.settings.values()), "seeds"]
-    columns = columns_of(experiment, rows)
-    for column in columns:
-        head += [plain(column.label), f"paper{ours_elsewhere}"]
-    body, notes = [], []
-    for entry in rows:
-        mark = ""
-        quoted = f"Number quoted by the paper from {entry.row.quoted}; not run here." if entry.row.quoted else ""
-        warnings = (f"**Warning**: {prose(text)}." for text in entry.warnings)
-        for note in (prose(entry.row.note or quoted), *warnings):
-            if note:
-                notes.append(note)
-                mark += f" [{len(notes)}]"
-        cells = [plain(entry.row.label) + mark, *(plain(setting(entry.config, key)) for key in experiment.settings)]
-        cells.append(str(len(entry.cells)) if entry.config is not None else "")
-        estimates = entry.estimates
+    head += [text for column in columns for text in (plain(column.label), paper)]
+    body = []
+    for row in rows:
+        quoted = f"The paper quotes this value from {row.row.quoted}; it is not run here." if row.row.quoted else ""
+        texts = [prose(row.row.note or quoted), *(f"**Warning**: {prose(text)}." for text in row.warnings)]
+        marks = ""
+        for text in filter(None, texts):
+            footnotes.append(text)
+            marks += f" [{len(footnotes)}]"
+        cells = [plain(row.row.label) + marks, *(plain(setting(row.config, key)) for key in experiment.settings)]
+        cells.append(str(len(row.cells)) if row.config is not None else "")
+        estimates = row.estimates
         for column in columns:
-            found, printed = estimates.get(column.key), entry.row.paper.get(column.key)
-            cells += [str(found) if found else _absent(entry, column.key)]
-            cells += ["" if printed is None else f"{printed:.2f}"]
+            estimate, paper_value = estimates.get(column.key), row.row.paper.get(column.key)
+            cells.append(str(estimate) if estimate else _reason_without_value(row, column.key))
+            cells.append("" if paper_value is None else f"{paper_value:.2f}")
         body.append(cells)
-    title = plain(f"{experiment.name}: {experiment.title}")
-    lines = [f"# {title}", "", f"{prose(experiment.where)}, at {scale} scale.", ""]
-    lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
-    lines += [f"[{i}] {note}  " for i, note in enumerate(notes, 1)]
-    lines += ["" if notes else None, *(f"- {prose(note)}" for note in experiment.notes)]  # type: ignore[list-item]
-    lines += [f"- {prose(note)}" for note in _rates_notes(rows, scale)]
-    lines += [f"- {prose(note)}" for note in _baseline_notes(experiment, rows)]
-    lines += [f"- {_seeds_note(rows)}", f"- {prose(_code_note(rows))}"]
-    return "\n".join(line for line in lines if line is not None) + "\n"
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
 
 
-def _rates_notes(rows: list[TableRow], scale: str) -> list[str]:
-    """Which rows train at rates that no search has found for this scale's data. At full scale, rates are recipe."""
-    trained = [entry for entry in rows if entry.config is not None]
-    taken = [entry.row.label for entry in trained if not entry.searched]
-    if scale == "full" or not taken:
+def _rates_notes(rows: Sequence[TableRow], scale: str) -> list[str]:
+    """Which rows train with rates that no search found for this scale's data. At full scale rates belong to the
+    recipe."""
+    trained = [row for row in rows if row.config is not None]
+    labels = [row.row.label for row in trained if not row.searched]
+    if scale == "full" or not labels:
         return []
-    which = "any row" if len(taken) == len(trained) else ", ".join(dict.fromkeys(taken))
-    return [f"No search has been made at {scale} scale for the rates of {which}: they were made for other data."]
+    rates = "The rates" if len(labels) == len(trained) else f"The rates of {', '.join(dict.fromkeys(labels))}"
+    return [f"{rates} were not searched at {scale} scale; they come from a recipe for other data."]
 
 
-def _baseline_notes(experiment: Experiment, rows: list[TableRow]) -> list[str]:
-    """What the data alone give; more than one line if rows differ in their data."""
-    told: dict[str, list[str]] = {}
-    for entry in rows:
-        numbers = next((stored.numbers for stored in entry.cells.values()), {})
-        if not entry.mixed and all((column.split, column.metric) in numbers for column in experiment.baselines):
-            text = ", ".join(f"{c.label} {four_digits(numbers[c.split, c.metric])}" for c in experiment.baselines)
-            told.setdefault(text, []).append(entry.row.label)
-    if len(told) == 1:
-        return [f"Without training: {text}." for text in told if text]
-    return [f"Without training, for {', '.join(labels)}: {text}." for text, labels in told.items()]
+def _baseline_notes(experiment: Experiment, rows: Sequence[TableRow]) -> list[str]:
+    """What can be had without training; several lines if rows differ in their data."""
+    labels_by_text: dict[str, list[str]] = {}
+    for row in rows:
+        if row.has_mixed_data or not row.cells:
+            continue
+        values = [(c.label, row.results.value(row.cells[0], c.split, c.metric)) for c in experiment.baselines]
+        texts = [f"{label} {four_digits(value)}" for label, value in values if value is not None]
+        if texts and len(texts) == len(values):
+            labels_by_text.setdefault(", ".join(texts), []).append(row.row.label)
+    if len(labels_by_text) == 1:
+        return [f"Without training: {text}." for text in labels_by_text]
+    return [f"Without training, for {', '.join(labels)}: {text}." for text, labels in labels_by_text.items()]
 
 
 def four_digits(value: float) -> str:
@@ -177,19 +168,45 @@ def four_digits(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else _NOT_FINITE
 
 
-def _seeds_note(rows: list[TableRow]) -> str:
-    if any(len(entry.cells) > 1 for entry in rows):
-        return "± is the half-width of the 95 % t interval of the mean over seeds; a row with one seed has none."
-    return "One seed: no interval can be given, and a small difference between rows means nothing. Use SEEDS=5."
+def _seeds_note(rows: Sequence[TableRow]) -> str:
+    if any(len(row.cells) > 1 for row in rows):
+        return "± is half the width of the 95 % t interval of the mean over seeds. Rows with one seed have no interval."
+    return "One seed per row: there are no intervals, and small differences between rows mean nothing. Use SEEDS=5."
 
 
-def _code_note(rows: list[TableRow]) -> str:
-    lines = [line for entry in rows for stored in entry.cells.values() for line in stored.records]
-    hardware = sorted({line.hardware for line in lines})
-    dirty = any(line.dirty == "1" for line in lines)
-    trained = f"Trained on {'; '.join(hardware) or 'nothing yet'}"
-    return trained + (", some of it with uncommitted changes to the code." if dirty else ".")
+def _hardware_note(rows: Sequence[TableRow]) -> str:
+    hardware = sorted({row.results.hardware(cell) for row in rows for cell in row.cells})
+    is_dirty = any(row.results.is_dirty(cell) for row in rows for cell in row.cells)
+    if not hardware:
+        return "Nothing has been trained yet."
+    return f"Trained on {'; '.join(hardware)}{', partly with uncommitted changes to the code' if is_dirty else ''}."
 
 
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+# ---------------------------------------------------------------------------------------------- text
+
+
+def one_line(text: str) -> str:
+    """Text for a CSV file, a figure or a terminal: on one line, without characters that these cannot hold or take for
+    commands."""
+    return " ".join(_NOT_TEXT.sub(" ", text).split())
+
+
+_NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
+"""Control characters, surrogates and noncharacters."""
+
+
+def plain(text: str) -> str:
+    """Markdown that shows the text as it is, its special characters included, on one line."""
+    return _SPECIAL.sub(r"\\\g<0>", one_line(text))
+
+
+_SPECIAL = re.compile(r"[\\`*<|~$]|\[(?=[^\]]*\][(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=#|\w+;)")
+"""Markdown's special characters within a line. An underscore inside a word is not one, nor is a bracket that does not
+begin a link."""
+
+
+def prose(text: str) -> str:
+    """Markdown that shows a note as it is, except that a pair of backticks marks code."""
+    parts = re.split(r"(`[^`]+`)", one_line(text))
+    escaped = "".join(part if index % 2 else _SPECIAL.sub(r"\\\g<0>", part) for index, part in enumerate(parts))
+    return re.sub(r"^(\d*)([-+=>#.)])", r"\1\\\2", escaped)  # no list, quotation or heading

@@ -1,6 +1,7 @@
-"""The contract between one training and its task: what `training` may ask of a task, and nothing more.
+"""The contract between a training and its task: everything that `training` may ask of a task.
 
-A task module `novobench.tasks.<name>.task` offers `build(config) -> tuple[TaskModule, TaskData]`.
+A module `novobench.tasks.<name>.task` offers `build(config) -> tuple[TaskModule, TaskData]`; what `config.py` beside it
+offers is in `base_config.py`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import dataclasses
 import importlib
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -22,90 +23,90 @@ from novobench.config import CellConfig
 from novobench.optim import registry
 from novobench.optim.weight_decay import weight_decay_groups
 from novobench.processes import end_with_parent
-from novobench.tasks.sampling import MicroBatches, derive_seed, rank_share
-
-
-class Metric(NamedTuple):
-    """A corpus-level number. `n` is what it was taken over: images, words, tokens."""
-
-    value: float
-    n: int
-    unit: str
+from novobench.tasks.metric import Metric
+from novobench.tasks.sampling import MicroBatches, SampleKey, derive_seed, rank_share
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A split that a finished cell is judged on. Nothing of role `test` is evaluated before the cell's end."""
+    """A split that is evaluated. Nothing of role `test` is evaluated before the end of the training."""
 
     name: str
     role: Literal["train", "search", "dev", "test"]
-    """`search` is what rates are chosen by, one set a task; `train` is a part of the training data, evaluated with it
-    for curves alone."""
+    """`search`: rates are chosen by it, one set per task. `train`: a part of the training data, evaluated together with
+    `search`, for curves only."""
     dataset: Dataset
-    """Items by plain integer index, without augmentation."""
+    """Items by integer index, without augmentation."""
 
 
 class TaskModule(pl.LightningModule):
     """Model, loss and corpus-level evaluation. Works under a plain `Trainer`; `training.cell` adds the rest.
 
-    A subclass implements `training_step` (loss averaged over the micro-batch) and the three `evaluation_*`
-    methods. Evaluation counts are summed over processes, so each sample is counted exactly once.
+    A subclass implements `training_step(batch, batch_idx)`, which returns the mean loss over the micro-batch, and the
+    abstract methods. Only `graphable`, `scoring` and `determinism_on_cuda` are optional.
     """
 
     scoring: Mapping[str, str] = {}
-    """Metric -> how it is computed, where that needs saying: sacreBLEU's signature. Goes into the record."""
+    """Metric -> how it is computed, if that needs saying, e.g. sacreBLEU's signature. Goes into the record."""
     determinism_on_cuda: Literal["strict", "to rounding"] = "strict"
-    """Whether all that a training uses has deterministic CUDA kernels: the same config then gives the same bits on one
-    GPU type, also after a kill. `to rounding` where an operation has none: results differ as sums in another order."""
+    """`strict`: all operations of a training have deterministic CUDA kernels, so the same config gives the same bits on
+    one GPU type, also after a kill. `to rounding`: an operation has none, so results differ like sums in another order.
+    """
     skipped_samples: int | Tensor = 0
-    """Training samples of this process that could not be used, since `training.loop` last asked (and set it to 0)."""
+    """Training samples of this process that could not be used. `training_step` adds to it; each checkpoint reads it and
+    sets it to 0."""
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         self.config = config
         self.streams: dict[int, Tensor] = {}
-        """State that follows the data stream (Transformer-XL memory), by micro-batch number k: of those k that this
-        process trains. `training_step` replaces a tensor and never changes one in place, so that a skipped update can
-        put it back; a k without state begins with none. After an update that was skipped a tensor keeps the shape that
-        the update gave it, and NaN in it means: not there. Checkpoints hold them."""
+        """State that follows the data stream (Transformer-XL memory): number k of the micro-batch in its optimizer
+        batch -> state, for the micro-batches that this process trains. A k that is absent has no state yet.
+
+        `training_step` replaces a tensor and never changes it in place, so that a skipped update can restore it. After
+        a skipped update a tensor has the shape that the update gave it, and NaN means absent. Checkpoints hold them."""
 
     @abstractmethod
     def evaluation_start(self) -> None:
-        """Forget the counts of the last evaluation."""
+        """Reset the counts. Called before each evaluation of a split, in eval mode and without gradients."""
 
     @abstractmethod
     def evaluation_step(self, batch: Any) -> list[dict[str, Any]]:
-        """Count one batch; return a prediction for each of its samples (JSON data, with its `index`), or none."""
+        """Count one batch of `TaskData.evaluation_batches`, on the device. Returns a prediction for each sample (JSON
+        data with the sample's `index`), or none."""
 
     @abstractmethod
     def evaluation_end(self) -> dict[str, Metric]:
-        """The metrics of all that was counted, over all processes."""
+        """The metrics of all that was counted, over all processes. Called after the last batch of a split. The metrics
+        of the `search` split include `loss`, by which weights are selected."""
 
     @abstractmethod
     def random_batch(self, size: int) -> Any:
-        """A micro-batch of `size` random samples in the shape of real ones, on the CPU, to measure speed with."""
+        """A micro-batch of `size` random samples in the shape of real ones, on the CPU. Called by benchmarks."""
 
     @abstractmethod
     def counted(self, batch: Any) -> tuple[int, str]:
-        """How many of what a `random_batch` holds, in the unit in which speeds of such models are published."""
+        """How many units a `random_batch` holds, and the unit in which speeds of such models are published. Called by
+        benchmarks."""
 
     def graphable(self, batch: Any) -> tuple[torch.nn.Module, tuple[Tensor, ...]]:
-        """For `runtime.cuda_graphs`: a module that `training_step` calls with tensors of the same shapes each time, and
-        such inputs, which belong to the graph from then on. Tasks whose shapes differ have none."""
+        """A module that `training_step` calls with tensors of the same shapes each time, and such inputs, which the
+        graph owns from then on. Called before the first step, with its batch, if `runtime.cuda_graphs` is set.
+        Optional: a task whose shapes vary does not implement it."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The config's optimizer over its weight-decay groups. Rates of each update are set by `training.loop`."""
-        wanted = self.config.optimizer
+        """The config's optimizer over its weight-decay groups. `training.loop` sets the rates of each update."""
+        config = self.config.optimizer
         optimizer = registry.build(
-            wanted.name,
-            weight_decay_groups(self, wanted.weight_decay, wanted.decay_factors),
-            lr=wanted.lr * wanted.lr_factor,
-            weight_decay=wanted.weight_decay,
-            options=dataclasses.asdict(wanted.options),
+            config.name,
+            weight_decay_groups(self, config.weight_decay, config.decay_factors),
+            lr=config.lr * config.lr_factor,
+            weight_decay=config.weight_decay,
+            options=dataclasses.asdict(config.options),
         )
-        ours = registry.get(wanted.name).factory.startswith(("novobench.", "torch.optim:"))
-        return optimizer if ours else _closure_before_step(optimizer)
+        is_ours = registry.get(config.name).factory.startswith(("novobench.", "torch.optim:"))
+        return optimizer if is_ours else _with_closure_called_first(optimizer)
 
     # The same evaluation under Lightning's own `validate` and `test`.
     def on_validation_epoch_start(self) -> None:
@@ -122,7 +123,7 @@ class TaskModule(pl.LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def sum_over_processes(self, counts: Tensor) -> Tensor:
-        """The sum of float64 `counts` over all processes of this training."""
+        """The float64 sum of `counts` over all processes of the training, for subclasses' `evaluation_end`."""
         counts = counts.to(self.device, torch.float64)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(counts)
@@ -130,37 +131,48 @@ class TaskModule(pl.LightningModule):
 
 
 class TaskData(pl.LightningDataModule):
-    """Training data in the order that (config, seed) fix, and the sets a cell is judged on.
+    """Training data in the order that (config, seed) determine, and the sets that a cell is evaluated on.
 
-    A subclass sets `train` (data set by `SampleKey`), `evaluation_sets`, `fingerprint` and `counts`.
+    A subclass implements `setup`, which sets `train`, `evaluation_sets`, `fingerprint` and `counts`. The data config of
+    a task that keeps `train_batches` and `evaluation_batches` is a `base_config.SampledDataConfig`.
     """
 
     train: Dataset
+    """Training items by `SampleKey`."""
     evaluation_sets: list[EvaluationSet]
     fingerprint: str
-    """Identity of the data as measured, by their content; a resumed training and a finished cell must find the same."""
+    """Identity of the data, measured from their content. A resumed training and a finished cell must find the same."""
     counts: dict[str, int]
+    """Split -> number of samples. Goes into the record."""
     baselines: Mapping[str, dict[str, Metric]] = {}
-    """Split -> what needs no training, to be read beside the results: majority class, word counts."""
-    collate: Any = None
+    """Split -> metrics that need no training, to be read next to the results. Optional."""
+    collate: Callable[[list[Any]], Any] | None = None
+    """Makes one batch of the items of a data set. Optional: torch's `default_collate`."""
     packed = False
-    """`train` holds whole micro-batches, the k-th of an epoch under `SampleKey(epoch, k)`, instead of samples."""
+    """True: an item of `train` is a whole micro-batch, the k-th of its epoch under `SampleKey(epoch, k)`, and is not
+    collated. False: it is a sample."""
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         self.config = config
 
+    @abstractmethod
+    def setup(self, stage: str) -> None:
+        """Open the data and set the attributes above. Called once, before the training, with `stage` "fit". Raises
+        DataError if data are missing, damaged, or not what the config says."""
+
     def identify(self) -> str:
-        """The fingerprint of the data that are there now; nothing else is to be asked of this object afterwards. A task
-        overrides it where `setup` makes more than the fingerprint needs."""
+        """The fingerprint of the current data. Called instead of `setup`, for finished cells. Optional: a task
+        implements it if `setup` does more than the fingerprint needs."""
         self.setup("fit")
         return self.fingerprint
 
     def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
-        """Micro-batches of one rank from update `start` to `stop`."""
+        """The micro-batches of process `rank` of `world`, from update `start` to update `stop`. Called once per
+        training."""
         config, batch = self.config, self.config.batch
-        sampler = MicroBatches(
-            len(self.train) if self.packed else config.data.train_size,  # type: ignore[arg-type]
+        keys = MicroBatches(
+            len(cast(Sized, self.train)) if self.packed else config.data.train_size,
             batch=batch.size // batch.micro if self.packed else batch.size,
             micro_batch=1 if self.packed else batch.micro,
             tail=config.data.tail,
@@ -170,28 +182,35 @@ class TaskData(pl.LightningDataModule):
             rank=rank,
             world=world,
         )
-        return self._loader(self.train, sampler)
+        if self.packed:
+            return self._loader(self.train, sampler=_SingleKeys(keys), batch_size=None, collate_fn=_unchanged)
+        return self._batch_loader(self.train, keys)
 
     def evaluation_batches(self, dataset: Dataset, rank: int, world: int) -> DataLoader:
-        """One rank's share of an evaluation set, in order."""
-        share = rank_share(len(dataset), rank, world)  # type: ignore[arg-type]
-        return self._loader(dataset, _InOrder(share, self.config.data.evaluation_batch))
+        """The share of process `rank` of an evaluation set, in order. Called once per evaluation of the set."""
+        share = rank_share(len(cast(Sized, dataset)), rank, world)
+        return self._batch_loader(dataset, _InOrder(share, self.config.data.evaluation_batch))
 
-    def _loader(self, dataset: Dataset, batches: Any) -> DataLoader:
+    def _batch_loader(self, dataset: Dataset, batches: Any) -> DataLoader:
+        """A loader of collated batches. batches: yields the list of keys of each batch."""
+        return self._loader(dataset, batch_sampler=batches, collate_fn=self.collate)
+
+    def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
         workers = self.config.runtime.workers
         return DataLoader(
             dataset,
-            batch_sampler=batches,
             num_workers=workers,
-            collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=end_with_parent,  # torch itself watches the forkserver, which outlives a killed training
+            worker_init_fn=end_with_parent,  # torch watches the forkserver only, which outlives a killed training
             multiprocessing_context="forkserver" if workers else None,
             persistent_workers=False,
+            **options,
         )
 
 
 class _InOrder:
+    """A batch sampler: the indices of `share` in batches of `batch`."""
+
     def __init__(self, share: range, batch: int) -> None:
         self.share, self.batch = share, batch
 
@@ -203,26 +222,45 @@ class _InOrder:
             yield list(self.share[start : start + self.batch])
 
 
+class _SingleKeys:
+    """A sampler: the keys of batches of one key each."""
+
+    def __init__(self, batches: MicroBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        for (key,) in self.batches:
+            yield key
+
+
+def _unchanged(batch: Any) -> Any:
+    """For whole micro-batches. Without a function torch would convert their arrays."""
+    return batch
+
+
 def build(config: CellConfig) -> tuple[TaskModule, TaskData]:
-    """The task's module, with weights that depend on the seed alone, and its data (opened by its `setup`)."""
+    """The task's module, whose initial weights depend on the seed only, and its data, which `setup` opens."""
     task = importlib.import_module(f"novobench.tasks.{config.task}.task")
     torch.manual_seed(derive_seed(config.seed, "init"))
     return task.build(config)
 
 
-def _closure_before_step(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Lightning computes gradients in the closure that it hands to `step`. Many people's optimizers take none, or never
-    call it, so it is called for them, once; those that cannot do without one, as L-BFGS, are left as they are."""
+def _with_closure_called_first(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Make `step` call Lightning's closure, which computes the gradients, once and before the step: many third-party
+    optimizers take no closure or do not call it. One that requires a closure, such as L-BFGS, is left unchanged."""
     step = optimizer.step
     closure = inspect.signature(step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         return optimizer
 
-    def step_after(closure: Callable[[], Any] | None = None) -> Any:
+    def step_after_closure(closure: Callable[[], Any] | None = None) -> Any:
         with torch.enable_grad():
             loss = None if closure is None else closure()
         step()
         return loss
 
-    optimizer.step = step_after  # type: ignore[method-assign]
+    optimizer.step = step_after_closure  # type: ignore[method-assign]
     return optimizer

@@ -9,18 +9,19 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from pathlib import Path
-from types import ModuleType
-from typing import Any, get_origin, get_type_hints
+from typing import Any, cast, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from novobench.budget import parse_budget
-from novobench.config import CellConfig, laid_over, load_tree, override
+from novobench.budget import parse_budget, parse_warmup, rounded_share
+from novobench.config import CellConfig
+from novobench.config_loading import load_tree, merge_over, override
 from novobench.device_limits import check_device
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry, schedules
 from novobench.places import display_path
 from novobench.schema import typed
+from novobench.tasks.base_config import TaskConfig
 
 _MOST_UPDATES = 10**12
 """Thirty years of a thousand updates a second."""
@@ -31,12 +32,12 @@ def task_names() -> list[str]:
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.py"))
 
 
-def task_config(name: str, where: str = "task") -> ModuleType:
+def task_config(name: str, where: str = "task") -> TaskConfig:
     """The torch-free `config` module of a task."""
     if name not in task_names():
         hint = suggestion(str(name), task_names())
         raise ConfigError(f"{where}: there is no task '{name}'.{hint} Known: {', '.join(task_names())}.")
-    return importlib.import_module(f"novobench.tasks.{name}.config")
+    return cast(TaskConfig, importlib.import_module(f"novobench.tasks.{name}.config"))
 
 
 def load_task(name: str, path: Path) -> DictConfig:
@@ -52,7 +53,7 @@ def load_task(name: str, path: Path) -> DictConfig:
         for part, schema in (("model", task.MODEL), ("data", task.DATA))
         for hints in [get_type_hints(schema)]
     }
-    return laid_over(OmegaConf.create(defaults), load_tree(path), display_path(path))
+    return merge_over(OmegaConf.create(defaults), load_tree(path), display_path(path))
 
 
 def resolve(tree: DictConfig, where: str) -> CellConfig:
@@ -68,6 +69,7 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
         raise ConfigError(f"{where}: 'optimizer.name': {error.args[0]}") from None
     tree = _with_preset(tree, entry, where)
     tree = override(tree, {"recipe_version": task.RECIPE_VERSION}, where)
+    warmup = _pop_warmup(tree, where)
     nodes = {
         "model": task.MODEL,
         "data": task.DATA,
@@ -78,13 +80,11 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     try:
         if config.runtime.accelerator != "auto":
             check_device(config, config.runtime.accelerator)
-        schedules.validate(config.schedule)
         registry.validate(entry, config.optimizer.options, config.optimizer.weight_decay)
         _check_data_name(config, task)
         _ = config.accumulation
         parse_budget(config.budget)
-        if hasattr(task, "validate"):
-            task.validate(config)
+        task.validate(config)
         if config.epoch_updates < 1:
             raise ConfigError(
                 f"data '{config.data.name}' is less than one optimizer batch of {config.batch.size}. Lower batch.size."
@@ -95,9 +95,42 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
             )
         if config.total_updates < 1:
             raise ConfigError(f"budget '{config.budget}' is less than one update of {config.batch.size} samples.")
+        config = _with_warmup(config, warmup)
+        schedules.validate(config.schedule)
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
     return config
+
+
+def _pop_warmup(tree: DictConfig, where: str) -> str | None:
+    """Remove `schedule.warmup` from the tree and return it; None if it is not set."""
+    schedule = tree.get("schedule")
+    if not isinstance(schedule, DictConfig) or schedule.get("warmup") is None:
+        return None
+    for key in ("warmup_updates", "warmup_fraction"):
+        if key in schedule:
+            raise ConfigError(
+                f"{where}: 'schedule.warmup' {schedule.warmup} and 'schedule.{key}' {schedule[key]} are both set. "
+                "Keep schedule.warmup."
+            )
+    return str(schedule.pop("warmup"))
+
+
+def _with_warmup(config: CellConfig, warmup: str | None) -> CellConfig:
+    """The config with `schedule.warmup` (`5ep`, `500steps`, `0.05`, `5/90`) as an update count or a share."""
+    if warmup is None:
+        return config
+    amount, unit = parse_warmup(warmup)
+    if unit == "steps":
+        if amount != int(amount):
+            raise ConfigError(f"'schedule.warmup' is '{warmup}' and must be a whole number of updates.")
+        schedule = dataclasses.replace(config.schedule, warmup_updates=int(amount))
+    else:
+        share = amount if unit == "share" else rounded_share(amount, config.epochs)
+        if not 0 <= share < 1:
+            raise ConfigError(f"'schedule.warmup' is '{warmup}' and must be 0 or more and less than the budget.")
+        schedule = dataclasses.replace(config.schedule, warmup_fraction=share)
+    return dataclasses.replace(config, schedule=schedule)
 
 
 def default_list(tree: DictConfig, key: str) -> Any:
@@ -120,7 +153,7 @@ def default_list(tree: DictConfig, key: str) -> Any:
     return found if isinstance(found, list) else None
 
 
-def _check_data_name(config: CellConfig, task: ModuleType) -> None:
+def _check_data_name(config: CellConfig, task: TaskConfig) -> None:
     """Results go by the name of their data, so a shipped data set's name stands for that data set alone."""
     data, places = config.data, task.SHIPPED.get(config.data.name)
     if data.source == task.BUILT_IN:

@@ -1,6 +1,6 @@
-"""Checkpoints named by update. The newest that can be used counts, so no instant of a kill loses a run.
+"""Checkpoint files, named by update. The newest usable one counts, so a kill at any instant loses little.
 
-A file is what `torch.save` writes, and behind it the sha256 of that: `torch.load` reads it, and a flipped bit shows.
+A file is the output of `torch.save`, followed by its sha256: `torch.load` can read it, and a flipped bit is detected.
 """
 
 from __future__ import annotations
@@ -15,99 +15,100 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from novobench.errors import TrainingError
+from novobench.errors import TrainingError, one_line
 from novobench.files import write_bytes
 
 log = logging.getLogger(__name__)
 
-_KEPT = 2
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+_FILES_KEPT = 2
+_DIGEST_BYTES = 32
+_PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 
 
 def save(folder: Path, update: int, state: dict[str, Any]) -> None:
-    """Write `update-<n>.ckpt` atomically and remove all but it and the one before, once it has been read back.
+    """Write `update-<n>.ckpt` atomically, read it back, then remove all files but it and the one before.
 
-    Raises `TrainingError` if `state` cannot be read back, in which case nothing is written, or the file cannot.
+    Raises TrainingError, with nothing written, if `state` cannot be read back; also if the file cannot be.
     """
     buffer = BytesIO()
     try:
         torch.save(state, buffer)
-        _read(buffer.getvalue())
+        _deserialize(buffer.getvalue())
     except Exception as error:  # pickling and unpickling can fail anywhere
         raise TrainingError(
-            f"No checkpoint can be made at update {update}: {_foreign(state) or _one_line(error)}. A checkpoint holds "
-            "tensors, numbers, strings, and lists, tuples and dicts of those, because reading anything else would run "
-            "code. Let the optimizer's state and groups hold nothing else."
+            f"Cannot save a checkpoint at update {update}: {_unsupported_part(state) or _reason(error)}. A checkpoint "
+            "may hold tensors, numbers, strings, and lists, tuples and dicts of these, because reading anything else "
+            "would run code. Remove everything else from the optimizer's state and groups."
         ) from error
     content = buffer.getvalue()
     path = folder / f"update-{update:09d}.ckpt"
     write_bytes(path, content + hashlib.sha256(content).digest())
     try:
-        _whole(path)
+        _verified_content(path)
     except ValueError as error:
-        raise TrainingError(f"{path} was written but not as it should be: {error}. Check the disk.") from None
+        raise TrainingError(f"{path} does not hold what was written to it: {error}. Check the disk.") from None
     before = [old for old in _newest_first(folder) if old.name < path.name]
-    for old in set(_newest_first(folder)) - {path, *before[: _KEPT - 1]}:  # also newer ones, which were damaged
+    for old in set(_newest_first(folder)) - {path, *before[: _FILES_KEPT - 1]}:  # also newer ones, which were damaged
         old.unlink(missing_ok=True)
 
 
-def load_newest(folder: Path, unusable: Callable[[dict[str, Any]], str] = lambda _: "") -> dict[str, Any] | None:
-    """The state of the newest checkpoint that can be used; None if there is no checkpoint.
+def load_newest(folder: Path, problem: Callable[[dict[str, Any]], str] = lambda _: "") -> dict[str, Any] | None:
+    """The state of the newest usable checkpoint; None if the folder has no checkpoint.
 
-    `unusable` says why a state that can be read cannot be used; empty: it can. Each checkpoint that is passed over is
-    warned of. Raises `TrainingError` if there are checkpoints and none can be used.
+    problem: says why a readable state cannot be used, or "" if it can. A warning names each checkpoint that is skipped.
+    Raises TrainingError if there are checkpoints and none can be used.
     """
     reasons = []
     for path in _newest_first(folder):
         try:
             state = load(path)
-            reason = unusable(state)
-        except Exception as error:  # a damaged file can fail anywhere in the reader
-            reason = _one_line(error)
+            reason = problem(state)
+        except Exception as error:  # the reader can fail anywhere on a damaged file
+            reason = _reason(error)
         if not reason:
             return state
-        log.warning("Checkpoint %s cannot be used (%s); going back to the one before.", path.name, reason)
+        log.warning("Checkpoint %s cannot be used (%s); trying the one before.", path.name, reason)
         reasons.append(f"{path.name}: {reason}")
     if reasons:
         raise TrainingError(
             f"No checkpoint in {folder} can be used ({'; '.join(reasons)}). Restore the files, or remove "
-            f"{folder.parent} to train anew."
+            f"{folder.parent} to train again from the start."
         )
     return None
 
 
 def load(path: Path) -> dict[str, Any]:
-    """One checkpoint's state on the CPU. Raises `ValueError` if the file is damaged. Runs no code from it."""
-    return _read(_whole(path))
+    """The state of one checkpoint, on the CPU. Runs no code from the file. Raises ValueError if it is damaged."""
+    return _deserialize(_verified_content(path))
 
 
-def _whole(path: Path) -> bytes:
+def _verified_content(path: Path) -> bytes:
     content = path.read_bytes()
-    content, digest = content[:-32], content[-32:]
+    content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != digest:
-        raise ValueError("its content is not what its checksum says")
+        raise ValueError("its content does not match its checksum")
     return content
 
 
-def _read(content: bytes) -> dict[str, Any]:
+def _deserialize(content: bytes) -> dict[str, Any]:
     return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _foreign(state: Any, where: str = "") -> str:
-    """What in a state is no plain data, and where; empty if nothing is."""
+def _unsupported_part(state: Any, where: str = "") -> str:
+    """The first part of a state that is not plain data, and its type, as a clause; empty if all of it is."""
     if isinstance(state, Mapping):
         parts = [(f"{where}.{key}".lstrip("."), value) for key, value in state.items()]
     elif isinstance(state, list | tuple | set):
         parts = [(f"{where}[{number}]", value) for number, value in enumerate(state)]
-    elif isinstance(state, Tensor) or type(state) in _PLAIN:
+    elif isinstance(state, Tensor) or type(state) in _PLAIN_TYPES:
         return ""
     else:
         return f"{where} is a {type(state).__module__}.{type(state).__qualname__}"
-    return next(filter(None, (_foreign(value, name) for name, value in parts)), "")
+    return next(filter(None, (_unsupported_part(value, name) for name, value in parts)), "")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _reason(error: Exception) -> str:
+    return one_line(error) or type(error).__name__
 
 
 def _newest_first(folder: Path) -> list[Path]:

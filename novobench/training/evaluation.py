@@ -1,4 +1,4 @@
-"""Evaluation of one set during or after a training: every sample once, over all processes."""
+"""Evaluates one split during or after a training: each sample once, over all processes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import pytorch_lightning as pl
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from novobench.tasks.base import EvaluationSet, Metric, TaskData, TaskModule
+from novobench.tasks.base import EvaluationSet, TaskData, TaskModule
+from novobench.tasks.metric import Metric
 
 
 def evaluate(
     trainer: pl.Trainer, module: TaskModule, data: TaskData, split: EvaluationSet, after_batch: Callable[[], None]
 ) -> tuple[dict[str, Metric], list[dict[str, Any]]]:
-    """Metrics of the whole split, and its predictions in the order of their index (on the first process)."""
+    """Metrics of the whole split, and its predictions in the order of their index (all of them on the first process).
+
+    after_batch: called after each batch, to show that the process is alive.
+    """
     was_training = module.training
     module.eval()
     module.evaluation_start()
@@ -36,9 +40,9 @@ def evaluate(
 
 
 def average_batch_norm(module: torch.nn.Module, world: int) -> None:
-    """Give all processes the mean of their batch-norm running statistics (DDP alone would keep rank 0's).
+    """Set the batch-norm running statistics of all processes to their mean (DDP alone would keep those of rank 0).
 
-    Moving averages are linear in what they saw, so averaging more often changes nothing but rounding.
+    Moving averages are linear in their inputs, so averaging more often changes rounding only.
     """
     if world == 1:
         return

@@ -1,4 +1,4 @@
-"""Why a training failed, in one line, whatever ended it."""
+"""Why a training failed, as one line for the user, whatever the error."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ import torch
 from novobench.errors import NovobenchError, kind_and_message, one_line
 
 _MEMORY = re.compile(r"out of memory|can.t allocate memory|not enough memory|cannot allocate memory|ALLOC_FAILED", re.I)
-"""What torch says of a CPU and CUDA of its libraries, in errors that have no type of their own."""
+"""Messages of torch and of CUDA libraries about memory, in errors without a type of their own."""
 
 _PEER = re.compile(r"(closed|reset) by (remote )?peer|broken pipe|remote process exited", re.I)
-"""What gloo and NCCL say where another process of the training has ended."""
+"""Messages of gloo and NCCL when another process of the training has ended."""
 
 
 def reason(error: BaseException) -> str:
-    """One line for the user. What the project did not foresee is told with its kind and the place it comes from."""
+    """One line for the user. An unforeseen error is named with its type and the line that raised it."""
     if isinstance(error, NovobenchError):
         return one_line(without_traceback(str(error)))
     if isinstance(error, SystemExit):
         return (
             f"sys.exit({one_line(repr(error.code))}) was called{_place(error)}, which ends a process without a result. "
-            "A module that a training loads, such as an optimizer's, must not call it."
+            "Modules that a training loads, such as an optimizer's, must not call it."
         )
-    told = _kind_and_message(error)
-    if trouble := loader_trouble(told):
-        return trouble
-    if _for_want_of_memory(error, told):
+    message = _kind_and_message(error)
+    if problem := loader_problem(message):
+        return problem
+    if _is_out_of_memory(error, message):
         return (
-            f"Out of memory: {told}{_place(error)}. Lower batch.micro (batch.size stays: more are accumulated), or "
+            f"Out of memory: {message}{_place(error)}. Lower batch.micro (batch.size stays: more are accumulated), or "
             "train fewer cells at a time (--jobs)."
         )
-    if isinstance(error, RuntimeError) and _PEER.search(told):
-        return f"Another of the training's processes has ended before this one ({told}). Its last words are in log.txt"
-    return f"{told}{_place(error)}. Its traceback is in log.txt"
+    if isinstance(error, RuntimeError) and _PEER.search(message):
+        return f"Another process of the training has ended before this one ({message}). Its output is in log.txt"
+    return f"{message}{_place(error)}. Its traceback is in log.txt"
 
 
-def loader_trouble(message: str) -> str:
-    """What an error of torch's data loader says of its workers' machine, in plain words; empty if it says nothing."""
+def loader_problem(message: str) -> str:
+    """What an error of torch's data loader says about the machine of its workers, for the user; empty if nothing."""
     if "shared memory" in message or "bus error" in message or "</torch_" in message:
         return (
-            "Data-loader workers hand over their batches in /dev/shm, which is full. Enlarge it (docker run "
+            "Data-loader workers pass their batches through /dev/shm, which is full. Enlarge it (docker run "
             "--shm-size), or set runtime.workers=0, then run the same command again: finished work is kept."
         )
     if "DataLoader worker" in message and ("exited unexpectedly" in message or "killed by signal" in message):
@@ -55,7 +55,7 @@ def loader_trouble(message: str) -> str:
 
 
 def without_traceback(message: str) -> str:
-    """The message itself where a data-loader worker has wrapped it in the text of its traceback."""
+    """The message itself, if a data-loader worker has wrapped it in the text of its traceback."""
     _, wrapped, original = message.partition("Original Traceback")
     lines = original.strip().splitlines()
     frames = [number for number, line in enumerate(lines) if line.startswith(" ")]
@@ -68,17 +68,17 @@ def _kind_and_message(error: BaseException) -> str:
     kind = type(error).__name__
     try:
         message = str(error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error)
-    except Exception as second:  # of an error's own making
-        return f"{kind}, whose message cannot be had ({type(second).__name__})"
+    except Exception as second:  # the error's own __str__ failed
+        return f"{kind}, whose message cannot be read ({type(second).__name__})"
     if "Original Traceback" in message:
         return f"{kind}: {one_line(without_traceback(message)) or 'no message'}".rstrip(". ")
     return kind_and_message(error) if message else f"{kind} without a message"
 
 
-def _for_want_of_memory(error: BaseException, told: str) -> bool:
+def _is_out_of_memory(error: BaseException, message: str) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError | OSError) and _MEMORY.search(told) is not None
+    return isinstance(error, RuntimeError | OSError) and _MEMORY.search(message) is not None
 
 
 def _place(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""CUDA graphs of a training step: what a task does alike in every step is launched as one thing.
+"""CUDA graphs of a training step: the kernels that are the same in every step are launched at once.
 
-Only the launches change: operations, inputs and random numbers are those of a step without, so are the bits.
+Only the launches change. Operations, inputs and random numbers stay the same, so the weights have the same bits.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from novobench.tasks.base import TaskModule
 
 
 def check(config: CellConfig, module: TaskModule, trainer: pl.Trainer) -> None:
-    """Raise `ConfigError` where `runtime.cuda_graphs` cannot be had."""
+    """Raise ConfigError if this training cannot use `runtime.cuda_graphs`."""
     reason = ""
     if trainer.world_size > 1:
-        reason = f"this training runs on {trainer.world_size} devices, and graphs were made for one"
+        reason = f"this training runs on {trainer.world_size} devices, and graphs support one"
     elif type(module).graphable is TaskModule.graphable:
-        reason = f"shapes of the task '{config.task}' differ from step to step"
+        reason = f"the shapes of the task '{config.task}' differ from step to step"
     if reason:
         raise ConfigError(f"runtime.cuda_graphs is true, but {reason}. Set runtime.cuda_graphs=false.")
 
 
 def capture(module: TaskModule, batch: Any, trainer: pl.Trainer) -> None:
-    """Make the graph before this process's first step; `batch` is that step's, on the device.
+    """Capture the graph before the first step of this process; `batch` is the batch of that step, on the device.
 
-    Its warm-up would move the statistics of batch norm, which are put back. Random numbers it uses do not matter: the
-    generator is seeded before each micro-batch, and a replay takes seed and offset from it.
+    The warm-up would change batch-norm statistics, so they are restored. The random numbers that it draws do not
+    matter: the generator is seeded before each micro-batch, and a replay takes seed and offset from it.
     """
-    with trainer.precision_plugin.forward_context():  # Lightning's autocast keeps no casts, as a graph demands
+    with trainer.precision_plugin.forward_context():  # Lightning's autocast caches no casts, as a graph requires
         part, inputs = module.graphable(batch)
-        kept = {name: buffer.clone() for name, buffer in part.named_buffers()}
-        # By itself torch forbids all threads what may not be captured; a loader's thread pins memory meanwhile.
+        before = {name: buffer.clone() for name, buffer in part.named_buffers()}
+        # By default torch forbids uncapturable calls in all threads; a loader's thread pins memory meanwhile.
         one_thread = partial(torch.cuda.graph, capture_error_mode="thread_local")
         with mock.patch("torch.cuda.graph", one_thread):
             torch.cuda.make_graphed_callables(part, inputs, allow_unused_input=True)  # replaces `part.forward`
     with torch.no_grad():
         for name, buffer in part.named_buffers():
-            buffer.copy_(kept[name])
+            buffer.copy_(before[name])
 
 
 def own_gradients(module: TaskModule) -> None:
-    """After the first of several micro-batches: autograd has made the graph's own memory the gradient, and the next
-    replay would overwrite what it is to be added to."""
+    """Call after the first of several micro-batches. The gradients are the graph's own memory by now, which the next
+    replay overwrites, so they are copied."""
     for parameter in module.parameters():
         if parameter.grad is not None:
             parameter.grad = parameter.grad.clone()

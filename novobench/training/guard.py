@@ -1,8 +1,8 @@
-"""The guard against updates that are not finite: it skips them, alike for every optimizer, and puts back
-what its forward passes have changed.
+"""The guard against non-finite updates: it skips them, alike for every optimizer, and restores what their forward
+passes have changed.
 
-An optimizer that takes a GradScaler's `found_inf` is told on the device, and the host learns of skipped updates when
-somebody reads; any other has its gradients taken away, for which the host waits once per update.
+An optimizer that reads a GradScaler's `found_inf` gets it on the device, and the host learns of skipped updates at the
+next `read`. Any other optimizer loses its gradients instead, for which the host waits once per update.
 """
 
 from __future__ import annotations
@@ -23,78 +23,76 @@ from novobench.tasks.base import TaskModule
 
 
 class Guard:
-    """Looks at the global gradient norm and the buffers of each update. A skipped update leaves weights, optimizer
-    state, buffers (batch-norm statistics) and streams (Transformer-XL memory) as they were; data and schedule move on.
-    Where the update began or grew a stream, what was not there before is NaN, which tasks read as absent.
+    """Checks the global gradient norm and the buffers of each update. A skipped update leaves weights, optimizer state,
+    buffers (batch-norm statistics) and streams (Transformer-XL memory) as they were; data and schedule advance.
+    Where the update created or extended a stream, the new part becomes NaN, which tasks read as absent.
 
-    `skipped` counts such updates, `in_a_row` those since the last finite one, and `norm` is the newest global norm,
-    unclipped, NaN for a skipped update: all as of the last `read`.
+    As of the last `read`: `skipped` counts the skipped updates, `in_a_row` those since the last finite update, and
+    `norm` is the newest global norm, before clipping (NaN for a skipped update).
     """
 
-    def __init__(self, config: CellConfig, total: int, *, skipped: int = 0, in_a_row: int = 0) -> None:
-        """`total`, `skipped` and `in_a_row` are numbers of updates."""
+    def __init__(self, config: CellConfig, total: int) -> None:
+        """total: updates of the whole training, for messages."""
         self.config, self.total = config, total
-        self.skipped, self.in_a_row, self.norm = skipped, in_a_row, math.nan
+        self.skipped, self.in_a_row, self.norm = 0, 0, math.nan
         self._unread: list[Tensor] = []
         """Global norms since the last `read`, on the device."""
         self._on_device = False
-        self._settled = 0
-        """Parameters that the optimizer has state for, as far as this process has seen."""
+        self._stepped_parameters = 0
+        """Parameters that the optimizer is known to have state for."""
 
     def start(self, module: TaskModule, optimizer: Optimizer) -> None:
-        """Before the first update of this process; the module lies on its device."""
+        """Call before the first update of this process, with the module on its device."""
         self._on_device = registry.guards_on_device(self.config.optimizer.name, optimizer)
         self._module = module
-        self._buffers = [_Buffers(alike) for alike in _by_type(module.buffers())]
+        self._buffers = [_Buffers(group) for group in _by_type(module.buffers())]
 
     def begin_update(self) -> None:
-        """Before the first forward pass of an update."""
+        """Call before the first forward pass of an update."""
         for buffers in self._buffers:
             buffers.save()
         self._streams = dict(self._module.streams)
 
     def before_step(self, optimizer: Optimizer) -> tuple[list[nn.Parameter], Tensor] | None:
-        """Between backward and step, gradients unscaled and reduced: the parameters with gradients and their norm.
-
-        None if the host knows already that the update is skipped.
-        """
+        """Call between backward pass and step, with gradients unscaled and reduced. Returns the parameters that have
+        gradients and the norm of these; None if the host already knows that the update is skipped."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        not_finite = norm * 0 != 0
+        nonfinite = norm * 0 != 0  # inf * 0 is NaN
         if self._buffers:  # a variance that overflows divides its layer's outputs to 0: all gradients stay finite
             for buffers in self._buffers:
-                not_finite = not_finite | buffers.not_finite()
-            not_finite = self._module.sum_over_processes(not_finite) > 0  # gradients are everybody's, buffers are not
-        self._unread.append(torch.where(not_finite, math.nan, norm))
+                nonfinite = nonfinite | buffers.nonfinite()
+            nonfinite = self._module.sum_over_processes(nonfinite) > 0  # gradients are shared, buffers are not
+        self._unread.append(torch.where(nonfinite, math.nan, norm))
         for buffers in self._buffers:
-            buffers.restore(not_finite)
-        self._restore_streams(not_finite)
-        # An optimizer's very first step waits too: torch's SGD makes its momentum of memory nobody has written to,
-        # which a skipped step would leave as it is.
-        if self._on_device and len(parameters) <= self._settled:
-            optimizer.found_inf = not_finite.float()  # type: ignore[attr-defined]
+            buffers.restore(nonfinite)
+        self._restore_streams(nonfinite)
+        # The first step of each parameter is decided on the host: torch's SGD allocates its momentum uninitialized, and
+        # a step skipped on the device would leave it so.
+        if self._on_device and len(parameters) <= self._stepped_parameters:
+            optimizer.found_inf = nonfinite.float()  # type: ignore[attr-defined]
             return parameters, norm
         optimizer.__dict__.pop("found_inf", None)
-        if not_finite:
+        if nonfinite:
             for parameter in parameters:
                 parameter.grad = None
             return None
-        self._settled = len(parameters)
+        self._stepped_parameters = len(parameters)
         return parameters, norm
 
     @torch.no_grad()
-    def _restore_streams(self, wanted: Tensor) -> None:
-        """Put back the streams of before the update if `wanted`, a bool on the device, is true.
+    def _restore_streams(self, skip: Tensor) -> None:
+        """Restore the streams of before the update where `skip`, a bool on the device, is true.
 
-        The next forward pass is launched by shapes, and the host does not know `wanted`. So a stream keeps the shape
-        that the update has given it either way, see `_in_shape_of`.
+        The host must know the shapes of the next forward pass, and does not know `skip`. So a stream keeps the shape
+        that the update has given it in both cases, see `_in_shape_of`.
         """
         streams = self._module.streams
         for k, now in streams.items():
-            streams[k] = torch.where(wanted, _in_shape_of(now, self._streams.get(k)), now)
+            streams[k] = torch.where(skip, _in_shape_of(now, self._streams.get(k)), now)
 
     def read(self, update: int) -> None:
-        """Learn of the updates since the last `read`, up to number `update`; waits for the device.
+        """Count the updates since the last `read`, the newest of which is `update`. Waits for the device.
 
         Raises `TrainingError` if `runtime.max_nonfinite` of them in a row were skipped.
         """
@@ -109,8 +107,8 @@ class Guard:
             self.skipped += 1
             self.in_a_row += 1
             if self.in_a_row >= limit:
-                lost = not_finite(self._module)
-                weights = f"the weights, too: {lost[0]}; " if lost else ""
+                lost = nonfinite_tensors(self._module)
+                weights = f"nor are the weights, e.g. {lost[0]}; " if lost else ""
                 raise TrainingError(
                     f"Gradients were not finite in {limit} updates in a row, up to update {number} of {self.total} "
                     f"({weights}optimizer {self.config.optimizer.name}, lr {self.config.optimizer.lr:g}): the training "
@@ -120,24 +118,24 @@ class Guard:
 
 
 def _in_shape_of(now: Tensor, before: Tensor | None) -> Tensor:
-    """A stream's state `before` an update in the shape that it has `now`: its last entries in each dimension, after NaN
-    for those that it did not have. All NaN if the stream had no state."""
+    """A stream's state `before` an update, in the shape that it has `now`: padded at the front of each dimension with
+    NaN. All NaN if the stream had no state."""
     if before is None:
         return torch.full_like(now, math.nan)
     if before.shape == now.shape:
         return before
-    more = [size - had for size, had in zip(now.shape, before.shape, strict=True)]
-    return F.pad(before, [count for size in reversed(more) for count in (size, 0)], value=math.nan)
+    growth = [new - old for new, old in zip(now.shape, before.shape, strict=True)]
+    return F.pad(before, [count for size in reversed(growth) for count in (size, 0)], value=math.nan)
 
 
-def not_finite(module: nn.Module) -> list[str]:
-    """The names of its weights and statistics that hold a number which is not finite; waits for the device."""
+def nonfinite_tensors(module: nn.Module) -> list[str]:
+    """Names of the module's parameters and buffers that hold a non-finite number. Waits for the device."""
     return [name for name, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]
 
 
 class _Buffers:
-    """Buffers of one type on one device, kept and put back in a few kernels for all together. Layers change them in
-    place, so they stay where they are."""
+    """Buffers of one dtype and device, saved and restored together by a few kernels. Layers change them in place, so
+    they keep their memory."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self.tensors = [tensor.view(-1) for tensor in tensors]
@@ -148,29 +146,30 @@ class _Buffers:
     def save(self) -> None:
         torch.cat(self.tensors, out=self.saved)
 
-    def not_finite(self) -> Tensor:
-        """Whether any number in them has become one that is not finite, a bool on the device."""
+    def nonfinite(self) -> Tensor:
+        """Whether a number that was finite at `save` no longer is: a bool on the device."""
         torch.cat(self.tensors, out=self.now)
         return ((self.now * 0 != 0) & (self.saved * 0 == 0)).any()
 
     @torch.no_grad()
-    def restore(self, wanted: Tensor) -> None:
-        """Put back what was saved if `wanted`, a bool on the device, is true. After `not_finite`."""
-        torch.where(wanted, self.saved, self.now, out=self.kept)
+    def restore(self, skip: Tensor) -> None:
+        """Restore what was saved where `skip`, a bool on the device, is true. Call after `nonfinite`."""
+        torch.where(skip, self.saved, self.now, out=self.kept)
         torch._foreach_copy_(self.tensors, self.parts)
 
 
 def _by_type(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Tensors that are not empty, those of one type and device together."""
-    found: dict[Any, list[Tensor]] = {}
+    """The tensors that are not empty, in groups of one dtype and device."""
+    groups: dict[Any, list[Tensor]] = {}
     for tensor in tensors:
         if tensor.numel():
-            found.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    return list(found.values())
+            groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return list(groups.values())
 
 
 class GradScaler(torch.amp.GradScaler):
-    """torch's GradScaler where `Guard` has looked for infs and told the optimizer: a step never waits to look again."""
+    """torch's GradScaler without its own wait for the device: `Guard` has already looked for non-finite gradients and
+    passed the result on."""
 
     def _maybe_opt_step(self, optimizer: Optimizer, optimizer_state: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return optimizer.step(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, only ever appended to, cut back to the checkpoint on resume."""
+"""`metrics.jsonl`: one JSON object per line, append-only, cut back to the checkpoint on resume."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from novobench.places import display_path
 
 
 class MetricsLog:
-    """Lines carry `update` (weight updates done), `split`, and the numbers. `trackers` get them as well."""
+    """Each line holds `update` (weight updates done), `split` and the numbers. `trackers` (Lightning's loggers) also
+    get them."""
 
     def __init__(self, path: Path, trackers: Iterable[Any] = ()) -> None:
         self.path, self.trackers = path, list(trackers)
         self._lines, self._digest = 0, hashlib.sha256()
 
     def append(self, update: int, split: str, values: Mapping[str, float]) -> None:
-        """Add one line, on disk when this returns. A number that is not finite becomes null."""
+        """Append one line; it is written when this returns. A non-finite number becomes null."""
         line = json_text({"update": update, "split": split, **values}) + "\n"
         with readable_os_errors(self.path, "append to"), self.path.open("ab") as file:
             file.write(line.encode())
@@ -33,21 +34,21 @@ class MetricsLog:
             tracker.log_metrics({f"{split}/{name}": value for name, value in finite.items()}, step=update)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of it: how many lines there are, and the sha256 of their bytes."""
+        """The part of a checkpoint: the number of lines, and the sha256 of their bytes."""
         return {"lines": self._lines, "sha256": self._digest.hexdigest()}
 
     def damage(self, state: dict[str, Any]) -> str:
-        """Why `cut_back` cannot give what the file held at that state; empty if it can."""
+        """Why `cut_back` cannot restore the file as it was at `state`; empty if it can."""
         kept = self._first(state["lines"])
-        there = kept.count(b"\n")
-        if there < state["lines"]:
-            return f"{self.path.name} has lost lines: {there} of {state['lines']} are there"
+        lines = kept.count(b"\n")
+        if lines < state["lines"]:
+            return f"{self.path.name} has lost lines: {lines} of {state['lines']} are left"
         if hashlib.sha256(kept).hexdigest() != state["sha256"]:
-            return f"{self.path.name} is damaged: its first {there} lines are not those that were written"
+            return f"{self.path.name} is damaged: its first {lines} lines are not as they were written"
         return ""
 
     def cut_back(self, state: dict[str, Any] | None) -> None:
-        """Forget what was logged after a checkpoint, a torn last line included; without one, everything."""
+        """Remove what was logged after a checkpoint, a torn last line included; everything if `state` is None."""
         kept = self._first(state["lines"]) if state else b""
         write_bytes(self.path, kept)
         self._lines, self._digest = kept.count(b"\n"), hashlib.sha256(kept)
@@ -58,20 +59,20 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All lines of a metrics file but an unfinished last one; none if there is no file.
+    """All complete lines of a metrics file; none if the file does not exist.
 
     Raises `DataError` if a line is damaged.
     """
     if not path.exists():
         return []
-    *whole, _ = path.read_bytes().split(b"\n")
-    lines = []
-    for number, line in enumerate(whole, 1):
+    *lines, _ = path.read_bytes().split(b"\n")
+    entries = []
+    for number, line in enumerate(lines, 1):
         try:
-            lines.append(json.loads(line))
+            entries.append(json.loads(line))
         except ValueError:
             raise DataError(
                 f"{display_path(path)} line {number} is damaged, so its curves are incomplete. Restore the "
-                f"file, or remove {display_path(path.parent)} to train the cell anew."
+                f"file, or remove {display_path(path.parent)} to train the cell again."
             ) from None
-    return lines
+    return entries

@@ -1,9 +1,16 @@
-"""What the forkserver imports once for all trainings.
+"""Imports all that a training needs. Forkservers preload this module, so processes forked from them need not.
 
-A failure would end it with a traceback, so it waits for the first training, which can tell (`entry`).
+An error here would end a forkserver with a traceback. It is dropped: the process that needs the package imports it
+again and reports it.
 """
 
 import contextlib
+import importlib
 
 with contextlib.suppress(Exception):
-    from novobench.training import worker  # noqa: F401
+    from novobench.tasks.catalog import task_names
+    from novobench.training import cell  # noqa: F401
+
+    for name in task_names():
+        with contextlib.suppress(Exception):
+            importlib.import_module(f"novobench.tasks.{name}.task")

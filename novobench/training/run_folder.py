@@ -1,4 +1,4 @@
-"""The folder of one cell, `runs/<scale>/<cell id>/`: where each file lies, who is at work, whether it is done."""
+"""The run folder of one cell (one training run), `runs/<scale>/<cell id>/`: its files, its heartbeat, its failure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from novobench.errors import one_line
 from novobench.files import json_text, readable_os_errors, write_bytes, write_json
+from novobench.training.record import Record
 
 
 class RunFolder:
-    """Finished is judged by `record.json` alone; everything else is what a run needs on its way there."""
+    """The files of one cell. The cell is finished if `record.json` exists; nothing else is consulted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,16 +38,18 @@ class RunFolder:
     def finished(self) -> bool:
         return self.record.exists()
 
-    def read_record(self) -> dict[str, Any]:
-        return json.loads(self.record.read_text(encoding="utf-8"))
+    def read_record(self) -> Record:
+        """The record of a finished cell. Raises ValueError if it is damaged, OSError if it cannot be read."""
+        return Record.read(self.record)
 
-    def beat(self, update: int, total: int, *, setting_up: bool = False) -> None:
-        """Say that this process has come one batch further, or begins to set up, and how many updates are done.
+    def write_heartbeat(self, update: int, total: int, *, setting_up: bool = False) -> None:
+        """Say that this process is alive and that `update` of `total` updates are done.
 
-        Atomic, not synced: it may be lost, never torn.
+        setting_up: the process reads data and builds the model, so it writes no further heartbeat until its first
+        batch. The write is atomic but not synced: it may be lost, never torn.
         """
-        temporary = self.path / ".heartbeat.json.tmp"  # one alone: whoever beats holds the lock
-        beat = {
+        temporary = self.path / ".heartbeat.json.tmp"  # one name suffices: only the holder of the lock writes it
+        heartbeat = {
             "pid": os.getpid(),
             "host": platform.node(),
             "update": update,
@@ -57,46 +59,46 @@ class RunFolder:
         }
         with readable_os_errors(self._heartbeat, "write"):
             try:
-                temporary.write_text(json.dumps(beat))
+                temporary.write_text(json.dumps(heartbeat))
                 os.replace(temporary, self._heartbeat)
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
 
-    def heartbeat(self) -> dict[str, Any] | None:
-        """The last beat, with the keys and types that `beat` gives it; None if there was none, or it is damaged."""
+    def read_heartbeat(self) -> dict[str, Any] | None:
+        """The newest heartbeat, with the keys and types that `write_heartbeat` writes. None if it is missing or
+        damaged."""
         try:
-            found = json.loads(self._heartbeat.read_bytes())
+            heartbeat = json.loads(self._heartbeat.read_bytes())
         except (OSError, ValueError, RecursionError):
             return None
-        if not isinstance(found, dict) or {key: type(value) for key, value in found.items()} != _BEAT:
+        if not isinstance(heartbeat, dict) or {k: type(v) for k, v in heartbeat.items()} != _HEARTBEAT_TYPES:
             return None
-        sane = 0 < found["pid"] < 2**31 and 0 <= found["update"] <= found["total"] < 2**63
-        return found if sane and math.isfinite(found["time"]) else None
+        is_plausible = 0 < heartbeat["pid"] < 2**31 and 0 <= heartbeat["update"] <= heartbeat["total"] < 2**63
+        return heartbeat if is_plausible and math.isfinite(heartbeat["time"]) else None
 
-    def place(self) -> tuple[int, int] | None:
-        """Which folder this path leads to; None if there is none."""
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode of the folder; they change if it is replaced. None if it does not exist."""
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        return status.st_dev, status.st_ino
 
     def digests(self) -> dict[str, str]:
-        """The sha256 of each file that a finished training leaves for its results, by name; for its record."""
+        """File name -> sha256 of each file that results are made from. The record lists them."""
         paths = [self.environment, self.metrics, *sorted(self.path.glob("predictions-*.jsonl.gz"))]
         return {path.name: _digest(path) for path in paths}
 
-    def altered(self, name: str, record: Mapping[str, Any]) -> bool:
-        """Whether a file is not as it was when the record was written; no if the record does not say."""
-        files = record.get("files", {})
-        return name in files and _digest(self.path / name) != files[name]
+    def altered(self, name: str, record: Record) -> bool:
+        """Whether the content of a file differs from what the record says. False if the record does not list it."""
+        return name in record.files and _digest(self.path / name) != record.files[name]
 
     def predictions(self, split: str) -> Path:
         return self.path / f"predictions-{split}.jsonl.gz"
 
     def write_predictions(self, split: str, predictions: list[dict[str, Any]]) -> None:
-        """One JSON object a line, compressed; the same bytes for the same predictions."""
+        """Write one JSON object per line, compressed. The same predictions give the same bytes."""
         buffer = BytesIO()
         with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as file:
             for prediction in predictions:
@@ -107,21 +109,21 @@ class RunFolder:
         with gzip.open(self.predictions(split), "rt", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 
-    def fail(self, message: str) -> None:
-        """Leave the reason for whoever looks next."""
+    def write_failure(self, message: str) -> None:
+        """Leave the reason why this attempt failed, in one line."""
         write_json(self.failure, {"error": message, "time": time.time()})
 
     def failure_reason(self) -> str:
-        """Why the last try failed; empty if it did not, died without a word, or its word is damaged."""
+        """Why the last attempt failed, in one line. Empty if it did not fail, or left no reason that can be read."""
         try:
-            found = json.loads(self.failure.read_bytes())
+            failure = json.loads(self.failure.read_bytes())
         except (OSError, ValueError, RecursionError):
             return ""
-        told = found.get("error") if isinstance(found, dict) else None
-        return one_line(told) if isinstance(told, str) else ""
+        reason = failure.get("error") if isinstance(failure, dict) else None
+        return one_line(reason) if isinstance(reason, str) else ""
 
 
-_BEAT = {"pid": int, "host": str, "update": int, "total": int, "setting_up": bool, "time": float}
+_HEARTBEAT_TYPES = {"pid": int, "host": str, "update": int, "total": int, "setting_up": bool, "time": float}
 
 
 def _digest(path: Path) -> str:

@@ -1,7 +1,7 @@
 """NovoGrad in the Hugging Face Trainer. Run: python scripts/examples/hugging_face_trainer.py
 
-`optimizer_cls_and_kwargs` keeps the Trainer's own weight-decay groups, and works under FSDP, where the optimizer must
-be made after the model is sharded. Needs `pip install transformers accelerate`.
+`optimizer_cls_and_kwargs` keeps the Trainer's weight-decay groups and works under FSDP, where the optimizer must be
+created after the model is sharded. Needs `pip install transformers accelerate`.
 """
 
 import tempfile
@@ -14,7 +14,7 @@ from novobench.optim import NovoGrad
 
 
 class Counting(TensorDataset):
-    """Sequences that count upwards from some number, modulo 16."""
+    """Sequences that count up from a random number, modulo 16."""
 
     def __init__(self) -> None:
         start = torch.randint(16, (512, 1), generator=torch.Generator().manual_seed(0))
@@ -26,7 +26,7 @@ class Counting(TensorDataset):
 
 
 def main(steps: int = 60) -> list[float]:
-    """Train a tiny GPT-2; returns the logged losses."""
+    """Train a tiny GPT-2; return the logged losses."""
     torch.manual_seed(0)
     shape = {"vocab_size": 16, "n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 2}
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=None, eos_token_id=None))

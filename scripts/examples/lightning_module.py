@@ -1,6 +1,6 @@
 """NovoGrad in a LightningModule. Run: python scripts/examples/lightning_module.py
 
-Lightning unscales and clips as for any optimizer (`Trainer(gradient_clip_val=...)`); no option of NovoGrad is needed.
+Lightning unscales and clips as for any optimizer (`Trainer(gradient_clip_val=...)`). NovoGrad needs no extra options.
 """
 
 import pytorch_lightning as pl
@@ -12,7 +12,7 @@ from novobench.optim import NovoGrad
 
 
 class Regression(pl.LightningModule):
-    """A small net that learns a sum of squares."""
+    """A small network that learns a sum of squares."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Regression(pl.LightningModule):
 
 
 def main(epochs: int = 6) -> list[float]:
-    """Train; returns the losses."""
+    """Train; return the losses."""
     pl.seed_everything(0, verbose=False)
     x = torch.randn(4096, 4)
     data = DataLoader(TensorDataset(x, x.square().sum(dim=1, keepdim=True)), batch_size=128, shuffle=True)

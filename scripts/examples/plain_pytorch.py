@@ -1,9 +1,9 @@
-"""NovoGrad in a plain PyTorch loop, with mixed precision where there is a GPU.
+"""NovoGrad in a plain PyTorch loop, with mixed precision on a GPU.
 
 Run: python scripts/examples/plain_pytorch.py
 
-On a GPU the step also unscales and clips, in the same pass over the gradients: `unscale_in_step` and `max_grad_norm`
-replace `scaler.unscale_` and `clip_grad_norm_`.
+The step also clips, and on a GPU unscales, in the same pass over the gradients: `max_grad_norm` and `unscale_in_step`
+replace `clip_grad_norm_` and `scaler.unscale_`.
 """
 
 import torch
@@ -13,7 +13,7 @@ from novobench.optim import NovoGrad
 
 
 def main(steps: int = 200) -> list[float]:
-    """Fit a small net to a sum of squares; returns the losses."""
+    """Fit a small network to a sum of squares; return the losses."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = nn.Sequential(nn.Linear(4, 64), nn.GELU(), nn.Linear(64, 1)).to(device)

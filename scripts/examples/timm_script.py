@@ -1,4 +1,4 @@
-"""NovoGrad in a training script in timm's style: its weight-decay groups, its scheduler. Needs `pip install timm`.
+"""NovoGrad in a timm-style script, with timm's weight-decay groups and scheduler. Needs `pip install timm`.
 
 Run: python scripts/examples/timm_script.py
 """
@@ -13,7 +13,7 @@ from novobench.optim import NovoGrad
 
 
 def main(updates: int = 40) -> list[float]:
-    """Train a small ResNet to tell bright from dark halves of noisy images; returns the losses."""
+    """Train a small ResNet to detect a bright upper half in noisy images; return the losses."""
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=2, in_chans=3)
     groups = param_groups_weight_decay(model, weight_decay=1e-3)

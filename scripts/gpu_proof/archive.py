@@ -1,4 +1,4 @@
-"""The one file that carries everything to the next machine."""
+"""The archive that carries results to the next machine."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gpu_proof import places
 
 TAR_BYTES = 16 * 2**20 - 1
 LOG_BYTES = 2**16
-"""Of a log: a quarter from its start, the rest from its end."""
+"""Longest log in the tar: a quarter of this from its start, the remainder from its end."""
 PREDICTIONS = 20
-"""Kept of each split if the tar would be too large: as many as results/<scale>/examples.json shows."""
+"""Predictions per split in a tar that would otherwise be too large: the number in results/<scale>/examples.json."""
 
 
 def pack(scale: str, target: Path) -> None:
-    """Write the tar, whole or not at all; the larger things are cut short until it is small enough."""
+    """Write the tar atomically. Predictions are cut and logs dropped until it is small enough."""
     for predictions, logs in ((None, True), (PREDICTIONS, True), (PREDICTIONS, False)):
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=6) as tar:
-            for path in kept(scale, logs):
+            for path in files_to_pack(scale, logs):
                 content = shortened(path, predictions)
                 member = tarfile.TarInfo(path.relative_to(places.ROOT).as_posix())
                 member.size, member.mtime = len(content), int(path.stat().st_mtime)
@@ -30,17 +30,17 @@ def pack(scale: str, target: Path) -> None:
         if buffer.tell() <= TAR_BYTES:
             places.write(target, buffer.getvalue())
             return
-    print(f"{target}: not written, {buffer.tell():,} bytes are more than {TAR_BYTES:,}.", flush=True)
+    print(f"{target}: not written. Its {buffer.tell():,} bytes exceed {TAR_BYTES:,}.", flush=True)
 
 
-def kept(scale: str, logs: bool) -> Iterator[Path]:
-    """The files that belong into the tar. A cell without a record starts anew elsewhere: only its log goes along."""
+def files_to_pack(scale: str, logs: bool) -> Iterator[Path]:
+    """The files of the tar. A cell without a record starts again on the next machine, so only its log is included."""
     results, runs = places.ROOT / "results" / scale, places.ROOT / "runs" / scale
     yield from sorted(path for path in results.rglob("*") if path.is_file() and path.name != places.TAR)
-    idle = ("lock", "heartbeat.json")  # of a process at work
+    of_a_process = ("lock", "heartbeat.json")
     for cell in sorted(path for path in runs.glob("*") if path.is_dir()):
         finished = (cell / "record.json").exists()
-        for path in sorted(path for path in cell.iterdir() if path.is_file() and path.name not in idle):
+        for path in sorted(path for path in cell.iterdir() if path.is_file() and path.name not in of_a_process):
             if (finished or path.name in ("log.txt", "failure.json")) and (logs or path.name != "log.txt"):
                 yield path
     if logs:
@@ -48,7 +48,7 @@ def kept(scale: str, logs: bool) -> Iterator[Path]:
 
 
 def shortened(path: Path, predictions: int | None) -> bytes:
-    """A file's content; of a log both ends, of predictions the first ones."""
+    """The content of a file: both ends of a log, the first lines of predictions."""
     content = path.read_bytes()
     if path.name == "log.txt" or path.suffix == ".log":
         first = LOG_BYTES // 4
@@ -61,7 +61,7 @@ def shortened(path: Path, predictions: int | None) -> bytes:
 
 
 def unpack(source: Path, scale: str) -> None:
-    """Put the files of an earlier tar in place. One that would write anywhere else is refused as a whole."""
+    """Unpack an earlier tar. A tar that would write anywhere else is rejected as a whole."""
     try:
         with tarfile.open(source) as tar:
             members = tar.getmembers()
@@ -70,7 +70,7 @@ def unpack(source: Path, scale: str) -> None:
                 parts = PurePosixPath(member.name).parts
                 if not member.isreg() or ".." in parts or parts[:2] not in allowed:
                     raise places.CannotRun(
-                        f"{source} is no tar of this script: it holds {member.name}. Nothing was unpacked."
+                        f"{source} was not written by this script: it holds {member.name}. Nothing was unpacked."
                     )
             tar.extractall(places.ROOT, members, filter="data")
     except (OSError, tarfile.TarError) as error:

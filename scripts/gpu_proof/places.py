@@ -1,4 +1,4 @@
-"""Where things lie, and how they are written."""
+"""The folders of the script, and atomic writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "gpu_proof"
-"""What belongs to this machine alone: installed wheels, apex, unpacked data, caches. Never part of the tar."""
+"""Files of this machine alone: installed wheels, apex, unpacked data, caches. Never part of the tar."""
 LOGS = ROOT / "runs" / "gpu_proof"
 TAR = "gpu_proof.tar"
 
@@ -25,5 +25,6 @@ def write(path: Path, content: bytes) -> None:
 
 
 def tail(log: Path, lines: int) -> str:
+    """The last lines of a log, indented; empty if the log does not exist."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     return "\n".join(f"    {line[:300]}" for line in text.splitlines()[-lines:])

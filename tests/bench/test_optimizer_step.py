@@ -1,4 +1,4 @@
-"""The benchmark measures the right shapes, counts the right bytes, and outlives what fails; it asserts no time."""
+"""The benchmark measures the right shapes, counts the right bytes and survives failures; no test asserts a time."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from novobench import hardware
-from novobench.bench import models, optimizer_step, sweep
+from novobench.bench import models, optimizer_step, step_bench, sweep
 from novobench.bench.contenders import Contender, contenders
 from novobench.files import read_csv
 
@@ -18,18 +18,19 @@ def toy(monkeypatch):
 
 @pytest.fixture
 def contend(monkeypatch):
-    """Adds contenders, or takes the place of known ones."""
+    """Add contenders to AdamW(fused) and NovoGrad, or replace these."""
 
     def add(**more):
-        known = contenders(torch.device("cpu"))
-        chosen = {name: known[name] for name in ("AdamW(fused)", "NovoGrad")} | more
-        monkeypatch.setattr(optimizer_step, "contenders", lambda device: chosen)
+        available = contenders(torch.device("cpu"))
+        chosen = {name: available[name] for name in ("AdamW(fused)", "NovoGrad")} | more
+        for module in (optimizer_step, step_bench):
+            monkeypatch.setattr(module, "contenders", lambda device: chosen)
 
     return add
 
 
 class Raises(torch.optim.SGD):
-    """Raises `error` at step number `at`."""
+    """Raises `error` in step number `at`."""
 
     def __init__(self, parameters, at, error):
         super().__init__(parameters, 1e-3)
@@ -46,7 +47,7 @@ def raises(at, error):
     return Contender(lambda parameters: Raises(parameters, at, error))
 
 
-def test_shape_lists_have_the_models_sizes():
+def test_shapes_have_the_sizes_of_the_models():
     sizes = {name: [math.prod(shape) for shape in models.shapes_of(name)] for name in _TASKS}
     assert sum(sizes["image"]) == 25_549_352
     assert len(sizes["image"]) == 153
@@ -59,7 +60,7 @@ _TASKS = ("image", "speech", "translation", "language")
 
 
 def test_rows_hold_ratios_and_state():
-    rows = {row.optimizer: row for row in optimizer_step.run(["toy"], rounds=3, threads=1)}
+    rows = {row.optimizer: row for row in step_bench.run(["toy"], rounds=3, threads=1)}
     assert rows["AdamW(fused)"].ratio == 1.0
     assert rows["NovoGrad"].state_bytes_per_parameter == (4 * 1056 + 8) / 1056
     assert rows["AdamW(fused)"].state_bytes_per_parameter == (8 * 1056 + 8) / 1056
@@ -71,15 +72,15 @@ def test_rows_hold_ratios_and_state():
     assert {row.device for row in rows.values()} == {hardware.processor()}
 
 
-def test_unscaling_and_clipping_leave_the_gradients_to_the_next_contender(monkeypatch):
-    made = []
-    original = optimizer_step.random_parameters
-    monkeypatch.setattr(optimizer_step, "random_parameters", lambda *a: made.append(original(*a)) or made[0])
-    rows = list(optimizer_step.run(["toy"], rounds=3, threads=1, only=["NovoGrad", "SGD(fused)"], clipped=True))
+def test_unscaling_and_clipping_leave_the_gradients_unchanged_for_the_next_contender(monkeypatch):
+    shared = step_bench.random_parameters([(32, 32), (32,)], torch.device("cpu"))
+    fresh_parameters = [(parameter.detach().clone(), parameter.grad.clone()) for parameter in shared]
+    monkeypatch.setattr(step_bench, "random_parameters", lambda shapes, device: shared)
+    rows = list(step_bench.run(["toy"], rounds=3, threads=1, only=["NovoGrad", "SGD(fused)"], clipped=True))
     assert [row.optimizer for row in rows] == ["AdamW(fused)", "NovoGrad", "SGD(fused)"]
-    for parameter, fresh in zip(made[0], original([(32, 32), (32,)], torch.device("cpu")), strict=True):
-        torch.testing.assert_close(parameter.grad, fresh.grad, rtol=0, atol=0)
-        assert not torch.equal(parameter, fresh)
+    for parameter, (values, gradient) in zip(shared, fresh_parameters, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=0)
+        assert not torch.equal(parameter, values)
 
 
 def test_the_command_writes_a_table_and_a_picture(tmp_path, novobench):
@@ -102,7 +103,7 @@ def test_printed_times_and_ratios_agree(novobench):
         assert milliseconds / base == pytest.approx(ratio, rel=2e-3, abs=6e-4)
 
 
-def test_a_contender_that_fails_costs_its_own_row(tmp_path, novobench, contend):
+def test_a_failing_contender_loses_only_its_own_row(tmp_path, novobench, contend):
     def never(parameters):
         raise RuntimeError("built without\nCUDA")
 
@@ -118,7 +119,7 @@ def test_a_contender_that_fails_costs_its_own_row(tmp_path, novobench, contend):
     assert float(rows["NovoGrad"]["ratio"]) > 0
 
 
-def test_a_baseline_that_fails_is_named_and_costs_the_ratios(tmp_path, novobench, contend):
+def test_a_failing_baseline_is_named_and_leaves_no_ratios(tmp_path, novobench, contend):
     contend(**{"AdamW(fused)": raises(1, MemoryError("too much"))})
     output = tmp_path / "step.csv"
     code, out, _ = novobench("bench", "optimizer", "--models", "toy", "--rounds", "2", "--output", str(output))
@@ -129,10 +130,10 @@ def test_a_baseline_that_fails_is_named_and_costs_the_ratios(tmp_path, novobench
     assert row["ratio"] == ""
 
 
-def test_an_interrupted_run_leaves_the_rows_measured_by_then(tmp_path, novobench, contend, monkeypatch):
+def test_an_interrupted_run_keeps_the_rows_measured_so_far(tmp_path, novobench, contend, monkeypatch):
     monkeypatch.setitem(optimizer_step.MODELS, "second", lambda: [(8, 8)])
-    made = []
-    interrupts = Contender(lambda p: made.append(1) or Raises(p, 4 if len(made) == 2 else 0, KeyboardInterrupt()))
+    calls = []
+    interrupts = Contender(lambda p: calls.append(1) or Raises(p, 4 if len(calls) == 2 else 0, KeyboardInterrupt()))
     contend(**{"interrupts": interrupts})
     output = tmp_path / "step.csv"
     code, _, err = novobench(
@@ -146,12 +147,13 @@ def test_an_interrupted_run_leaves_the_rows_measured_by_then(tmp_path, novobench
     assert all(float(row["milliseconds"]) > 0 for row in rows)
 
 
-def test_the_hosts_part_is_measured_without_launches(novobench):
+def test_the_host_overhead_is_measured_without_launches(novobench):
     code, out, _ = novobench("bench", "host", "--rounds", "2")
     assert code == 0
     assert "600 tensors (host)  NovoGrad" in out
 
 
+@pytest.mark.slow  # Triton interprets the kernels
 def test_launch_settings_are_swept(tmp_path, novobench, monkeypatch):
     from novobench.optim.novograd import launch_plan
 
@@ -160,12 +162,12 @@ def test_launch_settings_are_swept(tmp_path, novobench, monkeypatch):
     monkeypatch.setattr(sweep, "_SMALL_TILES", ((2048, 8),))
     monkeypatch.setattr(sweep, "_SMALL_CHUNKS", (1024, 4096))
     monkeypatch.setattr(sweep, "_AHEAD_MIB", (8,))
-    seen = []
+    chunks = []
     original = launch_plan.LaunchPlan.__init__
 
     def plan(self, *words, **more):
         original(self, *words, **more)
-        seen.append(self.tuning.chunk)
+        chunks.append(self.tuning.chunk)
 
     monkeypatch.setattr(launch_plan.LaunchPlan, "__init__", plan)
     output = tmp_path / "sweep.csv"
@@ -176,11 +178,11 @@ def test_launch_settings_are_swept(tmp_path, novobench, monkeypatch):
     settings = [row["settings"] for row in rows if row["optimizer"] == "NovoGrad"]
     assert len(set(settings)) == len(settings) == 1 + 2 + 3  # the default, two tiles, three switches
     assert sum(setting.startswith("block=1024 warps=4 chunk=16384 ") for setting in settings) == 1
-    assert 16384 in seen
+    assert 16384 in chunks
     single = [row["settings"] for row in rows if row["optimizer"] == "NovoGrad(single launch)"]
     assert single
     assert all(setting.endswith("ahead=8MiB") for setting in single)
-    assert not any("chunk=1024 " in setting for setting in single)  # no multiple of the block
+    assert not any("chunk=1024 " in setting for setting in single)  # not a multiple of the block
     assert "Best on toy: NovoGrad block=" in out
     assert all(float(row["ratio"]) > 0 for row in rows)
 

@@ -1,4 +1,4 @@
-"""Throughput is measured on the right model, counts the right things and adds up; no test asserts a time."""
+"""Throughput is measured on the right model, and its numbers agree with each other; no test asserts a time."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from novobench.errors import ConfigError
 from novobench.files import read_csv
 
 
-def test_one_row_adds_up(tmp_path, novobench):
+def test_the_numbers_of_a_row_agree(tmp_path, novobench):
     output = tmp_path / "throughput.csv"
     code, out, _ = novobench(
         "bench", "throughput", "image", "--scale", "laptop", "--updates", "3", "--set", "optimizer.name=sgd",
@@ -28,7 +28,7 @@ def test_one_row_adds_up(tmp_path, novobench):
     assert (row["like_for_like"], row["resumed"]) == ("0", "")
 
 
-def test_the_paper_scale_cell_is_the_papers_model_with_one_micro_batch():
+def test_a_cell_at_full_scale_is_the_papers_model_with_one_micro_batch():
     config, passes = throughput.cell_of("image", "full", [])
     assert (config.batch.size, config.batch.micro, passes, config.optimizer.name) == (128, 128, 8, "novograd")
     assert config.model.widths == [64, 128, 256, 512]
@@ -42,7 +42,7 @@ def test_a_misspelt_task_or_key_is_named():
 
 
 @pytest.mark.parametrize("attention", ["fused", "math"])
-def test_tokens_are_counted_where_the_task_counts_them(tmp_path, novobench, attention):
+def test_language_counts_tokens(tmp_path, novobench, attention):
     output = tmp_path / "throughput.csv"
     code, out, _ = novobench(
         "bench", "throughput", "language", "--scale", "laptop", "--updates", "2", "--attention", attention,
@@ -55,15 +55,15 @@ def test_tokens_are_counted_where_the_task_counts_them(tmp_path, novobench, atte
     assert float(row["per_second"]) == pytest.approx(8 * 32 / (float(row["milliseconds"]) / 1e3), rel=1e-6)
 
 
-def test_of_sentence_pairs_the_predicted_pieces_are_counted():
+def test_translation_counts_target_tokens():
     config, _ = throughput.cell_of("translation", "laptop", ["batch.micro=1280"])
     training = throughput.Training(config)
-    assert training.module.counted(training.random_batch()) == (20 * 31, "target tokens")  # 20 pairs of 32 pieces
+    assert training.module.counted(training.random_batch()) == (20 * 31, "target tokens")  # 20 pairs of 32 tokens
 
 
 def test_operations_are_those_of_the_published_network():
-    """ResNet-50 v1.5 has 4.1 G multiply-adds at 224 × 224, v2 the same convolutions. Backward costs twice the forward,
-    but that nobody asks for the gradient of the image: 0.12 G less."""
+    """ResNet-50 v1.5 has 4.1 G multiply-adds at 224 × 224, and v2 has the same convolutions. The backward pass costs
+    twice the forward pass, except that the gradient of the image is not computed: 0.12 G less."""
     config, _ = throughput.cell_of("image", "full", ["batch.micro=2", "runtime.precision=32-true"])
     training = throughput.Training(config)
     assert training.flop(training.random_batch()) / 2 / 2e9 == pytest.approx(3 * 4.1 - 0.12, rel=0.01)
@@ -78,10 +78,10 @@ def test_operations_of_attention_do_not_depend_on_its_kernels():
         "batch.micro=2",
     ]
     config, _ = throughput.cell_of("language", "laptop", small)
-    found = set()
+    counts = set()
     for attention in ("fused", "math"):
         training = throughput.Training(config, attention)
-        found.add(training.flop(training.random_batch()))
+        counts.add(training.flop(training.random_batch()))
     model = config.model
     width, inner, feed = model.width, model.heads * model.head_width, model.inner_width
     new, seen = 2 * 16, 2 * 32  # positions of two streams, without and with memory
@@ -95,10 +95,10 @@ def test_operations_of_attention_do_not_depend_on_its_kernels():
         "softmax": new * width * model.vocabulary_size,
     }
     no_gradient_of_positions = products["distances"]  # sinusoids are not learnt
-    assert found == {2 * (3 * sum(products.values()) - no_gradient_of_positions)}
+    assert counts == {2 * (3 * sum(products.values()) - no_gradient_of_positions)}
 
 
-def test_peaks_are_found_by_the_cards_name():
+def test_peaks_by_card_name():
     assert peak.teraflops("NVIDIA H100 80GB HBM3", "16-bit") == 989.5
     assert peak.teraflops("NVIDIA H100 PCIe", "16-bit") == 756.5
     assert peak.teraflops("NVIDIA H200", "tf32") == 494.5
@@ -108,7 +108,7 @@ def test_peaks_are_found_by_the_cards_name():
 
 
 @pytest.mark.parametrize("task", ["image", "speech", "translation", "language"])
-def test_the_settings_of_published_figures_are_valid_and_noticed(task):
+def test_the_settings_of_published_figures_are_valid_and_recognized(task):
     config, passes = throughput.cell_of(task, "full", published.SETTINGS[task])
     assert published.like_for_like(config)
     assert passes >= 4
@@ -118,7 +118,7 @@ def test_the_settings_of_published_figures_are_valid_and_noticed(task):
 @pytest.mark.parametrize(
     ("task", "micro"), [("image", 8), ("speech", 2), ("translation", 256), ("language", 4)], ids=str
 )
-def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path, novobench, task, micro):
+def test_a_checkpoint_resumes_with_the_same_bits(tmp_path, novobench, task, micro):
     output = tmp_path / "throughput.csv"
     code, out, _ = novobench(
         "bench", "throughput", task, "--scale", "laptop", "--updates", "1", "--checkpoint", "--output", str(output),
@@ -131,16 +131,16 @@ def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path, novobench, task, micr
     assert "resumed: same bits" in out
 
 
-def test_a_lost_optimizer_state_is_noticed(monkeypatch):
+def test_a_lost_optimizer_state_is_detected(monkeypatch):
     config, _ = throughput.cell_of("image", "laptop", ["batch.micro=4"])
     training = throughput.Training(config)
-    loads = throughput.Training.load
+    load_state_dict = throughput.Training.load_state_dict
 
     def forgetful(self, state):
-        loads(self, state)
+        load_state_dict(self, state)
         self.optimizer.state.clear()
 
-    monkeypatch.setattr(throughput.Training, "load", forgetful)
+    monkeypatch.setattr(throughput.Training, "load_state_dict", forgetful)
     verdict = resume.try_resuming(training, training.random_batch(), 2, lambda: throughput.Training(config)).verdict
     assert " differs by " in verdict
 
@@ -155,7 +155,7 @@ def test_differences_are_relative_to_the_tensor():
     assert resume.compared(worst_first, changed | {"b": torch.tensor([1.0, torch.nan, 1.0])}) == "b differs by nan"
 
 
-def test_a_task_that_fails_costs_its_own_row(tmp_path, novobench, monkeypatch):
+def test_a_failing_task_loses_only_its_own_row(tmp_path, novobench, monkeypatch):
     flop = throughput.Training.flop
 
     def out_of_memory(self, batch):
@@ -175,13 +175,13 @@ def test_a_task_that_fails_costs_its_own_row(tmp_path, novobench, monkeypatch):
     assert (language["error"], float(language["per_second"]) > 0) == ("", True)
 
 
-def test_published_figures_stand_beside_a_row_of_the_papers_size(capsys):
+def test_published_figures_are_printed_with_a_row_at_full_scale(capsys):
     row = throughput.Throughput("language", "full", "novograd", per_second=119_922.0, unit="tokens", like_for_like=1)
-    report = throughput.Rows(throughput.Throughput, (), None)
-    throughput._say_more(report, row)
+    report = throughput.Report(throughput.Throughput, (), None)
+    throughput._say_details(report, row)
     first, *others = capsys.readouterr().out.splitlines()
     assert "2.00 × the published 59,961 tokens/s on one A100" in first
     assert first.endswith("like for like with the first")
     assert sum("on one H100" in line for line in others) == 1
-    throughput._say_more(report, throughput.replace(row, scale="laptop"))
+    throughput._say_details(report, throughput.replace(row, scale="laptop"))
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""Device times are told apart from the host's, on a simulated device whose costs are known."""
+"""The device's part of a step is separated from the host's, on a simulated device whose costs are fixed."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from novobench.bench import timing
 
 
 class Device:
-    """A host and a device with clocks of their own, in milliseconds: the device works off a queue of 1,024 launches."""
+    """A host and a device with their own clocks, in milliseconds; the device has a queue of 1,024 launches."""
 
     def __init__(self):
         self.now = 0.0
@@ -79,17 +79,17 @@ def test_the_devices_part_does_not_depend_on_the_hosts(device, host, kernels, mi
     assert times.wall >= max(host, milliseconds)
 
 
-def test_no_device_time_is_told_of_a_step_that_waits_for_the_device(device):
+def test_a_step_that_waits_for_the_device_has_no_device_time(device):
     times = measured(device, 0.5, 10, 2.0, wait=True)
     assert times.device is None
     assert times.wall == pytest.approx(times.host)
 
 
-def test_nor_of_one_with_more_launches_than_fit_the_queue(device):
+def test_a_step_with_more_launches_than_the_queue_holds_has_no_device_time(device):
     assert measured(device, 10.0, 3000, 8.0).device is None
 
 
-def test_on_a_cpu_all_three_are_one():
+def test_on_a_cpu_device_and_wall_time_are_equal():
     timer = timing.Timer(torch.device("cpu"))
     times = timer.times(lambda: sum(range(1000)), timer.pace(lambda: None))
     assert times.device == times.wall > 0

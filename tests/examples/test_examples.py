@@ -1,4 +1,4 @@
-"""The examples of `scripts/examples` run, and their nets learn."""
+"""The scripts in `scripts/examples` run, and their networks learn."""
 
 import importlib.util
 

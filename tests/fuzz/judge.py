@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from novobench.errors import LONGEST, NovobenchError, one_line
+from novobench.errors import MAX_LENGTH, NovobenchError, one_line
 
 WORKED, CLEAR_ERROR = "worked", "clear errors"
 LONGEST_SECONDS = 60.0
@@ -79,7 +79,7 @@ def judge_command(words: list[str], *names: str) -> str:
 
 def _check_line(line: str, names: tuple[str, ...]) -> None:
     assert line.strip(), "an error without a word"
-    assert len(line) <= LONGEST, f"{len(line)} characters: {line}"
+    assert len(line) <= MAX_LENGTH, f"{len(line)} characters: {line}"
     assert line.isprintable(), f"not printable, or not one line: {line!r}"
     assert not any(raw in line for raw in _RAW), line
     named = [one_line(name)[:60] for name in names]

@@ -1,4 +1,4 @@
-"""Damaged results files and damaged run folders, when everything is finished: tables are written or a file is named."""
+"""Damaged results files and run folders of finished cells: tables are written or a file is named."""
 
 import shutil
 
@@ -10,9 +10,11 @@ from novobench.errors import NovobenchError
 from novobench.suite import runner
 from novobench.suite.collection import collect
 from novobench.suite.experiment import load_experiment
-from novobench.suite.records import Results, locked, speeds
+from novobench.suite.forecast import measured_speeds
+from novobench.suite.plan import planned_rows
+from novobench.suite.results import Results, locked
 from novobench.suite.search import untraced
-from novobench.suite.table_rows import asked_rows, table_rows
+from novobench.suite.table_rows import table_rows
 from novobench.suite.tables import write_table
 from tests.fuzz.judge import extents, judge, judge_command
 from tests.fuzz.odd import damaged, edited
@@ -27,13 +29,13 @@ TOP1 = {"test": {"top1": 50.0, "loss": 1.25}, "search": {"loss": 1.5}}
 
 
 class Finished:
-    """Two trained cells of the small experiment, collected; each input begins with the same files."""
+    """Two trained and collected cells of the small experiment. Each input starts from the same files."""
 
     def __init__(self, root):
         self.root = root
         (root / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
         self.experiment = load_experiment("small")
-        self.asked = asked_rows(self.experiment, "laptop")
+        self.planned = planned_rows(self.experiment, "laptop")
         self.folders = [finished("small", row, TOP1) for row in ("sgd", "novograd")]
         for folder in self.folders:
             (folder.path / "heartbeat.json").write_text('{"pid": 1, "host": "a", "update": 8, "total": 8, "time": 0.5}')
@@ -56,36 +58,37 @@ class Finished:
             shutil.copytree(self.root / "kept" / name, self.root / name)
 
     def damages(self, names):
-        """A file and what it holds instead."""
+        """A file and its damaged content."""
 
         def of(name):
             content = self.contents[name]
-            some = st.just(b"") | damaged(content)
+            contents = st.just(b"") | damaged(content)
             if not name.endswith(".gz"):
-                some |= edited(content.decode()) | edited(content.decode(), most=1)
-            return st.tuples(st.just(name), some)
+                contents |= edited(content.decode()) | edited(content.decode(), most=1)
+            return st.tuples(st.just(name), contents)
 
         return st.sampled_from(names).flatmap(of)
 
 
 @pytest.fixture
 def done(workspace, monkeypatch):
-    monkeypatch.setattr(files.os, "fsync", lambda _: None)  # nothing here must outlive a power cut
+    monkeypatch.setattr(files.os, "fsync", lambda _: None)  # saves time; nothing here need survive a power cut
     return Finished(workspace)
 
 
 def everything(done):
-    """Collect, read and write all that `run` and `plan` do; raises what a collection tells of a cell."""
+    """Collect, read and write everything that `run` and `plan` do. Raises the first problem of the collection."""
     with locked("laptop"):
-        told = collect(done.folders, "laptop")
-    speeds("laptop")
-    write_table(done.experiment, "laptop", table_rows(done.experiment, "laptop", done.asked, Results("laptop")))
+        problems = collect(done.folders, Results.load("laptop"))
+    results = Results.load("laptop")
+    measured_speeds(results)
+    write_table(done.experiment, "laptop", table_rows(done.experiment, results, done.planned))
     untraced("image", "laptop")
     for folder in done.folders:
-        folder.heartbeat()
+        folder.read_heartbeat()
         folder.failure_reason()
-    if told:
-        raise NovobenchError(told[0])
+    if problems:
+        raise NovobenchError(problems[0])
 
 
 @extents(20, 1000)
@@ -101,17 +104,17 @@ def test_results_files(inputs, done, fuzz):
 
 @extents(20, 1000)
 def test_files_of_a_finished_run(inputs, done, fuzz):
-    """Collected for the first time, or again."""
+    """They are collected for the first time or again."""
 
-    def attempt(damage, anew):
+    def attempt(damage, first_time):
         done.reset()
         name, content = damage
         done.files[name].write_bytes(content)
-        if anew:
+        if first_time:
             shutil.rmtree(done.root / "results")
         return judge(lambda: everything(done), name, done.folders[0].path.name)
 
-    fuzz(inputs, attempt, damage=done.damages(RUN), anew=st.booleans())
+    fuzz(inputs, attempt, damage=done.damages(RUN), first_time=st.booleans())
 
 
 @extents(4, 150)

@@ -7,9 +7,10 @@ import shutil
 import pytest
 from hypothesis import strategies as st
 
-from novobench.tasks.language.corpus import SPLITS, open_corpus
 from novobench.tasks.language.corpus import identify as identify_text
-from novobench.tasks.language.task import LanguageData
+from novobench.tasks.language.corpus import open_corpus
+from novobench.tasks.language.data import LanguageData
+from novobench.tasks.language.sources import SPLITS
 from novobench.tasks.sampling import SampleKey
 from novobench.tasks.translation.data import identify, open_pairs
 from tests.cells import small_config
@@ -47,7 +48,7 @@ def test_token_files(inputs, own_cache, tmp_path, fuzz):
         assert corpus.fingerprint
         assert set(corpus.baselines) == {"valid", "test"}
         declared = {f"{split}_tokens": len(corpus.tokens[split]) for split in SPLITS}
-        model = dataclasses.replace(config.model, vocabulary_size=len(corpus.words))
+        model = dataclasses.replace(config.model, vocabulary_size=len(corpus.vocabulary))
         data = dataclasses.replace(data, **declared, segment_length=4, evaluation_streams=2)
         batch = dataclasses.replace(config.batch, size=8, micro=8)
         opened = LanguageData(dataclasses.replace(config, data=data, model=model, batch=batch))

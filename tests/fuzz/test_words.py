@@ -8,7 +8,8 @@ import yaml
 from hypothesis import strategies as st
 
 from novobench import places
-from novobench.config import CellConfig, load_tree, override, parse_overrides, to_yaml
+from novobench.config import CellConfig, to_yaml
+from novobench.config_loading import load_tree, override, parse_overrides
 from novobench.suite.experiment import load_experiment
 from novobench.suite.plan import plan
 from novobench.tasks.catalog import resolve
@@ -108,7 +109,7 @@ def named(task: str, found: list[str]) -> list[str]:
 
 def planned(experiment: Any, extra: dict[str, Any]) -> list[CellConfig]:
     """The configs of a plan, each of which can be written, read again, and has a folder of its own inside runs/."""
-    cells = plan([experiment], "laptop", [0], extra)
+    cells = plan([experiment], "laptop", [0], extra).cells
     for cell in cells:
         text = to_yaml(cell.config)
         text.encode()
@@ -185,7 +186,8 @@ def nothing_runs(monkeypatch):
     """Commands as they are, but for the work that they would begin."""
     import novobench.bench.optimizer_step
     import novobench.bench.throughput
-    from novobench.suite import doctor, runner
+    from novobench import doctor
+    from novobench.suite import runner
 
     monkeypatch.setattr(runner, "run_local", lambda *_: {})
     monkeypatch.setattr(runner, "run", lambda *_: 0)
@@ -207,7 +209,7 @@ def test_commands_with_overrides(inputs, tasks, nothing_runs, fuzz):
 
 VERBS = ["list", "plan", "run", "search", "doctor", "bench", "bench optimizer", "bench throughput", "--help", "trian"]
 OPTIONS = [
-    "--scale", "--seeds", "--rows", "--set", "--jobs", "--executor", "--budget", "--keys", "--rounds", "--models",
+    "--scale", "--seeds", "--rows", "--set", "--jobs", "--budget", "--keys", "--rounds", "--models",
     "--only", "--threads", "--device", "--sweep", "--updates", "--attention", "--published", "--checkpoint", "--help",
     "--unscale-and-clip", "--sca", "-h", "--", "-", "--set=", "--seeds=", "--no-such",
 ]  # fmt: skip
@@ -225,7 +227,6 @@ OPERANDS = [
     "1",
     "2",
     "0",
-    "local",
 ]
 
 

@@ -35,7 +35,7 @@ class Checkout:
 
 def planned(scale):
     experiment = load_experiment("small")
-    for cell in plan([experiment], scale, [0]):
+    for cell in plan([experiment], scale, [0]).cells:
         assert cell_id(cell.config)
     if scale == "laptop":
         trials(experiment, scale, 1, [0])

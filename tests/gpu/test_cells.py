@@ -121,7 +121,7 @@ def no_waiting(monkeypatch):
 
     def on_train_batch_start(loop, *args):
         start(loop, *args)
-        if loop.guard._settled:  # the first step waits, see `Guard.before_step`
+        if loop.guard._stepped_parameters:  # the first step waits, see `Guard.before_step`
             torch.cuda.set_sync_debug_mode("error")
 
     def on_train_batch_end(loop, trainer, module, outputs, batch, batch_idx):
@@ -132,7 +132,7 @@ def no_waiting(monkeypatch):
         end(loop, trainer, module, outputs, batch, batch_idx)
         if watched and loop.update > before:
             passed.append(loop.update)
-        if loop.guard._settled and loop.update < loop.total:  # the next batch's way to the device, too
+        if loop.guard._stepped_parameters and loop.update < loop.total:  # the next batch's way to the device, too
             torch.cuda.set_sync_debug_mode("error")
 
     monkeypatch.setattr(UpdateLoop, "on_train_batch_start", on_train_batch_start)

@@ -31,10 +31,11 @@ def test_batches_have_the_bits_of_the_loaders_and_wait_for_nothing(tmp_path):
     picked = resident.train[keys].pin_memory()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        images, labels = picked.to(device)
+        images, labels, samples = picked.to(device)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert images.device == labels.device == device
-    assert torch.equal(images.cpu(), torch.stack([loader.train[key][0] for key in keys]))
-    tested, _, _ = resident.test[range(16)].pin_memory().to(device)
-    assert torch.equal(tested.cpu(), torch.stack([loader.test[i][0] for i in range(16)]))
+    assert images.device == labels.device == samples.device == device
+    assert samples.tolist() == [key.sample for key in keys]
+    assert torch.equal(images.cpu(), torch.stack([loader.train[key].image for key in keys]))
+    tested = resident.test[range(16)].pin_memory().to(device)
+    assert torch.equal(tested.images.cpu(), torch.stack([loader.test[i].image for i in range(16)]))

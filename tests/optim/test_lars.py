@@ -137,7 +137,7 @@ def test_a_training_with_larc_takes_openseq2seqs_steps(mode, tmp_path):
     theirs = {name: OpenSeq2SeqSGD(p.detach().numpy().copy(), decays[name], mode) for name, p in net.named_parameters()}
     groups = weight_decay_groups(net, 0.3, config.optimizer.decay_factors)
     optimizer = registry.build("sgd", groups, lr=0.05, weight_decay=0.3)
-    loop = UpdateLoop(config, None, RunFolder(tmp_path), None, None)
+    loop = UpdateLoop(config, None, RunFolder(tmp_path), None)
     net.streams = {}
     loop.guard.start(net, optimizer)
     for update in range(30):

@@ -1,4 +1,4 @@
-"""The README of `novobench.optim`: its examples run, its figures are those of `results/`, its tables name sources."""
+"""The README of `novobench.optim`: its examples run, its numbers are those of `results/`, its tables name sources."""
 
 import ast
 import csv
@@ -37,13 +37,13 @@ class Model(nn.Sequential):
 
 
 def comparisons():
-    """The two tables of peers, each as peer -> column -> cell; a peer's name without its footnote."""
+    """The two tables of peers as peer -> column -> cell, without the footnotes of the peers' names."""
     section = README.partition("## Which NovoGrad is this?")[2].partition("\n## ")[0]
-    found = []
+    tables = []
     for block in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE):
         lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()]
-        found.append({re.sub(r"\[\^.*", "", cells[0]): dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]})
-    return found
+        tables.append({re.sub(r"\[\^.*", "", cells[0]): dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]})
+    return tables
 
 
 ALGORITHM, BEHAVIOR = comparisons()
@@ -70,7 +70,7 @@ def test_the_examples_run():
     ]
 
 
-def test_links_lead_somewhere():
+def test_linked_files_exist():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert links
     for link in links:
@@ -96,7 +96,7 @@ def bench(path):
         return {(row["model"], row["optimizer"]): row for row in csv.DictReader(file)}
 
 
-def test_figures_are_those_of_the_results():
+def test_numbers_are_those_of_the_results():
     gpu, host = bench("gpu/bench_optimizer.csv"), bench("laptop/bench_host.csv")
     words = " ".join(README.split())
     models = [model for model, optimizer in gpu if optimizer == "NovoGrad"]
@@ -138,7 +138,7 @@ def test_the_tables_have_every_peer_and_each_row_has_its_source():
         assert note.count("github.com/") == len(at_a_commit), f"{name}: a branch moves on"
 
 
-def test_every_test_that_is_named_exists():
+def test_every_named_test_exists():
     code = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "optim").glob("test_*.py")}
     named = re.findall(r"`(test_\w+)(\.py)?`", README)
     assert len(named) > 20
@@ -146,9 +146,9 @@ def test_every_test_that_is_named_exists():
         assert name in code if is_file else any(f"def {name}(" in text for text in code.values()), name
 
 
-@pytest.mark.parametrize(("peer", "make"), INSTALLED.items(), ids=INSTALLED)
-def test_defaults_are_those_of_the_signatures(peer, make):
-    defaults = {name: parameter.default for name, parameter in inspect.signature(make).parameters.items()}
+@pytest.mark.parametrize(("peer", "optimizer"), INSTALLED.items(), ids=INSTALLED)
+def test_defaults_are_those_of_the_signatures(peer, optimizer):
+    defaults = {name: parameter.default for name, parameter in inspect.signature(optimizer).parameters.items()}
     cells = ALGORITHM[peer]
     assert cells["ε"].startswith(f"{defaults['eps']:g}".replace("e-0", "e-") + ", outside")
     assert cells["averaging"].startswith("on" if defaults["grad_averaging"] else "off")
@@ -156,6 +156,6 @@ def test_defaults_are_those_of_the_signatures(peer, make):
 
 
 @pytest.mark.parametrize("name", ["timm", "pytorch_optimizer"])
-def test_the_named_versions_are_those_that_are_tested(name):
+def test_the_named_versions_are_the_tested_ones(name):
     [version] = re.findall(rf"^{name}==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert f": {name} {version}, " in README

@@ -211,7 +211,7 @@ def test_another_package_offers_an_entry(tmp_path):
 
 
 def test_a_name_cannot_be_taken_twice():
-    with pytest.raises(ValueError, match="'sgd' is registered already"):
+    with pytest.raises(ValueError, match="'sgd' is already registered"):
         registry.register(ENTRIES["sgd"])
 
 

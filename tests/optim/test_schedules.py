@@ -73,8 +73,8 @@ def test_weight_decay_in_steps():
     [
         ({"warmup_updates": 5, "warmup_fraction": 0.1}, "both given"),
         ({"name": "multistep"}, "milestones' is empty"),
-        ({"name": "multistep", "milestones": [0.5, 0.2]}, "must be rising"),
-        ({"weight_decay_milestones": [0.5]}, "1 weight_decay_milestones need as many"),
+        ({"name": "multistep", "milestones": [0.5, 0.2]}, "must be increasing"),
+        ({"weight_decay_milestones": [0.5]}, "1 weight_decay_milestones need the same number"),
     ],
 )
 def test_contradictory_schedules_are_refused(fields, message):

@@ -93,13 +93,13 @@ def test_torchs_own_classes_by_path(name):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("Plain", {"weight_decay": 0.1}, "'optimizer.weight_decay' is 0.1, but .*:Plain has no such argument"),
+        ("Plain", {"weight_decay": 0.1}, "'optimizer.weight_decay' is 0.1, but .*:Plain accepts no such argument"),
         ("Plain", {"options": {"momentum": 0.9}}, "there is no key 'optimizer.options.momentum'"),
         ("Own", {"options": {"centred": "maybe"}}, "'optimizer.options.centred': Value 'maybe' is not a valid bool"),
         ("Demanding", {}, "'optimizer.options.trust' must be given"),
         ("Missing", {}, "has no attribute 'Missing'"),
-        ("torch", {}, "not a subclass of torch.optim.Optimizer, nor a function"),
-        ("Outer", {}, "not a subclass of torch.optim.Optimizer, nor a function"),
+        ("torch", {}, "neither a subclass of torch.optim.Optimizer nor a function"),
+        ("Outer", {}, "neither a subclass of torch.optim.Optimizer nor a function"),
     ],
 )
 def test_what_a_constructor_does_not_take_is_named_before_any_training(mine, name, changes, message):
@@ -111,8 +111,8 @@ def test_what_a_constructor_does_not_take_is_named_before_any_training(mine, nam
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("Strict", {"level": 2}, "Strict' cannot be made: ValueError: level must be 1"),
-        ("WithoutRate", {}, "no parameter groups with an 'lr', so that no schedule reaches it"),
+        ("Strict", {"level": 2}, "Strict' cannot be built: ValueError: level must be 1"),
+        ("WithoutRate", {}, "no parameter groups with an 'lr' for the schedule to set"),
     ],
 )
 def test_an_optimizer_that_cannot_be_used_says_so(mine, name, options, message):

@@ -106,7 +106,7 @@ def test_frozen_parameters_are_left_out():
     [
         (0.1, {"2.wieght": 0.0}, "'2.wieght' matches no trainable parameter. Names look like: 2.weight"),
         (0.1, {"@bias": 0.0, "@norn": 0.0}, "'@norn' matches no trainable parameter"),
-        (0.1, {"(": 0.0}, "'(' is no regular expression: missing ), unterminated subpattern"),
+        (0.1, {"(": 0.0}, "'(' is not a valid regular expression: missing ), unterminated subpattern"),
         (0.1, {"@bias": -1.0}, "Invalid factor of '@bias': -1.0"),
         (0.1, {"@bias": math.inf}, "Invalid factor of '@bias': inf"),
         (0.1, {"@bias": math.nan}, "Invalid factor of '@bias': nan"),

@@ -1,5 +1,6 @@
-"""Finished cells without a training: the files that a run folder holds at its end."""
+"""Finished cells without training: the files that a run folder holds in the end, and the results made from them."""
 
+import csv
 import functools
 import gzip
 import json
@@ -8,18 +9,20 @@ from pathlib import Path
 from novobench import places
 from novobench.config import cell_id, to_yaml
 from novobench.suite import experiment as suite
-from novobench.suite import records
 from novobench.suite.collection import collect
 from novobench.suite.plan import PlannedCell
+from novobench.suite.results import Results, locked
+from novobench.suite.table_rows import table_rows
+from novobench.suite.tables import write_table
 
 CURVE = (4.0, 2.0, 1.0)
 
 
 def config_of(name, row, scale="laptop", seed=0):
-    """A row's cell, worked out once for all tests that have the same files."""
+    """The config of a row, computed once for all tests that have the same files."""
     files = [
-        places.workspace().experiments / f"{name}.yaml",
-        *sorted(places.workspace().configs.glob(f"*/tuned-{scale}.yaml")),
+        places.workspace().experiment(name),
+        *(path for path in places.workspace().config_files() if path.name == f"tuned-{scale}.yaml"),
     ]
     return _config(name, row, scale, seed, tuple(path.read_text() for path in files))
 
@@ -30,9 +33,17 @@ def _config(name, row, scale, seed, _contents):
     return suite.row_config(experiment, experiment.row(row), scale, seed)
 
 
-def finished(experiment, row, metrics, *, scale="laptop", seed=0, curves=None, fingerprint="digits:0123", **record):
-    """Write a finished run folder of the row. metrics: split -> name -> value. curves: `split/name` -> values."""
+def finished(
+    experiment, row, metrics, *, scale="laptop", seed=0, curves=None, fingerprint="digits:0123", overrides=None
+):
+    """Write a finished run folder of the row.
+
+    metrics: split -> name -> value. curves: `split/name` -> values. overrides: of the row's config.
+    """
     config = config_of(experiment, row, scale, seed)
+    if overrides:
+        loaded = suite.load_experiment(experiment)
+        config = suite.row_config(loaded, loaded.row(row), scale, seed, overrides)
     folder = PlannedCell(config).folder
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.config.write_text(to_yaml(config))
@@ -57,15 +68,16 @@ def finished(experiment, row, metrics, *, scale="laptop", seed=0, curves=None, f
         "skipped_updates": 0,
         "skipped_samples": 0,
         "train_seconds": 1.5,
+        "determinism": "strict",
         "parameters": 100,
         "weights_sha256": "0" * 64,
         "fingerprint": fingerprint,
         "counts": {"train": 1040},
+        "files": {},
         "code": "0123456789ab",
         "dirty": False,
         "hardware": "a machine, 2 cores",
         "finished": "2020-01-01T00:00:00Z",
-        **record,
     }
     log = [
         {"update": update, "epoch": update / 8, "seconds": update / 2, **{"split": series.split("/")[0]}}
@@ -81,16 +93,24 @@ def finished(experiment, row, metrics, *, scale="laptop", seed=0, curves=None, f
 
 
 def collected(*folders, scale="laptop"):
-    """Collect the folders; the lines about what could not be."""
-    with records.locked(scale):
-        return collect(folders, scale)
+    """Collect the folders; returns the lines about those that could not be collected."""
+    with locked(scale):
+        return collect(folders, Results.load(scale))
+
+
+def written_table(name="small", scale="laptop"):
+    """Write the table of an experiment; returns the lines of its CSV by row, and its Markdown."""
+    experiment = suite.load_experiment(name)
+    csv_path, markdown_path = write_table(experiment, scale, table_rows(experiment, Results.load(scale)))
+    with csv_path.open(newline="") as file:
+        return {line["row"]: line for line in csv.DictReader(file)}, markdown_path.read_text()
 
 
 TOP1 = {"test": {"top1": 50.0, "loss": 1.25}}
 FILES = ("records.csv", "curves.csv", "examples.json", "cells.json")
-"""Over which the results of a cell lie."""
+"""The files that hold a cell's results."""
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """File -> what is in it."""
+    """File name -> content."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}

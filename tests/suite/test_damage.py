@@ -1,5 +1,6 @@
-"""Damage to results and to run folders, of every kind: told in a line, or mended, and nothing else is lost."""
+"""Damage of every kind to results and run folders: it is reported in one line or repaired, and nothing else is lost."""
 
+import json
 import random
 import re
 
@@ -7,17 +8,17 @@ import pytest
 
 from novobench.errors import NovobenchError
 from novobench.places import display_path
-from novobench.suite import records
+from novobench.suite.results import Results
 from tests.suite.finished import TOP1, collected, content, finished
 
 RANDOM_DAMAGES = 60
 
 
-# ------------------------------------------------------------------------------------ places that cannot be written
+# ------------------------------------------------------------------------------------ paths that cannot be written
 
 
 @pytest.mark.parametrize("place", ["runs/laptop/collect.lock", "runs", "results", "results/laptop/small.csv"])
-def test_something_else_lies_where_a_command_writes(workspace, novobench, results, place):
+def test_a_file_or_folder_in_the_way_of_what_a_command_writes(workspace, novobench, results, place):
     (workspace / "runs" / "laptop").mkdir(parents=True)
     folder = finished("small", "sgd", TOP1)
     path = workspace / place
@@ -42,7 +43,7 @@ ENDS = [b"[1]\n", b"null\n", b"{}\n", b"1\n", b"\n\n", b'"', b"\xff", b"<<<<<<< 
 
 
 def damaged(content, chance):
-    """Some damage that a file can take."""
+    """The content with some damage."""
     place = chance.randrange(len(content) + 1)
     some = bytes(chance.randrange(256) for _ in range(chance.randrange(1, 6)))
     return chance.choice(
@@ -56,16 +57,13 @@ def damaged(content, chance):
             lambda: content[place:] + content[:place],
             lambda: content.replace(*chance.sample([b"1", b"2", b",", b'"', b"\n", b"0", b"e", b":"], 2)),
             lambda: content + content,
-            lambda: (
-                content
-                + chance.choice([b"[1]\n", b"null\n", b"{}\n", b"1\n", b"\n\n", b'"', b"\xff", b"<<<<<<< HEAD\n"])
-            ),
+            lambda: content + chance.choice(ENDS),
         ]
     )()
 
 
-def told_of(folders):
-    """The lines of a collection; the error's text if it refused."""
+def collect(folders):
+    """The lines that a collection returns, or the text of its error."""
     try:
         return collected(*folders)
     except NovobenchError as error:
@@ -74,7 +72,7 @@ def told_of(folders):
 
 @pytest.mark.parametrize("seed", range(RANDOM_DAMAGES // 20))
 def test_no_damage_ends_in_a_traceback_or_in_a_wrong_number(results, workspace, novobench, seed):
-    """Of whatever file: one line that says so, or it is mended. The other cell's number stands in any case."""
+    """Whatever the file, one line reports the damage or it is repaired. The other cell's value stays in any case."""
     chance = random.Random(seed)
     folders = finished("small", "sgd", TOP1), finished("small", "novograd", {"test": {"top1": 60.0, "loss": 1.0}})
     assert collected(*folders) == []
@@ -84,15 +82,15 @@ def test_no_damage_ends_in_a_traceback_or_in_a_wrong_number(results, workspace, 
     for _ in range(20):
         path = chance.choice(files)
         path.write_bytes(damaged(whole[path], chance))
-        told = told_of(folders)
-        if isinstance(told, str):  # nothing was written
+        problems = collect(folders)
+        if isinstance(problems, str):  # nothing was written
             assert path.parent == results
-            assert path.name in told
+            assert path.name in problems
         else:
-            assert told or path.parent != results or content(results) == results_before
-            found = records.Results("laptop").whole
-            assert found[folders[1].path.name].numbers["test", "top1"] == 60.0
-            assert path.parent != results or found[folders[0].path.name].numbers["test", "top1"] == 50.0
+            assert problems or path.parent != results or content(results) == results_before
+            reread = Results.load("laptop")
+            assert reread.value(folders[1].path.name, "test", "top1") == 60.0
+            assert path.parent != results or reread.value(folders[0].path.name, "test", "top1") == 50.0
         for file, text in whole.items():
             file.write_bytes(text)
 
@@ -151,12 +149,20 @@ RUN_DAMAGES = {
 }
 
 
+def stored_of(folder, results):
+    """The lines and JSON entries of a cell."""
+    cell = folder.path.name
+    lines = [line for name in ("records.csv", "curves.csv") for line in (results / name).read_text().splitlines()]
+    entries = [json.loads((results / name).read_text())[cell] for name in ("examples.json", "cells.json")]
+    return [line for line in lines if cell in line], entries
+
+
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in RUN_DAMAGES.items() for kind in kinds])
 def test_a_damaged_file_of_a_finished_run(results, name, kind):
-    """Named; the other cells are collected, and what was collected from it before stays."""
+    """It is named, the other cells are collected, and what was collected from it before stays."""
     folder, other = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(folder)
-    before = records.Results("laptop").whole[folder.path.name].digests()
+    before = stored_of(folder, results)
     path, damage = folder.path / name, RUN_DAMAGES[name][kind]
     if damage is None:
         path.unlink()
@@ -167,6 +173,5 @@ def test_a_damaged_file_of_a_finished_run(results, name, kind):
     (line,) = collected(folder, other)
     assert re.match(rf"{re.escape(display_path(path))} (line \d+ |of a finished cell )is damaged[:,] ", line)
     assert "\n" not in line
-    now = records.Results("laptop").whole
-    assert set(now) == {folder.path.name, other.path.name}
-    assert now[folder.path.name].digests() == before
+    assert set(Results.load("laptop").cells) == {folder.path.name, other.path.name}
+    assert stored_of(folder, results) == before

@@ -1,5 +1,6 @@
-"""Damaged files of run folders: every command says which in one line, loses nothing, and makes no result of them."""
+"""Damaged files of run folders: every command names them in one line, loses nothing and makes no results of them."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -7,8 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from novobench.files import write_json
-from novobench.suite import executors, identity
+from novobench.suite import executors
 from novobench.suite.plan import PlannedCell
 from novobench.training.run_folder import RunFolder
 from tests.cells import small_config
@@ -32,19 +32,19 @@ def flipped(draw, content):
     return content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :]
 
 
-def a_line_less(draw, content):
+def without_a_line(draw, content):
     lines = content.splitlines(keepends=True)
     del lines[draw.randrange(len(lines))]
     return b"".join(lines)
 
 
-def a_line_more(draw, content):
+def with_another_line(draw, content):
     lines = content.splitlines(keepends=True)
     return b"".join([*lines, draw.choice([draw.choice(lines), b"<<<<<<< HEAD\n", b"\xff\n", b"[1]\n", b"null\n"])])
 
 
-def a_value(draw, content):
-    """One value of a JSON file is another."""
+def another_value(draw, content):
+    """Change or delete one value of a JSON file."""
     try:
         lines = [json.loads(content)]
     except ValueError:
@@ -65,11 +65,11 @@ def a_value(draw, content):
         return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
-DAMAGES = [whole, cut, flipped, a_line_less, a_line_more, a_value]
+DAMAGES = [whole, cut, flipped, without_a_line, with_another_line, another_value]
 
 
 def damage(draw, path):
-    """Damage a file in some way; says how."""
+    """Damage a file in some way; returns the kind of damage."""
     content = path.read_bytes()
     if draw.random() < 0.1:
         path.unlink()
@@ -86,16 +86,16 @@ def damage(draw, path):
 
 def try_damages(workspace, novobench, count, seed):
     (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
-    words = ("run", "small", "--rows", "sgd")
+    arguments = ("small", "--rows", "sgd")
     folder = finished("small", "sgd", {"search": {"top1": 40.0}, "test": {"top1": 50.0, "loss": 1.0}})
-    write_json(folder.record, {**folder.read_record(), "files": folder.digests()})
-    assert novobench(*words)[0] == 0
+    dataclasses.replace(folder.read_record(), files=folder.digests()).write(folder.record)
+    assert novobench("run", *arguments)[0] == 0
     results, kept = workspace / "results", workspace / "kept"
     shutil.copytree(folder.path, kept / "run")
     shutil.copytree(results, kept / "results")
     sealed = [path.name for path in folder.path.iterdir() if path.name in folder.digests()]
     files = sorted(path.name for path in folder.path.iterdir())
-    draw, told = random.Random(seed), 0
+    draw, reported = random.Random(seed), 0
     for _ in range(count):
         shutil.rmtree(folder.path)
         shutil.copytree(kept / "run", folder.path)
@@ -103,48 +103,48 @@ def try_damages(workspace, novobench, count, seed):
         kind = damage(draw, folder.path / name)
         if not folder.finished:  # then it would be trained
             continue
-        for command in (("plan", *words[1:]), words):
-            code, _, err = novobench(*command)
+        for verb in ("plan", "run"):
+            code, _, err = novobench(verb, *arguments)
             assert code in (0, 1), (name, kind, err)
             assert "internal error" not in err, (name, kind, err)
             assert "Traceback" not in err, (name, kind, err)
         if code:
-            told += 1
+            reported += 1
             (line,) = err.strip().splitlines()
             assert name in line, (kind, line)
             assert line.isprintable()
-        elif name in sealed and kind != "a_line_more":
+        elif name in sealed and kind != "with_another_line":
             assert (folder.path / name).read_bytes() == (kept / "run" / name).read_bytes(), (name, kind)
         for path in (kept / "results" / "laptop").glob("records.csv"):
             if code:  # what was collected before stays
                 assert (results / "laptop" / path.name).read_bytes() == path.read_bytes(), (name, kind)
         shutil.rmtree(results)
         shutil.copytree(kept / "results", results)
-    return told
+    return reported
 
 
-def test_damaged_files_of_a_finished_cell_are_told(workspace, novobench):
+def test_damaged_files_of_a_finished_cell_are_reported(workspace, novobench):
     assert try_damages(workspace, novobench, 2, 0) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_many_damaged_files_of_a_finished_cell_are_told(seed, workspace, novobench):
+def test_many_damaged_files_of_a_finished_cell_are_reported(seed, workspace, novobench):
     assert try_damages(workspace, novobench, 60, seed) > 30
 
 
-# ------------------------------------------------------------------------------------ of a cell that is trained now
+# ------------------------------------------------------------------------------------ of a cell in training
 
 
 def test_any_heartbeat_and_reason_can_be_read(tmp_path):
-    """Whatever lies there, the command that watches goes on; a sound beat counts."""
+    """A damaged heartbeat never stops the command that watches; a sound one counts."""
     folder, draw = RunFolder(tmp_path), random.Random(0)
     process = SimpleNamespace(pid=1, exitcode=None)
     job = executors._Running(process, PlannedCell(small_config()), folder, 0.0, None, None)
-    folder.beat(3, 8)
+    folder.write_heartbeat(3, 8)
     assert job.progress(1.0) == 3 / 8
     beat, beats = folder.path / "heartbeat.json", 0
-    folder.fail("its reason")
+    folder.write_failure("its reason")
     sound = {path: path.read_bytes() for path in (beat, folder.failure)}
     for _ in range(200):
         for path, content in sound.items():
@@ -154,24 +154,7 @@ def test_any_heartbeat_and_reason_can_be_read(tmp_path):
             path.write_bytes(content)
             damage(draw, path)
         assert 0 <= job.progress(2.0) <= 1
-        beats += folder.heartbeat() is not None
+        beats += folder.read_heartbeat() is not None
         assert isinstance(folder.failure_reason(), str)
         assert folder.failure_reason() == "" or folder.failure_reason().isprintable()
     assert beats < 100
-
-
-def test_a_damaged_record_is_passed_over_where_data_are_compared(tmp_path, monkeypatch):
-    """The other cells' data are compared all the same; the collection names the damaged ones."""
-    cells = []
-    records = {"damaged": "{", "odd": "[]", "other": '{"fingerprint": "b"}', "same": '{"fingerprint": "a"}'}
-    for name, content in records.items():
-        folder = RunFolder(tmp_path / name)
-        folder.path.mkdir()
-        folder.record.write_text(content)
-        data = SimpleNamespace(source="folder", name="pets", path="pets")
-        cells.append(SimpleNamespace(id=name, folder=folder, config=SimpleNamespace(task="image", data=data)))
-    monkeypatch.setattr(identity, "_data_of", lambda config: "pets")
-    monkeypatch.setattr(identity, "_measured", lambda configs: [("a", "")])
-    errors = identity.other_data(cells, SimpleNamespace(print=lambda *_: None))
-    assert list(errors) == ["other"]
-    assert "are not those that it was trained on" in errors["other"]

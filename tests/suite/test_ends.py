@@ -4,24 +4,24 @@ import time
 
 import pytest
 
-from novobench.errors import LONGEST
+from novobench.errors import MAX_LENGTH
 from novobench.places import Workspace
 from novobench.suite import executors
 from novobench.suite.plan import PlannedCell
 from tests.cells import small_config
 
-GO_ON = "Run the same command again to go on from its checkpoint"
+RESUME = "Run the same command again to resume from its checkpoint"
 ENDS = {
-    "SIGTERM": f"its process was ended by signal 15 (SIGTERM). {GO_ON}",
-    "SIGHUP": f"its process was ended by signal 1 (SIGHUP). {GO_ON}",
+    "SIGTERM": f"its process was ended by signal 15 (SIGTERM). {RESUME}",
+    "SIGHUP": f"its process was ended by signal 1 (SIGHUP). {RESUME}",
     "SIGINT": None,  # a terminal sends it to all; the command acts on it, and ends its cells
-    "SIGUSR1": f"its process was ended by signal 10 (SIGUSR1). {GO_ON}",
+    "SIGUSR1": f"its process was ended by signal 10 (SIGUSR1). {RESUME}",
     "SIGKILL": "its process was killed by signal 9 (SIGKILL), as the system does when memory runs out. Run the same",
-    "SIGBUS": f"its process crashed in compiled code, with signal 7 (SIGBUS). {GO_ON}",
+    "SIGBUS": f"its process crashed in compiled code, with signal 7 (SIGBUS). {RESUME}",
     "SIGSTOP": "no progress for 0.05 minutes (runtime.stall_minutes) (its process was stopped by a signal, as Ctrl-Z",
-    "crash": f"its process crashed in compiled code, with signal 11 (SIGSEGV). {GO_ON}",
+    "crash": f"its process crashed in compiled code, with signal 11 (SIGSEGV). {RESUME}",
     "leave": "sys.exit(0) was called (in leave, faulty.py line ",
-    "leave_at_once": "its process ended with exit code 0 and left no record. Something that it loaded may",
+    "leave_at_once": "its process ended with exit code 0 without a record. Code that it loaded, such as",
     "bad_data": "data.path: picture 7 is no picture.",
     "odd_text": r"ValueError: first line second \x1b[31mred\udcff long long",
     "deep": "RecursionError: maximum recursion depth exceeded",
@@ -48,7 +48,7 @@ def runs(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_what_ended_a_training_is_told_in_one_line(runs, monkeypatch, heard_signals):
-    monkeypatch.setattr(executors, "_LINGERING", 3.0)
+    monkeypatch.setattr(executors, "_LINGER_SECONDS", 3.0)
     hangs = {"SIGSTOP", "hang", "hang_computing"}
     cells = {fault: cell(fault, stall_minutes=0.05 if fault in hangs else 30.0) for fault in ENDS}
     failed = executors.run_local(list(cells.values()), 2, lambda event: None)
@@ -62,7 +62,7 @@ def test_what_ended_a_training_is_told_in_one_line(runs, monkeypatch, heard_sign
         assert reason is not None, fault
         assert told in reason, (fault, reason)
         assert reason.isprintable()
-        assert len(reason) <= LONGEST + 200
+        assert len(reason) <= MAX_LENGTH + 200
         assert not folder.finished
         assert [path.name for path in folder.path.rglob(".*")] == [], fault
         if fault in ("crash", "SIGBUS", "odd_text", "deep", "leave"):  # what the line leaves out
@@ -71,9 +71,9 @@ def test_what_ended_a_training_is_told_in_one_line(runs, monkeypatch, heard_sign
 
 
 RANKS = {
-    "SIGTERM": f"one of its 2 processes was ended by signal 15 (SIGTERM), and so the others were stopped. {GO_ON}",
+    "SIGTERM": f"one of its 2 processes was ended by signal 15 (SIGTERM), so the others were stopped. {RESUME}",
     "SIGKILL": "process 1 of its 2 processes was killed by signal 9 (SIGKILL), as the system does",
-    "leave_at_once": "Another of the training's processes has ended before this one (RuntimeError: ",
+    "leave_at_once": "Another process of the training has ended before this one (RuntimeError: ",
     "bad_data": "data.path: picture 7 is no picture.",
     "hang": "no progress for 0.2 minutes (runtime.stall_minutes); stopped. See ",
 }

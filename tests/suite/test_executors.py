@@ -14,10 +14,13 @@ import pytest
 from novobench import hardware
 from novobench.errors import ConfigError, TrainingError
 from novobench.places import Workspace
-from novobench.suite import executors, forkserver, records
-from novobench.suite.forecast import forecast
+from novobench.suite import executors, forkserver
+from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.plan import PlannedCell
-from novobench.training import entry
+from novobench.suite.results import Results
+from novobench.suite.stored_cell import RecordLine, StoredCell
+from novobench.tasks import base
+from novobench.training import worker
 from tests.cells import small_config
 
 
@@ -97,19 +100,19 @@ def test_it_is_told_how_cells_share_a_gpu(machine, monkeypatch, tmp_path):
 
 def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     """1,000 updates of 32 in 100 s, four at a time: the GPU did 1,280 samples a second, 160 for each of eight."""
-    runtime = {"devices": 1, "nodes": 1, "cells_per_gpu": 4}
+    runtime = {"devices": 1, "cells_per_gpu": 4}
     (cell,) = cells(1, cells_per_gpu=8)
     parts = {part: dataclasses.asdict(getattr(cell.config, part)) for part in ("model", "data")}
     config = {"task": "image", "batch": {"size": 32}, "runtime": runtime, **parts}
-    shared = dict.fromkeys(records.RecordLine._fields, "1") | {"cell": "a", "split": "train", "update": "1000"}
-    lines = [records.RecordLine(**shared | {"metric": "train_seconds", "value": "100.0"})]
-    results = records.Results("gpu")
+    shared = dict.fromkeys(RecordLine._fields, "1") | {"cell": "a", "split": "train", "update": "1000"}
+    lines = [RecordLine(**shared | {"metric": "train_seconds", "value": "100.0"})]
+    results = Results.load("gpu")
     entry = {"config": config, "environment": {}, "fingerprint": "x"}
-    results.put("a", records.StoredCell(lines, [], {"schema": 1}, entry))
+    results.put("a", StoredCell(lines, [], {"schema": 1}, entry))
     results.write()
-    past = records.speeds("gpu")
-    assert list(past.values()) == [(1000 * 32, 100.0 / 4)]
-    assert forecast(cell, past).seconds == 8 * 32 / 160  # eight updates of 32
+    speeds = measured_speeds(Results.load("gpu"))
+    assert list(speeds.values()) == [(1000 * 32, 100.0 / 4)]
+    assert forecast(cell, speeds).seconds == 8 * 32 / 160  # eight updates of 32
 
 
 def test_a_process_that_cannot_be_started_is_a_failed_cell(monkeypatch, tmp_path):
@@ -127,17 +130,18 @@ def test_a_process_that_cannot_be_started_is_a_failed_cell(monkeypatch, tmp_path
 
 
 def test_a_package_that_cannot_be_loaded_is_told_by_the_cell(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
     heard = []
 
     def broken(name, *rest):
-        if name == "novobench.training" and rest[2] == ("worker",):
+        if name == "novobench.training" and "cell" in rest[2]:
             raise OSError("sndfile library not found")
         return original(name, *rest)
 
     original = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(SystemExit) as ended:
-        entry.main("folder", None, 1, SimpleNamespace(send=heard.append))
+        worker.train({}, "folder", None, 1, SimpleNamespace(send=heard.append))
     assert ended.value.code == 1
     assert heard == ["a package cannot be loaded: OSError: sndfile library not found. Run: make setup"]
 
@@ -171,7 +175,10 @@ def test_sockets_lie_where_their_paths_are_short_enough(monkeypatch, tmp_path, g
 
 def test_a_process_has_the_environment_of_who_asks(monkeypatch):
     """Its forkserver may have been started in another one, by an earlier command of the same Python process."""
-    seen = []
+    environments = []
     monkeypatch.setattr(os, "environ", {"NOVOBENCH_DATA": "another"})
-    entry.begin({"NOVOBENCH_CACHE": "mine"}, lambda *given: seen.append((dict(os.environ), given)), 1, 2)
-    assert seen == [({"NOVOBENCH_CACHE": "mine"}, (1, 2))]
+    monkeypatch.setattr(base, "build", lambda config: environments.append(dict(os.environ)))
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
+    worker.measure_fingerprint({"NOVOBENCH_CACHE": "mine"}, None, SimpleNamespace(send=lambda _: None))
+    assert environments == [{"NOVOBENCH_CACHE": "mine"}]

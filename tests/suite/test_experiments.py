@@ -14,7 +14,7 @@ from novobench.config import SCALES, to_yaml
 from novobench.errors import ConfigError
 from novobench.files import write_text
 from novobench.places import ROOT
-from novobench.suite.experiment import experiment_names, load_experiment, row_config, searched, tuned_key
+from novobench.suite.experiment import experiment_names, load_experiment, row_config, searched
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import plan
 from novobench.training.run_folder import RunFolder
@@ -28,7 +28,7 @@ def committed_ids() -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {scale: {} for scale in SCALES}
     for name in experiment_names():
         for scale in SCALES:
-            for cell in plan([load_experiment(name)], scale, [0]):
+            for cell in plan([load_experiment(name)], scale, [0]).cells:
                 found[scale] |= dict.fromkeys(cell.requested_by, cell.id)
     return found
 
@@ -204,7 +204,7 @@ def test_every_optimizer_of_a_table_had_the_same_budget():
 def test_every_tuned_key_of_an_experiment_is_there():
     for name in experiment_names():
         experiment = load_experiment(name)
-        keys = {tuned_key(experiment, row, "laptop") for row in experiment.rows} - {None}
+        keys = {row.tuned_key("laptop") for row in experiment.rows} - {None}
         tuned = yaml.safe_load((ROOT / "configs" / experiment.task / "tuned-laptop.yaml").read_text())
         assert keys <= tuned.keys()
 
@@ -215,8 +215,8 @@ def test_gpu_scale_has_the_papers_rows_and_fits_into_three_quarters_of_an_hour()
         (paper, gpu) = ({row.id for row in experiment.rows if row.at(scale) is not None} for scale in ("full", "gpu"))
         assert paper - gpu <= {"t7_novograd_20b", "t7_novograd_t128"}, experiment.name
         assert gpu <= paper, experiment.name
-    cells = plan(experiments, "gpu", [0])
-    seconds = [forecast(cell, past={}).seconds / cell.config.runtime.cells_per_gpu for cell in cells]
+    cells = plan(experiments, "gpu", [0]).cells
+    seconds = [forecast(cell, {}).seconds / cell.config.runtime.cells_per_gpu for cell in cells]
     assert sum(seconds) < 45 * 60
 
 
@@ -246,7 +246,7 @@ def test_every_optimizer_of_table_1_learns_digits_at_its_tuned_rates(row, change
     folder = RunFolder(tmp_path)
     write_text(folder.config, to_yaml(config))
     assert train_apart(folder) == 0, folder.failure_reason()
-    assert folder.read_record()["metrics"]["test"]["top1"]["value"] >= least
+    assert folder.read_record().metrics["test"]["top1"].value >= least
 
 
 def test_every_experiment_has_a_header():
@@ -254,7 +254,8 @@ def test_every_experiment_has_a_header():
         head = (ROOT / "experiments" / f"{name}.yaml").read_text().split("\ntitle:")[0]
         for word in ("Expect:", "Command:"):
             assert word in head, f"{name}: {word}"
-        assert all(dataclasses.astuple(load_experiment(name).cost)), name
+        experiment = load_experiment(name)
+        assert all((experiment.summary, *dataclasses.astuple(experiment.cost))), name
 
 
 if __name__ == "__main__":

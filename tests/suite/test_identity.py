@@ -1,4 +1,4 @@
-"""A finished cell is taken only with the data that it was trained on."""
+"""A finished cell counts only with the data it was trained on."""
 
 import json
 import shutil
@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from novobench.console import console
+from novobench.suite.identity import changed_data_errors
+from novobench.suite.plan import PlannedCell
 from novobench.tasks import base
 from novobench.tasks.image import resident
 from novobench.tasks.speech import feature_cache
 from tests.cells import small_config
+from tests.suite.finished import config_of, finished
 
 EXPERIMENT = """
 title: One row
@@ -21,7 +25,7 @@ set: {optimizer.name: novograd, optimizer.lr: 0.01, budget: 4steps, batch: {size
   model.heads: 2, model.head_width: 4, model.inner_width: 16, model.cutoffs: [], model.memory_length: 8,
   model.vocabulary_size: 5, data.source: files, data.name: mine, data.path: mine, data.minimum_count: 1,
   data.segment_length: 8, data.evaluation_streams: 1, data.train_tokens: 800, data.valid_tokens: 100,
-  data.test_tokens: 100, data.probe_tokens: 0, schedule.warmup_updates: 0, runtime.curve_points: 1,
+  data.test_tokens: 100, data.probe_tokens: 0, schedule.warmup: 0, runtime.curve_points: 1,
   runtime.accelerator: cpu}
 search: {novograd: {optimizer.lr: [0.001, 0.1], optimizer.weight_decay: [1.0e-4, 1.0e-2]}}
 rows: [{id: a, label: A, laptop: {}}]
@@ -29,17 +33,17 @@ rows: [{id: a, label: A, laptop: {}}]
 
 
 def write_text(folder, seed):
-    """Three texts of the same counts for every seed: lines of four words of four and a sentence mark."""
+    """Write three texts that have the same word counts for every seed: each line is a permutation of four words."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
     for split, lines in (("train", 160), ("valid", 20), ("test", 20)):
-        words = [[["a", "b", "c", "d"][i] for i in draw.permutation(4)] for _ in range(lines)]
-        (folder / f"wiki.{split}.tokens").write_text("".join(" ".join(line) + "\n" for line in words))
+        permutations = [[["a", "b", "c", "d"][i] for i in draw.permutation(4)] for _ in range(lines)]
+        (folder / f"wiki.{split}.tokens").write_text("".join(" ".join(line) + "\n" for line in permutations))
 
 
 @pytest.fixture
 def mine(workspace, monkeypatch):
-    """The folder of a data set of one's own, and an experiment on it."""
+    """The folder of a user's own data set, and experiments on it."""
     monkeypatch.delenv("NOVOBENCH_DATA", raising=False)
     content = EXPERIMENT.replace("set: {", f"set: {{data_root: {workspace / 'data'}, ")
     (workspace / "experiments" / "one.yaml").write_text(content)
@@ -48,7 +52,7 @@ def mine(workspace, monkeypatch):
     return workspace / "data" / "mine"
 
 
-def test_other_data_of_the_same_name_and_counts_never_get_the_old_result(mine, workspace, novobench):
+def test_other_data_with_the_same_name_and_counts_never_get_the_old_result(mine, workspace, novobench):
     assert novobench("run", "one")[0] == 0
     results = workspace / "results" / "laptop" / "records.csv"
     record = json.loads(next(workspace.glob("runs/laptop/*/record.json")).read_text())
@@ -62,10 +66,10 @@ def test_other_data_of_the_same_name_and_counts_never_get_the_old_result(mine, w
     write_text(mine, seed=1)
     code, out, err = novobench("run", "one", "--seeds", "2")
     assert code == 1
-    told = next(line for line in err.splitlines() if "failed: data 'mine' (files mine) are not those" in line)
-    assert record["cell"] in told
-    assert f"was {record['fingerprint']}" in told
-    assert "data.name=…" in told
+    message = next(line for line in err.splitlines() if "failed: data 'mine' (files mine) are not what" in line)
+    assert record["cell"] in message
+    assert f"was {record['fingerprint']}" in message
+    assert "data.name=…" in message
     assert "1 of 2 cells failed" in err
     assert len(list(workspace.glob("runs/laptop/*/record.json"))) == 2  # the other cell was trained
     write_text(mine, seed=0)
@@ -74,37 +78,51 @@ def test_other_data_of_the_same_name_and_counts_never_get_the_old_result(mine, w
     write_text(mine.parent / "other", seed=1)
     code, out, err = novobench("run", "one", "--set", "data.path=other")
     assert code == 1
-    assert "data 'mine' (files other) are not those that it was trained on" in err
+    assert "data 'mine' (files other) are not what it was trained on" in err
     assert results.read_bytes() == before
 
-    with (mine / "wiki.train.tokens").open("a") as file:  # other counts are other data, too
+    with (mine / "wiki.train.tokens").open("a") as file:  # other counts are other data too
         file.write("a b c d\n")
     code, out, err = novobench("run", "one")
     assert code == 1
-    assert "are not those that it was trained on" in err
+    assert "are not what it was trained on" in err
     assert f"was {record['fingerprint']}" in err
 
     shutil.rmtree(mine)
     code, out, err = novobench("run", "one")
     assert (code, err) == (0, "")
-    assert "1 finished cells: data 'mine' (files mine) cannot be compared, the records stand: No data folder" in out
+    assert (
+        "1 finished cells: data 'mine' (files mine) cannot be compared, so their records are kept: No data folder"
+        in out
+    )
 
 
-def test_a_search_ends_at_trials_on_other_data(mine, novobench):
-    words = ("search", "searched", "--budget", "1", "--seeds", "1")
-    ended = novobench(*words)
-    assert ended[0] == 0, ended[2]
-    ended = novobench(*words)
-    assert ended[0] == 0, ended[2]
+def test_a_search_refuses_trials_on_other_data(mine, novobench):
+    command = ("search", "searched", "--budget", "1", "--seeds", "1")
+    for _ in range(2):
+        code, _, err = novobench(*command)
+        assert code == 0, err
     write_text(mine, seed=1)
-    code, _, err = novobench(*words)
+    code, _, err = novobench(*command)
     assert code == 1
-    assert "are not those that it was trained on" in err
+    assert "are not what it was trained on" in err
     assert err.count("\n") == 1
 
 
-def test_built_in_data_are_not_measured(workspace, novobench):
-    (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
+def test_a_damaged_record_is_passed_over_where_data_are_compared(mine):
+    """The other cells are compared all the same; the collection reports the damaged ones."""
+    own = identified(config_of("one", "a"))
+    fingerprints = {0: own, 1: own, 2: "other", 3: own}
+    folders = [finished("one", "a", {}, seed=seed, fingerprint=name) for seed, name in fingerprints.items()]
+    folders[0].record.write_text("{")
+    folders[1].record.write_text("[]")
+    cells = [PlannedCell(config_of("one", "a", seed=seed)) for seed in fingerprints]
+    errors = changed_data_errors(cells, console())
+    assert list(errors) == [cells[2].id]
+    assert "are not what it was trained on" in errors[cells[2].id]
+
+
+def test_built_in_data_are_not_measured(results, novobench):
     assert novobench("run", "small", "--rows", "sgd")[0] == 0
     code, out, _ = novobench("run", "small", "--rows", "sgd")
     assert code == 0
@@ -118,10 +136,10 @@ def identified(config):
 def test_speech_is_identified_without_features(monkeypatch):
     config = small_config("speech", data__keep_features=True)
     monkeypatch.setattr(feature_cache, "cached_features", lambda *_: pytest.fail("features were computed"))
-    found = identified(config)
+    fingerprint = identified(config)
     _, data = base.build(small_config("speech"))
     data.setup("fit")
-    assert found == data.fingerprint
+    assert fingerprint == data.fingerprint
 
 
 def test_images_are_identified_without_decoding_them_all(tmp_path, monkeypatch):

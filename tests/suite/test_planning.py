@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from novobench.config import cell_id, parse_overrides
+from novobench.config import cell_id
+from novobench.config_loading import parse_overrides
 from novobench.errors import ConfigError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.suite.plan import plan
@@ -68,6 +69,9 @@ PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"
         ({"set": {"seed": 3}}, "'set' cannot set 'seed'"),
         ({"laptop": {"recipe_version": 3}}, "'laptop' cannot set 'recipe_version'"),
         ({"rows": [{"id": "a", "label": "A", "laptop": {"scale": "gpu"}}]}, "row 'a': 'laptop' cannot set 'scale'"),
+        ({"rows": [{"id": "a", "label": "A", "laptop": 5}]}, r"'rows\[0\].laptop' must be a mapping, not 5"),
+        ({"rows": [{"id": "a", "label": "A", "set": {"tuned": "x"}}]}, "row 'a': 'set' cannot set 'tuned'"),
+        ({"laptop": {"tuned": "x"}}, "'laptop' cannot set 'tuned': only a scale of a row can"),
         ({"rows": [{"id": "../a", "label": "A", "laptop": {}}]}, r"'rows\[0\].id' must be usable in a file name"),
         ({"rows": []}, "'rows' must be given at least one entry"),
         ({"figure": [{**PANEL, "x": "hours"}]}, r"'figure\[0\].x' is 'hours' .*, or update, epoch or seconds"),
@@ -88,8 +92,8 @@ def test_words_of_an_experiment_that_are_refused(change, expected, workspace):
 def test_a_tuned_key_is_a_name(workspace):
     path = workspace / "experiments" / "small.yaml"
     path.write_text(path.read_text().replace("novograd-b32", "../up"))
-    with pytest.raises(ConfigError, match=r"'tuned' must be a name, not ../up"):
-        plan([load_experiment("small")], "laptop", [0])
+    with pytest.raises(ConfigError, match=r"'rows\[2\].laptop.tuned' must be usable in a file name"):
+        load_experiment("small")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def test_an_entry_of_a_list_can_be_set_where_no_file_gives_the_list(words, key, 
 
 def test_cells_differ_in_the_seed_alone(workspace):
     experiment = load_experiment("small")
-    cells = plan([experiment], "laptop", range(3))
+    cells = plan([experiment], "laptop", range(3)).cells
     assert [(cell.config.seed, cell.requested_by) for cell in cells] == [
         (seed, users) for seed in range(3) for users in (["small/sgd", "small/sgd_again"], ["small/novograd"])
     ]
@@ -162,6 +166,19 @@ def test_budget_and_seeds_of_a_search_stand_in_the_experiment(workspace):
 
 def test_a_seed_of_its_own(workspace):
     experiment = load_experiment("small")
-    (cell,) = plan([experiment], "laptop", [0], {"seed": "7"}, ["sgd"])
-    (same,) = plan([experiment], "laptop", [7], only=["sgd"])
+    (cell,) = plan([experiment], "laptop", [0], {"seed": "7"}, ["sgd"]).cells
+    (same,) = plan([experiment], "laptop", [7], only=["sgd"]).cells
     assert (cell.id, cell.config) == (same.id, same.config)
+
+
+def test_a_cell_of_an_overridden_recipe_is_marked(workspace):
+    def own_recipes(**extra):
+        cells = plan([load_experiment("small")], "laptop", [0], extra, ["sgd"]).cells
+        return [cell.own_recipe for cell in cells]
+
+    assert own_recipes() == [True]
+    assert own_recipes(**{"runtime.workers": 1}) == [True]  # changes no result
+    assert own_recipes(**{"optimizer.lr": 0.05}) == [True]  # the row's own
+    assert own_recipes(**{"optimizer.lr": 0.06}) == [False]
+    novograd = {"optimizer.name": "novograd", "optimizer.lr": 0.015, "optimizer.weight_decay": 0.0014}
+    assert own_recipes(**novograd) == [True]  # another row's, with its tuned rates

@@ -1,4 +1,4 @@
-"""`results/<scale>/`: one unit a cell whatever ends a command, and every damage named."""
+"""`results/<scale>/`: each cell is one unit however a command ends, and all damage is reported."""
 
 import csv
 import json
@@ -11,76 +11,92 @@ import pytest
 from novobench import files
 from novobench.errors import NovobenchError
 from novobench.places import ROOT, display_path
-from novobench.suite import records
-from novobench.suite.experiment import load_experiment
-from novobench.suite.tables import write_table
-from tests.suite.finished import FILES, TOP1, collected, content, finished
+from novobench.suite.forecast import measured_speeds
+from novobench.suite.results import Results
+from tests.suite.finished import FILES, TOP1, collected, content, finished, written_table
 
 
-def top1(results):
+def top1():
     """Row -> value in the table's CSV."""
-    write_table(load_experiment("small"), "laptop")
-    with (results / "small.csv").open(newline="") as file:
-        return {line["row"]: line["top1"] for line in csv.DictReader(file)}
+    rows, _ = written_table()
+    return {row: line["top1"] for row, line in rows.items()}
 
 
 class Killed(BaseException):
-    pass
+    """What ends a command in these tests."""
 
 
-def die_after(monkeypatch, name, call):
+@pytest.fixture
+def collect_until_killed(monkeypatch):
+    """`collect_until_killed(name, folder)` collects a run folder and is killed after the file `name` was written."""
     replace = files.os.replace
 
-    def dying(source, target):
-        replace(source, target)
-        if target.name == name:
-            raise Killed
+    def collect(name, folder):
+        def replace_and_die(source, target):
+            replace(source, target)
+            if target.name == name:
+                raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", dying)
-        with pytest.raises(Killed):
-            call()
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "replace", replace_and_die)
+            with pytest.raises(Killed):
+                collected(folder)
+
+    return collect
+
+
+@pytest.fixture
+def _slow_writes(monkeypatch):
+    """Results are written 0.1 s after they were read."""
+    write = Results.write
+
+    def write_slowly(self):
+        time.sleep(0.1)
+        write(self)
+
+    monkeypatch.setattr(Results, "write", write_slowly)
 
 
 # ------------------------------------------------------------------------------------ killed
 
 
 @pytest.mark.parametrize("last", FILES[:3])
-def test_a_new_cell_of_which_a_kill_left_a_part(results, monkeypatch, last):
+def test_a_new_cell_that_a_kill_left_incomplete(results, collect_until_killed, last):
     sgd, novograd = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(sgd, novograd)
     undisturbed = content(results)
     shutil.rmtree(results)
     collected(sgd)
-    die_after(monkeypatch, last, lambda: collected(novograd))
-    assert records.speeds("laptop")
-    rows = top1(results)
+    collect_until_killed(last, novograd)
+    assert measured_speeds(Results.load("laptop"))
+    rows = top1()
     assert (rows["sgd"], rows["novograd"]) == ("50", "")
     (results / "small.csv").unlink()
     (results / "small.md").unlink()
-    assert collected(sgd) == []  # of another cell
+    assert collected(sgd) == []  # the collection of another cell restores it
     assert content(results) == undisturbed
 
 
 @pytest.mark.parametrize("last", FILES[:3])
 @pytest.mark.parametrize("schema", [1, 2])
-def test_old_and_new_results_of_a_cell_never_mix(results, monkeypatch, last, schema):
+def test_old_and_new_results_of_a_cell_never_mix(results, collect_until_killed, last, schema):
     other = finished("small", "novograd", TOP1)
     collected(finished("small", "sgd", TOP1), other)
     if schema == 1:
         without_digests(results)
     again = finished("small", "sgd", {"test": {"top1": 70.0, "loss": 0.5}}, curves={"train/loss": [3.0, 0.5]})
     again.predictions("test").unlink()
-    die_after(monkeypatch, last, lambda: collected(again))
-    assert top1(results)["sgd"] == ""
+    collect_until_killed(last, again)
+    assert top1()["sgd"] == ""
     assert collected(other) == []
-    assert top1(results)["sgd"] == "70"
-    (cell,) = [stored for cell, stored in records.Results("laptop").whole.items() if "-sgd-" in cell]
-    assert [line.value for line in cell.curves] == ["3.0", "0.5"]
+    assert top1()["sgd"] == "70"
+    reread = Results.load("laptop")
+    (cell,) = [cell for cell in reread.cells if "-sgd-" in cell]
+    assert [point.value for point in reread.curves(cell)["train/loss"]] == [3.0, 0.5]
 
 
 def without_digests(results):
-    """As the first release wrote `cells.json`."""
+    """Rewrite `cells.json` as the first release wrote it."""
     cells = json.loads((results / "cells.json").read_text())
     for entry in cells.values():
         entry["schema"] = 1
@@ -88,22 +104,16 @@ def without_digests(results):
     (results / "cells.json").write_text(json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
 
 
-def test_two_commands_that_collect_at_once(results, monkeypatch):
-    """Each reads, and is then slow to write: without a lock the second to write undoes the first."""
+@pytest.mark.usefixtures("results", "_slow_writes")
+def test_two_commands_that_collect_at_once():
+    """Without a lock the last to write would undo the others."""
     folders = [finished("small", row, TOP1, seed=seed) for row in ("sgd", "novograd") for seed in (0, 1)]
-    write = records.Results.write
-
-    def slow(self):
-        time.sleep(0.1)
-        write(self)
-
-    monkeypatch.setattr(records.Results, "write", slow)
     threads = [threading.Thread(target=collected, args=(folder,)) for folder in folders]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(records.Results("laptop").whole) == {folder.path.name for folder in folders}
+    assert set(Results.load("laptop").cells) == {folder.path.name for folder in folders}
 
 
 # ------------------------------------------------------------------------------------ damaged
@@ -128,14 +138,14 @@ def first_line(change):
     """Change the first line of numbers."""
 
     def damage(text):
-        header, line, rest = text.split("\n", 2)
-        return "\n".join([header, change(line), rest])
+        header, line, others = text.split("\n", 2)
+        return "\n".join([header, change(line), others])
 
     return damage
 
 
 CSV_DAMAGES = {
-    "merge": (conflict, "is the mark of a merge conflict, '<<<<<<<'"),
+    "merge": (conflict, "is a merge conflict marker, '<<<<<<<'"),
     "empty": (lambda text: "", "its header lacks"),
     "first column": (without_column(0), r"its header lacks \['schema'\]"),
     "column cell": (without_column(1), r"its header lacks \['cell'\]"),
@@ -144,36 +154,36 @@ CSV_DAMAGES = {
     "no schema": (first_line(lambda line: line[1:]), "line 2 has '' as schema"),
     "short line": (lambda text: text + "1,cell\n", "has 2 of "),
     "long line": (lambda text: text + ",".join("1" * 30) + "\n", "has 30 of "),
-    "cut": (lambda text: text[:-5], "its last line is cut"),
-    "quote": (first_line(lambda line: line.replace(",", ',"', 1)), "columns|is no CSV"),
+    "cut": (lambda text: text[:-5], "its last line is cut off"),
+    "quote": (first_line(lambda line: line.replace(",", ',"', 1)), "columns|is not valid CSV"),
     "no number": (lambda text: text.replace("1.25", "about 1").replace(",4.0", ",four"), "' as value"),
     "no value": (lambda text: text.replace("1.25", "").replace(",4.0", ","), "has '' as value"),
     "twice": (first_line(lambda line: f"{line}\n{line}"), "line 3 repeats"),
-    "nought bytes": (lambda text: "\0" * len(text), "its header lacks|is no CSV"),
+    "zero bytes": (lambda text: "\0" * len(text), "its header lacks|is not valid CSV"),
 }
 JSON_DAMAGES = {
-    "merge": (conflict, "is the mark of a merge conflict"),
-    "empty": (lambda text: "", "it is no JSON"),
-    "cut": (lambda text: text[:-20], "it is no JSON"),
-    "list": (lambda text: "[]", "it holds no object"),
+    "merge": (conflict, "is a merge conflict marker"),
+    "empty": (lambda text: "", "it is not valid JSON"),
+    "cut": (lambda text: text[:-20], "it is not valid JSON"),
+    "list": (lambda text: "[]", "it does not hold an object"),
     "empty entry": (lambda text: '{"image-sgd-s0-1": {}}', "has no schema"),
     "schema": (lambda text: text.replace('"schema": ', '"schema": 9'), "has schema 9"),
 }
 DAMAGES = [
-    pytest.param(name, damage, told, id=f"{name} {kind}")
+    pytest.param(name, damage, message, id=f"{name} {kind}")
     for name in FILES
-    for kind, (damage, told) in (CSV_DAMAGES if name.endswith("csv") else JSON_DAMAGES).items()
+    for kind, (damage, message) in (CSV_DAMAGES if name.endswith("csv") else JSON_DAMAGES).items()
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "told"), DAMAGES)
-def test_a_damaged_file_is_named_and_nothing_is_written(results, name, damage, told):
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
+def test_a_damaged_file_is_named_and_nothing_is_written(results, name, damage, message):
     folder = finished("small", "sgd", TOP1)
     collected(folder, finished("small", "novograd", TOP1))
     path = results / name
     path.write_text(damage(path.read_text()), newline="")
     before = content(results)
-    with pytest.raises(NovobenchError, match=told) as error:
+    with pytest.raises(NovobenchError, match=message) as error:
         collected(folder)
     assert display_path(path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -188,12 +198,12 @@ def test_no_command_takes_a_damaged_file(results, novobench, verb):
     before = content(results)
     code, _, err = novobench(verb, "small", "--rows", "sgd")
     assert code == 1
-    assert err.startswith(f"novobench: {display_path(path)} is damaged: line 3 is the mark of a merge conflict")
+    assert err.startswith(f"novobench: {display_path(path)} is damaged: line 3 is a merge conflict marker")
     assert err.count("\n") == 1
     assert content(results) == before
 
 
-def test_bytes_that_are_no_text_and_a_folder_in_a_files_place(results):
+def test_invalid_utf_8_and_a_folder_in_place_of_a_file(results):
     folder = finished("small", "sgd", TOP1)
     collected(folder)
     for name in FILES:
@@ -207,7 +217,7 @@ def test_bytes_that_are_no_text_and_a_folder_in_a_files_place(results):
         with pytest.raises(NovobenchError, match=f"Cannot read .*{name}: Is a directory"):
             collected(folder)
         path.rmdir()
-        path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))  # an editor's, and harmless
+        path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))  # harmless: some editors do this
         assert collected(folder) == []
         assert path.read_bytes() == whole
 
@@ -231,8 +241,8 @@ WHOLE_LINES = {
 
 
 @pytest.mark.parametrize(("name", "damage"), WHOLE_LINES.values(), ids=WHOLE_LINES)
-def test_what_no_longer_is_what_was_collected(results, workspace, name, damage):
-    """Mended from the run folder, if it is there; else told, and no number of it is in a table."""
+def test_results_that_do_not_match_what_was_collected(results, workspace, name, damage):
+    """They are restored from the run folder if it exists. Otherwise they are reported, and tables leave them out."""
     folder, other = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(folder, other)
     whole = content(results)
@@ -244,21 +254,21 @@ def test_what_no_longer_is_what_was_collected(results, workspace, name, damage):
     assert content(results) == whole
 
     path.write_bytes(damaged)
-    lost = records.Results("laptop").incomplete
+    incomplete = list(Results.load("laptop").incomplete)
     shutil.rmtree(workspace / "runs")
     (line,) = collected()
-    assert all(cell in line for cell in lost)
-    assert "no run folder of theirs is left" in line
+    assert all(cell in line for cell in incomplete)
+    assert "their run folders no longer exist" in line
     assert "\n" not in line
     assert {**content(results), name: b""} == {**whole, name: b""}
     assert path.read_bytes() == damaged
-    rows = top1(results)
+    rows = top1()
     for row in ("sgd", "novograd"):
-        assert rows[row] == ("" if any(f"-{row}-" in cell for cell in lost) else "50")
+        assert rows[row] == ("" if any(f"-{row}-" in cell for cell in incomplete) else "50")
     assert "**Warning**: left out, because their results are incomplete: seed 0." in (results / "small.md").read_text()
 
 
-def test_a_command_says_what_it_could_not_mend(results, workspace, novobench):
+def test_a_command_says_what_it_could_not_restore(results, workspace, novobench):
     collected(finished("small", "sgd", TOP1))
     shutil.rmtree(workspace / "runs")
     (results / "curves.csv").unlink()
@@ -270,7 +280,7 @@ def test_a_command_says_what_it_could_not_mend(results, workspace, novobench):
     assert err.count("\n") == 1
 
 
-def test_a_missing_file_is_written_anew(results):
+def test_a_missing_file_is_written_again(results):
     folders = finished("small", "sgd", TOP1), finished("small", "novograd", TOP1)
     collected(*folders)
     whole = content(results)
@@ -287,26 +297,26 @@ def test_a_missing_file_is_written_anew(results):
 def test_committed_results_are_whole(scale):
     with (ROOT / "results" / scale / "records.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    found = records.Results(scale)
-    assert found.complaint() == ""
-    assert {cell: stored.numbers for cell, stored in found.whole.items()} == {
+    results = Results.load(scale)
+    assert results.complaint() == ""
+    assert {cell: results.values(cell) for cell in results.cells} == {
         cell: {(x["split"], x["metric"]): float(x["value"]) for x in lines if x["cell"] == cell}
         for cell in {line["cell"] for line in lines}
     }
 
 
-def test_results_of_the_first_schema_are_sealed_by_the_next_collection(results):
+def test_results_of_the_first_schema_get_digests_in_the_next_collection(results):
     collected(finished("small", "sgd", TOP1), finished("small", "novograd", TOP1))
     whole = content(results)
     without_digests(results)
-    assert len(records.Results("laptop").whole) == 2
+    assert len(Results.load("laptop").cells) == 2
     collected()
     assert content(results) == whole
 
 
 @pytest.mark.parametrize("kept", [1, 2, 4])
 def test_a_cut_in_results_of_the_first_schema(results, workspace, kept):
-    """Without digests, what is cut off the end of a cell is seen, since all cells end alike."""
+    """Without digests a cell cut off at its end is still noticed, since the last lines of all cells are alike."""
     collected(finished("small", "sgd", TOP1))
     without_digests(results)
     shutil.rmtree(workspace / "runs")

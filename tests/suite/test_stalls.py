@@ -59,7 +59,7 @@ def watched(tmp_path, monkeypatch):
     cell = PlannedCell(small_config(runtime__stall_minutes=1.0))
     folder = RunFolder(tmp_path)
     process = SimpleNamespace(pid=-1)
-    job = executors._Running(process, cell, folder, 100.0, None, folder.heartbeat(), last_change=100.0)
+    job = executors._Running(process, cell, folder, 100.0, None, folder.read_heartbeat(), last_change=100.0)
 
     def later(seconds, *activity):
         now.time += seconds
@@ -73,7 +73,7 @@ def watched(tmp_path, monkeypatch):
 def test_before_and_in_set_up_the_process_is_looked_at(watched):
     assert watched.later(50, 1) == (False, 0.0)  # no beat yet
     assert watched.later(50, 2) == (False, 0.0)
-    watched.folder.beat(0, 8, setting_up=True)
+    watched.folder.write_heartbeat(0, 8, setting_up=True)
     for second in range(10):
         assert watched.later(50, second) == (False, 0.0)
     assert watched.later(61) == (True, 0.0)
@@ -121,9 +121,9 @@ def test_a_command_that_is_stopped_in_the_midst_of_a_look_kills_nothing(reading,
 
 
 def test_a_process_that_has_its_record_need_not_end_by_itself(watched):
-    watched.folder.beat(8, 8)
+    watched.folder.write_heartbeat(8, 8)
     watched.later(1)
-    watched.later(executors._LINGERING - 1)
+    watched.later(executors._LINGER_SECONDS - 1)
     watched.folder.record.write_text("{}")
     assert watched.later(0) == (False, 1.0)
     assert watched.later(2) == (True, 1.0)
@@ -155,18 +155,18 @@ def test_a_cell_that_cannot_begin_stops_no_other(tmp_path, monkeypatch):
 
 
 def test_afterwards_only_batches_count(watched):
-    watched.folder.beat(2, 8)
+    watched.folder.write_heartbeat(2, 8)
     assert watched.later(50, 1) == (False, 0.25)
     for second in range(10):  # batches of an evaluation: the update stays
-        watched.folder.beat(2, 8)
+        watched.folder.write_heartbeat(2, 8)
         assert watched.later(50, second) == (False, 0.25)
     assert watched.later(50, 98) == (False, 0.25)
     assert watched.later(11, 99) == (True, 0.25)  # busy, but in one batch
 
 
 def test_a_beat_of_an_earlier_try_is_no_sign_of_life(watched):
-    watched.folder.beat(7, 8)
-    watched.job.old_beat = watched.folder.heartbeat()
+    watched.folder.write_heartbeat(7, 8)
+    watched.job.old_beat = watched.folder.read_heartbeat()
     assert watched.later(59, 0) == (False, 0.0)
     assert watched.later(61) == (True, 0.0)
 
@@ -175,7 +175,7 @@ def test_the_process_that_sets_up_is_the_one_that_beats(watched, monkeypatch):
     """Torchrun's first process; where another machine has the lock, ours, which waits."""
     seen = []
     monkeypatch.setattr(executors, "activity", seen.append)
-    watched.folder.beat(0, 8, setting_up=True)
+    watched.folder.write_heartbeat(0, 8, setting_up=True)
     watched.later(1)
     monkeypatch.setattr(platform, "node", lambda: "elsewhere")
     watched.later(1)
@@ -183,10 +183,10 @@ def test_the_process_that_sets_up_is_the_one_that_beats(watched, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["slow_set_up", "slow_evaluation", "hanging_set_up", "hanging_batch"])
+@pytest.mark.parametrize("what", ["slow_setup", "slow_evaluation", "hanging_setup", "hanging_batch"])
 def test_slow_cells_end_and_hanging_ones_are_ended(what, tmp_path, monkeypatch):
     monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
-    monkeypatch.setattr("novobench.training.entry.main", getattr(slow_cells, what))
+    monkeypatch.setattr("novobench.training.worker.train", getattr(slow_cells, what))
     cell = PlannedCell(small_config(runtime__stall_minutes=0.05))
     failed = executors.run_local([cell], 1, lambda event: None)
     if what.startswith("slow"):

@@ -1,4 +1,4 @@
-"""What a table warns of, and the columns that a scale's data lack."""
+"""Tables: warnings, diagnostic rows, columns without data, and text with special characters."""
 
 import csv
 import dataclasses
@@ -13,38 +13,32 @@ from rich.markdown import Markdown
 from novobench.console import console
 from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment
+from novobench.suite.results import Results
 from novobench.suite.table_rows import TableRow
 from novobench.suite.tables import markdown, setting, write_table
-from tests.suite.finished import collected, config_of, finished
+from tests.suite.finished import collected, config_of, finished, written_table
 
 
 @pytest.fixture
 def recorded(workspace):
-    """Table 4 at gpu scale, whose data have no `other` sets. SGD has a second seed, which collapsed."""
+    """The CSV and Markdown of table 4 at gpu scale, whose data have no `other` sets. SGD has a second seed, which
+    collapsed."""
     shutil.copy(ROOT / "experiments" / "table4.yaml", workspace / "experiments" / "table4.yaml")
     for row, seed, wer in (("t4_adam", 0, 20), ("t4_sgd", 0, 30), ("t4_sgd", 1, 99), ("t4_novograd", 0, 25)):
         metrics = {split: {"wer": wer, "collapsed": float(wer == 99)} for split in ("dev-clean", "test-clean")}
         assert collected(finished("table4", row, metrics, scale="gpu", seed=seed), scale="gpu") == []
-    return written(load_experiment("table4"))
+    return written_table("table4", "gpu")
 
 
-def written(experiment):
-    csv_path, markdown = write_table(experiment, "gpu")
-    with csv_path.open(newline="") as file:
-        return {line["row"]: line for line in csv.DictReader(file)}, markdown.read_text()
-
-
-def test_rates_that_no_search_has_found_are_told(recorded, workspace):
+def test_rates_that_were_not_searched_are_named(recorded, workspace):
     _, markdown = recorded
-    assert "- No search has been made at gpu scale for the rates of any row: they were made for other data." in markdown
+    assert "- The rates were not searched at gpu scale; they come from a recipe for other data." in markdown
     rates = workspace / "configs" / "speech" / "tuned-gpu.yaml"
     rates.write_text("{adam: {optimizer.lr: 0.001}, sgd: {optimizer.lr: 0.02}}")
-    assert (
-        "- No search has been made at gpu scale for the rates of NovoGrad: they"
-        in written(load_experiment("table4"))[1]
-    )
+    _, markdown = written_table("table4", "gpu")
+    assert "- The rates of NovoGrad were not searched at gpu scale;" in markdown
     rates.write_text("{adam: {optimizer.lr: 0.001}, sgd: {optimizer.lr: 0.02}, novograd: {optimizer.lr: 0.02}}")
-    assert "No search" not in written(load_experiment("table4"))[1]
+    assert "not searched" not in written_table("table4", "gpu")[1]
 
 
 def test_a_collapsed_run_is_flagged(recorded):
@@ -65,7 +59,32 @@ def test_columns_that_the_data_lack_are_left_out(recorded):
     assert "test-clean" in markdown
 
 
-# ------------------------------------------------------------------------------------ words that are signs elsewhere
+def test_diagnostic_rows_have_a_table_of_their_own(results):
+    experiment = load_experiment("small")
+    first, second = (dataclasses.replace(experiment.row(id), note=f"About {id}.") for id in ("sgd", "novograd"))
+    elsewhere = dataclasses.replace(experiment.row("later"), diagnostic=True)
+    rows = [
+        TableRow(row, config_of("small", row.id), True, Results("laptop"), [])
+        for row in (dataclasses.replace(first, diagnostic=True), second, elsewhere)
+    ]
+    text = markdown(experiment, rows, "laptop")
+    regular, diagnostic = text.split("Diagnostic rows:")
+    (head, row), (same_head, diagnostic_row) = (
+        [line for line in part.splitlines() if line.startswith("|") and "---" not in line]
+        for part in (regular, diagnostic)
+    )
+    assert head == same_head
+    assert row.startswith(f"| {second.label} [1] |")
+    assert diagnostic_row.startswith(f"| {first.label} [2] |")
+    assert f"[1] {second.note}  \n[2] {first.note}  \n" in diagnostic
+    _, tokens = cells_of(text)
+    assert sum(token.type == "table_open" for token in tokens) == 2
+    csv_path, _ = write_table(experiment, "laptop", rows)
+    with csv_path.open(newline="", encoding="utf-8") as file:
+        assert [line["row"] for line in csv.DictReader(file)] == [first.id, second.id, elsewhere.id]
+
+
+# ------------------------------------------------------------------------------------ text with special characters
 
 ODD = [
     "a | b", "C:\\dir|", "`code", "``", "two\nlines", "_private_", "a_b", "<b>bold</b>", "*star*", "**", "$x_1$ and $",
@@ -75,12 +94,12 @@ ODD = [
 
 
 def as_shown(text):
-    """What a reader should see of it."""
+    """What a reader should see."""
     return " ".join(re.sub("[\x00-\x1f\ud800-\udfff]", " ", text).split())
 
 
 def cells_of(markdown):
-    """The table as another reader of Markdown has it: the text of each cell."""
+    """The text of each table cell according to an independent Markdown parser, and the parser's tokens."""
     tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
     rows, inside = [], False
     for token in tokens:
@@ -93,10 +112,11 @@ def cells_of(markdown):
     return rows, tokens
 
 
-def test_tables_hold_whatever_words_there_are(workspace):
+def test_tables_hold_any_text(workspace):
     experiment = load_experiment("small")
     row = experiment.rows[0]
-    rows = [TableRow(dataclasses.replace(row, label=text, note=text), None, False, {}) for text in ODD]
+    none = Results("laptop")
+    rows = [TableRow(dataclasses.replace(row, label=text, note=text), None, False, none, []) for text in ODD]
     columns = [dataclasses.replace(experiment.columns[0], key=f"c{i}", label=text) for i, text in enumerate(ODD)]
     odd = dataclasses.replace(
         experiment,
@@ -125,7 +145,7 @@ def test_tables_hold_whatever_words_there_are(workspace):
 
 def test_the_terminal_shows_brackets_of_labels(workspace, capsys):
     experiment = load_experiment("small")
-    rows = [TableRow(dataclasses.replace(experiment.rows[0], label="[bold]x[/y]"), None, False, {})]
+    rows = [TableRow(dataclasses.replace(experiment.rows[0], label="[bold]x[/y]"), None, False, Results("laptop"), [])]
     console().print(Markdown(markdown(experiment, rows, "laptop")))
     assert "[bold]x[/y]" in capsys.readouterr().out
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from novobench.config import parse_overrides
+from novobench.config_loading import parse_overrides
 from novobench.errors import ConfigError
 from novobench.tasks.image.builtin import Digits
 from novobench.tasks.image.config import DIGITS_TRAIN, ImageDataConfig

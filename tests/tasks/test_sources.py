@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from novobench.config import cell_id, parse_overrides
+from novobench.config import cell_id
+from novobench.config_loading import parse_overrides
 from novobench.errors import ConfigError, DataError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.tasks import base
@@ -30,7 +31,7 @@ from novobench.tasks.sources import (
     missing_split,
     split_key,
 )
-from novobench.training.failures import loader_trouble
+from novobench.training.failures import loader_problem
 from tests.cells import small_config
 
 
@@ -209,7 +210,7 @@ def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:
     ],
 )
 def test_what_ends_a_worker_is_told_plainly(message: str, told: str) -> None:
-    assert re.search(told, loader_trouble(message))
+    assert re.search(told, loader_problem(message))
 
 
 class Deadly(torch.utils.data.Dataset):
@@ -228,4 +229,4 @@ def test_a_killed_worker_is_told_plainly() -> None:
     _, data = base.build(small_config("image", runtime__workers=1))
     with pytest.raises(RuntimeError) as raised:
         list(data._loader(Deadly(), [[0, 1], [2, 3]]))
-    assert "ended from outside" in loader_trouble(str(raised.value))
+    assert "ended from outside" in loader_problem(str(raised.value))

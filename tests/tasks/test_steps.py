@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from novobench.tasks.base import _closure_before_step
+from novobench.tasks.base import _with_closure_called_first
 
 
 class Plain(torch.optim.SGD):
@@ -35,7 +35,7 @@ class Calls(Plain):
 @pytest.mark.parametrize("kind", [Plain, Ignores, AnyWords, Calls, torch.optim.SGD])
 def test_the_closure_runs_once_before_the_step(kind):
     w = torch.tensor([3.0], requires_grad=True)
-    optimizer = _closure_before_step(kind([w], lr=0.1))
+    optimizer = _with_closure_called_first(kind([w], lr=0.1))
     calls = []
 
     def closure():
@@ -56,5 +56,5 @@ def test_the_closure_runs_once_before_the_step(kind):
 def test_an_optimizer_that_needs_its_closure_keeps_it():
     w = torch.tensor([3.0], requires_grad=True)
     optimizer = torch.optim.LBFGS([w], max_iter=5)
-    assert _closure_before_step(optimizer) is optimizer
+    assert _with_closure_called_first(optimizer) is optimizer
     assert "step" not in vars(optimizer)

@@ -10,9 +10,8 @@ from novobench.training import cell
 
 
 def training_step(self, batch, batch_idx):
-    images, labels = batch
     broken = batch_idx // self.config.accumulation == 2 and os.environ["RANK"] == "1"
-    return original(self, (images * math.nan if broken else images, labels), batch_idx)
+    return original(self, batch._replace(images=batch.images * math.nan) if broken else batch, batch_idx)
 
 
 original, ImageTask.training_step = ImageTask.training_step, training_step

@@ -63,8 +63,8 @@ def test_an_update_that_is_not_finite_is_skipped_by_every_optimizer(optimizer, l
     assert state[2] == state[3] == state[4]
     assert all(torch.isfinite(w).all() for w in weights)
     record = folder.read_record()
-    assert record["skipped_updates"] == 2
-    assert record["updates"] == 8  # data and schedule went on
+    assert record.skipped_updates == 2
+    assert record.updates == 8  # data and schedule went on
     last = [line for line in read(folder.metrics) if line["split"] == "train"][-1]
     config = small_config(optimizer__name=optimizer)
     assert last["lr"] == pytest.approx(learning_rate(7, 8, config.optimizer.lr, config.schedule))
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     (folder.checkpoints / names[-1]).write_bytes(b"not a checkpoint")
     with caplog.at_level(logging.WARNING):
         cell.run(folder.path)
-    assert "update-000000008.ckpt cannot be used (its content is not what its checksum says)" in caplog.text
+    assert "update-000000008.ckpt cannot be used (its content does not match its checksum)" in caplog.text
     assert result(folder) == result(whole)
 
 
@@ -166,7 +166,7 @@ def test_a_second_process_waits_for_the_record(tmp_path, caplog):
 
     folder = small_cell(tmp_path)
     folder.path.mkdir(exist_ok=True)
-    folder.beat(3, 8)
+    folder.write_heartbeat(3, 8)
     ready = threading.Event()
 
     def other():
@@ -210,8 +210,8 @@ def test_an_operation_without_a_deterministic_kernel_makes_results_to_rounding(t
         cell.run(folder.path)
     assert "cumsum_cuda_kernel does not have a deterministic implementation" in caplog.text
     found, expected = folder.read_record(), whole.read_record()
-    assert (expected["determinism"], found["determinism"]) == ("strict", "to rounding")
-    assert found["weights_sha256"] == expected["weights_sha256"]
+    assert (expected.determinism, found.determinism) == ("strict", "to rounding")
+    assert found.weights_sha256 == expected.weights_sha256
 
 
 def test_other_errors_of_a_strict_training_are_errors(tmp_path, monkeypatch):
@@ -231,12 +231,12 @@ def test_a_record_says_what_was_trained(tmp_path):
     cell.run(folder.path)
     record = folder.read_record()
     config = small_config()
-    assert record["cell"] == cell_id(config)
-    assert record["counts"] == {"train": 1040, "search": 160, "test": 597}
+    assert record.cell == cell_id(config)
+    assert record.counts == {"train": 1040, "search": 160, "test": 597}
     correct = [p["output"] == p["reference"] for p in folder.read_predictions("test")]
-    assert record["metrics"]["test"]["top1"]["value"] == pytest.approx(100 * sum(correct) / len(correct))
+    assert record.metrics["test"]["top1"].value == pytest.approx(100 * sum(correct) / len(correct))
     top5 = [p["reference"] in p["top5"] for p in folder.read_predictions("test")]
-    assert record["metrics"]["test"]["top5"]["value"] == pytest.approx(100 * sum(top5) / len(top5))
+    assert record.metrics["test"]["top5"].value == pytest.approx(100 * sum(top5) / len(top5))
     environment = json.loads(folder.environment.read_text())
     assert environment["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert str(tmp_path.home()) not in folder.environment.read_text()
@@ -245,7 +245,7 @@ def test_a_record_says_what_was_trained(tmp_path):
 def test_a_search_trial_never_sees_the_test_set(tmp_path):
     folder = small_cell(tmp_path, purpose="search")
     cell.run(folder.path)
-    assert set(folder.read_record()["metrics"]) == {"search"}
+    assert set(folder.read_record().metrics) == {"search"}
     assert not folder.predictions("test").exists()
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from novobench.errors import DataError, TrainingError
-from novobench.tasks.base import Metric
 from novobench.tasks.image.task import ImageTask
+from novobench.tasks.metric import Metric
 from novobench.training import cell, checkpoints, failures
 from novobench.training.guard import Guard
 from novobench.training.metrics_log import MetricsLog, read
@@ -64,7 +64,7 @@ def test_without_a_usable_checkpoint_nothing_begins_anew(tmp_path):
     before = folder.metrics.read_bytes()
     with pytest.raises(TrainingError, match=r"No checkpoint in .* can be used \(update-000000008.ckpt: .*; update-"):
         cell.run(folder.path)
-    assert "to train anew" in folder.failure_reason()
+    assert "to train again from the start" in folder.failure_reason()
     assert "\n" not in folder.failure_reason()
     assert folder.metrics.read_bytes() == before
 
@@ -131,7 +131,7 @@ class Odd(_Counting):
 def test_an_optimizer_whose_state_cannot_be_read_back_fails_at_the_first_save(kept, named, tmp_path, monkeypatch):
     monkeypatch.setattr(Odd, "kept", kept)
     folder = small_cell(tmp_path, optimizer__name=f"{__name__}:Odd", optimizer__options={})
-    told = rf"No checkpoint can be made at update 3: optimizer.state.0.history\[1\] is a numpy.*{named.split('.')[-1]}"
+    told = rf"Cannot save a checkpoint at update 3: optimizer.state.0.history\[1\] is a numpy.*{named.split('.')[-1]}"
     with pytest.raises(TrainingError, match=told):
         cell.run(folder.path)
     assert not folder.checkpoints.exists() or not list(folder.checkpoints.iterdir())

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from novobench.errors import LONGEST, DataError, TrainingError
-from novobench.processes import how_it_ended, is_stopped
+from novobench.errors import MAX_LENGTH, DataError, TrainingError
+from novobench.processes import describe_exit, is_stopped
 from novobench.tasks.image.task import ImageTask
-from novobench.training import cell, failures
+from novobench.training import cell, failures, torchrun
 from novobench.training.loop import UpdateLoop
 from novobench.training.run_folder import RunFolder
 from tests.cells import small_cell
@@ -30,7 +30,7 @@ ERRORS = {
     "nothing said": (ValueError(), "ValueError without a message (in "),
     "a missing key": (KeyError("width"), "KeyError: 'width'"),
     "lines and colours": (ValueError("a\n\tb \x1b[31mred\r\udcff"), r"ValueError: a b \x1b[31mred \udcff (in "),
-    "a message that fails": (Unspeakable(), "Unspeakable, whose message cannot be had (ValueError) (in "),
+    "a message that fails": (Unspeakable(), "Unspeakable, whose message cannot be read (ValueError) (in "),
     "Python's memory": (
         MemoryError(),
         "Out of memory: MemoryError without a message (in raised, test_failures.py line",
@@ -43,7 +43,7 @@ ERRORS = {
     "an exit with words": (SystemExit("bye\n"), r"sys.exit('bye\n') was called"),
     "another process": (
         RuntimeError("[pair.cc:1] Connection closed by peer [1.2.3.4]"),
-        "Another of the training's",
+        "Another process of the training",
     ),
     "one of ours": (DataError("data.path: no such folder.\nLook."), "data.path: no such folder. Look."),
     "in a worker": (ValueError(wrapped('  File "w.py", line 1, in f\n    g()\nKeyError: 3')), "ValueError: 3 (in "),
@@ -65,7 +65,7 @@ def test_any_error_is_one_line(what):
     reason = failures.reason(caught.value)
     assert told in reason
     assert reason.isprintable()
-    assert len(reason) < LONGEST + 300
+    assert len(reason) < MAX_LENGTH + 300
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_any_error_is_one_line(what):
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="numbers of signals are the system's")
 def test_exit_codes_are_told(code, told):
-    assert how_it_ended(code) == told
+    assert describe_exit(code) == told
 
 
 def test_a_process_that_is_gone_is_not_stopped():
@@ -97,9 +97,9 @@ def test_the_first_of_several_processes_to_fail_is_told(tmp_path, monkeypatch):
     """What another one says after a while is what became of it."""
     folder, waited = RunFolder(tmp_path), []
     monkeypatch.setattr(cell.time, "sleep", waited.append)
-    cell._leave_word(folder, "the cause", wait=False)
-    cell._leave_word(folder, "a consequence", wait=True)
-    assert waited == [cell._OTHERS_SECONDS]
+    cell._write_failure(folder, "the cause", wait=False)
+    cell._write_failure(folder, "a consequence", wait=True)
+    assert waited == [cell._TORCHRUN_SECONDS]
     assert folder.failure_reason() == "the cause"
 
 
@@ -121,7 +121,7 @@ class _Failure:
 def test_of_several_exit_codes_the_cause_is_told(codes, told, tmp_path):
     folder = small_cell(tmp_path, runtime__devices=2)
     config = cell.resolve(cell.load_tree(folder.config), "test")
-    reason = cell._first_to_end({rank: _Failure(code) for rank, code in codes.items()}, config, folder)
+    reason = torchrun._first_failure({rank: _Failure(code) for rank, code in codes.items()}, config, folder)
     assert reason.startswith(told)
 
 
@@ -146,7 +146,7 @@ def test_a_run_folder_that_is_removed_ends_its_training_in_one_line(replaced, tm
                 folder.path.mkdir()
 
     monkeypatch.setattr(UpdateLoop, "_set_rates", removing)
-    monkeypatch.setattr("novobench.training.loop._BEAT_SECONDS", -1.0)
+    monkeypatch.setattr("novobench.training.loop._HEARTBEAT_SECONDS", -1.0)
     with pytest.raises(TrainingError, match=r"was removed or replaced while this cell trained \(update 4 of 8\)"):
         cell.run(folder.path)
     left = sorted(path.name for path in folder.path.iterdir()) if folder.path.exists() else []
@@ -165,7 +165,7 @@ def test_a_log_that_loses_lines_in_the_training_is_no_result(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(UpdateLoop, "finish", losing)
         with pytest.raises(
-            TrainingError, match="metrics.jsonl has lost lines: .* though this training alone writes to it"
+            TrainingError, match="metrics.jsonl has lost lines: .* although only this training writes to it"
         ):
             cell.run(folder.path)
     assert not folder.finished

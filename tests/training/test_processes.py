@@ -38,10 +38,10 @@ def compare(one, many):
     for name, tensor in ours.items():
         if not statistics(name):
             torch.testing.assert_close(theirs[name], tensor, rtol=1e-8, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
-    found = [folder.read_record()["metrics"]["test"]["top1"] for folder in (one, many)]
-    assert found[0]["n"] == found[1]["n"] == 597
-    assert found[0]["value"] == pytest.approx(found[1]["value"], abs=0.5)
-    losses = [folder.read_record()["metrics"]["test"]["loss"]["value"] for folder in (one, many)]
+    found = [folder.read_record().metrics["test"]["top1"] for folder in (one, many)]
+    assert found[0].n == found[1].n == 597
+    assert found[0].value == pytest.approx(found[1].value, abs=0.5)
+    losses = [folder.read_record().metrics["test"]["loss"].value for folder in (one, many)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
@@ -52,7 +52,7 @@ def test_two_processes_train_what_one_trains_dropout_included(tmp_path):
     run_script(one, 1)
     run_script(two, 2)
     compare(one, two)
-    assert one.read_record()["cell"] == two.read_record()["cell"]  # devices are no part of the recipe
+    assert one.read_record().cell == two.read_record().cell  # devices are no part of the recipe
     lines = [line for line in two.metrics.read_text().splitlines() if '"train"' in line]
     assert len(lines) == 48  # the first process alone writes
 
@@ -64,14 +64,14 @@ def test_a_cell_on_two_devices_starts_its_processes_and_resumes(tmp_path):
     assert weights(whole).keys()
     again = small_cell(tmp_path / "again", runtime__devices=2)
     assert train_apart(again) == 0
-    assert again.read_record()["weights_sha256"] == whole.read_record()["weights_sha256"]
+    assert again.read_record().weights_sha256 == whole.read_record().weights_sha256
     # Go on from the first checkpoint, as after a kill.
     again.record.unlink()
     for path in sorted(again.checkpoints.glob("*.ckpt"))[1:]:
         path.unlink()
     assert train_apart(again) == 0
-    assert again.read_record()["weights_sha256"] == whole.read_record()["weights_sha256"]
-    assert again.read_record()["metrics"] == whole.read_record()["metrics"]
+    assert again.read_record().weights_sha256 == whole.read_record().weights_sha256
+    assert again.read_record().metrics == whole.read_record().metrics
 
 
 ELSEWHERE = {
@@ -141,6 +141,6 @@ def test_what_one_process_cannot_compute_all_of_them_skip(tmp_path):
     """Weights and statistics after update 3 are those after update 2, on the process that saw finite images too."""
     folder = small_cell(tmp_path, runtime__devices=2, budget="3steps", runtime__checkpoint_every=1)
     run_script(folder, 2, Path(__file__).with_name("cell_with_a_broken_process.py"))
-    assert folder.read_record()["skipped_updates"] == 1
+    assert folder.read_record().skipped_updates == 1
     before, after = (checkpoints.load(path)["model"] for path in sorted(folder.checkpoints.iterdir()))
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

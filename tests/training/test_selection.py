@@ -22,8 +22,8 @@ def test_the_judged_weights_are_those_of_the_lowest_loss(selected, tmp_path):
     losses = {line["update"]: line["loss"] for line in read(selected.metrics) if line["split"] == "valid"}
     best = min(losses, key=losses.__getitem__)
     assert list(losses) == [2, 4, 6, 8, 10, 12, 14, 16]
-    assert record["selected_update"] == best < 16
-    assert record["metrics"]["valid"]["loss"]["value"] == losses[best]
+    assert record.selected_update == best < 16
+    assert record.metrics["valid"]["loss"].value == losses[best]
 
     shorter = small_cell(tmp_path, "language", **{**RISING, "budget": f"{best}steps"})  # as far, and its last weights
     cell.run(shorter.path)

@@ -68,7 +68,7 @@ class ParamState(NamedTuple):
     dtensor: Tensor | None = None
     """The parameter as a whole, if it is sharded."""
     rounding_counter: Tensor | None = None
-    """What the random bits are made from with which m is rounded to bf16, 0-d int64, see `rounding`; else None."""
+    """The counter behind the random bits that round m to bf16, 0-d int64, see `rounding`; None without rounding."""
 
 
 def second_moment_dtype(parameter: Tensor) -> torch.dtype:
@@ -84,9 +84,9 @@ def init_state(
     max_exp_avg_sq: Tensor | None = None,
     rounding_counter: Tensor | None = None,
 ) -> None:
-    """Make the state of a parameter that has its first gradient.
+    """Create the state of a parameter that has its first gradient.
 
-    v, the largest v and the counter are new tensors, or the given 0-d ones, which lie in vectors that a backend keeps.
+    v, the largest v and the counter are new tensors, or the 0-d arguments, which are elements of a backend's vectors.
     Raises RuntimeError for a sparse gradient.
     """
     assert parameter.grad is not None
@@ -109,7 +109,7 @@ def init_state(
 
 
 def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[tuple[Group, ParamState]]:
-    """The parameters that have a gradient, with their state, which is made if it is missing."""
+    """The parameters that have a gradient, with their state, which is created if it is missing."""
     with_grad = []
     for group, parameter in members:
         grad = parameter.grad
@@ -156,14 +156,14 @@ def writable_in_graph(x: Tensor) -> Tensor:
 
 
 class GradScaling(NamedTuple):
-    """What gradients are multiplied by, and whether the step is taken. Tensors: no host has to wait for a device."""
+    """The factor of the gradients, and whether the step is taken. All are tensors, so the host never waits."""
 
     grad_scale: Tensor | None = None
-    """From a GradScaler: gradients are so many times too large."""
+    """From a GradScaler: the factor by which gradients are too large."""
     found_inf: Tensor | None = None
     """From a GradScaler: 0 if the step is to be taken."""
     decision: Tensor | None = None
-    """What `decide` made of these two and the global norm: s, 1 to take the step or 0, and the opposite."""
+    """The result of `decide` for these two and the global norm: s, 1 to take the step or 0, and the opposite."""
 
     def factor(self) -> Tensor | None:
         """s, 0-d, or None for 1."""

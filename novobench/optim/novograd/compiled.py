@@ -21,7 +21,7 @@ from novobench.optim.novograd.tuning import LaunchSettings
 
 _KEPT = 4
 _prepared: OrderedDict[tuple[Any, ...], tuple[LaunchPlan, GroupNumbers]] = OrderedDict()
-"""Tables by what they were made for, the last used at the end."""
+"""Tables by the tensors they describe, the last used at the end."""
 
 
 class CompiledBackend(Backend):
@@ -147,7 +147,7 @@ def _(weights: Sequence[Tensor], *_: Any) -> Tensor:
 def _tables(
     weights: Sequence[Tensor], grads: Sequence[Tensor], exp_avgs: Sequence[Tensor], group_of: Sequence[int], groups: int
 ) -> tuple[LaunchPlan, GroupNumbers]:
-    """The tables for these tensors, made anew unless they were among the last that came."""
+    """The tables for these tensors, from the cache if they are among the last used."""
     tensors = (*weights, *grads, *exp_avgs)
     key = (tuple(group_of), *((t.data_ptr(), t.dtype, t.shape, t.stride()) for t in tensors))
     if key in _prepared:

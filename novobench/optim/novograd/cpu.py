@@ -39,13 +39,13 @@ FUSED_SGD = getattr(torch, "_fused_sgd_", None)
 """The kernel behind `torch.optim.SGD(fused=True)`; private, so it may be missing one day."""
 
 _LARGEST_DIVISOR = 1e8
-"""The kernel is given 1 - 1/D, which loses 1/D to rounding for larger D."""
+"""The kernel takes 1 - 1/D, which loses 1/D to rounding for larger D."""
 _NO_MOMENTUM = sys.float_info.min
 """Stands for β₁ = 0, at which the kernel would keep no m: too small to add anything to it."""
 
 
 def supports(parameter: Tensor) -> bool:
-    """Whether there is the kernel, and all of the parameter lies here, as real numbers."""
+    """Whether the kernel exists, and the whole parameter is on the CPU, real-valued."""
     return (
         FUSED_SGD is not None
         and parameter.device.type == "cpu"

@@ -66,7 +66,7 @@ class CudaBackend(Backend):
         """What captured graphs read: it must live as long as they may be replayed."""
         self._staging: Staging | None = None
         self._grads: list[Tensor] = []
-        """Gradients of this step: one that had to be laid out anew exists nowhere else."""
+        """Gradients of this step, kept alive because some may be copies in another layout."""
         self._has_norms = False
         self._start_over()
 

@@ -1,4 +1,4 @@
-"""All tensors of a device at once, by torch's `_foreach` operations: the default on CUDA where there is no Triton."""
+"""All tensors of a device at once, by torch's `_foreach` operations: the default on CUDA without Triton."""
 
 from __future__ import annotations
 

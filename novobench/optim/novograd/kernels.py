@@ -328,7 +328,7 @@ def norms_and_update(
     """Both in one launch: a program takes the next of `tasks`, which is chunk c's norm (c) or its update (-1 - c).
     Grid: 2 C programs.
 
-    An update waits until its tensor's ‖g‖² is there. The norms come earlier among the tasks, so some program has
+    An update waits until its tensor's ‖g‖² is complete. The norms come earlier among the tasks, so some program has
     begun them, and every wait ends. `taken` and `summed` count tasks and sums over all such launches.
     """
     count = tl.num_programs(0)
@@ -340,7 +340,7 @@ def norms_and_update(
             counters, counters_old, G, AMSGRAD, ROUND, BLOCK, "evict_last" if EVICT else "",
         )  # fmt: skip
         if last:
-            tl.debug_barrier()  # the sum is stored before anyone hears of it
+            tl.debug_barrier()  # the sum is stored before others can see the count
             tl.atomic_add(summed + t, 1, sem="release")
     else:
         chunk = -1 - task

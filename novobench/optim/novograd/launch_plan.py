@@ -79,7 +79,7 @@ class LaunchPlan:
         ]
         self.table_bytes = sum(bucket.table_bytes for bucket in self.buckets)
         self.decision = torch.zeros(3, dtype=torch.float32, device=device)
-        """What the kernel `decide` found."""
+        """The result of the kernel `decide`."""
         self.limit = torch.zeros((), dtype=torch.float32, device=device)
         self.limit_value = 0.0
 

@@ -154,7 +154,7 @@ class NovoGrad(Optimizer):
                 "NovoGrad normalizes each parameter as a layer, but FullyShardedDataParallel has flattened these. "
                 "Use torch.distributed.fsdp.fully_shard, which keeps layers apart"
             )
-        # This flag tells a GradScaler to leave the gradients scaled, and to set `grad_scale` and `found_inf` here.
+        # With this flag, a GradScaler leaves the gradients scaled and sets `grad_scale` and `found_inf` here.
         # On the instance, because Lightning refuses to clip gradients for a class that has it.
         self._step_supports_amp_scaling = unscale_in_step or max_grad_norm is not None
         self._dispatcher = Dispatcher()
@@ -183,12 +183,12 @@ class NovoGrad(Optimizer):
         Raises:
             ValueError: the state is another optimizer's, or its groups or shapes do not match. Nothing is changed then.
         """
-        given: list[tuple[Tensor, dict[str, Any]]] = []
+        saved_states: list[tuple[Tensor, dict[str, Any]]] = []
         moment_dtypes = [group.get("moment_dtype") for group in self.param_groups]
         # The user's pre-hooks may replace `state_dict`, so ours runs after them; their post-hooks see our result.
-        before = self.register_load_state_dict_pre_hook(lambda _, hooked: given.extend(self._matched(hooked)))
+        before = self.register_load_state_dict_pre_hook(lambda _, hooked: saved_states.extend(self._matched(hooked)))
         after = self.register_load_state_dict_post_hook(
-            lambda _: self._restore_precision(given, moment_dtypes), prepend=True
+            lambda _: self._restore_precision(saved_states, moment_dtypes), prepend=True
         )
         try:
             super().load_state_dict(state_dict)
@@ -227,7 +227,7 @@ class NovoGrad(Optimizer):
         return matched
 
     def _restore_precision(
-        self, given: list[tuple[Tensor, dict[str, Any]]], moment_dtypes: list[torch.dtype | None]
+        self, saved_states: list[tuple[Tensor, dict[str, Any]]], moment_dtypes: list[torch.dtype | None]
     ) -> None:
         group_of: dict[Tensor, dict[str, Any]] = {}
         for group, moment_dtype in zip(self.param_groups, moment_dtypes, strict=True):
@@ -235,11 +235,11 @@ class NovoGrad(Optimizer):
             if moment_dtype is not None:
                 group["moment_dtype"] = moment_dtype
             group_of |= dict.fromkeys(group["params"], group)
-        for number, (parameter, own) in enumerate(given, 1):
+        for number, (parameter, own) in enumerate(saved_states, 1):
             mine = self.state[parameter]
             mine.pop("rounding_counter", None)
             if rounding.applies(parameter, group_of[parameter]):
-                mine["exp_avg"] = mine["exp_avg"].to(torch.bfloat16)  # torch has made it fp32
+                mine["exp_avg"] = mine["exp_avg"].to(torch.bfloat16)  # torch converted it to fp32
                 counter = torch.as_tensor(own.get("rounding_counter", rounding.first_counter(number)))
                 mine["rounding_counter"] = counter.detach().to(parameter.device, torch.int64, copy=True)
             for name in ("exp_avg_sq", "max_exp_avg_sq"):

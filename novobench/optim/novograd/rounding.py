@@ -62,7 +62,7 @@ def applies(parameter: Tensor, group: dict[str, Any]) -> bool:
 
 
 def first_counter(tensors: int) -> int:
-    """The counter of a tensor before its first update, given how many tensors have had one, this one included."""
+    """The counter of a tensor before its first update; `tensors` is the number of tensors with state, including it."""
     return tensors << 32
 
 

@@ -1,8 +1,8 @@
 """The built-in corpus: scikit-learn's digits, 1,797 real 8×8 images of 0-16 grey levels, nothing to download.
 
-`digits-plain` shifts training images by up to a pixel and tests on clean ones; every optimizer reaches 98 %, so
-it shows that a recipe trains and ranks nothing. `digits-mild` also turns, scales and adds noise, in training and
-in frozen test images, where the optimizers reach about 92 %.
+`digits-plain` shifts training images by up to a pixel and tests on clean ones. Every optimizer reaches 98 %, so it
+shows that a recipe trains, but ranks nothing. `digits-mild` also rotates, scales and adds noise, in training and in
+fixed test images, on which the optimizers reach about 92 %.
 
 S samples; images are [S, 1, 8, 8] in [-1, 1].
 """
@@ -22,26 +22,28 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from novobench.errors import DataError
+from novobench.tasks.image.batches import ImageSample
 from novobench.tasks.image.config import ImageDataConfig
 from novobench.tasks.sampling import SampleKey, derive_seed, uniforms
 
 _SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
-_TEST = 597
-_FROZEN_SEED = 1905_11286
-"""Seed of the test images' corruption, the same for every cell."""
+_TEST_SIZE = 597
+_EVALUATION_SEED = 1905_11286
+"""Seed of the evaluation images' corruption, the same for every cell (one training run)."""
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """How far an image is moved; each image draws its own amounts."""
+    """The largest changes of an image; each image draws its own amounts."""
 
     shift: float = 1.0
-    """Pixels, either way; whole ones."""
+    """Whole pixels in either direction."""
     degrees: float = 0.0
+    """Rotation in either direction."""
     scale: float = 0.0
     """0.1: from 10 % smaller to 10 % larger."""
     noise: float = 0.0
-    """Standard deviation, of values in [-1, 1]."""
+    """Standard deviation of Gaussian noise, for values in [-1, 1]."""
 
 
 CORRUPTIONS = {
@@ -52,42 +54,45 @@ CORRUPTIONS = {
 
 @cache
 def _corpus() -> tuple[Tensor, Tensor]:
-    """All images and labels in a fixed random order; the bytes are checked."""
+    """All images float32 [1797, 1, 8, 8] and labels int64 [1797] in a fixed random order; their bytes are checked."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    digest = hashlib.sha256(found.images.astype("u1").tobytes() + found.target.astype("u1").tobytes()).hexdigest()
+    digits = load_digits()
+    digest = hashlib.sha256(digits.images.astype("u1").tobytes() + digits.target.astype("u1").tobytes()).hexdigest()
     if digest != _SHA256:
         raise DataError(
-            f"scikit-learn's digits are not the expected images (sha256 {digest}); use another version of it."
+            f"scikit-learn's digits are not the expected images (sha256 {digest}). Install another version."
         )
-    order = np.argsort(uniforms(0, "digits", [SampleKey(0, i) for i in range(len(found.target))], 1)[:, 0])
-    images = torch.from_numpy(found.images[order]).float().div_(8).sub_(1).unsqueeze(1)
-    return images, torch.from_numpy(found.target[order]).long()
+    order = np.argsort(uniforms(0, "digits", [SampleKey(0, i) for i in range(len(digits.target))], 1)[:, 0])
+    images = torch.from_numpy(digits.images[order]).float().div_(8).sub_(1).unsqueeze(1)
+    return images, torch.from_numpy(digits.target[order]).long()
 
 
-def corrupt(images: Tensor, keys: Sequence[SampleKey], seed: int, how: Corruption) -> Tensor:
-    """Each image moved and made noisy by its own random numbers, which depend on (seed, key) alone."""
+def corrupt(images: Tensor, keys: Sequence[SampleKey], seed: int, corruption: Corruption) -> Tensor:
+    """Images [S, 1, 8, 8], each changed by its own random numbers, which depend only on (seed, key)."""
     draws = torch.from_numpy(2 * uniforms(seed, "move", keys, 4) - 1).float()  # [S, 4] in (-1, 1)
-    if how.degrees or how.scale:
-        angle = draws[:, 0] * (how.degrees * np.pi / 180)
-        size = 1 + draws[:, 1] * how.scale
+    if corruption.degrees or corruption.scale:
+        angle = draws[:, 0] * (corruption.degrees * np.pi / 180)
+        size = 1 + draws[:, 1] * corruption.scale
         cos, sin, zero = torch.cos(angle) / size, torch.sin(angle) / size, torch.zeros_like(angle)
         matrix = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
         grid = _affine_grid(matrix, images.shape[-1])
         images = F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
-    if how.shift:
-        images = _shifted(images, torch.round(draws[:, 2:] * (how.shift + 0.5)).clamp_(-how.shift, how.shift).long())
-    if how.noise:
+    if corruption.shift:
+        images = _shifted(
+            images,
+            torch.round(draws[:, 2:] * (corruption.shift + 0.5)).clamp_(-corruption.shift, corruption.shift).long(),
+        )
+    if corruption.noise:
         pixels = images[0].numel()
         noise = ndtri(uniforms(seed, "noise", keys, pixels)).astype(np.float32)
-        images = images + how.noise * torch.from_numpy(noise).view(images.shape)
+        images = images + corruption.noise * torch.from_numpy(noise).view(images.shape)
     return images
 
 
 def _affine_grid(matrix: Tensor, size: int) -> Tensor:
-    """Sampling points [S, size, size, 2]. By hand: torch's goes through a matrix product whose rounding depends on
-    how many images there are."""
+    """Sampling points [S, size, size, 2]. Not torch's `affine_grid`: it uses a matrix product whose rounding depends on
+    the number of images."""
     ticks = (torch.arange(size, dtype=torch.float32) * 2 + 1) / size - 1
     y, x = torch.meshgrid(ticks, ticks, indexing="ij")
     m = matrix[:, :, :, None, None]
@@ -95,7 +100,7 @@ def _affine_grid(matrix: Tensor, size: int) -> Tensor:
 
 
 def _shifted(images: Tensor, shift: Tensor) -> Tensor:
-    """Each image moved by whole pixels [S, 2] (right, down), background coming in."""
+    """Each image moved by whole pixels [S, 2] (right, down), filled with background."""
     size, reach = images.shape[-1], int(shift.abs().max())
     padded = F.pad(images, (reach, reach, reach, reach), value=-1.0)
     ticks = torch.arange(size)
@@ -108,65 +113,70 @@ def _shifted(images: Tensor, shift: Tensor) -> Tensor:
 class DigitsTraining(Dataset):
     """Training images by `SampleKey`, a whole micro-batch at a time."""
 
-    def __init__(self, images: Tensor, labels: Tensor, seed: int, how: Corruption) -> None:
-        self.images, self.labels, self.how = images, labels, how
+    def __init__(self, images: Tensor, labels: Tensor, seed: int, corruption: Corruption) -> None:
+        self.images, self.labels, self.corruption = images, labels, corruption
         self.seed = derive_seed(seed, "augment")
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, keys: Sequence[SampleKey]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[ImageSample]:
         samples = torch.tensor([key.sample for key in keys])
-        images = corrupt(self.images[samples], keys, self.seed, self.how)
-        return list(zip(images, self.labels[samples].tolist(), strict=True))
+        images = corrupt(self.images[samples], keys, self.seed, self.corruption)
+        return list(map(ImageSample, images, self.labels[samples].tolist(), samples.tolist()))
 
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
+    def __getitem__(self, key: SampleKey) -> ImageSample:
         return self.__getitems__([key])[0]
 
 
-class DigitsFrozen(Dataset):
-    """Evaluation images: clean, or each in `copies` corruptions that never change."""
+class DigitsEvaluation(Dataset):
+    """Evaluation images: clean, or `copies` fixed corruptions of each."""
 
-    def __init__(self, images: Tensor, labels: Tensor, first: int, copies: int, how: Corruption) -> None:
-        if how.noise == 0.0:
+    def __init__(self, images: Tensor, labels: Tensor, first: int, copies: int, corruption: Corruption) -> None:
+        if corruption.noise == 0.0:
             self.images, self.labels = images, labels
             return
         keys = [SampleKey(copy, first + i) for copy in range(copies) for i in range(len(labels))]
-        self.images = corrupt(images.repeat(copies, 1, 1, 1), keys, _FROZEN_SEED, how)
+        self.images = corrupt(images.repeat(copies, 1, 1, 1), keys, _EVALUATION_SEED, corruption)
         self.labels = labels.repeat(copies)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> ImageSample:
+        return ImageSample(self.images[index], int(self.labels[index]), index)
 
 
 class Digits:
-    """The digits as a config divides them. The test images are the same for any sizes. Raises DataError for a name that
-    is no built-in set."""
+    """The digits, split as the config says. The test images do not depend on the other sizes.
+
+    Raises DataError for the name of a data set that is not built in.
+    """
 
     classes = 10
 
     def __init__(self, config: ImageDataConfig) -> None:
         if config.name not in CORRUPTIONS:
-            raise DataError(f"data.name '{config.name}' is no built-in image set. Known: {', '.join(CORRUPTIONS)}.")
-        self.how, self.copies, self.held = CORRUPTIONS[config.name], config.test_copies, config.search_size
+            raise DataError(
+                f"data.name '{config.name}' is not a built-in image set. Built in: {', '.join(CORRUPTIONS)}."
+            )
+        self.corruption, self.copies = CORRUPTIONS[config.name], config.test_copies
+        self.search_size = config.search_size
         self.images, self.labels = _corpus()
         self.fingerprint = f"{config.name}:{_SHA256[:16]}"
-        self.available = len(self.labels) - _TEST
-        """Images to train on, the searched share included."""
-        self.test_size = _TEST * (self.copies if self.how.noise else 1)
+        self.available = len(self.labels) - _TEST_SIZE
+        """Training images, the search share included."""
+        self.test_size = _TEST_SIZE * (self.copies if self.corruption.noise else 1)
 
     def training(self, seed: int) -> DigitsTraining:
-        start = _TEST + self.held
-        return DigitsTraining(self.images[start:], self.labels[start:], seed, self.how)
+        start = _TEST_SIZE + self.search_size
+        return DigitsTraining(self.images[start:], self.labels[start:], seed, self.corruption)
 
-    def search(self) -> DigitsFrozen:
-        return self._frozen(_TEST, _TEST + self.held)
+    def search(self) -> DigitsEvaluation:
+        return self._evaluation(_TEST_SIZE, _TEST_SIZE + self.search_size)
 
-    def test(self) -> DigitsFrozen:
-        return self._frozen(0, _TEST)
+    def test(self) -> DigitsEvaluation:
+        return self._evaluation(0, _TEST_SIZE)
 
-    def _frozen(self, start: int, stop: int) -> DigitsFrozen:
-        return DigitsFrozen(self.images[start:stop], self.labels[start:stop], start, self.copies, self.how)
+    def _evaluation(self, start: int, stop: int) -> DigitsEvaluation:
+        return DigitsEvaluation(self.images[start:stop], self.labels[start:stop], start, self.copies, self.corruption)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import NOT_EMPTY, Name, NonNegativeInt, PositiveFloat, PositiveInt
+from novobench.tasks.base_config import SampledDataConfig
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 2
@@ -44,7 +45,7 @@ class ImageModelConfig:
 
 
 @dataclass(frozen=True)
-class ImageDataConfig:
+class ImageDataConfig(SampledDataConfig):
     """Where images come from, how many there are, and what is done to them."""
 
     source: Literal["digits", "folder", "hub"] = field(default="folder", metadata=PRACTICAL)

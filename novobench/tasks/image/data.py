@@ -1,14 +1,12 @@
-"""Images of interchangeable sources, cropped and normalised as the paper's code does.
+"""Batches of images: the splits that a cell (one training run) sees, cropped and normalized as in the paper's code.
 
-Training items are asked for by `SampleKey` and depend on (seed, key) alone; evaluation items by plain index.
-Items are (image float32 [C, H, W], label).
+Training samples are requested by `SampleKey` and depend only on (seed, key); evaluation samples by plain index.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,114 +15,104 @@ from typing import Any, cast
 import numpy as np
 import PIL
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as TF
 
+from novobench.config import data_root
 from novobench.errors import DataError
 from novobench.files import derived_folder
+from novobench.tasks.base import EvaluationSet, TaskData
+from novobench.tasks.image.batches import GRAY, SKIPPED_LABEL, ImageSample, collate
 from novobench.tasks.image.builtin import Digits
-from novobench.tasks.image.config import ImageDataConfig, ImageModelConfig
-from novobench.tasks.image.pictures import DECODER_VERSION, BadPicture, MissingPicture
-from novobench.tasks.image.sources import FolderImages, HubImages, Images, open_source, spare_splits
-from novobench.tasks.sampling import SampleKey, derive_seed, uniforms
-from novobench.tasks.sources import Count, check_counts
+from novobench.tasks.image.config import BUILT_IN, ImageDataConfig, ImageModelConfig
+from novobench.tasks.image.decoding import DECODER_VERSION
+from novobench.tasks.image.resident import ResidentEvaluation, ResidentTraining
+from novobench.tasks.image.sources import ImageSource, Splits, read_or_skip, unused_splits
+from novobench.tasks.image.transforms import crop_box, crop_draws, normalize, tensorflow_crop_box
+from novobench.tasks.sampling import SampleKey, derive_seed
+from novobench.tasks.sources import Count, check_counts, describe
 
 log = logging.getLogger(__name__)
 
-__all__ = ["FolderImages", "HubImages", "Images"]  # and all that is defined here
 
-LEFT_OUT = -(2**31)
-"""Label of an image that cannot be decoded, where `data.on_bad_image` is `skip`; its pixels are `GREY`. No label of a
-data set: those are 0 … classes − 1, checked when the data are opened."""
-GREY = 127
-_CROP_ATTEMPTS = {"torchvision": 10, "tensorflow": 100}
-_COVERED = 0.1
-"""Share of the image that TensorFlow's crop must cover; OpenSeq2Seq's min_object_covered, without human boxes."""
+class ImageData(TaskData):
+    """The built-in digits, a folder tree or a hub data set; see `open_images`.
+
+    The data loader makes the batches, or the training's device does; see `resident`.
+    """
+
+    collate = staticmethod(collate)
+
+    def identify(self) -> str:
+        """The fingerprint that `setup` would set. Decodes nothing and reads unchanged files only once."""
+        return identify(self.config.data, data_root(self.config))
+
+    def setup(self, stage: str) -> None:
+        config = self.config
+        splits = open_images(config.data, data_root(config), config.seed, config.model)
+        self.train, self.fingerprint, self.counts = splits.train, splits.fingerprint, splits.counts
+        self.evaluation_sets = [EvaluationSet("test", "test", splits.test)]
+        if splits.counts["search"]:
+            self.evaluation_sets.insert(0, EvaluationSet("search", "search", splits.search))
+
+    def _batch_loader(self, dataset: Any, batches: Any) -> DataLoader:
+        if self.config.data.images_on == "loader":
+            return super()._batch_loader(dataset, batches)
+        # A batch is a few numbers per image: workers would take longer to send it than it takes to make.
+        return DataLoader(dataset, sampler=batches, batch_size=None, pin_memory=torch.cuda.is_available())
+
+
+def identify(config: ImageDataConfig, data_root: Path) -> str:
+    """The fingerprint that `open_images` would return; decodes nothing and checks only what it needs."""
+    return Digits(config).fingerprint if config.source == BUILT_IN else Splits(config, data_root).fingerprint
 
 
 @dataclass(frozen=True)
 class ImageSplits:
-    """All a cell trains on and is judged by."""
+    """The data sets that a cell trains on and is evaluated on."""
 
     train: Dataset
     search: Dataset
     test: Dataset
     fingerprint: str
     counts: dict[str, int]
-
-
-def identify(config: ImageDataConfig, data_root: Path) -> str:
-    """The fingerprint that `open_images` would give, without decoding or checking more than it needs."""
-    return Digits(config).fingerprint if config.source == "digits" else _Splits(config, data_root).fingerprint
+    """Images by split."""
 
 
 def open_images(
     config: ImageDataConfig, data_root: Path, seed: int, model: ImageModelConfig | None = None
 ) -> ImageSplits:
-    """Open the configured source. Raises DataError, naming the folder, file or key, if it is not as the config says.
+    """Open the configured source. Raises DataError, naming the folder, file or key, if it differs from the config.
 
-    `model`: the network that is to be trained, whose channels and classes must be the data's.
+    `model` is the network to train, whose channels and classes must be those of the data.
     """
     train: Dataset
-    if config.source == "digits":
+    if config.source == BUILT_IN:
         digits = Digits(config)
         _check_counts(config, model, digits.available, None, digits.test_size, digits.classes)
         train, search, test = digits.training(seed), digits.search(), digits.test()
         fingerprint = digits.fingerprint
     else:
-        splits = _Splits(config, data_root)
+        splits = Splits(config, data_root)
         own_search = None if splits.search is None else len(splits.search.labels)
         sizes = len(splits.train.labels), own_search, len(splits.test.labels)
-        spare = spare_splits(config, data_root)
-        _check_counts(config, model, *sizes, len(splits.train.classes), spare)
-        if spare:
-            log.info("Not used: %s of %s; data.test_split and data.search_split choose splits.", spare, config.name)
-        for images in filter(None, (splits.train, splits.search, splits.test)):
-            check_sizes(images, config)
-        training: Any = TrainingImages
-        evaluation: Any = EvaluationImages
-        if config.images_on == "accelerator":
-            from novobench.tasks.image.resident import ResidentEvaluation, ResidentTraining
-
-            training, evaluation = ResidentTraining, ResidentEvaluation
-        kept, held = splits.shares()
-        train = training(splits.train, kept, config, seed)
-        search = evaluation(splits.search or splits.train, held, config)
+        unused = unused_splits(config, data_root)
+        _check_counts(config, model, *sizes, len(splits.train.classes), unused)
+        if unused:
+            log.info("Not used: %s of %s; data.test_split and data.search_split choose splits.", unused, config.name)
+        for source in filter(None, (splits.train, splits.search, splits.test)):
+            _check_sizes(source, config)
+        on_accelerator = config.images_on == "accelerator"
+        training: Any = ResidentTraining if on_accelerator else TrainingImages
+        evaluation: Any = ResidentEvaluation if on_accelerator else EvaluationImages
+        train_indices, search_indices = splits.shares()
+        train = training(splits.train, train_indices, config, seed)
+        search = evaluation(splits.search or splits.train, search_indices, config)
         test = evaluation(splits.test, np.arange(len(splits.test.labels)), config)
         fingerprint = splits.fingerprint
     counts = {"train": len(train), "search": len(search), "test": len(test)}  # type: ignore[arg-type]
     return ImageSplits(train, search, test, fingerprint, counts)
-
-
-class _Splits:
-    """The splits of a folder or hub data set, whose classes have the same numbers."""
-
-    def __init__(self, config: ImageDataConfig, data_root: Path) -> None:
-        self.config = config
-        self.train = open_source(config, data_root, config.train_split)
-        self.test = open_source(config, data_root, config.test_split)
-        self.search = open_source(config, data_root, config.search_split) if config.search_split else None
-        for label, name in enumerate(self.train.classes):
-            if not np.any(self.train.labels == label):
-                raise DataError(f"data '{config.name}': class '{name}' of split '{config.train_split}' has no image.")
-        self.test.number_as(self.train, "data.test_split")
-        if self.search is not None:
-            self.search.number_as(self.train, "data.search_split")
-
-    @property
-    def fingerprint(self) -> str:
-        held_out = [self.test] if self.search is None else [self.test, self.search]
-        return ":".join([self.config.name, self.train.fingerprint, *(images.fingerprint for images in held_out)])
-
-    def shares(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the images trained on, and of those for search, in their splits."""
-        images = len(self.train.labels)
-        if self.search is not None:
-            return np.arange(images), np.arange(len(self.search.labels))
-        order = np.argsort(uniforms(0, "search-split", [SampleKey(0, i) for i in range(images)], 1)[:, 0])
-        return np.sort(order[self.config.search_size :]), np.sort(order[: self.config.search_size])
 
 
 def _check_counts(
@@ -134,210 +122,124 @@ def _check_counts(
     own_search: int | None,
     test: int,
     classes: int,
-    spare: Sequence[str] = (),
+    unused: Sequence[str] = (),
 ) -> None:
-    """`available` images in the training split, `own_search` in a split for search alone."""
-    wanted = config.search_size
-    held = Count(min(wanted, available) if own_search is None else own_search, wanted, "search images")
-    trained = Count(available - held.actual if own_search is None else available, config.train_size, "train images")
-    if own_search is None and wanted >= available:  # nothing is left to train on: hold out the config's share instead
-        share = min(round(available * wanted / (wanted + config.train_size)), available - 1)
-        held = Count(available, wanted, f"images in split '{config.train_split}' in all", share)
-        trained = trained._replace(proposed=available - share)
+    """Raise DataError if a count differs from the config. `available` images are in the training split, `own_search` in
+    a search split; None: the search images are a share of the training split."""
+    declared = config.search_size
+    search = Count(min(declared, available) if own_search is None else own_search, declared, "search images")
+    train = Count(available - search.actual if own_search is None else available, config.train_size, "train images")
+    if own_search is None and declared >= available:  # nothing is left to train on: propose the config's share instead
+        share = min(round(available * declared / (declared + config.train_size)), available - 1)
+        search = Count(available, declared, f"images in split '{config.train_split}' in all", share)
+        train = train._replace(proposed=available - share)
     counts = {
-        "data.train_size": trained,
-        "data.search_size": held,
+        "data.train_size": train,
+        "data.search_size": search,
         "data.test_size": Count(test, config.test_size, "test images"),
     }
     if model is not None:
         counts["model.classes"] = Count(classes, model.classes, "classes")
         counts["model.in_channels"] = Count(config.channels, model.in_channels, "channels per image")
-    where = f"data '{config.name}' ({config.source} {config.path or 'built in'})"
-    used = f"It also holds {', '.join(spare)}; data.test_split and data.search_split choose splits." if spare else ""
-    check_counts(where, counts, used)
+    why = f"It also holds {', '.join(unused)}; data.test_split and data.search_split choose splits." if unused else ""
+    check_counts(describe(config, BUILT_IN), counts, why)
 
 
-def check_sizes(images: Images, config: ImageDataConfig) -> None:
-    """Raise DataError if a crop that moves images without resizing them finds some that are not `resize_size` squared:
-    training would see pieces of them, and evaluation all of them, shrunken. Reads headers, once a machine."""
+def _check_sizes(source: ImageSource, config: ImageDataConfig) -> None:
+    """Raise DataError if images are not `resize_size` squared and the crop does not resize: training would see parts of
+    them, and evaluation all of them, shrunk. Reads headers, once per machine."""
     if config.crop == "random_resized":
         return
-    side = config.resize_size
+    side, count = config.resize_size, len(source.labels)
 
     def build(folder: Path) -> None:
-        np.save(folder / "sizes.npy", images.sizes(range(count)))
+        np.save(folder / "sizes.npy", source.sizes(range(count)))
 
-    count = len(images.labels)
-    key = hashlib.sha256(repr((images.fingerprint, DECODER_VERSION, PIL.__version__)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((source.fingerprint, DECODER_VERSION, PIL.__version__)).encode()).hexdigest()[:16]
     sizes = np.load(derived_folder(f"image/sizes-{key}", build) / "sizes.npy")
-    if len(bad := np.flatnonzero(~sizes.any(axis=1))):  # tried again: what failed once may be good now
-        sizes[bad] = images.sizes(bad)
+    if len(bad := np.flatnonzero(~sizes.any(axis=1))):  # they may be readable now
+        sizes[bad] = source.sizes(bad)
     others = np.flatnonzero((sizes != side).any(axis=1) & (sizes > 0).any(axis=1))
     if not len(others):
         return
     first = others[0]
-    (width, height), unlike = sizes[first], others[(sizes[others] != sizes[first]).any(axis=1)]
-    too = f", {images.name(unlike[0])} {sizes[unlike[0]][0]} × {sizes[unlike[0]][1]}" if len(unlike) else ""
-    alike = len(others) == count and not len(unlike) and width == height
+    (width, height), different = sizes[first], others[(sizes[others] != sizes[first]).any(axis=1)]
+    second = (
+        f", {source.name(different[0])} {sizes[different[0]][0]} × {sizes[different[0]][1]}" if len(different) else ""
+    )
+    one_square_size = len(others) == count and not len(different) and width == height
     resize = "data.crop=random_resized data.images_on=loader"
-    remedy = f"data.image_size={width} data.resize_size=null" if alike else resize
+    remedy = f"data.image_size={width} data.resize_size=null" if one_square_size else resize
     raise DataError(
-        f"{images.name(first)} has {width} × {height} pixels{too}: data.crop {config.crop} needs all images {side} × "
-        f"{side} (data.resize_size; {len(others)} of {count} are not), or training would see other pieces of them than "
-        f"evaluation. Set {remedy}."
+        f"{source.name(first)} has {width} × {height} pixels{second}: data.crop {config.crop} needs all images "
+        f"{side} × {side} (data.resize_size; {len(others)} of {count} are not), or training would see other parts of "
+        f"them than evaluation. Set {remedy}."
     )
 
 
 # ---------------------------------------------------------------------------------------------- samples
 
 
-class _Prepared(Dataset):
-    def __init__(self, images: Images, chosen: np.ndarray, config: ImageDataConfig) -> None:
-        self.images, self.chosen, self.config = images, chosen, config
+class _Decoded(Dataset):
+    """The images `indices` of a source, decoded one at a time."""
+
+    def __init__(self, source: ImageSource, indices: np.ndarray, config: ImageDataConfig) -> None:
+        self.source, self.indices, self.config = source, indices, config
         self.mean = torch.tensor(config.mean).view(-1, 1, 1)
         self.std = torch.tensor(config.std).view(-1, 1, 1)
         self.side = cast(int, config.resize_size)
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.indices)
 
     def pixels(self, sample: int) -> tuple[Tensor, int]:
-        """The decoded picture, uint8 [3, H, W], and its label; `LEFT_OUT` if it is bad and may be skipped."""
-        index = int(self.chosen[sample])
-        picture = decoded(self.images, index, self.config)
-        if picture is None:
-            return torch.full((3, self.side, self.side), GREY, dtype=torch.uint8), LEFT_OUT
-        return torch.from_numpy(picture).permute(2, 0, 1), int(self.images.labels[index])
+        """Pixels uint8 [3, H, W] and label of a sample; gray and `SKIPPED_LABEL` for a bad image that may be
+        skipped."""
+        index = int(self.indices[sample])
+        pixels = read_or_skip(self.source, index, self.config)
+        if pixels is None:
+            return torch.full((3, self.side, self.side), GRAY, dtype=torch.uint8), SKIPPED_LABEL
+        return torch.from_numpy(pixels).permute(2, 0, 1), int(self.source.labels[index])
 
-    def normalised(self, picture: Tensor) -> Tensor:
-        return normalised(picture, self.mean, self.std)
+    def normalize(self, pixels: Tensor) -> Tensor:
+        return normalize(pixels, self.mean, self.std)
 
-    def resized(self, picture: Tensor, size: list[int]) -> Tensor:
-        """Bilinear, in float, so that no rounding to 8 bits comes between resize and normalisation."""
-        return TF.resize(picture.float(), size, antialias=self.config.antialias)
-
-
-def read(images: Images, index: int, config: ImageDataConfig) -> np.ndarray:
-    """A picture that the config's crops can use, uint8 [H, W, 3]. Raises BadPicture, with the reason."""
-    picture = images.read(index)
-    (height, width), side = picture.shape[:2], cast(int, config.resize_size)
-    if config.images_on == "accelerator" and (height, width) != (side, side):  # changed since `check_sizes`
-        raise BadPicture(f"it has {width} × {height} pixels instead of data.resize_size {side} squared")
-    if max(height, width) * side**2 > min(height, width) * cast(int, Image.MAX_IMAGE_PIXELS):
-        raise BadPicture(f"its {width} × {height} pixels cannot be resized to a short side of {side}: it is too narrow")
-    return picture
+    def resize(self, pixels: Tensor, size: list[int]) -> Tensor:
+        """Bilinear, in float, so that resized pixels are not rounded to 8 bits before normalization."""
+        return TF.resize(pixels.float(), size, antialias=self.config.antialias)
 
 
-def decoded(images: Images, index: int, config: ImageDataConfig) -> np.ndarray | None:
-    """A picture, uint8 [H, W, 3], or None, with a warning, for a bad one where `on_bad_image` is `skip`.
+class TrainingImages(_Decoded):
+    """Random crop and flip, from random numbers that depend on (seed, epoch, sample)."""
 
-    Raises DataError for a bad one elsewhere, and for one that was there when the data were opened: what is skipped must
-    not depend on when a disk is away.
-    """
-    try:
-        return read(images, index, config)
-    except BadPicture as error:
-        if isinstance(error, MissingPicture) and images.readable[index]:
-            raise DataError(
-                f"{images.name(index)} can no longer be read: {error}. It was there when the data were opened: bring "
-                "it back, then run the same command again."
-            ) from None
-        if config.on_bad_image == "error":
-            raise DataError(
-                f"{images.name(index)} cannot be decoded: {error}. Replace it, or set data.on_bad_image=skip to go "
-                "on without it."
-            ) from None
-        log.warning("Skipped %s, which cannot be decoded: %s", images.name(index), error)
-        return None
-
-
-def normalised(pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """float32 pictures of uint8 ones [..., 3, H, W]; `mean` and `std` are [3, 1, 1], float32."""
-    return (pictures.float() - mean) / std
-
-
-class TrainingImages(_Prepared):
-    """Random crop and flip from random numbers of (seed, epoch, sample)."""
-
-    def __init__(self, images: Images, chosen: np.ndarray, config: ImageDataConfig, seed: int) -> None:
-        super().__init__(images, chosen, config)
+    def __init__(self, source: ImageSource, indices: np.ndarray, config: ImageDataConfig, seed: int) -> None:
+        super().__init__(source, indices, config)
         self.seed = derive_seed(seed, "augment")
 
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
+    def __getitem__(self, key: SampleKey) -> ImageSample:
         config, size = self.config, self.config.image_size
-        picture, label = self.pixels(key.sample)
+        pixels, label = self.pixels(key.sample)
         draws = crop_draws(self.seed, [key], config.crop_sampler)[0]
         if config.crop == "random_resized":
             box = crop_box if config.crop_sampler == "torchvision" else tensorflow_crop_box
             top, left, height, width = box(
-                picture.shape[1], picture.shape[2], draws, config.crop_scale, config.crop_ratio
+                pixels.shape[1], pixels.shape[2], draws, config.crop_scale, config.crop_ratio
             )
-            picture = self.resized(picture[:, top : top + height, left : left + width], [size, size])
+            pixels = self.resize(pixels[:, top : top + height, left : left + width], [size, size])
         elif config.crop == "pad_shift":
-            picture = TF.pad(picture, [cast(int, config.crop_padding)] * 4)
-            top, left = (
-                int(draw * (extent - size + 1)) for draw, extent in zip(draws, picture.shape[1:], strict=False)
-            )
-            picture = picture[:, top : top + size, left : left + size]
+            pixels = TF.pad(pixels, [cast(int, config.crop_padding)] * 4)
+            top, left = (int(draw * (extent - size + 1)) for draw, extent in zip(draws, pixels.shape[1:], strict=False))
+            pixels = pixels[:, top : top + size, left : left + size]
         if config.flip and draws[-1] < 0.5:
-            picture = picture.flip(-1)
-        return self.normalised(picture), label
+            pixels = pixels.flip(-1)
+        return ImageSample(self.normalize(pixels), label, key.sample)
 
 
-class EvaluationImages(_Prepared):
-    """Short side to `resize_size`, centre crop of `image_size`."""
+class EvaluationImages(_Decoded):
+    """Short side resized to `resize_size`, then the center crop of `image_size`."""
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture, label = self.pixels(index)
-        if min(picture.shape[1:]) != self.side:
-            picture = self.resized(picture, [self.side])
-        return self.normalised(TF.center_crop(picture, [self.config.image_size])), label
-
-
-def crop_draws(seed: int, keys: Sequence[SampleKey], sampler: str = "torchvision") -> np.ndarray:
-    """The uniform numbers that crop and flip each of the pictures, two for each attempt and three more, [len(keys), 23]
-    or [len(keys), 203]; the last decides the flip."""
-    return uniforms(seed, "crop", keys, 2 * _CROP_ATTEMPTS[sampler] + 3)
-
-
-def crop_box(
-    height: int, width: int, draws: Sequence[float] | np.ndarray, scale: Sequence[float], ratio: Sequence[float]
-) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random crop: area uniform in `scale` of the whole, shape log-uniform in `ratio`.
-
-    The first of ten tries that fits; if none does, the largest centred box of an allowed shape (torchvision's rule).
-    """
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    for attempt in range(_CROP_ATTEMPTS["torchvision"]):
-        area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[2 * attempt])
-        shape = math.exp(low + (high - low) * draws[2 * attempt + 1])
-        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < w <= width and 0 < h <= height:
-            return int(draws[-3] * (height - h + 1)), int(draws[-2] * (width - w + 1)), h, w
-    shape = min(max(width / height, ratio[0]), ratio[1])
-    w, h = max(min(width, round(height * shape)), 1), max(min(height, round(width / shape)), 1)
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-def tensorflow_crop_box(
-    height: int, width: int, draws: Sequence[float] | np.ndarray, scale: Sequence[float], ratio: Sequence[float]
-) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random crop: shape uniform in `ratio`, then height uniform where the area is in
-    `scale` of the whole and at least a tenth; the whole image if 100 tries find none (TensorFlow's rule)."""
-    smallest, largest = scale[0] * height * width, scale[1] * height * width
-    for attempt in range(_CROP_ATTEMPTS["tensorflow"]):
-        shape = ratio[0] + (ratio[1] - ratio[0]) * draws[2 * attempt]
-        high = round(math.sqrt(largest / shape))
-        if round(high * shape) > width:
-            high = int((width + 0.5 - 1e-7) / shape)
-        high = min(high, height)
-        low = min(round(math.sqrt(smallest / shape)), high)
-        h = low + int(draws[2 * attempt + 1] * (high - low + 1))
-        if round(h * shape) * h < smallest:  # by rounding alone
-            h += 1
-        if round(h * shape) * h > largest:
-            h -= 1
-        w = round(h * shape)
-        if max(smallest, _COVERED * height * width) <= h * w <= largest and 0 < w <= width and 0 < h <= height:
-            return int(draws[-3] * max(height - h, 1)), int(draws[-2] * max(width - w, 1)), h, w
-    return 0, 0, height, width
+    def __getitem__(self, index: int) -> ImageSample:
+        pixels, label = self.pixels(index)
+        if min(pixels.shape[1:]) != self.side:
+            pixels = self.resize(pixels, [self.side])
+        return ImageSample(self.normalize(TF.center_crop(pixels, [self.config.image_size])), label, index)

@@ -1,10 +1,10 @@
-"""Pictures that lie decoded on the training's device, which crops, flips and normalises them there.
+"""Decoded images that stay on the training's device, which crops, flips and normalizes them.
 
-The loader hands over numbers alone: which pictures, and where each is cut and turned, from the same random numbers as
-`data.TrainingImages`. Batches have the same bits as its: whole steps of uint8, then one subtraction and one division,
+The loader sends only numbers: which images, and where each is cropped and flipped, from the same random numbers as
+`data.TrainingImages`. The batches have the same bits: whole steps of uint8, then one subtraction and one division,
 which round alike on every device.
 
-N pictures of H × W pixels, B in a batch, S a side of what the network sees.
+N images of H × W pixels, B in a batch, S the side of the images that the network sees.
 """
 
 from __future__ import annotations
@@ -23,40 +23,41 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 from novobench.files import derived_folder
+from novobench.tasks.image.batches import GRAY, SKIPPED_LABEL, ImageBatch
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import GREY, LEFT_OUT, Images, crop_draws, decoded, normalised, read
-from novobench.tasks.image.pictures import DECODER_VERSION, BadPicture
+from novobench.tasks.image.decoding import DECODER_VERSION, BadImage
+from novobench.tasks.image.sources import ImageSource, read_or_skip, read_usable
+from novobench.tasks.image.transforms import crop_draws, normalize
 from novobench.tasks.sampling import SampleKey, derive_seed
 
 log = logging.getLogger(__name__)
 
 
-class Picked:
-    """A batch that is made on the device it is sent to: `to` gives (images float32 [B, 3, S, S], labels int64 [B]), and
-    in evaluation the pictures' places int64 [B] too."""
+class DeferredBatch:
+    """A batch that the device makes: `to` moves its numbers there and returns the `ImageBatch`."""
 
-    def __init__(self, store: _Resident, numbers: Tensor, places: tuple[Tensor, ...] = ()) -> None:
-        self.store, self.numbers, self.places = store, numbers, places
+    def __init__(self, store: _Resident, numbers: Tensor) -> None:
+        self.store, self.numbers = store, numbers
 
-    def pin_memory(self) -> Picked:
-        return Picked(self.store, self.numbers.pin_memory(), self.places)
+    def pin_memory(self) -> DeferredBatch:
+        return DeferredBatch(self.store, self.numbers.pin_memory())
 
-    def to(self, device: torch.device) -> tuple[Tensor, ...]:
-        return *self.store.batch(self.numbers.to(device, non_blocking=True)), *self.places
+    def to(self, device: torch.device) -> ImageBatch:
+        return self.store.batch(self.numbers.to(device, non_blocking=True))
 
 
 class _Resident(Dataset):
-    """Pictures uint8 [N, 3, H, W] with labels; they move to the device of the first batch and stay."""
+    """Pixels uint8 [N, 3, H, W] with labels; they move to the device of the first batch and stay there."""
 
-    def __init__(self, images: Images, chosen: np.ndarray, config: ImageDataConfig) -> None:
-        kept, bad = _kept(images, config)
-        pixels, self.labels = kept[chosen], images.labels[chosen]
-        for place in np.flatnonzero(np.isin(chosen, bad)):  # tried again: what failed once may be good now
-            picture = decoded(images, int(chosen[place]), config)
-            if picture is None:
-                self.labels[place] = LEFT_OUT
+    def __init__(self, source: ImageSource, indices: np.ndarray, config: ImageDataConfig) -> None:
+        cached, bad = _cached_pixels(source, config)
+        pixels, self.labels = cached[indices], source.labels[indices]
+        for place in np.flatnonzero(np.isin(indices, bad)):  # it may be readable now
+            image = read_or_skip(source, int(indices[place]), config)
+            if image is None:
+                self.labels[place] = SKIPPED_LABEL
             else:
-                pixels[place] = picture.transpose(2, 0, 1)
+                pixels[place] = image.transpose(2, 0, 1)
         self.config, self.size = config, config.image_size
         self.pixels = torch.from_numpy(pixels)
         self.mean = torch.tensor(config.mean).view(-1, 1, 1)
@@ -67,70 +68,69 @@ class _Resident(Dataset):
         return len(self.labels)
 
     def numbers(self, samples: np.ndarray, top: np.ndarray, left: np.ndarray, flip: np.ndarray) -> Tensor:
-        """All that `batch` needs, int64 [B, 2 + 2 S] so that it crosses in one copy: picture, label, the rows and the
-        columns of its pixels that are seen. `top` and `left` [B] count pixels; `flip` [B] is boolean."""
+        """All that `batch` needs, int64 [B, 2 + 2 S], so that one copy moves it: image, label, and the rows and columns
+        of the pixels to take. `top` and `left` [B] count pixels; `flip` [B] is boolean."""
         ticks = np.arange(self.size)
         columns = np.where(flip[:, None], self.size - 1 - ticks, ticks) + left[:, None]
         parts = (samples[:, None], self.labels[samples][:, None], top[:, None] + ticks, columns)
         return torch.from_numpy(np.concatenate(parts, axis=1))
 
-    def batch(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels on the device of `numbers`."""
+    def batch(self, numbers: Tensor) -> ImageBatch:
+        """The batch on the device of `numbers`."""
         if self.pixels.device != numbers.device:
             self.pixels, self.mean, self.std, self.channels = (
                 tensor.to(numbers.device) for tensor in (self.pixels, self.mean, self.std, self.channels)
             )
         samples, labels, rows, columns = numbers.split([1, 1, self.size, self.size], dim=1)
-        seen = self.pixels[samples[:, :, None, None], self.channels, rows[:, None, :, None], columns[:, None, None]]
-        return normalised(seen, self.mean, self.std), labels.flatten()
+        pixels = self.pixels[samples[:, :, None, None], self.channels, rows[:, None, :, None], columns[:, None, None]]
+        return ImageBatch(normalize(pixels, self.mean, self.std), labels.flatten(), samples.flatten())
 
 
 class ResidentTraining(_Resident):
-    """`data.TrainingImages`, a whole micro-batch at a time."""
+    """As `data.TrainingImages`, a whole micro-batch at a time."""
 
-    def __init__(self, images: Images, chosen: np.ndarray, config: ImageDataConfig, seed: int) -> None:
-        super().__init__(images, chosen, config)
+    def __init__(self, source: ImageSource, indices: np.ndarray, config: ImageDataConfig, seed: int) -> None:
+        super().__init__(source, indices, config)
         self.seed = derive_seed(seed, "augment")
         if config.crop == "none":
             self.size = self.pixels.shape[-1]
         else:
             self.pixels = TF.pad(self.pixels, [cast(int, config.crop_padding)] * 4)
 
-    def __getitem__(self, keys: Sequence[SampleKey]) -> Picked:
+    def __getitem__(self, keys: Sequence[SampleKey]) -> DeferredBatch:
         draws = crop_draws(self.seed, keys)
-        room = self.pixels.shape[-1] - self.size + 1
-        top, left = (draws[:, :2] * room).astype(np.int64).T
+        positions = self.pixels.shape[-1] - self.size + 1
+        top, left = (draws[:, :2] * positions).astype(np.int64).T
         flip = (draws[:, -1] < 0.5) & self.config.flip
-        return Picked(self, self.numbers(np.array([key.sample for key in keys]), top, left, flip))
+        return DeferredBatch(self, self.numbers(np.array([key.sample for key in keys]), top, left, flip))
 
 
 class ResidentEvaluation(_Resident):
-    """`data.EvaluationImages`, a whole batch at a time."""
+    """As `data.EvaluationImages`, a whole batch at a time."""
 
-    def __init__(self, images: Images, chosen: np.ndarray, config: ImageDataConfig) -> None:
-        super().__init__(images, chosen, config)
+    def __init__(self, source: ImageSource, indices: np.ndarray, config: ImageDataConfig) -> None:
+        super().__init__(source, indices, config)
         self.pixels = TF.center_crop(self.pixels, [self.size])
 
-    def __getitem__(self, indices: Sequence[int]) -> Picked:
-        places = np.array(indices)
-        unmoved = np.zeros(len(places), dtype=np.int64)
-        return Picked(self, self.numbers(places, unmoved, unmoved, unmoved > 0), (torch.from_numpy(places),))
+    def __getitem__(self, indices: Sequence[int]) -> DeferredBatch:
+        zeros = np.zeros(len(indices), dtype=np.int64)
+        return DeferredBatch(self, self.numbers(np.array(indices), zeros, zeros, zeros > 0))
 
 
-def _kept(images: Images, config: ImageDataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """All pictures of a split, uint8 [N, 3, H, W], from the cache, decoded there once a machine; and the indices of
-    those that could not be decoded then."""
+def _cached_pixels(source: ImageSource, config: ImageDataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """All pixels of a split, uint8 [N, 3, H, W], decoded once per machine and then read from the cache; and the indices
+    of the images that could not be decoded then."""
     size = cast(int, config.resize_size)
-    key = repr((DECODER_VERSION, PIL.__version__, size, images.fingerprint))
+    key = repr((DECODER_VERSION, PIL.__version__, size, source.fingerprint))
 
     def build(folder: Path) -> None:
-        log.info("Decoding %s pictures.", len(images.labels))
-        pixels = np.full((len(images.labels), 3, size, size), GREY, dtype=np.uint8)
+        log.info("Decoding %s images.", len(source.labels))
+        pixels = np.full((len(source.labels), 3, size, size), GRAY, dtype=np.uint8)
         bad = []
         for index in range(len(pixels)):
             try:
-                pixels[index] = read(images, index, config).transpose(2, 0, 1)
-            except BadPicture:
+                pixels[index] = read_usable(source, index, config).transpose(2, 0, 1)
+            except BadImage:
                 bad.append(index)
         np.save(folder / "pixels.npy", pixels)
         np.save(folder / "bad.npy", np.array(bad, dtype=np.int64))

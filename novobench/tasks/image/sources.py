@@ -1,43 +1,40 @@
-"""Where images come from: a folder tree or a Hugging Face data set. N pictures with labels, known by their content."""
+"""Raw images with labels, from an ImageFolder tree or a Hugging Face data set. The built-in digits are in `builtin`.
+
+N images of a split; they stay encoded until they are read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 
-from novobench.errors import DataError, kind_and_message, suggestion
+from novobench.errors import DataError
 from novobench.hardware import cores
-from novobench.tasks.hub import open_hub, read_rows, row_digests, row_source
+from novobench.tasks.hub import open_hub, read_rows, row_digests, row_source, split_label
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.pictures import BadPicture, MissingPicture, picture_size, quiet, rgb_pixels
-from novobench.tasks.sources import content_digests
+from novobench.tasks.image.decoding import BadImage, MissingImage, image_size, quiet, rgb_pixels
+from novobench.tasks.image.image_folder import IMAGE_SUFFIXES, class_folders, image_files, subfolders
+from novobench.tasks.sampling import SampleKey, uniforms
+from novobench.tasks.sources import content_digests, data_folder, listed, missing_split, printable, split_key
 
 log = logging.getLogger(__name__)
 
-_ENDINGS = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2",
-    ".ppm", ".pgm", ".pbm", ".pnm",
-)  # fmt: skip
-_STRAY_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "__pycache__")
-"""What archives, network drives, file systems and interpreters leave in a tree, besides hidden entries."""
-_HELD_OUT = ("test", "val", "valid", "validation", "dev", "eval")
-"""Usual names of splits that are not trained on."""
+_HELD_OUT_NAMES = ("test", "val", "valid", "validation", "dev", "eval")
+"""Usual names of splits that are not for training."""
 
 
-class Images(ABC):
-    """A split as it lies on disk."""
+class ImageSource(ABC):
+    """One split of a data set."""
 
     labels: np.ndarray
     """int64 [N], each in 0 … len(classes) − 1."""
@@ -47,27 +44,27 @@ class Images(ABC):
 
     @abstractmethod
     def encoded(self, index: int) -> Path | bytes:
-        """The file or the bytes of a picture. Raises BadPicture where there is neither."""
+        """The file or the bytes of an image. Raises BadImage if it has neither."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """A picture, for messages; any file name can be printed."""
+        """An image, for messages; any file name becomes printable."""
 
     @abstractmethod
     def digests(self) -> np.ndarray:
-        """Of the encoded pictures, uint8 [N, 16]."""
+        """Digests of the encoded images, uint8 [N, 16]; zeros for an image without content."""
 
     def read(self, index: int) -> np.ndarray:
-        """RGB pixels, uint8 [H, W, 3]. Raises BadPicture."""
+        """RGB pixels, uint8 [H, W, 3]. Raises BadImage."""
         return rgb_pixels(self.encoded(index))
 
     def sizes(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Width and height of pictures, from their headers, int64 [n, 2]; zeros for one that is bad."""
+        """Width and height of images, from their headers, int64 [n, 2]; zeros for a bad image."""
 
         def size(index: int) -> tuple[int, int]:
             try:
-                return picture_size(self.encoded(int(index)))
-            except BadPicture:
+                return image_size(self.encoded(int(index)))
+            except BadImage:
                 return 0, 0  # decoding it will say why
 
         with quiet(), ThreadPoolExecutor(cores()) as pool:
@@ -75,12 +72,12 @@ class Images(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of class names, labels and encoded pictures, in order; other file names are the same data."""
+        """16 hex digits of class names, labels and encoded images, in order; it does not depend on file names."""
         return self._identity[0]
 
     @property
     def readable(self) -> np.ndarray:
-        """Whether each picture had content when the fingerprint was taken, bool [N]."""
+        """Whether each image had content when the fingerprint was taken, bool [N]."""
         return self._identity[1]
 
     @cached_property
@@ -91,71 +88,65 @@ class Images(ABC):
         digest.update(digests.tobytes())
         return digest.hexdigest()[:16], np.asarray(digests.any(axis=1))
 
-    def number_as(self, training: Images, key: str) -> None:
-        """Give each class the number that it has in the training split; `key` chose this split. A class may be absent,
-        but none may be new."""
-        known = {name: number for number, name in enumerate(training.classes)}
-        new = [name for label, name in enumerate(self.classes) if name not in known and np.any(self.labels == label)]
+    def number_classes_as(self, training: ImageSource, key: str) -> None:
+        """Give each class its number in the training split. `key` is the config key of this split.
+
+        Classes of the training split may be absent here. Raises DataError for a class that the training split lacks.
+        """
+        numbers = {name: number for number, name in enumerate(training.classes)}
+        new = [name for label, name in enumerate(self.classes) if name not in numbers and np.any(self.labels == label)]
         if new:
-            alike = any(name.casefold() == new[0].casefold() for name in known)
-            case = " They differ in upper and lower case alone." if alike else ""
+            same_but_case = any(name.casefold() == new[0].casefold() for name in numbers)
+            case = " They differ only in upper and lower case." if same_but_case else ""
             raise DataError(
-                f"{self.where} has classes that {training.where} lacks: {_listed(new)}; there are "
-                f"{_listed(known)}.{case} Complete the training split, take those images out, or set {key}."
+                f"{self.where} has classes that {training.where} lacks: {listed(new)}; its classes are "
+                f"{listed(numbers)}.{case} Complete the training split, remove those images, or set {key}."
             )
-        self.labels = np.array([known.get(name, -1) for name in self.classes])[self.labels]
+        self.labels = np.array([numbers.get(name, -1) for name in self.classes])[self.labels]
         self.classes = training.classes
 
 
-class FolderImages(Images):
+class FolderSource(ImageSource):
     """An ImageFolder tree `<root>/<split>/<class>/…/<image>`; classes and images in sorted order.
 
-    As torchvision's, which takes pictures in folders below a class, too. Hidden entries are neither classes nor images.
+    As in torchvision, images may also lie in folders below a class. Hidden entries are ignored.
     """
 
     def __init__(self, config: ImageDataConfig, data_root: Path, split: str) -> None:
-        root = data_root / (config.path or config.name)
-        if not root.is_dir():
-            raise DataError(
-                f"No data folder {root} for '{config.name}' (data.path under the data root). Put an ImageFolder tree "
-                "there, set NOVOBENCH_DATA or data_root to where it is, or use data.source=hub."
-            )
+        root = data_folder(data_root, config.path, config.name, "an ImageFolder tree")
         self.folder = root / split
-        self.where = _printable(self.folder)
-        key = split_key(config, split)
+        self.where = printable(self.folder)
+        key = split_key(config, split, "data.train_split")
         if not self.folder.is_dir():
-            there = _folders(root)
-            spare = [] if key == "data.train_split" else spare_splits(config, data_root)
-            raise DataError(
-                f"{_printable(root)} has no split '{split}'.{suggestion(split, there)} It holds: {_listed(there)}. "
-                f"Set {f'{key}={spare[0]}' if spare else key}."
-            )
-        folders = _class_folders(self.folder)
+            unused = [] if key == "data.train_split" else unused_splits(config, data_root)
+            remedy = f"Set {f'{key}={unused[0]}' if unused else key}."
+            raise missing_split(printable(root), split, subfolders(root), remedy)
+        folders = class_folders(self.folder)
         self.classes = sorted(folders)
         if not self.classes:
             raise DataError(
                 f"{self.where} holds no class folders; an ImageFolder tree is <split>/<class>/<image>. Sort the images "
-                f"into a folder for each class, or set {key}."
+                f"into a folder per class, or set {key}."
             )
         self.files: list[str] = []
         labels: list[int] = []
-        left_out: list[str] = []
+        skipped: list[str] = []
         for label, name in enumerate(self.classes):
             folder = folders[name]
-            found, others = _pictures(self.folder / folder)
-            left_out += (f"{folder}/{other}" for other in others)
-            if not found:
-                such = f" that ends in {', '.join(_ENDINGS)}, but e.g. {_printable(others[0])}" if others else ""
+            images, others = image_files(self.folder / folder)
+            skipped += (f"{folder}/{other}" for other in others)
+            if not images:
+                suffix = f" with suffix {', '.join(IMAGE_SUFFIXES)}, but e.g. {printable(others[0])}" if others else ""
                 raise DataError(
-                    f"{_printable(self.folder / folder)} is an empty class: no image in it{such}. Remove the folder or "
-                    "fill it."
+                    f"{printable(self.folder / folder)} is an empty class: no image in it{suffix}. Remove the folder "
+                    "or fill it."
                 )
-            self.files += (f"{folder}/{file}" for file in found)
-            labels += [label] * len(found)
-        if left_out:
+            self.files += (f"{folder}/{file}" for file in images)
+            labels += [label] * len(images)
+        if skipped:
             log.warning(
-                "Left out %d files of %s that are not named as images, e.g. %s. Images end in %s.",
-                len(left_out), self.where, _printable(left_out[0]), ", ".join(_ENDINGS),
+                "Skipped %d files of %s that have no image suffix, e.g. %s. Suffixes of images: %s.",
+                len(skipped), self.where, printable(skipped[0]), ", ".join(IMAGE_SUFFIXES),
             )  # fmt: skip
         self.labels = np.array(labels)
 
@@ -163,52 +154,53 @@ class FolderImages(Images):
         return self.folder / self.files[index]
 
     def name(self, index: int) -> str:
-        return _printable(self.folder / self.files[index])
+        return printable(self.folder / self.files[index])
 
     def digests(self) -> np.ndarray:
         return content_digests([self.folder / file for file in self.files])
 
 
-class HubImages(Images):
+class HubSource(ImageSource):
     """A Hugging Face data set: a hub id, or a local folder of parquet files with the same columns.
 
-    Classes are those of a ClassLabel column; or, where a column holds numbers or texts, its values in sorted order.
+    The classes are those of a ClassLabel column, or the values of a column of numbers or texts, in sorted order.
     """
 
     def __init__(self, config: ImageDataConfig, data_root: Path, split: str) -> None:
         import datasets
 
-        self.where, self.split = f"{config.path}[{split}]", split
+        self.where, self.split = split_label(config.path, split), split
         self.folder = data_root / config.path
-        columns = {config.image_column: "data.image_column", config.label_column: "data.label_column"}
-        found = open_hub(config.path, "", data_root, split, columns, split_key(config, split))
-        if not len(found):
-            raise DataError(f"{self.where} has no rows. Set {split_key(config, split)}.")
         self.column = config.image_column
-        feature = found.features[self.column]
+        key = split_key(config, split, "data.train_split")
+        columns = {self.column: "data.image_column", config.label_column: "data.label_column"}
+        table = open_hub(config.path, "", data_root, split, columns, key)
+        if not len(table):
+            raise DataError(f"{self.where} has no rows. Set {key}.")
+        feature = table.features[self.column]
         try:
             if isinstance(feature, dict) and not feature.keys() & {"bytes", "path"}:
                 raise TypeError("neither bytes nor path")
-            self.table = found.select_columns([self.column]).cast_column(self.column, datasets.Image(decode=False))
-        except Exception as error:  # pyarrow and datasets have many ways to say that a column holds something else
+            self.table = table.select_columns([self.column]).cast_column(self.column, datasets.Image(decode=False))
+        except Exception as error:  # pyarrow and datasets raise many types for a column that holds something else
             raise DataError(
-                f"{self.where}: column '{self.column}' holds {feature}, which are no pictures "
-                f"({type(error).__name__}). Set data.image_column."
+                f"{self.where}: column '{self.column}' holds {feature}, not images ({type(error).__name__}). Set "
+                "data.image_column."
             ) from None
-        self.labels, self.classes = _labels(found, config, self.where, split_key(config, split))
+        self.labels, self.classes = _labels(table, config.label_column, self.where, key)
 
     def encoded(self, index: int) -> Path | bytes:
         source = row_source(read_rows(self.table, [int(index)], self.column, self.where)[0], self.folder)
         if source is None:
-            raise BadPicture("its row holds neither bytes nor a path")
+            raise BadImage("its row holds neither bytes nor a path")
         return source
 
     def read(self, index: int) -> np.ndarray:
         try:
             return super().read(index)
-        except MissingPicture as error:
+        except MissingImage as error:
             path = str(self.encoded(index))
-            raise MissingPicture(f"its row holds no bytes but the path of a file, {path}: {error}") from None
+            raise MissingImage(f"its row holds no bytes but the path of a file, {path}: {error}") from None
 
     def name(self, index: int) -> str:
         return f"{self.where} row {index}"
@@ -217,156 +209,106 @@ class HubImages(Images):
         return row_digests(self.table, self.column, self.folder, self.split, self.where)
 
 
-def open_source(config: ImageDataConfig, data_root: Path, split: str) -> Images:
-    """A split of the configured source. Raises DataError."""
-    kind = FolderImages if config.source == "folder" else HubImages
-    return kind(config, data_root, split)
+class Splits:
+    """The splits of a folder or hub data set. A class has the same number in each."""
+
+    def __init__(self, config: ImageDataConfig, data_root: Path) -> None:
+        self.config = config
+        source = FolderSource if config.source == "folder" else HubSource
+        self.train = source(config, data_root, config.train_split)
+        self.test = source(config, data_root, config.test_split)
+        self.search = source(config, data_root, config.search_split) if config.search_split else None
+        """None if the search images are a share of the training split."""
+        for label, name in enumerate(self.train.classes):
+            if not np.any(self.train.labels == label):
+                raise DataError(f"data '{config.name}': class '{name}' of split '{config.train_split}' has no image.")
+        self.test.number_classes_as(self.train, "data.test_split")
+        if self.search is not None:
+            self.search.number_classes_as(self.train, "data.search_split")
+
+    @property
+    def fingerprint(self) -> str:
+        held_out = [self.test] if self.search is None else [self.test, self.search]
+        return ":".join([self.config.name, self.train.fingerprint, *(source.fingerprint for source in held_out)])
+
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the training images and of the search images in their splits, int64, sorted."""
+        images = len(self.train.labels)
+        if self.search is not None:
+            return np.arange(images), np.arange(len(self.search.labels))
+        order = np.argsort(uniforms(0, "search-split", [SampleKey(0, i) for i in range(images)], 1)[:, 0])
+        return np.sort(order[self.config.search_size :]), np.sort(order[: self.config.search_size])
 
 
-def split_key(config: ImageDataConfig, split: str) -> str:
-    """The config key that chose a split."""
-    keys = ("train_split", "search_split", "test_split")
-    return next((f"data.{key}" for key in keys if getattr(config, key) == split), "data.train_split")
-
-
-def spare_splits(config: ImageDataConfig, data_root: Path) -> list[str]:
-    """Folders of a tree that are named as held-out splits and not used."""
+def unused_splits(config: ImageDataConfig, data_root: Path) -> list[str]:
+    """Folders of a tree that have the name of a held-out split and that the config does not use."""
     if config.source != "folder":
         return []
-    there = _folders(data_root / (config.path or config.name))
+    splits = subfolders(data_root / (config.path or config.name))
     used = (config.train_split, config.test_split, config.search_split)
-    return [name for name in _HELD_OUT if name in there and name not in used]
+    return [name for name in _HELD_OUT_NAMES if name in splits and name not in used]
 
 
-def _labels(table: Any, config: ImageDataConfig, where: str, key: str) -> tuple[np.ndarray, list[str]]:
-    """Labels int64 [N] of a table's rows, and the names of the classes that they number. `key` chose the split."""
-    column = config.label_column
+def _labels(table: Any, column: str, where: str, key: str) -> tuple[np.ndarray, list[str]]:
+    """Labels int64 [N] of a table's rows, and the names of their classes. `key` is the config key of the split."""
     feature = table.features[column]
     names = getattr(feature, "names", None)
     dtype = str(getattr(feature, "dtype", "list"))
     if not dtype.startswith(("int", "uint", "bool", "string", "large_string")):
-        raise DataError(f"{where}: column '{column}' holds {feature}, which are no classes. Set data.label_column.")
+        raise DataError(f"{where}: column '{column}' holds {feature}, not classes. Set data.label_column.")
     values = table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-    number = not isinstance(next((value for value in values if value is not None), 0), str)
-    top = len(names) if names else float("inf")
-    bad = [
+    numeric = not isinstance(next((value for value in values if value is not None), 0), str)
+    limit = len(names) if names else float("inf")
+    bad_rows = [
         row
         for row, value in enumerate(values)
-        if value is None or (not 0 <= value < top if number else not value.strip())
+        if value is None or (not 0 <= value < limit if numeric else not value.strip())
     ]
-    if bad:
-        value = values[bad[0]]
-        told = "no label" if value is None or not number else f"label {value}"
-        among = f", which is none of the classes 0 to {len(names) - 1}" if names and told != "no label" else ""
-        hidden = " A hub's data sets say -1 where a label is not published." if value == -1 else ""
+    if bad_rows:
+        value = values[bad_rows[0]]
+        has_number = value is not None and numeric
+        label = f"label {value}" if has_number else "no label"
+        outside = f", which is not one of the classes 0 to {len(names) - 1}" if names and has_number else ""
+        unpublished = " Data sets of the hub use -1 for labels that are not published." if value == -1 else ""
         raise DataError(
-            f"{where} row {bad[0]} has {told} in column '{column}'{among} ({len(bad)} of {len(values)} rows).{hidden} "
-            f"Set data.label_column, or {key} to a split with labels."
+            f"{where} row {bad_rows[0]} has {label} in column '{column}'{outside} ({len(bad_rows)} of {len(values)} "
+            f"rows).{unpublished} Set data.label_column, or {key} to a split with labels."
         )
     if names:
         return np.array(values, dtype=np.int64), list(names)
-    order = {value: place for place, value in enumerate(sorted(set(values)))}
-    return np.array([order[value] for value in values], dtype=np.int64), [str(value) for value in order]
+    numbers = {value: number for number, value in enumerate(sorted(set(values)))}
+    return np.array([numbers[value] for value in values], dtype=np.int64), [str(value) for value in numbers]
 
 
-@contextmanager
-def _listing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = _printable(error.filename or folder)
-        raise DataError(
-            f"Cannot list {place}: {error.strerror or kind_and_message(error)}. Make it readable, then run the same "
-            "command again."
-        ) from None
+def read_usable(source: ImageSource, index: int, config: ImageDataConfig) -> np.ndarray:
+    """The pixels of an image that the config's crops can use, uint8 [H, W, 3]. Raises BadImage with the reason."""
+    pixels = source.read(index)
+    (height, width), side = pixels.shape[:2], cast(int, config.resize_size)
+    if config.images_on == "accelerator" and (height, width) != (side, side):  # changed since the sizes were checked
+        raise BadImage(f"it has {width} × {height} pixels instead of data.resize_size {side} squared")
+    if max(height, width) * side**2 > min(height, width) * cast(int, Image.MAX_IMAGE_PIXELS):
+        raise BadImage(f"its {width} × {height} pixels cannot be resized to a short side of {side}: it is too narrow")
+    return pixels
 
 
-def _folders(folder: Path) -> list[str]:
-    with _listing(folder), os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if _is_folder(entry) and not entry.name.startswith(".") and entry.name not in _STRAY_FOLDERS
-        )
+def read_or_skip(source: ImageSource, index: int, config: ImageDataConfig) -> np.ndarray | None:
+    """The pixels of an image, uint8 [H, W, 3]; None, with a warning, for a bad one if `on_bad_image` is `skip`.
 
-
-def _class_folders(split: Path) -> dict[str, str]:
-    """Name of a class -> its folder. Names are composed (NFC), so that a class is the same whether its folder's name
-    was written on macOS or elsewhere. Raises DataError for two folders of one name, and for a link to nowhere."""
-    with _listing(split), os.scandir(split) as entries:
-        for entry in entries:
-            if entry.is_symlink() and not os.path.exists(entry.path) and not entry.name.startswith("."):
-                raise DataError(
-                    f"{_printable(entry.path)} is a link to {_printable(os.readlink(entry.path))}, which leads "
-                    "nowhere: a class may be missing. Bring back what it leads to, or remove the link."
-                )
-    found: dict[str, str] = {}
-    alike: dict[str, str] = {}
-    for folder in _folders(split):
-        name = unicodedata.normalize("NFC", folder)
-        if name in found:
-            raise DataError(
-                f"{_printable(split)} has two folders whose names look the same and differ in their Unicode form: "
-                f"{found[name]!a} and {folder!a}. Put their images into one."
-            )
-        found[name] = folder
-        if other := alike.get(name.casefold()):
-            log.warning(
-                "%s has classes that differ in upper and lower case alone: %s and %s. If they are one, put their "
-                "images into one folder.", _printable(split), _printable(other), _printable(name),
-            )  # fmt: skip
-        alike[name.casefold()] = name
-    return found
-
-
-def _pictures(folder: Path) -> tuple[list[str], list[str]]:
-    """Files under `folder` that are named as images, and those that are not, relative and sorted.
-
-    Links are followed, but for those that lead back to a folder above them.
+    Raises DataError for a bad image otherwise, and for one that could be read when the data were opened: which images
+    are skipped must not depend on when a disk is unavailable.
     """
-    found: list[str] = []
-    others: list[str] = []
-    with _listing(folder):
-        above = [_identity(parent) for parent in folder.absolute().parents]
-    waiting = [("", above)]
-    while waiting:
-        below, above = waiting.pop()
-        place = folder / below
-        with _listing(place):
-            here = _identity(place)
-            with os.scandir(place) as listed:
-                entries = list(listed)
-        if here in above:
-            log.warning("Left out %s: it leads back to a folder above it.", _printable(place))
-            continue
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in _STRAY_FOLDERS:
-                continue
-            name = f"{below}/{entry.name}" if below else entry.name
-            if _is_folder(entry):
-                waiting.append((name, [*above, here]))
-            else:
-                (found if entry.name.lower().endswith(_ENDINGS) else others).append(name)
-    return sorted(found), sorted(others)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    about = os.stat(folder)
-    return about.st_dev, about.st_ino
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself, or where nobody may look
-        return False
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = [_printable(name) for name in names]
-    return ", ".join(names[:10]) + (f", … ({len(names)} in all)" if len(names) > 10 else "")
-
-
-def _printable(name: str | Path) -> str:
-    """A name whose bytes are not UTF-8 cannot be printed or logged as it is."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+        return read_usable(source, index, config)
+    except BadImage as error:
+        if isinstance(error, MissingImage) and source.readable[index]:
+            raise DataError(
+                f"{source.name(index)} can no longer be read: {error}. It could be read when the data were opened: "
+                "restore it, then run the same command again."
+            ) from None
+        if config.on_bad_image == "error":
+            raise DataError(
+                f"{source.name(index)} cannot be decoded: {error}. Replace it, or set data.on_bad_image=skip to train "
+                "without it."
+            ) from None
+        log.warning("Skipped %s, which cannot be decoded: %s", source.name(index), error)
+        return None

@@ -1,8 +1,7 @@
-"""The built-in corpus: WordNet's definitions of 21,844 things, which the timm wheel carries; nothing to download.
+"""The built-in corpus: WordNet's definitions of 21,844 synsets, part of the timm wheel, so nothing to download.
 
-Natural English of 1.7 MB under the WordNet licence (Princeton University). The file has not changed since it was added
-to timm, and its bytes are checked. It is sorted by synset, so neighbouring lines share a topic and memory has
-something to remember.
+1.7 MB of natural English under the WordNet license (Princeton University). The file has not changed since it was added
+to timm, and its bytes are checked. It is sorted by synset, so neighboring lines share a topic and memory is useful.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ _SHA256 = "191e227d48fc8c7b7e2d2a3cac41fc8b2eb517d9d2819d0edbc91c5767250eed"
 _FILE = Path("data", "_info", "imagenet_synset_to_definition.txt")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|[^\w\s]")
 _BLOCK = 50
-"""Neighbouring lines that go to one split."""
+"""Neighboring lines that go to the same split."""
 _VALID, _TEST = 7, 17
-"""Of 20 blocks, the ones that are held out."""
+"""The two of every 20 blocks that are held out."""
 
 
 def glosses() -> dict[str, list[str]]:
     """Lines of `train`, `valid` and `test`: lower-case words, numbers and punctuation marks with spaces between."""
-    package = importlib.util.find_spec("timm")  # found, not imported
+    package = importlib.util.find_spec("timm")  # without importing it
     if package is None or package.origin is None:
         raise DataError("The built-in text is part of the package timm, which is not installed. Run: make setup")
     path = Path(package.origin).parent / _FILE
@@ -35,7 +34,7 @@ def glosses() -> dict[str, list[str]]:
         raise DataError(f"Cannot read the built-in text {path}: {error.strerror}. Install timm again.") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != _SHA256:
-        raise DataError(f"{path} is not the expected text (sha256 {digest}); install timm 1.0.31.")
+        raise DataError(f"{path} is not the expected text (sha256 {digest}). Install timm 1.0.31.")
     lines: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     for number, line in enumerate(content.decode().removesuffix("\n").split("\n")):
         held_out = {_VALID: "valid", _TEST: "test"}.get(number // _BLOCK % 20, "train")

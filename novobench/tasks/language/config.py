@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import DropoutRate, FileName, Name, NonNegativeInt, PositiveFloat, PositiveInt
+from novobench.tasks.base_config import DataConfig
 
 RECIPE_VERSION = 2
 
@@ -60,7 +61,7 @@ class EvaluationProtocol:
 
 
 @dataclass(frozen=True)
-class LanguageDataConfig:
+class LanguageDataConfig(DataConfig):
     """Where text comes from, how much of it there is, and how it is cut."""
 
     source: Literal["glosses", "files", "hub"] = field(default="files", metadata=PRACTICAL)

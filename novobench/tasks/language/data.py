@@ -1,9 +1,9 @@
 """Contiguous streams: how a text becomes segments that follow one another.
 
-B streams of an update, m of a micro-batch, T tokens of a segment, S pieces of an evaluation text.
+B streams of an update, m of a micro-batch, T tokens of a segment, S streams of an evaluation text.
 
-The training text is cut into B equal pieces, and an update trains on the next segment of each; stream b stays in
-micro-batch k = b // m for ever, so memory belongs to k whatever process works on it. Evaluation scores every token.
+The training text is cut into B equal streams, and an update trains on the next segment of each. Stream b stays in
+micro-batch k = b // m, so memory belongs to k whichever process works on it. Evaluation scores every token once.
 """
 
 from __future__ import annotations
@@ -14,34 +14,106 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
+from novobench.config import data_root
+from novobench.tasks.base import EvaluationSet, TaskData
 from novobench.tasks.language.config import EvaluationProtocol
+from novobench.tasks.language.corpus import check_length, checked_counts, identify, open_corpus
+from novobench.tasks.metric import Metric
 from novobench.tasks.sampling import SampleKey, derive_seed
 
 IGNORED = -1
-"""A target that is not scored: padding behind the end of a short piece."""
+"""A target that is not scored: padding after the end of a short stream."""
 _PROBE_RUN = 500
-"""Tokens in a row of the training probe."""
+"""Consecutive tokens of the training probe."""
 
 
-class Segment(NamedTuple):
-    """One micro-batch of training."""
+class LanguageData(TaskData):
+    """The built-in text, files or a hub data set; see `sources`.
+
+    Evaluation sets: the training probe, `valid`, `test`, and `test` again under each further protocol.
+    """
+
+    def setup(self, stage: str) -> None:
+        config = self.config.data
+        corpus = open_corpus(config, data_root(self.config))
+        check_length(corpus, config, self.config.batch.size)
+        self.counts = checked_counts(corpus, config, self.config.model)
+        self.fingerprint = f"{config.name}:{corpus.fingerprint}"
+        self.baselines = {
+            split: {
+                name: Metric(value, self.counts[split], "%" if name == "unknown" else "")
+                for name, value in values.items()
+            }
+            for split, values in corpus.baselines.items()
+        }
+        self.train = TrainingStreams(
+            corpus.tokens["train"],
+            streams=self.config.batch.size,
+            micro=self.config.batch.micro,
+            length=config.segment_length,
+            seed=self.config.seed,
+            rotate=config.rotate,
+            cutoffs=self.config.model.cutoffs,
+        )
+        self.collate = self.train.collate
+
+        streams = config.evaluation_streams
+        self.evaluation_sets = []
+        if config.probe_tokens:
+            text = EvaluationText(probe(corpus.tokens["train"], config.probe_tokens), config.protocol, streams)
+            self.evaluation_sets.append(EvaluationSet("probe", "train", text))
+        valid, test = (
+            EvaluationText(corpus.tokens[split], config.protocol, streams, corpus.vocabulary)
+            for split in ("valid", "test")
+        )
+        self.evaluation_sets += [EvaluationSet("valid", "search", valid), EvaluationSet("test", "test", test)]
+        for name, protocol in config.other_protocols.items():
+            text = EvaluationText(corpus.tokens["test"], protocol, streams)
+            self.evaluation_sets.append(EvaluationSet(f"test-{name}", "test", text))
+
+    def identify(self) -> str:
+        return f"{self.config.data.name}:{identify(self.config.data, data_root(self.config))}"
+
+    def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
+        order = StreamOrder(
+            self.config.batch.size,
+            micro=self.config.batch.micro,
+            per_epoch=self.config.epoch_updates,
+            start=start,
+            stop=stop,
+            rank=rank,
+            world=world,
+        )
+        return self._batch_loader(self.train, order)
+
+    def evaluation_batches(self, dataset: EvaluationText, rank: int, world: int) -> DataLoader:  # type: ignore[override]
+        """Passes over this rank's streams in the order of the text; with one stream, one rank does all of them."""
+        return DataLoader(dataset.share(range(rank, len(dataset), world)), batch_size=None)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+class SegmentBatch(NamedTuple):
+    """One micro-batch of training: the same segment of m streams."""
 
     inputs: Tensor
-    """[m, T], int64."""
+    """int64 [m, T]: word ids."""
     targets: Tensor
-    """[m, T]: the next word of each."""
+    """int64 [m, T]: the next word of each."""
     slot: int
-    """k: whose memory goes on here."""
+    """k: the number of the micro-batch, whose memory these streams continue."""
     first: bool
-    """The streams begin here, so there is no memory yet."""
-    counts: list[int] | None = None
-    """How many targets the softmax's head covers and how many each later cluster, which a GPU would be asked for."""
+    """The streams begin here, so they have no memory yet."""
+    cluster_counts: list[int] | None = None
+    """How many targets are in the softmax's head and in each later cluster; counting them on a GPU would wait for
+    it."""
 
 
 def targets_per_cluster(targets: Tensor, cutoffs: Sequence[int]) -> list[int]:
-    """`Segment.counts` of targets on the CPU."""
+    """`SegmentBatch.cluster_counts` of targets int64 [m, T] on the CPU."""
     clusters = np.searchsorted(cutoffs, targets.flatten().numpy(), side="right")
     return np.bincount(clusters, minlength=len(cutoffs) + 1).tolist()
 
@@ -68,25 +140,25 @@ class TrainingStreams(Dataset):
         return [(key, self[key]) for key in keys]
 
     def __getitem__(self, key: SampleKey) -> np.ndarray:
-        """T + 1 tokens: the inputs and, one on, the targets."""
+        """int32 [T + 1]: the inputs and, shifted by one, the targets."""
         segment, stream = divmod(key.sample, self.streams)
         start = stream * self.stream_length + segment * self.length
         if self.rotate:
             start += derive_seed(self.seed, "rotate", key.epoch) % len(self.tokens)
         return self.tokens.take(range(start, start + self.length + 1), mode="wrap")
 
-    def collate(self, items: list[tuple[SampleKey, np.ndarray]]) -> Segment:
+    def collate(self, items: list[tuple[SampleKey, np.ndarray]]) -> SegmentBatch:
         """One micro-batch of `__getitems__`."""
-        tokens = torch.from_numpy(np.stack([found for _, found in items]).astype(np.int64))
+        tokens = torch.from_numpy(np.stack([segment for _, segment in items]).astype(np.int64))
         segment, stream = divmod(items[0][0].sample, self.streams)
         targets = tokens[:, 1:]
         counts = targets_per_cluster(targets, self.cutoffs)
-        return Segment(tokens[:, :-1], targets, stream // self.micro, segment == 0, counts)
+        return SegmentBatch(tokens[:, :-1], targets, stream // self.micro, segment == 0, counts)
 
 
 class StreamOrder:
-    """A batch sampler like `sampling.MicroBatches`, but in the order of the text: update u is its epoch's segment
-    u mod (updates an epoch) of every stream."""
+    """A batch sampler like `sampling.MicroBatches`, but in the order of the text: update u is segment
+    u mod (updates per epoch) of every stream."""
 
     def __init__(
         self, streams: int, *, micro: int, per_epoch: int, start: int, stop: int, rank: int = 0, world: int = 1
@@ -105,63 +177,70 @@ class StreamOrder:
                 yield [SampleKey(epoch, sample) for sample in range(first, first + self.micro)]
 
 
-class ScoredSegment(NamedTuple):
-    """One pass of an evaluation."""
+# ---------------------------------------------------------------------------------------------- evaluation
+
+
+class ScoredBatch(NamedTuple):
+    """One pass of an evaluation: the same segment of S streams."""
 
     inputs: Tensor
-    """[S, T], int64."""
+    """int64 [S, T]: word ids."""
     targets: Tensor
-    """[S, T]; `IGNORED` behind a piece's end."""
+    """int64 [S, T]; `IGNORED` after a stream's end."""
     first: bool
-    places: list[int]
+    """The streams begin here, so they have no memory yet."""
+    row_numbers: list[int]
     """A number for each row, in the order of the text."""
-    text: list[str]
-    """What each row's targets say; empty if nobody wants to read it."""
+    texts: list[str]
+    """The words of each row's targets; empty if predictions are not kept."""
     memory_length: int
     clamp_length: int
     same_length: bool
 
 
 class EvaluationText(Dataset):
-    """A whole text in `pieces` streams: every token is a target once, the first after `<eos>`, a later piece's first
-    after the token before it."""
+    """A whole text in `streams` streams. Every token is a target once: the first after `<eos>`, and the first of a
+    later stream after the token before it."""
 
     def __init__(
-        self, tokens: np.ndarray, protocol: EvaluationProtocol, pieces: int = 1, words: list[str] | None = None
+        self, tokens: np.ndarray, protocol: EvaluationProtocol, streams: int = 1, vocabulary: list[str] | None = None
     ) -> None:
-        self.words, self.protocol = words, protocol
-        pieces = min(pieces, len(tokens))  # none without a token
-        self.targets = np.array_split(tokens, pieces)
-        self.inputs = np.array_split(np.concatenate([[0], tokens[:-1]]), pieces)
-        self.passes = -(-len(self.targets[0]) // protocol.target_length)  # the first piece is the longest
+        self.vocabulary, self.protocol = vocabulary, protocol
+        streams = min(streams, len(tokens))  # no stream is empty
+        self.targets = np.array_split(tokens, streams)
+        self.inputs = np.array_split(np.concatenate([[0], tokens[:-1]]), streams)
+        self.passes = -(-len(self.targets[0]) // protocol.target_length)  # the first stream is the longest
 
     def __len__(self) -> int:
+        """Streams."""
         return len(self.targets)
 
-    def share(self, pieces: range) -> _Share:
-        """The passes over some of the pieces, side by side."""
-        return _Share(self, pieces)
+    def share(self, streams: range) -> EvaluationPasses:
+        """The passes over some of the streams in parallel."""
+        return EvaluationPasses(self, streams)
 
 
-class _Share(Dataset):
-    def __init__(self, whole: EvaluationText, pieces: range) -> None:
-        self.whole, self.pieces = whole, pieces
+class EvaluationPasses(Dataset):
+    """`ScoredBatch`es of some streams of a text, in order."""
+
+    def __init__(self, text: EvaluationText, streams: range) -> None:
+        self.text, self.streams = text, streams
 
     def __len__(self) -> int:
-        return self.whole.passes if self.pieces else 0
+        return self.text.passes if self.streams else 0
 
-    def __getitem__(self, number: int) -> ScoredSegment:
+    def __getitem__(self, number: int) -> ScoredBatch:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        whole, protocol = self.whole, self.whole.protocol
+        text, protocol, vocabulary = self.text, self.text.protocol, self.text.vocabulary
         part = slice(number * protocol.target_length, (number + 1) * protocol.target_length)
-        targets = [whole.targets[piece][part] for piece in self.pieces]
-        return ScoredSegment(
-            inputs=_padded([whole.inputs[piece][part] for piece in self.pieces], 0),
+        targets = [text.targets[stream][part] for stream in self.streams]
+        return ScoredBatch(
+            inputs=_padded([text.inputs[stream][part] for stream in self.streams], 0),
             targets=_padded(targets, IGNORED),
             first=number == 0,
-            places=[piece * whole.passes + number for piece in self.pieces],
-            text=[" ".join(whole.words[token] for token in row) for row in targets] if whole.words else [],
+            row_numbers=[stream * text.passes + number for stream in self.streams],
+            texts=[" ".join(vocabulary[token] for token in row) for row in targets] if vocabulary else [],
             memory_length=protocol.memory_length,
             clamp_length=protocol.clamp_length,
             same_length=protocol.same_length,
@@ -170,16 +249,19 @@ class _Share(Dataset):
 
 def _padded(rows: list[np.ndarray], filler: int) -> Tensor:
     width = max(len(row) for row in rows)
-    full = np.full((len(rows), width), filler, np.int64)
+    padded = np.full((len(rows), width), filler, np.int64)
     for number, row in enumerate(rows):
-        full[number, : len(row)] = row
-    return torch.from_numpy(full)
+        padded[number, : len(row)] = row
+    return torch.from_numpy(padded)
 
 
 def probe(tokens: np.ndarray, size: int) -> np.ndarray:
-    """About `size` training tokens: runs that begin with a line and are spread evenly over the text, as the head of a
-    sorted or dated text would not stand for it. A run that would begin inside the one before it, as in a text without
-    lines, begins where it is."""
+    """About `size` training tokens, on which the training perplexity of curves is taken.
+
+    They are runs that begin with a line and are spread evenly over the text: the start of a sorted or dated text would
+    not represent it. A run that would begin inside the run before it, as in a text without lines, begins in the middle
+    of a line.
+    """
     size = min(size, len(tokens))
     runs = max(1, round(size / _PROBE_RUN))
     line_starts = np.concatenate([[0], np.flatnonzero(tokens[:-1] == 0) + 1])

@@ -1,9 +1,9 @@
 """Transformer-XL (Dai et al., 2019) with a tied adaptive softmax, as the paper's §4.6 trains it.
 
-B streams, T tokens of a segment, M memory positions, S = M + T, D width, H heads, E head width, V words, L layers.
+B streams, T tokens of a segment, M memory positions, S = M + T, D width, H heads, E head width, V vocabulary, L layers.
 
-Differs from the authors' code: the recurrence is written for streams first ([B, T, D]), memory keeps only what a
-later segment attends to, and attention goes through PyTorch's fused kernels, the relative part as their bias.
+Differs from the authors' code: tensors have the stream dimension first ([B, T, D]), memory keeps only what a later
+segment attends to, and attention uses PyTorch's fused kernels, with the relative part as their bias.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from novobench.tasks.language.config import LanguageModelConfig
 
 
 class TransformerXL(nn.Module):
-    """Tokens [B, T] and memory to hidden states; `loss` turns those into nats. Defaults: 191,950,298 parameters."""
+    """Maps tokens [B, T] and memory to hidden states; `loss` turns them into nats. Defaults: 191,950,298 parameters."""
 
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class TransformerXL(nn.Module):
         self.content_bias = nn.Parameter(torch.empty(config.heads, config.head_width))
         """u of the Transformer-XL paper, shared by all layers."""
         self.position_bias = nn.Parameter(torch.empty(config.heads, config.head_width))
-        """v, likewise."""
+        """v of that paper, shared likewise."""
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
         self.softmax = AdaptiveSoftmax(config.vocabulary_size, config.width, config.cutoffs)
@@ -60,35 +60,37 @@ class TransformerXL(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Hidden states [B, T, D] of `tokens`, and the memory [L, B, up to `memory_length`, D] for the next segment.
 
-        `memory` is what the segment before returned; None at a stream's start. No token attends to a position whose
-        vectors are NaN (what a skipped update leaves of a stream's start), as if memory were shorter. `memory_length`
-        defaults to the config's. Distances are cut to `clamp_length` if it is not 0. With `same_length` each token
-        attends to `memory_length` positions, itself included, instead of to the whole memory.
+        `memory` is what the previous segment returned; None at a stream's start. No token attends to a position whose
+        vectors are NaN (a skipped update leaves them at a stream's start), as if memory were shorter. `memory_length`
+        defaults to the config's. Distances above `clamp_length` count as `clamp_length` if it is not 0. With
+        `same_length` each token attends to `memory_length` positions, itself included, instead of the whole memory.
         """
         reach = self.config.memory_length if memory_length is None else memory_length
         kept = 0 if memory is None else memory.shape[2]
         x = self.dropout(self.embedding(tokens) * math.sqrt(self.config.width))
         length = tokens.shape[1]
         positions = self.dropout(_sinusoids(kept + length, self.config.width, clamp_length, x))
-        hidden = _hidden_positions(length, kept, reach if same_length else 0, x.device)
+        mask = _attention_mask(length, kept, reach if same_length else 0, x.device)
         readable = memory
         if memory is not None:
             absent = memory[0, 0, :, 0].isnan()
-            hidden = hidden | F.pad(absent, (0, length))
-            readable = memory.masked_fill(absent[:, None], 0.0)  # a weight of 0 does not hide NaN
+            mask = mask | F.pad(absent, (0, length))
+            readable = memory.masked_fill(absent[:, None], 0.0)  # 0 × NaN is NaN, so a weight of 0 is not enough
         inputs = []
         for number, layer in enumerate(self.layers):
             inputs.append(x)
             before = None if readable is None else readable[number]
-            x = layer(x, before, positions, hidden, self.content_bias, self.position_bias)
+            x = layer(x, before, positions, mask, self.content_bias, self.position_bias)
         return self.dropout(x), self._next_memory(memory, inputs, reach)
 
-    def loss(self, hidden: Tensor, targets: Tensor, counts: list[int] | None = None) -> Tensor:
-        """Nats of each target, [N], for hidden states [N, D] and word ids [N]; `counts`: see `AdaptiveSoftmax`."""
-        return self.softmax(hidden, targets, self.embedding.weight, counts)
+    def loss(self, hidden: Tensor, targets: Tensor, cluster_counts: list[int] | None = None) -> Tensor:
+        """Nats of each target, [N], for hidden states [N, D] and word ids int64 [N]; `cluster_counts`: see
+        `AdaptiveSoftmax`."""
+        return self.softmax(hidden, targets, self.embedding.weight, cluster_counts)
 
     def memory_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Of the memory of hidden states in `dtype`: under autocast the lower one, in which layers read them anyway."""
+        """The dtype of memory for hidden states in `dtype`: under autocast the lower precision, in which layers read it
+        anyway."""
         device = self.embedding.weight.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
 
@@ -104,7 +106,7 @@ class TransformerXL(nn.Module):
 
 
 class Layer(nn.Module):
-    """Relative attention and a feed-forward block, each followed by adding its input and layer norm."""
+    """Relative attention and a feed-forward block, each followed by a residual connection and layer norm."""
 
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
@@ -125,21 +127,21 @@ class Layer(nn.Module):
         x: Tensor,
         memory: Tensor | None,
         positions: Tensor,
-        hidden: Tensor,
+        mask: Tensor,
         content_bias: Tensor,
         position_bias: Tensor,
     ) -> Tensor:
         """One layer over x [B, T, D], looking back into `memory` [B, M, D].
 
-        `positions` [S, D] runs from the furthest distance to 0; `hidden` [T, S] is true where attention may not look.
+        `positions` [S, D] goes from the largest distance to 0; `mask` [T, S] is true where a query must not attend.
         """
-        attended = self._attend(x, memory, positions, hidden, content_bias, position_bias)
+        attended = self._attend(x, memory, positions, mask, content_bias, position_bias)
         x = self.attention_norm(x + self.dropout(self.output(attended)))
         y = self.dropout(F.relu(self.expand(x)))
         return self.feed_forward_norm(x + self.dropout(self.contract(y)))
 
     def _attend(
-        self, x: Tensor, memory: Tensor | None, positions: Tensor, hidden: Tensor, content: Tensor, position: Tensor
+        self, x: Tensor, memory: Tensor | None, positions: Tensor, mask: Tensor, content: Tensor, position: Tensor
     ) -> Tensor:
         """softmax(((q + u)ᵀk + (q + v)ᵀr) / √E) applied to the values, [B, T, H·E]; the r term is the kernel's bias."""
         streams, length, _ = x.shape
@@ -155,7 +157,7 @@ class Layer(nn.Module):
             (query + content).to(query.dtype).transpose(1, 2),
             key,
             value,
-            attn_mask=bias.masked_fill(hidden, -math.inf),
+            attn_mask=bias.masked_fill(mask, -math.inf),
             dropout_p=self.attention_dropout if self.training else 0.0,
             scale=scale,
         )
@@ -165,9 +167,9 @@ class Layer(nn.Module):
 def _shift(scores: Tensor) -> Tensor:
     """[B, H, T, S] by (query, place in `positions`) to [B, H, T, S] by (query, key).
 
-    Query i meets key j at distance i + M - j, which stands at place S - 1 - (i + M - j): each row moves left by
-    T - 1 - i. One column of padding and another cut into rows do that for all at once (Dai et al., appendix B).
-    What wraps around belongs to keys after the query, which are hidden.
+    Query i meets key j at distance i + M - j, which is at place S - 1 - (i + M - j): each row moves left by T - 1 - i.
+    Padding by one column and reshaping move all rows at once (Dai et al., appendix B). Values that wrap around belong
+    to keys after the query, which are masked.
     """
     streams, heads, length, span = scores.shape
     padded = F.pad(scores, (1, 0)).view(streams, heads, span + 1, length)
@@ -185,47 +187,49 @@ def _sinusoids(span: int, width: int, clamp_length: int, like: Tensor) -> Tensor
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _hidden_positions(length: int, kept: int, reach: int, device: torch.device) -> Tensor:
-    """True [T, S] where a query may not look: at later keys and, if `reach` is not 0, `reach` or more back."""
+def _attention_mask(length: int, kept: int, reach: int, device: torch.device) -> Tensor:
+    """bool [T, S], true where a query must not attend: at later keys and, if `reach` is not 0, `reach` or more back."""
     distance = torch.arange(length, device=device)[:, None] + kept - torch.arange(kept + length, device=device)
-    hidden = distance < 0
-    return hidden | (distance >= reach) if reach else hidden
+    mask = distance < 0
+    return mask | (distance >= reach) if reach else mask
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Nats of words under a softmax in clusters (Grave et al., 2017), its word vectors given by the caller.
+    """Nats of words under a softmax in clusters (Grave et al., 2017), tied to the caller's word embeddings.
 
-    The head covers the words before the first cutoff and one entry for each later cluster; a later word's
-    probability is its cluster's times its own inside it. Word ids must be in order of frequency.
+    The head covers the words before the first cutoff and one entry per later cluster. The probability of a later word
+    is that of its cluster times its own inside the cluster. Word ids must be in order of frequency.
     """
 
-    def __init__(self, words: int, width: int, cutoffs: list[int]) -> None:
+    def __init__(self, vocabulary_size: int, width: int, cutoffs: list[int]) -> None:
         super().__init__()
-        self.bounds = [0, *cutoffs, words]
-        self.bias = nn.Parameter(torch.empty(words))
+        self.bounds = [0, *cutoffs, vocabulary_size]
+        self.bias = nn.Parameter(torch.empty(vocabulary_size))
         clusters = len(cutoffs)
         self.cluster_weight = nn.Parameter(torch.empty(clusters, width)) if clusters else None
         self.cluster_bias = nn.Parameter(torch.empty(clusters)) if clusters else None
 
-    def forward(self, hidden: Tensor, targets: Tensor, words: Tensor, counts: list[int] | None = None) -> Tensor:
-        """Nats [N] of `targets` [N] after `hidden` [N, D]; `words` [V, D].
+    def forward(
+        self, hidden: Tensor, targets: Tensor, embeddings: Tensor, cluster_counts: list[int] | None = None
+    ) -> Tensor:
+        """Nats [N] of `targets` [N] after `hidden` [N, D]; `embeddings` [V, D].
 
-        `counts` has the number of targets that the head covers and of those in each later cluster, in order. If None,
-        they are counted here, and a GPU is waited for.
+        `cluster_counts` has the number of targets in the head and in each later cluster, in order. If None, they are
+        counted here, which waits for a GPU.
         """
-        # Split once: the gradient of many slices would be as many zero-filled copies of the whole table.
+        # Split once: the gradient of each slice would be a zero-filled copy of the whole table.
         sizes = [stop - start for start, stop in pairwise(self.bounds)]
-        weights, biases = list(words.split(sizes)), list(self.bias.split(sizes))
+        weights, biases = list(embeddings.split(sizes)), list(self.bias.split(sizes))
         if self.cluster_weight is not None and self.cluster_bias is not None:
             weights[0] = torch.cat([weights[0], self.cluster_weight])
             biases[0] = torch.cat([biases[0], self.cluster_bias])
         cluster = torch.zeros_like(targets)
         for cutoff in self.bounds[1:-1]:
             cluster += targets >= cutoff
-        if counts is None:
-            counts = torch.bincount(cluster, minlength=len(sizes)).tolist()
+        if cluster_counts is None:
+            cluster_counts = torch.bincount(cluster, minlength=len(sizes)).tolist()
         in_head = torch.where(cluster > 0, sizes[0] - 1 + cluster, targets)
-        _, *later = cluster.argsort(stable=True).split(counts)
+        _, *later = cluster.argsort(stable=True).split(cluster_counts)
         rare = [
             (places, _nats(hidden[places], targets[places] - start, weight, bias))
             for places, start, weight, bias in zip(later, self.bounds[1:], weights[1:], biases[1:], strict=False)

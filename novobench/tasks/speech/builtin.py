@@ -32,7 +32,7 @@ import numpy as np
 
 from novobench.errors import DataError, NovobenchError, kind_and_message, one_line
 from novobench.files import derived_folder
-from novobench.processes import end_with_parent, how_it_ended
+from novobench.processes import describe_exit, end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,9 @@ def _build(folder: Path) -> None:
         _, stderr = speaker.communicate()
         if speaker.returncode != 0:
             lines = [line for line in stderr.split("\n") if line.strip()]
-            reason = f"its process {how_it_ended(speaker.returncode)}. Run the same command again, or first: {_INSTALL}"
+            reason = (
+                f"its process {describe_exit(speaker.returncode)}. Run the same command again, or first: {_INSTALL}"
+            )
             if lines and speaker.returncode > 0:
                 reason = lines[-1]
             raise DataError(f"espeak-ng could not speak the split {split} of the built-in corpus: {reason}")

@@ -19,6 +19,7 @@ from novobench.ranges import (
     PositiveFloat,
     PositiveInt,
 )
+from novobench.tasks.base_config import SampledDataConfig
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 3
@@ -121,7 +122,7 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True)
-class SpeechDataConfig:
+class SpeechDataConfig(SampledDataConfig):
     """Where utterances come from, how many there are, and how they are processed.
 
     The defaults are OpenSeq2Seq's. DeepLearningExamples' values differ for the masks, `sox_speed`, `limit_before_speed`

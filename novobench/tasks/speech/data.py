@@ -95,8 +95,6 @@ class AudioBatch(NamedTuple):
 
 def collate(items: list[Item | None], data: SpeechDataConfig) -> SpeechBatch | AudioBatch:
     """One batch of all `items`; None stands for a recording that could not be read."""
-    if isinstance(items[0], SpeechBatch | AudioBatch):  # a whole micro-batch of training
-        return items[0]
     readable = [item for item in items if item is not None]
     sequences = [torch.from_numpy(item.tokens) for item in readable]
     token_lengths = torch.tensor([len(tokens) for tokens in sequences], dtype=torch.int64)

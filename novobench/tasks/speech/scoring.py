@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jiwer
 
 from novobench.errors import DataError
-from novobench.tasks.base import Metric
+from novobench.tasks.metric import Metric
 
 
 def greedy(outputs: Sequence[int], alphabet: str) -> str:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from novobench.config import CellConfig
 from novobench.errors import DataError
-from novobench.tasks.base import Metric, TaskModule
+from novobench.tasks.base import TaskModule
+from novobench.tasks.metric import Metric
 from novobench.tasks.speech import scoring
 from novobench.tasks.speech.data import AudioBatch, SpeechBatch, SpeechData, padded
 from novobench.tasks.speech.features import LogMel

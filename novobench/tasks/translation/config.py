@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from novobench.config import PRACTICAL, CellConfig
 from novobench.errors import ConfigError
 from novobench.ranges import FILE_NAME, DropoutRate, FileName, Name, NonNegativeInt, PositiveInt, violated
+from novobench.tasks.base_config import SampledDataConfig
 from novobench.tasks.sampling import updates_per_epoch
 
 RECIPE_VERSION = 2
@@ -42,7 +43,7 @@ class TranslationModelConfig:
 
 
 @dataclass(frozen=True)
-class TranslationDataConfig:
+class TranslationDataConfig(SampledDataConfig):
     """Where sentence pairs come from, how they are tokenized, cleaned and packed, and how outputs are decoded."""
 
     source: Literal["numbers", "files", "hub"] = field(default="files", metadata=PRACTICAL)

@@ -31,7 +31,8 @@ from novobench.budget import parse_budget
 from novobench.config import CellConfig, data_root
 from novobench.errors import DataError
 from novobench.files import derived_folder, write_json
-from novobench.tasks.base import EvaluationSet, Metric, TaskData
+from novobench.tasks.base import EvaluationSet, TaskData
+from novobench.tasks.metric import Metric
 from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, updates_per_epoch
 from novobench.tasks.sources import Count, check_counts, describe
 from novobench.tasks.translation import training_pairs
@@ -85,8 +86,6 @@ class TranslationBatch(NamedTuple):
 
 def collate(items: list[Item]) -> TranslationBatch:
     """One evaluation batch of all `items`."""
-    if isinstance(items[0], TranslationBatch):  # a whole micro-batch of training
-        return items[0]
     return TranslationBatch(
         source=padded([np.array(item.source) for item in items]),
         target=padded([np.array(item.target) for item in items]),

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from novobench.config import CellConfig
-from novobench.tasks.base import Metric, TaskModule
+from novobench.tasks.base import TaskModule
+from novobench.tasks.metric import Metric
 from novobench.tasks.translation import scoring
 from novobench.tasks.translation.data import TranslationBatch, TranslationData
 from novobench.tasks.translation.model import BEGIN, END, PAD

@@ -9,17 +9,12 @@ import torch
 from PIL import Image
 
 from novobench.errors import DataError
+from novobench.tasks.image.batches import SKIPPED_LABEL
 from novobench.tasks.image.builtin import _corpus
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import (
-    LEFT_OUT,
-    FolderImages,
-    TrainingImages,
-    crop_box,
-    open_images,
-    tensorflow_crop_box,
-)
-from novobench.tasks.sampling import SampleKey, uniforms
+from novobench.tasks.image.data import TrainingImages, open_images
+from novobench.tasks.image.sources import FolderSource
+from novobench.tasks.sampling import SampleKey
 
 DIGITS = ImageDataConfig(source="digits", name="digits-mild", train_size=1040, search_size=160, test_size=2985)
 CLASSES = ["ant", "bee", "cat"]
@@ -72,11 +67,11 @@ def test_a_training_image_depends_on_its_key_alone():
     train = open_images(DIGITS, None, seed=3).train
     keys = [SampleKey(2, sample) for sample in (5, 900, 17)]
     together = train.__getitems__(keys)
-    for (image, label), key in zip(together, keys, strict=True):
-        alone, alone_label = train[key]
-        assert torch.equal(image, alone)
-        assert label == alone_label
-    assert not torch.equal(train[SampleKey(2, 5)][0], train[SampleKey(3, 5)][0])
+    for sample, key in zip(together, keys, strict=True):
+        alone = train[key]
+        assert torch.equal(sample.image, alone.image)
+        assert (sample.label, sample.sample) == (alone.label, key.sample)
+    assert not torch.equal(train[SampleKey(2, 5)].image, train[SampleKey(3, 5)].image)
 
 
 def test_corruption_is_as_strong_as_it_says():
@@ -86,7 +81,7 @@ def test_corruption_is_as_strong_as_it_says():
     noise = mild.test.images[:597] - clean
     corner = noise[:, 0, 0, 0]  # background on most pictures: what is left there is the noise
     assert 1.4826 * corner.abs().median().item() == pytest.approx(0.25, abs=0.03)
-    shifted = torch.stack([plain.train[SampleKey(0, i)][0] for i in range(300)])
+    shifted = torch.stack([plain.train[SampleKey(0, i)].image for i in range(300)])
     original = plain.train.images[:300]
     unmoved = (shifted == original).flatten(1).all(1).float().mean().item()
     assert unmoved == pytest.approx(1 / 9, abs=0.08)
@@ -95,7 +90,7 @@ def test_corruption_is_as_strong_as_it_says():
 def test_wrong_sizes_and_names_are_told():
     with pytest.raises(DataError, match="has 1040 train images, but data.train_size is 1200"):
         open_images(dataclasses.replace(DIGITS, train_size=1200), None, seed=0)
-    with pytest.raises(DataError, match="'digits-hard' is no built-in image set. Known: digits-plain, digits-mild"):
+    with pytest.raises(DataError, match="'digits-hard' is not a built-in image set. .*: digits-plain, digits-mild"):
         open_images(dataclasses.replace(DIGITS, name="digits-hard"), None, seed=0)
 
 
@@ -105,10 +100,11 @@ def test_wrong_sizes_and_names_are_told():
 def test_folder_counts_and_normalisation(tree):
     assert open_images(tiny(), tree, seed=0).counts == {"train": 14, "search": 4, "test": 6}
     config = tiny(crop="none", flip=False)
-    train = TrainingImages(FolderImages(config, tree, "train"), np.arange(18), config, seed=0)
+    train = TrainingImages(FolderSource(config, tree, "train"), np.arange(18), config, seed=0)
     key = SampleKey(0, 3)
-    image, label = train[key]
-    file = tree / "tiny" / "train" / train.images.files[train.chosen[3]]
+    image, label, sample = train[key]
+    assert sample == 3
+    file = tree / "tiny" / "train" / train.source.files[train.indices[3]]
     pixels = np.asarray(Image.open(file)).astype(np.float64)
     expected = (pixels - [123.68, 116.78, 103.94]) / 127.5
     np.testing.assert_allclose(image.numpy().transpose(1, 2, 0), expected, rtol=1e-5, atol=1e-6)
@@ -117,8 +113,8 @@ def test_folder_counts_and_normalisation(tree):
 
 def test_evaluation_resizes_the_short_side_and_crops_the_centre(tree):
     splits = open_images(tiny(mean=[0, 0, 0], std=[1, 1, 1]), tree, seed=0)
-    image, _ = splits.test[0]
-    pixels = np.asarray(Image.open(splits.test.images.name(0))).astype(np.float64)  # 40 × 50
+    image = splits.test[0].image
+    pixels = np.asarray(Image.open(splits.test.source.name(0))).astype(np.float64)  # 40 × 50
     resized = bilinear(pixels, 32, 40)
     np.testing.assert_allclose(image.numpy().transpose(1, 2, 0), resized[4:28, 8:32], atol=1e-3)
 
@@ -141,57 +137,19 @@ def bilinear(pixels, height, width):
 def test_training_crops_depend_on_key_and_seed_alone(tree):
     splits = open_images(tiny(), tree, seed=0)
     state = torch.get_rng_state()
-    one, _ = splits.train[SampleKey(0, 1)]
-    assert torch.equal(one, splits.train[SampleKey(0, 1)][0])
+    one = splits.train[SampleKey(0, 1)].image
+    assert torch.equal(one, splits.train[SampleKey(0, 1)].image)
     assert torch.equal(state, torch.get_rng_state())  # nothing was drawn from the global generator
-    assert not torch.equal(one, splits.train[SampleKey(1, 1)][0])
-    assert not torch.equal(one, open_images(tiny(), tree, seed=1).train[SampleKey(0, 1)][0])
+    assert not torch.equal(one, splits.train[SampleKey(1, 1)].image)
+    assert not torch.equal(one, open_images(tiny(), tree, seed=1).train[SampleKey(0, 1)].image)
     assert one.shape == (3, 24, 24)
-
-
-def test_crop_boxes_fill_their_ranges():
-    draws = uniforms(0, "test", [SampleKey(0, i) for i in range(3000)], 23)
-    boxes = np.array([crop_box(200, 300, row, (0.05, 1.0), (0.75, 1.33)) for row in draws])
-    top, left, height, width = boxes.T
-    area, shape = height * width / 60_000, width / height
-    assert (top >= 0).all()
-    assert (top + height <= 200).all()
-    assert (left + width <= 300).all()
-    assert 0.04 < area.min() < 0.07
-    assert 0.85 < area.max() <= 1.0
-    assert 0.7 < shape.min() < 0.78
-    assert 1.28 < shape.max() < 1.37
-    assert crop_box(10, 1000, np.full(23, 0.999), (0.9, 1.0), (0.75, 1.33)) == (0, 493, 10, 13)
-
-
-def test_tensorflows_crop_boxes_have_its_areas_and_shapes():
-    height, width, scale, ratio = 375, 500, (0.05, 1.0), (0.75, 1.33)
-    draws = uniforms(0, "test", [SampleKey(0, i) for i in range(20_000)], 203)
-    boxes = np.array([tensorflow_crop_box(height, width, row, scale, ratio) for row in draws])
-    top, left, h, w = boxes.T
-    area, shape = h * w / (height * width), w / h
-    assert (top >= 0).all()
-    assert (left >= 0).all()
-    assert (top + h <= height).all()
-    assert (left + w <= width).all()
-    assert area.min() == pytest.approx(0.1, abs=0.002)
-    assert area.max() > 0.99
-    # The same by quadrature: shape uniform, height uniform up to where a side of the image ends, a tenth covered.
-    shapes, shares = np.linspace(*ratio, 400)[:, None], np.linspace(0, 1, 2000)[None]
-    low = np.sqrt(scale[0] * height * width / shapes)
-    heights = low + shares * (np.minimum(height, width / shapes) - low)
-    areas = heights**2 * shapes / (height * width)
-    assert area.mean() == pytest.approx(areas[areas >= 0.1].mean(), abs=0.005)
-    kept = (areas >= 0.1).mean(axis=1)
-    assert shape.mean() == pytest.approx(kept @ shapes[:, 0] / kept.sum(), abs=0.005)
-    assert tensorflow_crop_box(10, 1000, draws[0], (0.9, 1.0), ratio) == (0, 0, 10, 1000)
 
 
 def test_the_samplers_crop_differently_from_the_same_keys(tree):
     one, two = (open_images(tiny(crop_sampler=rule), tree, seed=0).train for rule in ("torchvision", "tensorflow"))
-    assert torch.equal(two[SampleKey(0, 1)][0], two[SampleKey(0, 1)][0])
-    assert not torch.equal(one[SampleKey(0, 1)][0], two[SampleKey(0, 1)][0])
-    assert two[SampleKey(0, 1)][0].shape == (3, 24, 24)
+    assert torch.equal(two[SampleKey(0, 1)].image, two[SampleKey(0, 1)].image)
+    assert not torch.equal(one[SampleKey(0, 1)][0], two[SampleKey(0, 1)].image)
+    assert two[SampleKey(0, 1)].image.shape == (3, 24, 24)
 
 
 def test_pad_and_shift_moves_a_picture_inside_its_border(tree, tmp_path):
@@ -205,7 +163,7 @@ def test_pad_and_shift_moves_a_picture_inside_its_border(tree, tmp_path):
         mean=[0, 0, 0], std=[255, 255, 255],
     )  # fmt: skip
     train = open_images(config, tmp_path, seed=0).train
-    sums = {int(train[SampleKey(epoch, i)][0][0].sum()) for epoch in range(40) for i in range(16)}
+    sums = {int(train[SampleKey(epoch, i)].image[0].sum()) for epoch in range(40) for i in range(16)}
     assert max(sums) == 24 * 24
     assert min(sums) >= 20 * 20
     assert len(sums) > 5
@@ -213,10 +171,10 @@ def test_pad_and_shift_moves_a_picture_inside_its_border(tree, tmp_path):
 
 def test_search_images_are_held_out_of_training(tree):
     splits = open_images(tiny(), tree, seed=0)
-    assert set(splits.train.chosen) | set(splits.search.chosen) == set(range(18))
-    assert not set(splits.train.chosen) & set(splits.search.chosen)
+    assert set(splits.train.indices) | set(splits.search.indices) == set(range(18))
+    assert not set(splits.train.indices) & set(splits.search.indices)
     other = open_images(tiny(), tree, seed=5)
-    assert np.array_equal(splits.search.chosen, other.search.chosen)
+    assert np.array_equal(splits.search.indices, other.search.indices)
 
 
 def test_workers_change_no_bit(tree):
@@ -226,8 +184,8 @@ def test_workers_change_no_bit(tree):
         list(torch.utils.data.DataLoader(train, batch_sampler=keys, num_workers=n, multiprocessing_context=context))
         for n, context in ((0, None), (2, "forkserver"))
     ]
-    for (one, _), (two, _) in zip(*runs, strict=True):
-        assert torch.equal(one, two)
+    for one, two in zip(*runs, strict=True):
+        assert all(map(torch.equal, one, two))
 
 
 # ------------------------------------------------------------------------------------ hub
@@ -257,11 +215,11 @@ def test_parquet_gives_the_same_samples_as_the_folder(parquet):
     folder, table = open_images(tiny(), parquet, seed=0), open_images(hub(), parquet, seed=0)
     assert folder.counts == table.counts
     for i in range(14):
-        (image, label), (other, other_label) = (s.train[SampleKey(1, i)] for s in (folder, table))
-        assert torch.equal(image, other)
-        assert label == other_label
+        one, other = (s.train[SampleKey(1, i)] for s in (folder, table))
+        assert torch.equal(one.image, other.image)
+        assert one.label == other.label
     for i in range(6):
-        assert torch.equal(folder.test[i][0], table.test[i][0])
+        assert torch.equal(folder.test[i].image, table.test[i].image)
 
 
 def test_a_wrong_column_or_split_names_the_right_ones(parquet):
@@ -286,7 +244,7 @@ def test_an_empty_class_and_differing_classes_are_named(tmp_path, tree):
         for name in names:
             (tmp_path / "odd" / split / name).mkdir(parents=True)
             Image.new("RGB", (30, 30)).save(tmp_path / "odd" / split / name / "0.png")
-    with pytest.raises(DataError, match="odd/val has classes that .*odd/train lacks: c; there are a, b"):
+    with pytest.raises(DataError, match="odd/val has classes that .*odd/train lacks: c; its classes are a, b"):
         open_images(tiny(name="odd"), tmp_path, seed=0)
     (tmp_path / "odd" / "train" / "b" / "0.png").unlink()
     with pytest.raises(DataError, match="odd/train/b is an empty class"):
@@ -304,8 +262,8 @@ def test_a_corrupt_picture_is_named_or_skipped(tmp_path, caplog):
     with pytest.raises(DataError, match=r"bad/train/a/1.jpg cannot be decoded.*on_bad_image=skip"):
         open_images(settings, tmp_path, seed=0).train[SampleKey(0, 1)]
     train = open_images(dataclasses.replace(settings, on_bad_image="skip"), tmp_path, seed=0).train
-    assert [train[SampleKey(0, i)][1] for i in range(3)] == [0, LEFT_OUT, 0]
-    assert train[SampleKey(0, 1)][0].shape == train[SampleKey(0, 0)][0].shape
+    assert [train[SampleKey(0, i)].label for i in range(3)] == [0, SKIPPED_LABEL, 0]
+    assert train[SampleKey(0, 1)].image.shape == train[SampleKey(0, 0)].image.shape
     assert "1.jpg" in caplog.text
 
 
@@ -315,4 +273,4 @@ def test_grey_and_cmyk_pictures_become_rgb(tmp_path):
         for mode in ("L", "CMYK", "RGB"):
             Image.new(mode, (30, 30)).save(tmp_path / "modes" / split / "a" / f"{mode}.jpg")
     splits = open_images(tiny(name="modes", train_size=3, search_size=0, test_size=3), tmp_path, seed=0)
-    assert {splits.test[i][0].shape for i in range(3)} == {(3, 24, 24)}
+    assert {splits.test[i].image.shape for i in range(3)} == {(3, 24, 24)}

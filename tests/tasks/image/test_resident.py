@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from novobench.errors import ConfigError, DataError
+from novobench.tasks.image.batches import SKIPPED_LABEL
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import LEFT_OUT, FolderImages, open_images
+from novobench.tasks.image.data import open_images
+from novobench.tasks.image.sources import FolderSource
 from novobench.tasks.sampling import SampleKey
 from novobench.training import cell
 from tests.cells import result, small_cell, small_config, train_apart
@@ -53,11 +55,11 @@ def both(tree, seed=0, **changes):
 def test_training_batches_have_the_bits_of_the_loaders(tree, size, padding, crop, flip):
     loader, resident = both(tree, seed=3, image_size=size, crop_padding=padding, crop=crop, flip=flip)
     keys = [SampleKey(epoch, sample) for epoch in (0, 7) for sample in range(32)]
-    images, labels = resident.train[keys].to(torch.device("cpu"))
+    images, labels, _ = resident.train[keys].to(torch.device("cpu"))
     expected = [loader.train[key] for key in keys]
-    assert torch.equal(images, torch.stack([image for image, _ in expected]))
+    assert torch.equal(images, torch.stack([sample.image for sample in expected]))
     assert images.is_contiguous()  # another layout means other convolutions, and other bits
-    assert labels.tolist() == [label for _, label in expected]
+    assert labels.tolist() == [sample.label for sample in expected]
     assert (resident.fingerprint, resident.counts) == (loader.fingerprint, loader.counts)
 
 
@@ -66,11 +68,11 @@ def test_training_batches_have_the_bits_of_the_loaders(tree, size, padding, crop
 def test_evaluation_batches_have_the_bits_of_the_loaders(tree, size, split):
     loader, resident = (getattr(splits, split) for splits in both(tree, image_size=size))
     chosen = [5, 0, 3]
-    images, labels, places = resident[chosen].to(torch.device("cpu"))
+    images, labels, samples = resident[chosen].to(torch.device("cpu"))
     expected = [loader[index] for index in chosen]
-    assert torch.equal(images, torch.stack([image for image, _ in expected]))
-    assert labels.tolist() == [label for _, label in expected]
-    assert places.tolist() == chosen
+    assert torch.equal(images, torch.stack([sample.image for sample in expected]))
+    assert labels.tolist() == [sample.label for sample in expected]
+    assert samples.tolist() == chosen == [sample.sample for sample in expected]
     assert len(resident) == len(loader)
 
 
@@ -105,7 +107,7 @@ def test_pictures_are_decoded_once(tree, monkeypatch):
     def unread(self, index):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(FolderImages, "read", unread)
+    monkeypatch.setattr(FolderSource, "read", unread)
     second = open_images(config, tree, seed=1)
     assert torch.equal(first.test.pixels, second.test.pixels)
 
@@ -134,9 +136,9 @@ def test_a_corrupt_picture_is_named_or_left_out_as_by_the_loader(tmp_path, caplo
         loader, resident = both(tmp_path, on_bad_image="skip", **changes)
     assert "1.jpg" in caplog.text
     keys = [SampleKey(1, i) for i in range(3)]
-    images, labels = resident.train[keys].to(torch.device("cpu"))
-    assert labels.tolist() == [loader.train[key][1] for key in keys] == [0, LEFT_OUT, 0]
-    assert torch.equal(images, torch.stack([loader.train[key][0] for key in keys]))
+    images, labels, _ = resident.train[keys].to(torch.device("cpu"))
+    assert labels.tolist() == [loader.train[key].label for key in keys] == [0, SKIPPED_LABEL, 0]
+    assert torch.equal(images, torch.stack([loader.train[key].image for key in keys]))
 
 
 def test_pictures_of_every_kind_have_the_bits_of_the_loaders(tmp_path):
@@ -160,9 +162,9 @@ def test_pictures_of_every_kind_have_the_bits_of_the_loaders(tmp_path):
     loader, resident = both(tmp_path, name="kinds", on_bad_image="skip", **sizes)
     images, labels, _ = resident.test[range(7)].to(torch.device("cpu"))
     expected = [loader.test[i] for i in range(7)]
-    assert torch.equal(images, torch.stack([image for image, _ in expected]))
-    assert labels.tolist() == [label for _, label in expected]
-    assert labels.tolist() == [LEFT_OUT if name == "float.tif" else 0 for name in kinds]
+    assert torch.equal(images, torch.stack([sample.image for sample in expected]))
+    assert labels.tolist() == [sample.label for sample in expected]
+    assert labels.tolist() == [SKIPPED_LABEL if name == "float.tif" else 0 for name in kinds]
     for place in (3, 4):
         np.testing.assert_allclose(images[place, 0].numpy() * 127.5 + 123.68, grey / 257, atol=0.51)
 

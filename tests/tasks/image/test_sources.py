@@ -11,13 +11,15 @@ import pytest
 from PIL import Image
 
 from novobench import places
-from novobench.config import cell_id, load_tree, override, parse_overrides
+from novobench.config import cell_id
+from novobench.config_loading import load_tree, override, parse_overrides
 from novobench.errors import ConfigError, DataError
 from novobench.tasks.catalog import resolve
-from novobench.tasks.image import pictures
+from novobench.tasks.image import decoding
+from novobench.tasks.image.batches import SKIPPED_LABEL
 from novobench.tasks.image.config import ImageDataConfig, ImageModelConfig
-from novobench.tasks.image.data import LEFT_OUT, identify, open_images
-from novobench.tasks.image.sources import FolderImages, HubImages
+from novobench.tasks.image.data import identify, open_images
+from novobench.tasks.image.sources import FolderSource, HubSource
 from novobench.tasks.sampling import SampleKey
 from tests.cells import small_config
 
@@ -65,7 +67,7 @@ def test_hidden_and_stray_entries_are_neither_classes_nor_images(pets):
             save(pets / split / stray)
         (pets / split / ".DS_Store").write_bytes(b"x")
         (pets / split / "dog" / ".DS_Store").write_bytes(b"x")
-    before = FolderImages(PETS, pets.parent, "train")
+    before = FolderSource(PETS, pets.parent, "train")
     assert before.classes == ["cat", "dog"]
     assert before.files == [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(4)]
     assert opened(pets).counts == {"train": 8, "search": 0, "test": 4}
@@ -77,17 +79,17 @@ def test_every_usual_ending_is_an_image_and_other_files_are_told(pets, caplog):
     save(pets / "train" / "dog" / "more" / "0.png")  # below a class, as in Tiny ImageNet
     (pets / "train" / "dog" / "notes.heic").write_bytes(b"x")
     with caplog.at_level(logging.WARNING):
-        train = FolderImages(PETS, pets.parent, "train")
+        train = FolderSource(PETS, pets.parent, "train")
     assert np.bincount(train.labels).tolist() == [12, 5]
     assert all(train.read(i).shape == (SIDE, SIDE, 3) for i in range(17))
-    assert "Left out 1 files of" in caplog.text
-    assert "e.g. dog/notes.heic. Images end in .jpg" in caplog.text
+    assert "Skipped 1 files of" in caplog.text
+    assert "e.g. dog/notes.heic. Suffixes of images: .jpg" in caplog.text
 
 
 def test_a_class_of_other_files_names_one(pets):
     for path in (pets / "train" / "cat").iterdir():
         path.rename(path.with_suffix(".heic"))
-    with pytest.raises(DataError, match=r"train/cat is an empty class: no image in it that ends in .*but e.g. 0.heic"):
+    with pytest.raises(DataError, match=r"train/cat is an empty class: no image in it with suffix .*but e.g. 0.heic"):
         opened(pets)
 
 
@@ -96,7 +98,7 @@ def test_a_file_name_of_any_bytes_is_read_and_can_be_printed(pets):
     os.rename(pets / "train" / "dog" / "3.png", odd)
     train = opened(pets).train
     assert len(train) == 8
-    assert train.images.name(7).encode().endswith(b"/caf\\xe9.png")
+    assert train.source.name(7).encode().endswith(b"/caf\\xe9.png")
     with open(odd, "wb"):
         pass
     with pytest.raises(DataError, match=r"caf\\xe9.png cannot be decoded"):
@@ -117,8 +119,8 @@ def test_a_validation_folder_of_ones_own_is_the_search_split(pets):
     own = {"test_split": "test", "search_split": "valid"}
     splits = opened(pets, **own, search_size=2)
     assert splits.counts == {"train": 8, "search": 2, "test": 4}
-    assert [splits.search[i][1] for i in range(2)] == [0, 1]
-    assert splits.search.images.folder == pets / "valid"
+    assert [splits.search[i].label for i in range(2)] == [0, 1]
+    assert splits.search.source.folder == pets / "valid"
     assert identify(dataclasses.replace(PETS, **own), pets.parent) == splits.fingerprint
     with pytest.raises(DataError, match="2 search images, but data.search_size is 0.*--set data.search_size=2$"):
         opened(pets, **own)
@@ -136,9 +138,9 @@ def test_a_class_may_be_absent_from_the_test_split_but_none_may_be_new(pets):
     for path in (pets / "val" / "cat").iterdir():
         path.unlink()
     (pets / "val" / "cat").rmdir()
-    assert [opened(pets, test_size=2).test[i][1] for i in range(2)] == [1, 1]  # dogs, though the first class there
+    assert [opened(pets, test_size=2).test[i].label for i in range(2)] == [1, 1]  # dogs, though the first class there
     save(pets / "val" / "emu" / "0.png")
-    with pytest.raises(DataError, match="val has classes that .*train lacks: emu; there are cat, dog"):
+    with pytest.raises(DataError, match="val has classes that .*train lacks: emu; its classes are cat, dog"):
         opened(pets, test_size=3)
 
 
@@ -216,8 +218,8 @@ def test_classes_are_the_training_splits_sorted_values(tmp_path, kind, values, i
     changes = {"crop": "none", "images_on": images_on}
     splits = open_images(dataclasses.replace(HUB, **changes), tmp_path, seed=0, model=NETWORK)
     if images_on == "loader":
-        assert [splits.train[SampleKey(0, i)][1] for i in range(8)] == [1, 0, 0, 1, 0, 1, 1, 0]
-        assert [splits.test[i][1] for i in range(4)] == [1] * 4
+        assert [splits.train[SampleKey(0, i)].label for i in range(8)] == [1, 0, 0, 1, 0, 1, 1, 0]
+        assert [splits.test[i].label for i in range(4)] == [1] * 4
     else:
         assert splits.train.labels.tolist() == [1, 0, 0, 1, 0, 1, 1, 0]
         assert splits.test.labels.tolist() == [1] * 4
@@ -227,7 +229,7 @@ def test_classes_are_the_training_splits_sorted_values(tmp_path, kind, values, i
 @pytest.mark.parametrize(
     ("kind", "values", "odd", "told"),
     [
-        (NAMED, [0, 1], -1, "row 3 has label -1 in column 'label'.*A hub's data sets say -1"),
+        (NAMED, [0, 1], -1, "row 3 has label -1 in column 'label'.*Data sets of the hub use -1"),
         (NAMED, [0, 1], None, "row 3 has no label in column 'label'"),
         (datasets.Value("int64"), [0, 1], -1, "row 3 has label -1 in column 'label'"),
         (datasets.Value("string"), ["cat", "dog"], " ", "row 3 has no label in column 'label'"),
@@ -248,23 +250,21 @@ def test_a_row_without_label_is_told_with_its_key(tmp_path, images_on, kind, val
 def test_columns_of_something_else_are_named(tmp_path):
     table(tmp_path / "table", "train", [0.5] * 8, datasets.Value("float32"))
     table(tmp_path / "table", "test", [0.5] * 4, datasets.Value("float32"))
-    with pytest.raises(DataError, match=r"column 'label' holds Value\('float32'\), which are no classes.*label_column"):
+    with pytest.raises(DataError, match=r"column 'label' holds Value\('float32'\), not classes.*label_column"):
         open_images(HUB, tmp_path, seed=0)
-    with pytest.raises(
-        DataError, match=r"column 'label' holds Value\('float32'\), which are no pictures.*image_column"
-    ):
+    with pytest.raises(DataError, match=r"column 'label' holds Value\('float32'\), not images.*image_column"):
         open_images(dataclasses.replace(HUB, image_column="label"), tmp_path, seed=0)
 
 
 def test_no_label_of_a_data_set_is_the_mark_of_a_left_out_image():
-    assert LEFT_OUT < -1000
+    assert SKIPPED_LABEL < -1000
 
 
 def test_rows_that_name_files_are_read_or_say_what_is_missing(tmp_path):
     table(tmp_path / "table", "train", [0, 1] * 4, NAMED, named=True)
     table(tmp_path / "table", "test", [0, 1] * 2, NAMED)
     first = open_images(HUB, tmp_path, seed=0)
-    assert np.array_equal(first.train.images.read(2), pixels(5002))
+    assert np.array_equal(first.train.source.read(2), pixels(5002))
     save(tmp_path / "train-2.png", 1)
     assert identify(HUB, tmp_path) != first.fingerprint  # the table is the same, the file is not
     (tmp_path / "train-2.png").unlink()
@@ -277,7 +277,7 @@ def test_rows_that_name_files_are_read_or_say_what_is_missing(tmp_path):
 
 def test_the_fingerprint_follows_pictures_and_labels_and_not_where_they_lie(pets, monkeypatch):
     original = opened(pets).fingerprint
-    monkeypatch.setattr(pictures.Image, "open", lambda *_: pytest.fail("opened a picture"))
+    monkeypatch.setattr(decoding.Image, "open", lambda *_: pytest.fail("opened a picture"))
     assert identify(PETS, pets.parent) == original
     path = pets / "val" / "dog" / "1.png"
     content, about = path.read_bytes(), path.stat()
@@ -370,4 +370,4 @@ def test_sizes_that_would_show_training_and_evaluation_other_images_are_refused(
 
 def test_hub_images_name_their_rows(tmp_path):
     table(tmp_path / "table", "train", [0, 1], NAMED)
-    assert HubImages(HUB, tmp_path, "train").name(1) == "table[train] row 1"
+    assert HubSource(HUB, tmp_path, "train").name(1) == "table[train] row 1"

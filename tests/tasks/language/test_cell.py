@@ -82,15 +82,15 @@ def test_two_processes_train_what_one_trains_and_resume(tmp_path):
     assert ours["streams"].keys() == theirs["streams"].keys() == {0, 1, 2, 3}
     for slot, memory in ours["streams"].items():
         torch.testing.assert_close(theirs["streams"][slot], memory, rtol=1e-6, atol=1e-9)
-    for split, metrics in one.read_record()["metrics"].items():
-        found = two.read_record()["metrics"][split]["ppl"]
-        assert found["n"] == metrics["ppl"]["n"]
-        assert found["value"] == pytest.approx(metrics["ppl"]["value"], rel=1e-7)
-    before = two.read_record()["weights_sha256"]
+    for split, metrics in one.read_record().metrics.items():
+        found = two.read_record().metrics[split]["ppl"]
+        assert found.n == metrics["ppl"].n
+        assert found.value == pytest.approx(metrics["ppl"].value, rel=1e-7)
+    before = two.read_record().weights_sha256
     two.record.unlink()
     for path in sorted(two.checkpoints.glob("*.ckpt"))[1:]:
         path.unlink()
     assert train_apart(two) == 0
-    assert two.read_record()["weights_sha256"] == before
+    assert two.read_record().weights_sha256 == before
     state = checkpoints.load_newest(two.checkpoints)
     assert all(torch.equal(state["streams"][slot], theirs["streams"][slot]) for slot in range(4))

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from novobench.errors import ConfigError
 from novobench.tasks import base
 from novobench.tasks.language.config import EvaluationProtocol
-from novobench.tasks.language.data import EvaluationText, Segment
-from novobench.tasks.language.task import word_frequencies
+from novobench.tasks.language.data import EvaluationText, SegmentBatch
 from tests.cells import small_config
 
 
@@ -140,7 +139,7 @@ def trained(micro, streams=256, length=5, segments=4, seed=0):
         piece = text[:, segment * length : (segment + 1) * length + 1]
         for k in range(streams // micro):
             mine = piece[k * micro : (k + 1) * micro]
-            batch = Segment(mine[:, :-1], mine[:, 1:], k, segment == 0)
+            batch = SegmentBatch(mine[:, :-1], mine[:, 1:], k, segment == 0)
             (module.training_step(batch, 0) * micro / streams).backward()
         optimizer.step()
     memory = module.streams
@@ -159,8 +158,8 @@ def test_4_times_64_streams_accumulated_are_256_at_once():
 def test_memory_matters_to_that_comparison(monkeypatch):
     """If all micro-batches shared one memory, the weights would differ: the test above can fail."""
     one, _ = trained(256)
-    original = Segment.__new__
-    monkeypatch.setattr(Segment, "__new__", lambda cls, i, t, slot, first: original(cls, i, t, 0, first))
+    original = SegmentBatch.__new__
+    monkeypatch.setattr(SegmentBatch, "__new__", lambda cls, i, t, slot, first: original(cls, i, t, 0, first))
     shared, _ = trained(64)
     name = "network.layers.0.qkv.weight"
     assert not torch.allclose(one[name], shared[name], rtol=1e-6)
@@ -230,17 +229,6 @@ def test_budgets_in_tokens():
     assert found.total_updates == math.ceil(1e6 / (4096 * 8)) == 31
     assert found.epochs == pytest.approx(31 / 7)
     assert dataclasses.asdict(found)["data"]["segment_length"] == 8
-
-
-def test_random_words_are_as_frequent_as_those_of_text():
-    """Counts that the data sets publish, and shares measured on WikiText-2's training text."""
-    frequencies = word_frequencies(267_735)
-    assert float(frequencies[-1] * 103_227_021) == pytest.approx(3, rel=0.1)  # WikiText-103 keeps what occurs 3 times
-    drawn = frequencies * 2_088_628
-    three_times = 1 - torch.exp(-drawn) * (1 + drawn + drawn**2 / 2)
-    assert float(three_times.sum()) == pytest.approx(33_278, rel=0.05)  # word types of WikiText-2, which does so too
-    for first, share in ((100, 0.514), (1000, 0.703), (5000, 0.868), (10_000, 0.929)):
-        assert float(frequencies[:first].sum()) == pytest.approx(share, abs=0.03)
 
 
 def test_a_random_batch_gives_each_cluster_of_the_softmax_its_share():

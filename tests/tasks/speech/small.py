@@ -10,7 +10,8 @@ import numpy as np
 import soundfile
 
 from novobench import places
-from novobench.config import CellConfig, load_tree, override
+from novobench.config import CellConfig
+from novobench.config_loading import load_tree, override
 from novobench.tasks.catalog import resolve
 from novobench.tasks.sampling import SampleKey
 from novobench.tasks.speech.config import FeatureConfig, SpeechDataConfig

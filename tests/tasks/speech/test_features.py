@@ -119,7 +119,7 @@ def test_impossible_feature_settings_are_refused(features, told):
 def test_table_5_has_the_features_of_deep_learning_examples_first_release():
     """Its jasper10x5dr_sp_offline_specaugment.toml as its code reads it: per-feature means and deviations over
     ceil(S / 160) frames, no scaling to the peak, and no trimming, because train.py never passes trim_silence on."""
-    for cell in plan([load_experiment("table5")], "full", [0]):
+    for cell in plan([load_experiment("table5")], "full", [0]).cells:
         data = cell.config.data
         assert not data.features.trim_silence
         quiet = dataclasses.replace(data, features=dataclasses.replace(data.features, dither=0.0))

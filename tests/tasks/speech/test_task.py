@@ -95,16 +95,16 @@ def test_the_uninterrupted_cell_learns(uninterrupted):
 
 
 def test_evaluation_counts_each_utterance_once_and_scores_the_corpus(uninterrupted):
-    metrics = uninterrupted.read_record()["metrics"]["test-clean"]
+    metrics = uninterrupted.read_record().metrics["test-clean"]
     with gzip.open(uninterrupted.predictions("test-clean"), "rt") as file:
         lines = [json.loads(line) for line in file]
     assert [line["index"] for line in lines] == list(range(300))
     assert lines[7]["input"] == "test-clean-0007"
     references, outputs = [line["reference"] for line in lines], [line["output"] for line in lines]
-    assert metrics["wer"]["value"] == pytest.approx(100 * jiwer.wer(references, outputs))
-    assert metrics["cer"]["value"] == pytest.approx(100 * jiwer.cer(references, outputs))
-    assert metrics["wer"]["n"] == sum(len(text.split()) for text in references)
-    assert 0 <= metrics["blanks"]["value"] <= 100
+    assert metrics["wer"].value == pytest.approx(100 * jiwer.wer(references, outputs))
+    assert metrics["cer"].value == pytest.approx(100 * jiwer.cer(references, outputs))
+    assert metrics["wer"].n == sum(len(text.split()) for text in references)
+    assert 0 <= metrics["blanks"].value <= 100
 
 
 def test_a_network_that_outputs_nothing_is_called_collapsed():
@@ -170,8 +170,8 @@ def test_two_processes_train_what_one_trains(tmp_path):
     assert len(ours) > 20
     for name, tensor in ours.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-6, atol=1e-9)
-    for split, metrics in one.read_record()["metrics"].items():
-        others = two.read_record()["metrics"][split]
-        assert others["wer"]["n"] == metrics["wer"]["n"]
-        assert others["wer"]["value"] == pytest.approx(metrics["wer"]["value"], abs=1.0)
-        assert others["loss"]["value"] == pytest.approx(metrics["loss"]["value"], rel=0.06)
+    for split, metrics in one.read_record().metrics.items():
+        others = two.read_record().metrics[split]
+        assert others["wer"].n == metrics["wer"].n
+        assert others["wer"].value == pytest.approx(metrics["wer"].value, abs=1.0)
+        assert others["loss"].value == pytest.approx(metrics["loss"].value, rel=0.06)

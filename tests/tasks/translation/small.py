@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from novobench import places
-from novobench.config import CellConfig, load_tree, override, parse_overrides, to_yaml
+from novobench.config import CellConfig, to_yaml
+from novobench.config_loading import load_tree, override, parse_overrides
 from novobench.errors import DataError
 from novobench.files import write_text
 from novobench.tasks.catalog import resolve

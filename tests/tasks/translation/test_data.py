@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from novobench.config import parse_overrides
+from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.tasks.sampling import SampleKey
 from novobench.tasks.translation.data import PackedPairs, collate, open_pairs, pack

@@ -245,15 +245,15 @@ def test_evaluation_counts_each_sentence_once_and_scores_the_corpus(tmp_path):
     folder = small_cell(tmp_path)
     cell.run(folder.path)
     record = folder.read_record()
-    test, search = record["metrics"]["test"], record["metrics"]["search"]
+    test, search = record.metrics["test"], record.metrics["search"]
     rows = folder.read_predictions("test")
     assert [row["index"] for row in rows] == list(range(12))
     references = [row["reference"] for row in rows]
-    assert test["sacrebleu"]["value"] == sacrebleu([row["output"] for row in rows], references)
-    assert test["sacrebleu_greedy"]["value"] == sacrebleu([row["greedy"] for row in rows], references)
+    assert test["sacrebleu"].value == sacrebleu([row["output"] for row in rows], references)
+    assert test["sacrebleu_greedy"].value == sacrebleu([row["greedy"] for row in rows], references)
     assert "sacrebleu_greedy" not in search  # the search set is decoded greedily only
-    assert test["sentences_per_second"]["value"] > 0
-    assert record["scoring"]["sacrebleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2")
+    assert test["sentences_per_second"].value > 0
+    assert record.scoring["sacrebleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2")
     module, data = opened(small_config())
     module.load_state_dict(checkpoints.load_newest(folder.checkpoints)["model"])
     module.double()
@@ -263,23 +263,23 @@ def test_evaluation_counts_each_sentence_once_and_scores_the_corpus(tmp_path):
         chosen = module(batch.source, batch.target[:, :-1]).detach().log_softmax(-1)
         nats -= float(chosen.gather(-1, batch.target[:, 1:, None]).sum())
         tokens += batch.target.shape[1] - 1
-    assert test["loss"]["value"] == pytest.approx(nats / tokens, rel=1e-5)
-    assert test["loss"]["n"] == tokens
+    assert test["loss"].value == pytest.approx(nats / tokens, rel=1e-5)
+    assert test["loss"].n == tokens
 
 
 def test_the_nearest_neighbour_baseline_is_computed_once_and_recorded(tmp_path, monkeypatch):
     folder = small_cell(tmp_path, budget="1steps", data__neighbours=True)
     cell.run(folder.path)
-    baseline = folder.read_record()["baselines"]["test"]["neighbour_sacrebleu"]
-    assert 5 < baseline["value"] < 60
-    assert baseline["n"] == 12
+    baseline = folder.read_record().baselines["test"]["neighbour_sacrebleu"]
+    assert 5 < baseline.value < 60
+    assert baseline.n == 12
 
     def computed_again(*_):
         raise AssertionError("computed again")
 
     monkeypatch.setattr("novobench.tasks.translation.data.nearest_neighbours", computed_again)
     _, data = opened(small_config(data__neighbours=True))
-    assert data.baselines["test"]["neighbour_sacrebleu"]._asdict() == baseline
+    assert data.baselines["test"]["neighbour_sacrebleu"] == baseline
 
 
 # ------------------------------------------------------------------------------------ same bits, any processes
@@ -347,10 +347,10 @@ def test_two_processes_train_what_one_trains(tmp_path):
     ours, theirs = (checkpoints.load_newest(folder.checkpoints)["model"] for folder in (one, two))
     for name, tensor in ours.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-8, atol=1e-10)
-    records = [folder.read_record()["metrics"] for folder in (one, two)]
-    assert records[0]["test"]["sacrebleu"]["n"] == records[1]["test"]["sacrebleu"]["n"] == 13
-    assert records[0]["test"]["sacrebleu"]["value"] == records[1]["test"]["sacrebleu"]["value"]
-    assert records[0]["test"]["loss"]["value"] == pytest.approx(records[1]["test"]["loss"]["value"], rel=1e-9)
+    records = [folder.read_record().metrics for folder in (one, two)]
+    assert records[0]["test"]["sacrebleu"].n == records[1]["test"]["sacrebleu"].n == 13
+    assert records[0]["test"]["sacrebleu"].value == records[1]["test"]["sacrebleu"].value
+    assert records[0]["test"]["loss"].value == pytest.approx(records[1]["test"]["loss"].value, rel=1e-9)
     assert [row["output"] for row in one.read_predictions("test")] == [
         row["output"] for row in two.read_predictions("test")
     ]

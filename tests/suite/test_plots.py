@@ -1,6 +1,7 @@
-"""Curves, gaps and figures, and a search where smaller is better."""
+"""Figures, and an experiment with a figure from search to SVG."""
 
 import csv
+import math
 import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -10,11 +11,12 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from novobench.suite.curves import Point, at_equal
+from novobench.suite.curves import Point
 from novobench.suite.experiment import Panel, load_experiment
 from novobench.suite.plots import draw, write_figure
-from novobench.suite.records import CurveLine, StoredCell
-from novobench.suite.table_rows import TableRow
+from novobench.suite.results import Results
+from novobench.suite.stored_cell import CurveLine, StoredCell
+from novobench.suite.table_rows import TableRow, table_rows
 from novobench.suite.tables import one_line
 
 EXPERIMENT = Path(__file__).with_name("small_figure.yaml")
@@ -27,35 +29,6 @@ def lines(path):
 
 def curve(*values):
     return [Point(update, update / 10, update * 2.0, value) for update, value in enumerate(values, 1)]
-
-
-# ------------------------------------------------------------------------------------ at equal training loss
-
-
-def test_validation_is_read_where_the_training_loss_was_equal():
-    cells = {
-        "far": {"t/loss": curve(5, 3, 1), "v/loss": curve(5.5, 4.5, 4.0)},
-        "near": {"t/loss": curve(5, 4, 2.5), "v/loss": curve(5.5, 4.4, 3.0)},
-    }
-    # The level is 2.5; `far` passed it a quarter of the way from 3 to 1.
-    assert at_equal(cells, "t/loss", "v/loss") == pytest.approx({"far": 4.375, "near": 3.0})
-
-
-def test_a_cell_that_began_below_the_level_is_left_out():
-    cells = {
-        "fast": {"t/loss": curve(2, 1), "v/loss": curve(3, 2)},
-        "slow": {"t/loss": curve(5, 4), "v/loss": curve(6, 5)},
-    }
-    assert at_equal(cells, "t/loss", "v/loss") == {"slow": 5}
-    assert at_equal({"other": {"v/loss": curve(1)}}, "t/loss", "v/loss") == {}
-
-
-def test_points_without_a_partner_are_skipped():
-    cells = {"one": {"t/loss": curve(5, 3, 1), "v/loss": curve(5.5, 4.5, 4.0)[::2]}}
-    assert at_equal(cells, "t/loss", "v/loss") == {"one": 4.0}
-
-
-# ------------------------------------------------------------------------------------ one panel
 
 
 def drawn(panel, rows):
@@ -71,7 +44,7 @@ def test_the_diagonal_leaves_the_frame_to_the_curves():
     assert axes.get_ylim() == pytest.approx((3.345, 4.555))
 
 
-def test_no_two_lines_look_alike_without_colour():
+def test_no_two_lines_look_alike_without_color():
     cell = {"v/ppl": curve(9, 8), "t/ppl": curve(7, 6)}
     rows = [(name, [cell]) for name in ("one", "two", "three", "four", "five", "six")]
     axes = drawn(Panel("update", ["v/ppl", "t/ppl"], "update", "ppl"), rows)
@@ -79,8 +52,8 @@ def test_no_two_lines_look_alike_without_colour():
     assert len(looks) == len(set(looks)) == 12
 
 
-def test_a_legend_shows_whatever_words_there_are(workspace):
-    """Underscores and dollars mean something to matplotlib, some signs are in no font of its, and XML lacks others."""
+def test_a_legend_shows_any_text(workspace):
+    """matplotlib interprets underscores and dollars, its fonts lack some characters, and XML forbids others."""
     labels = ["_hidden", "$unclosed", "$x^2$", "\\alpha", "日本語 🚀", "[b]", "<&>", "same", "same", "\x1b[31m \ud800"]
     shown = [*labels[:-1], "[31m"]
     axes = drawn(
@@ -89,26 +62,37 @@ def test_a_legend_shows_whatever_words_there_are(workspace):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == shown
 
     experiment = load_experiment("small")
-    cells = {"one": StoredCell(curves=[CurveLine("1", "one", "v/loss", str(at), "0.5", "", "2.0") for at in (1, 2)])}
-    rows = [TableRow(replace(experiment.rows[0], label=label), None, False, cells) for label in labels]
+    points = [CurveLine("1", "one", "v/loss", str(update), "0.5", "", "2.0") for update in (1, 2)]
+    results = Results("laptop", {"one": StoredCell(curves=points, entry={"fingerprint": ""})})
+    rows = [TableRow(replace(experiment.rows[0], label=label), None, False, results, ["one"]) for label in labels]
     panel = Panel("update", ["v/loss"], "$x", "a\nb")
     path = write_figure(replace(experiment, title="$ _ \x00", figure=[panel]), "laptop", rows)
-    words = [element.text for element in ElementTree.fromstring(path.read_bytes()).iter() if element.text]
-    assert [word for word in words if word in shown] == shown
-    assert {"$ _ (laptop scale)", "$x", "a b"} <= set(words)
+    texts = [element.text for element in ElementTree.fromstring(path.read_bytes()).iter() if element.text]
+    assert [text for text in texts if text in shown] == shown
+    assert {"$ _ (laptop scale)", "$x", "a b"} <= set(texts)
 
 
 @pytest.mark.parametrize("x", ["update", "epoch", "seconds", "t/loss"])
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_a_cell_without_curves(workspace, x, logarithmic):
     experiment = load_experiment("small")
-    rows = [TableRow(row, None, False, {"one": StoredCell()}) for row in experiment.rows]
+    results = Results("laptop", {"one": StoredCell(entry={"fingerprint": ""})})
+    rows = [TableRow(row, None, False, results, ["one"]) for row in experiment.rows]
     panel = Panel(x, ["v/loss", "t/loss"], "x", "y", difference_to="t/loss", logarithmic=logarithmic, diagonal=True)
     path = write_figure(replace(experiment, figure=[panel]), "laptop", rows)
     assert ElementTree.fromstring(path.read_bytes()).tag.endswith("svg")
 
 
-# ------------------------------------------------------------------------------------ an experiment of seconds
+def test_a_line_has_a_gap_where_the_value_is_not_finite():
+    """The line has a gap. If the first seed has nothing to draw, the second carries the row's label."""
+    rows = [
+        ("one", [{"v/loss": curve(math.nan, math.nan)}, {"v/loss": curve(4, math.nan, 2)}]),
+        ("two", [{"v/loss": curve(math.nan)}]),
+    ]
+    axes = drawn(Panel("update", ["v/loss"], "update", "loss", logarithmic=True), rows)
+    (line,) = axes.get_lines()
+    assert [str(y) for y in line.get_ydata()] == ["4.0", "nan", "2.0"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one"]
 
 
 def test_search_table_and_figure(workspace, novobench, monkeypatch):
@@ -144,8 +128,9 @@ def test_search_table_and_figure(workspace, novobench, monkeypatch):
     path = results / "figures" / "small_figure.svg"
     first = path.read_bytes()
     drawn = ElementTree.fromstring(first)
-    words = {element.text for element in drawn.iter() if element.text and element.text.strip()}
-    assert {"perplexity", "seconds", "train loss", "valid loss", "Adam", "SGD", "Adam, probe"} <= words
-    shutil.rmtree(workspace / "runs", ignore_errors=True)  # results alone are needed
-    write_figure(load_experiment("small_figure"), "laptop")
+    texts = {element.text for element in drawn.iter() if element.text and element.text.strip()}
+    assert {"perplexity", "seconds", "train loss", "valid loss", "Adam", "SGD", "Adam, probe"} <= texts
+    shutil.rmtree(workspace / "runs", ignore_errors=True)  # figures need only the results
+    experiment = load_experiment("small_figure")
+    write_figure(experiment, "laptop", table_rows(experiment, Results.load("laptop")))
     assert path.read_bytes() == first

@@ -22,12 +22,13 @@ from torch.nn import functional as F
 
 from novobench.errors import DataError
 from novobench.tasks import sources
-from novobench.tasks.image import pictures
+from novobench.tasks.image import decoding
+from novobench.tasks.image.batches import GRAY, SKIPPED_LABEL, ImageBatch, collate
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import GREY, LEFT_OUT, crop_box, identify, open_images
-from novobench.tasks.image.pictures import BadPicture, rgb_pixels
-from novobench.tasks.image.sources import FolderImages
-from novobench.tasks.image.task import ImageData, ImageTask
+from novobench.tasks.image.data import ImageData, identify, open_images
+from novobench.tasks.image.decoding import BadImage, rgb_pixels
+from novobench.tasks.image.sources import FolderSource
+from novobench.tasks.image.task import ImageTask
 from novobench.tasks.sampling import SampleKey
 from tests.cells import small_config
 
@@ -70,10 +71,10 @@ def trained_on(pets, **changes):
     train = open_images(config, pets.parent, seed=0).train
     keys = [SampleKey(0, i) for i in range(len(train))]
     if config.images_on == "accelerator":
-        images, labels = train[keys].to(torch.device("cpu"))
+        images, labels, _ = train[keys].to(torch.device("cpu"))
         return images, labels.tolist()
-    images, labels = zip(*(train[key] for key in keys), strict=True)
-    return torch.stack(images), list(labels)
+    images, labels, _ = collate([train[key] for key in keys])
+    return images, labels.tolist()
 
 
 def check_bad(pets, told, named=BAD):
@@ -82,8 +83,8 @@ def check_bad(pets, told, named=BAD):
         with pytest.raises(DataError, match=rf"{named} cannot be decoded: .*{told}.*data.on_bad_image=skip"):
             trained_on(pets, images_on=images_on)
         images, labels = trained_on(pets, images_on=images_on, on_bad_image="skip")
-        assert labels == [0, 0, 1, LEFT_OUT]
-        assert (images[BAD_INDEX] == GREY).all()
+        assert labels == [0, 0, 1, SKIPPED_LABEL]
+        assert (images[BAD_INDEX] == GRAY).all()
         for seed in range(3):
             assert np.array_equal(images[seed].numpy().transpose(1, 2, 0), rgb_pixels(png(seed)))
 
@@ -95,12 +96,15 @@ def header_of(width, height):
 
 
 CONTENTS = {
-    "nothing": (b"", "no picture of a format"),
-    "text": (b"no picture", "no picture of a format"),
+    "nothing": (b"", "none of the supported formats"),
+    "text": (b"no picture", "none of the supported formats"),
     "cut": (png()[:-30], "truncated|broken|stream"),
     "terabytes": (header_of(2**20, 2**20), "1099511627776 pixels. exceeds limit"),
-    "no width": (header_of(0, 8), "no picture of a format"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "no picture of a format"),
+    "no width": (header_of(0, 8), "none of the supported formats"),
+    "postscript": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n",
+        "none of the supported formats",
+    ),
 }
 
 
@@ -171,7 +175,7 @@ def test_whatever_a_decoder_raises(error, where, monkeypatch):
         raise error
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, where, fail)
-    with pytest.raises(BadPicture) as raised:
+    with pytest.raises(BadImage) as raised:
         rgb_pixels(png())
     reason = str(raised.value)
     assert reason.isprintable()
@@ -183,8 +187,8 @@ def test_pillows_warnings_are_no_trouble(pets, monkeypatch):
     expected = np.asarray(Image.open(io.BytesIO(png(3))))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIDE * SIDE - 1)
     assert np.array_equal(rgb_pixels(png(3)), expected)
-    assert FolderImages(PETS, pets.parent, "train").sizes(range(4)).tolist() == [[SIDE, SIDE]] * 4
-    with pytest.raises(BadPicture, match=r"256 pixels. exceeds limit of 126"):
+    assert FolderSource(PETS, pets.parent, "train").sizes(range(4)).tolist() == [[SIDE, SIDE]] * 4
+    with pytest.raises(BadImage, match=r"256 pixels. exceeds limit of 126"):
         rgb_pixels(png(3, (16, 16)))
 
 
@@ -197,26 +201,18 @@ def test_a_picture_that_no_memory_could_hold_resized(pets):
             _ = images[SampleKey(0, 3) if split == "train" else 3]
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1), (2, 3)])
-def test_no_crop_is_empty(height, width):
-    for ratio in ((0.75, 1.33), (3.0, 4.0), (0.1, 0.2)):
-        _, _, h, w = crop_box(height, width, np.full(23, 0.5), (0.01, 0.02), ratio)
-        assert 1 <= h <= height
-        assert 1 <= w <= width
-
-
 # ------------------------------------------------------------------------------------ a batch of nothing
 
 
 def test_a_micro_batch_of_bad_pictures_teaches_nothing_and_is_counted():
     folder = {"data__source": "folder", "data__name": "pets", "model__in_channels": 3, "data__image_size": 8}
     module = ImageTask(small_config("image", data__on_bad_image="skip", **folder))
-    images, labels = torch.randn(4, 3, 8, 8), torch.tensor([1, LEFT_OUT, 2, LEFT_OUT])
-    loss = module.training_step((images, labels), 0)
+    images, labels = torch.randn(4, 3, 8, 8), torch.tensor([1, SKIPPED_LABEL, 2, SKIPPED_LABEL])
+    loss = module.training_step(ImageBatch(images, labels, torch.arange(4)), 0)
     assert loss == F.cross_entropy(module(images)[labels >= 0], labels[labels >= 0])
     assert module.skipped_samples == 2
     module.zero_grad()
-    loss = module.training_step((images, torch.full((4,), LEFT_OUT)), 0)
+    loss = module.training_step(ImageBatch(images, torch.full((4,), SKIPPED_LABEL), torch.arange(4)), 0)
     loss.backward()
     assert loss == 0.0
     assert all((p.grad == 0).all() for p in module.parameters() if p.grad is not None)
@@ -282,15 +278,15 @@ def test_what_failed_when_it_was_kept_is_tried_again(pets, monkeypatch):
     with monkeypatch.context() as patch:
         fail_to_open(patch, pets / BAD, errno.EACCES)
         assert sources.content_digests([pets / BAD]).tobytes() == bytes(16)
-        assert trained_on(pets, **way)[1] == [0, 0, 1, LEFT_OUT]
+        assert trained_on(pets, **way)[1] == [0, 0, 1, SKIPPED_LABEL]
         before = identify(PETS, pets.parent)
     assert sources.content_digests([pets / BAD]).tobytes() == digest
     assert identify(PETS, pets.parent) != before
     assert trained_on(pets, **way)[1] == [0, 0, 1, 1]
     with monkeypatch.context() as patch:  # the same content, which a decoder failed to read
         (pets.parent / "cache").rename(pets.parent / "old")
-        patch.setattr(pictures, "_formats", lambda: ("GIF",))
-        assert trained_on(pets, **way)[1] == [LEFT_OUT] * 4
+        patch.setattr(decoding, "_formats", lambda: ("GIF",))
+        assert trained_on(pets, **way)[1] == [SKIPPED_LABEL] * 4
     images, labels = trained_on(pets, **way)
     assert labels == [0, 0, 1, 1]
     assert np.array_equal(images[3].numpy().transpose(1, 2, 0), rgb_pixels(png(3)))
@@ -299,7 +295,7 @@ def test_what_failed_when_it_was_kept_is_tried_again(pets, monkeypatch):
 def test_a_size_that_could_not_be_read_is_checked_once_it_can(pets, monkeypatch):
     save(pets / BAD, 3, (6, 9))
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "_formats", lambda: ("GIF",))
+        patch.setattr(decoding, "_formats", lambda: ("GIF",))
         open_images(PETS, pets.parent, seed=0)
     with pytest.raises(DataError, match=rf"{BAD} has 9 × 6 pixels"):
         open_images(PETS, pets.parent, seed=0)
@@ -307,19 +303,19 @@ def test_a_size_that_could_not_be_read_is_checked_once_it_can(pets, monkeypatch)
 
 def test_a_picture_that_goes_away_while_it_is_trained_on_is_not_skipped(pets):
     train = open_images(dataclasses.replace(PETS, on_bad_image="skip"), pets.parent, seed=0).train
-    assert train[SampleKey(0, 3)][1] == 1
+    assert train[SampleKey(0, 3)].label == 1
     (pets / BAD).rename(pets / "train" / "away.png")
-    with pytest.raises(DataError, match=rf"{BAD} can no longer be read: it is missing.*bring it back"):
+    with pytest.raises(DataError, match=rf"{BAD} can no longer be read: it is missing.*restore it"):
         _ = train[SampleKey(1, 3)]
     (pets / "train" / "away.png").rename(pets / BAD)
-    assert train[SampleKey(1, 3)][1] == 1
+    assert train[SampleKey(1, 3)].label == 1
 
 
 # ------------------------------------------------------------------------------------ what a tree may hold
 
 
 def listed(pets):
-    return FolderImages(PETS, pets.parent, "train").files
+    return FolderSource(PETS, pets.parent, "train").files
 
 
 def test_links_that_lead_back_are_left_out_and_others_followed(pets, caplog):
@@ -342,7 +338,7 @@ def test_links_that_lead_back_are_left_out_and_others_followed(pets, caplog):
 
 def test_a_class_that_is_a_link_to_nowhere_is_told(pets):
     (pets / "train" / "emu").symlink_to("/mnt/away/emu")
-    with pytest.raises(DataError, match="train/emu is a link to /mnt/away/emu, which leads nowhere: a class may be"):
+    with pytest.raises(DataError, match="train/emu is a link to /mnt/away/emu, which does not exist: a class may be"):
         listed(pets)
     (pets / "train" / "emu").unlink()
     (pets / "train" / ".hidden").symlink_to("nowhere")
@@ -372,7 +368,7 @@ def test_a_class_has_one_name_in_every_unicode_form(pets):
     before = identify(PETS, pets.parent)
     (pets / "val" / composed).rename(pets / "val" / decomposed)
     assert identify(PETS, pets.parent) == before
-    assert open_images(PETS, pets.parent, seed=0).test[0][1] == 0
+    assert open_images(PETS, pets.parent, seed=0).test[0].label == 0
     (pets / "train" / composed).rename(pets / "train" / decomposed)
     assert identify(PETS, pets.parent) == before
     save(pets / "train" / composed / "9.png")
@@ -382,12 +378,12 @@ def test_a_class_has_one_name_in_every_unicode_form(pets):
 
 def test_classes_that_differ_by_case_are_told(pets, caplog):
     (pets / "val" / "cat").rename(pets / "val" / "Cat")
-    with pytest.raises(DataError, match="val has classes that .* lacks: Cat; there are cat, dog. They differ in upper"):
+    with pytest.raises(DataError, match="val has classes that .* lacks: Cat; .* cat, dog. They differ only in upper"):
         open_images(PETS, pets.parent, seed=0)
     save(pets / "train" / "Cat" / "0.png")
     with caplog.at_level(logging.WARNING):
-        assert FolderImages(PETS, pets.parent, "train").classes == ["Cat", "cat", "dog"]
-    assert "classes that differ in upper and lower case alone: Cat and cat" in caplog.text
+        assert FolderSource(PETS, pets.parent, "train").classes == ["Cat", "cat", "dog"]
+    assert "classes that differ only in upper and lower case: Cat and cat" in caplog.text
 
 
 def test_classes_and_splits_of_any_bytes(pets):
@@ -395,9 +391,9 @@ def test_classes_and_splits_of_any_bytes(pets):
         os.rename(pets / split / "cat", os.fsencode(pets / split) + b"/c\xe4t")
     os.rename(pets / "val", os.fsencode(pets) + b"/v\xe4l")
     splits = open_images(dataclasses.replace(PETS, test_split="v\udce4l"), pets.parent, seed=0)
-    assert splits.test.images.classes == ["c\udce4t", "dog"]
-    assert [splits.test[i][1] for i in range(2)] == [0, 1]
-    assert splits.test.images.name(0).endswith(r"pets/v\xe4l/c\xe4t/0.png")
+    assert splits.test.source.classes == ["c\udce4t", "dog"]
+    assert [splits.test[i].label for i in range(2)] == [0, 1]
+    assert splits.test.source.name(0).endswith(r"pets/v\xe4l/c\xe4t/0.png")
     with pytest.raises(DataError, match=r"has no split 'val'.*It holds: train, v\\xe4l"):
         open_images(PETS, pets.parent, seed=0)
 
@@ -408,7 +404,7 @@ def test_classes_and_splits_of_any_bytes(pets):
 def test_a_data_root_of_any_name(pets, odd):
     (pets.parent / odd).mkdir()
     pets.rename(pets.parent / odd / "pets")
-    assert len(FolderImages(PETS, pets.parent / odd, "train").files) == 4
+    assert len(FolderSource(PETS, pets.parent / odd, "train").files) == 4
 
 
 # ------------------------------------------------------------------------------------ rows of a table
@@ -421,13 +417,16 @@ WHOLE = [{"bytes": png(seed), "path": None} for seed in range(4)]
     [
         ([*WHOLE[:3], None], r"row 3 cannot be decoded: its row holds neither bytes nor a path. Replace it"),
         ([*WHOLE[:3], {"bytes": b"", "path": ""}], "row 3 cannot be decoded: its row holds neither"),
-        ([*WHOLE[:3], {"bytes": b"x", "path": "a.png"}], "row 3 cannot be decoded: no picture of a format"),
+        (
+            [*WHOLE[:3], {"bytes": b"x", "path": "a.png"}],
+            "row 3 cannot be decoded: it has none of the supported formats",
+        ),
         ([*WHOLE[:3], {"bytes": None, "path": "a\0b"}], "row 3 cannot be decoded: .*no file can have this name"),
         ([*WHOLE[:3], {"bytes": None, "path": "."}], "row 3 cannot be decoded: .*it is a folder"),
         ([*WHOLE[:3], {"bytes": None, "path": "https://a/b.png"}], "row 3 cannot be decoded: .*it is missing"),
         ([None] * 4, "row 0 cannot be decoded: its row holds neither"),
-        ([{"data": b"x"}] * 4, "column 'image' holds {'data': .*which are no pictures.*Set data.image_column"),
-        ([1, 2, 3, 4], r"column 'image' holds Value\('int64'\), which are no pictures"),
+        ([{"data": b"x"}] * 4, "column 'image' holds {'data': .*not images.*Set data.image_column"),
+        ([1, 2, 3, 4], r"column 'image' holds Value\('int64'\), not images"),
         (
             ["a.png"] * 4,
             "row 0 cannot be decoded: its row holds no bytes but the path of a file, .*a.png: it is missing",
@@ -446,4 +445,4 @@ def test_a_row_without_a_picture_is_named_or_left_out(tmp_path, column, told, im
     with pytest.raises(DataError, match=rf"pets\[train\].*{told}"):
         trained_on(tmp_path / "pets", **way)
     if "row 3" in told:
-        assert trained_on(tmp_path / "pets", on_bad_image="skip", **way)[1] == [0, 0, 1, LEFT_OUT]
+        assert trained_on(tmp_path / "pets", on_bad_image="skip", **way)[1] == [0, 0, 1, SKIPPED_LABEL]

@@ -1,4 +1,4 @@
-"""Tables of the hub as parquet files: rows without text or bytes, columns of another type or name, or gone."""
+"""Parquet files of the hub: rows without text or bytes, and columns that are missing, renamed or of another type."""
 
 import dataclasses
 import logging
@@ -39,7 +39,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @st.composite
 def changed(draw, rows):
-    """One row's value, or all values of a column, are others; or the column has another name."""
+    """Rows with one value or a whole column changed, or with a column renamed or removed."""
     column = draw(st.sampled_from(sorted(rows[0])))
     inner = rows[0][column]
     kind = draw(st.sampled_from(["one", "one", "all", "rename", "lose", "none at all", "plain"]))
@@ -60,7 +60,7 @@ def changed(draw, rows):
 
 
 def write(folder, rows, split, whole):
-    """A parquet file, if there is one of such rows."""
+    """Write a parquet file; skip the input if these rows do not fit into one."""
     try:
         schema = pyarrow.Table.from_pylist(whole).schema if not rows else None
         table = pyarrow.Table.from_pylist(rows, schema=schema)
@@ -70,7 +70,7 @@ def write(folder, rows, split, whole):
 
 
 @extents(4, 400)
-def test_tables_of_the_hub(inputs, own_cache, tmp_path, fuzz):
+def test_parquet_files_of_the_hub(inputs, own_cache, tmp_path, fuzz):
     speech = dataclasses.replace(SPEECH, source="hub", path="hub")
     language = small_config("language", data__source="hub", data__name="hub", data__path="hub", model__cutoffs=[])
     language = dataclasses.replace(language.data, text_column="text", minimum_count=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from novobench.tasks.image.pictures import BadPicture, picture_size, rgb_pixels
+from novobench.tasks.image.decoding import BadImage, image_size, rgb_pixels
 
 RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
 GREYS = RAMP / 257  # 65535 / 257 = 255
@@ -69,7 +69,7 @@ def test_pictures_of_more_than_8_bits_keep_their_greys(kind):
 
 @pytest.mark.parametrize("kind", ["i4", "f4"])
 def test_greys_whose_white_no_format_defines_are_refused(kind):
-    with pytest.raises(BadPicture, match="of which none is defined as white; save it with 8 or 16 bits"):
+    with pytest.raises(BadImage, match="without a defined white; save it with 8 or 16 bits"):
         rgb_pixels(saved(Image.fromarray(RAMP.astype(kind)), "TIFF"))
 
 
@@ -96,7 +96,7 @@ def test_modes_of_8_bits_and_fewer():
 def test_an_animation_is_its_first_frame():
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     encoded = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert picture_size(encoded) == (8, 6)
+    assert image_size(encoded) == (8, 6)
     assert rgb_pixels(encoded).reshape(-1, 3).tolist() == [[255, 0, 0]] * 48
 
 
@@ -108,14 +108,14 @@ def test_orientation_is_not_applied():
 
 def test_what_cannot_be_decoded_says_why(tmp_path):
     for encoded in (b"", b"no picture"):
-        with pytest.raises(BadPicture, match="no picture of a format that is read here .JPEG, PNG, "):
+        with pytest.raises(BadImage, match="it has none of the supported formats .JPEG, PNG, "):
             rgb_pixels(encoded)
-    with pytest.raises(BadPicture, match="it is missing"):
+    with pytest.raises(BadImage, match="it is missing"):
         rgb_pixels(tmp_path / "missing.png")
     whole = saved(Image.fromarray(RAMP.astype(np.uint8)), "PNG")
-    with pytest.raises(BadPicture, match="truncated"):
+    with pytest.raises(BadImage, match="truncated"):
         rgb_pixels(whole[:60])
     bomb = saved(Image.new("1", (14_000, 14_000)), "PNG")
-    for use in (rgb_pixels, picture_size):
-        with pytest.raises(BadPicture, match="196000000 pixels. exceeds limit"):
+    for use in (rgb_pixels, image_size):
+        with pytest.raises(BadImage, match="196000000 pixels. exceeds limit"):
             use(bomb)

@@ -1,0 +1,92 @@
+"""Where each value of a row's config comes from: what `novobench config` prints.
+
+`experiment.row_layers` and `config.config_files` say which layers there are and in which order; here the last layer
+that sets a key is remembered while the configs themselves are merged elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from novobench import places, yaml_text
+from novobench.budget import parse_warmup
+from novobench.config import CellConfig, cell_id
+from novobench.config_loading import config_files
+from novobench.errors import one_line
+from novobench.optim import registry
+from novobench.places import display_path
+from novobench.suite.experiment import Experiment, Row, row_config, row_layers
+
+Path = tuple[str, ...]
+"""The keys that lead to a value."""
+
+
+def annotated_yaml(experiment: Experiment, row: Row, scale: str, extra: Mapping[str, Any]) -> str | None:
+    """The resolved config of a row at seed 0 as a YAML document with the origin of each value as a comment.
+
+    None if the row has no cell at the scale. The document loads to the same values as `config.yaml` of a run folder.
+    """
+    config = row_config(experiment, row, scale, 0, extra)
+    if config is None:
+        return None
+    origins = _origins(experiment, row, scale, extra, config)
+    lines = list(_lines(dataclasses.asdict(config), origins))
+    width = max(len(text) for text, origin in lines if origin and len(text) <= 60)
+    title = f"# {experiment.name}/{row.id} at {scale} scale: {cell_id(config)}, {config.total_updates:,} updates"
+    body = [f"{text:<{width}}  # {one_line(origin)}" if origin else text for text, origin in lines]
+    return "\n".join(["---", title, *body])
+
+
+def _origins(
+    experiment: Experiment, row: Row, scale: str, extra: Mapping[str, Any], config: CellConfig
+) -> dict[Path, str]:
+    """The origin of each value that is not a default."""
+    origins: dict[Path, str] = {}
+    for file, content in config_files(places.workspace().task_config(experiment.task, scale)):
+        _record(origins, (), content, display_path(file))
+    for layer in row_layers(experiment, row, scale, 0, extra):
+        for key, value in layer.overrides.items():
+            names = [name for name in re.split(r"[.\[\]]+", key) if name]
+            while names[-1].isdecimal():  # an entry of a list, which is one value here
+                names.pop()
+            _record(origins, tuple(names), value, layer.origin)
+    optimizer = config.optimizer
+    if optimizer.preset is not None:
+        for option in registry.get(optimizer.name).presets[optimizer.preset]:
+            origins.setdefault(("optimizer", "options", option), f"preset {optimizer.preset} of {optimizer.name}")
+    origins[("recipe_version",)] = f"code of the task {config.task}"
+    return origins
+
+
+def _record(origins: dict[Path, str], path: Path, value: Any, origin: str) -> None:
+    """Note that the value at `path`, or each value inside it, is now from `origin`."""
+    if path == ("schedule", "warmup"):
+        unit = parse_warmup(str(value))[1]
+        origins[("schedule", "warmup_updates" if unit == "steps" else "warmup_fraction")] = f"{origin}, warmup {value}"
+        origins.pop(("schedule", "warmup_fraction" if unit == "steps" else "warmup_updates"), None)
+    elif isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            _record(origins, (*path, str(key)), inner, origin)
+    else:
+        for lower in [other for other in origins if other[: len(path)] == path]:  # `{}` removes what is there
+            del origins[lower]
+        origins[path] = origin
+
+
+def _lines(config: Mapping[str, Any], origins: Mapping[Path, str], path: Path = ()) -> Iterator[tuple[str, str]]:
+    """Lines of YAML with the origin of the value that begins there; an empty origin for other lines."""
+    for key, value in config.items():
+        here = (*path, str(key))
+        start = f"{'  ' * len(path)}{yaml_text.dump_inline(key)}:"
+        if isinstance(value, Mapping) and value:
+            yield start, ""
+            yield from _lines(value, origins, here)
+        elif isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
+            yield start, origins.get(here, "default")
+            for entry in value:
+                yield f"{'  ' * len(here)}- {yaml_text.dump_inline(entry)}", ""
+        else:
+            yield f"{start} {yaml_text.dump_inline(value)}", origins.get(here, "default")
