@@ -20,9 +20,11 @@ class LanguageModelConfig:
     vocabulary_size: Annotated[int, "[2, inf)"] = 267735
     """Word types of the training text, `<eos>` included; checked against what is found."""
     layers: PositiveInt = 16
+    """Transformer layers."""
     width: PositiveInt = 512
     """Model dimension, and that of the word vectors (div_val 1)."""
     heads: PositiveInt = 8
+    """Attention heads per layer."""
     head_width: PositiveInt = 64
     """§4.6 prints d_model 512 and 8 heads; 64 a head, as NVIDIA's DeepLearningExamples, gives the printed 191M."""
     inner_width: PositiveInt = 2048
@@ -74,10 +76,13 @@ class LanguageDataConfig(DataConfig):
     hub_config: str = field(default="wikitext-103-v1", metadata=PRACTICAL)
     """Configuration of the hub data set; the `-raw` ones have another vocabulary."""
     text_column: Name = field(default="text", metadata=PRACTICAL)
+    """`hub`: the column of text."""
     train_tokens: PositiveInt = 103227021
     """Tokens with one `<eos>` a line; checked against what is found, as are the next two."""
     valid_tokens: PositiveInt = 217646
+    """Tokens of the validation text."""
     test_tokens: PositiveInt = 245569
+    """Tokens of the test text."""
     minimum_count: PositiveInt = 1
     """Words seen less often in training become `<unk>`. 1 closes the vocabulary: a word of another split that
     training lacks is an error, as WikiText has its `<unk>` in place already."""
