@@ -19,11 +19,15 @@ class ImageModelConfig:
     """ResNet-v2 with bottleneck blocks; the defaults are ResNet-50v2 as OpenSeq2Seq built it."""
 
     in_channels: PositiveInt = 3
+    """Channels of the images: 3 for RGB, 1 for gray."""
     classes: Annotated[int, "[2, inf)"] = 1000
+    """Number of labels."""
     stem_width: PositiveInt = 64
     """Channels after the first convolution."""
     stem_kernel: PositiveInt = 7
+    """Side of the first convolution's kernel, in pixels."""
     stem_stride: PositiveInt = 2
+    """Stride of the first convolution."""
     stem_pool: bool = True
     """3×3 max pooling with stride 2 after the first convolution."""
     pool_padding: Literal["same", "symmetric"] = "same"
@@ -37,6 +41,7 @@ class ImageModelConfig:
     batch_norm_momentum: Annotated[float, "(0, 1]"] = 0.003
     """PyTorch's convention; TensorFlow's 0.997 in the authors' code."""
     batch_norm_eps: PositiveFloat = 1e-5
+    """Added to the variance in batch norm."""
     init_scale: PositiveFloat = 1.0
     """Kernels have variance `init_scale` / fan-in: 1 in the authors' code, 2 is He's."""
     zero_init_last_gamma: bool = False
@@ -56,16 +61,21 @@ class ImageDataConfig(SampledDataConfig):
     path: str = field(default="", metadata=PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files."""
     train_split: Name = field(default="train", metadata=PRACTICAL)
+    """Name of the training split in the source."""
     test_split: Name = field(default="val", metadata=PRACTICAL)
+    """Name of the test split; `val` is ImageNet's."""
     search_split: str = ""
     """A split for tuning and curves; empty: `search_size` images of the training split."""
     image_column: Name = field(default="image", metadata=PRACTICAL)
+    """`hub`: the column of images."""
     label_column: Name = field(default="label", metadata=PRACTICAL)
+    """`hub`: the column of labels."""
     train_size: PositiveInt = 1281167
     """Training images, without the search share; checked against the data."""
     search_size: NonNegativeInt = 0
     """Images for tuning and curves: of `search_split`, or held out of the training split by a fixed shuffle."""
     test_size: PositiveInt = 50000
+    """Test images; checked."""
     image_size: PositiveInt = 224
     """Side in pixels of the images that the network sees."""
     resize_size: PositiveInt | None = field(default=None, metadata={"hashed_as_default": 256})

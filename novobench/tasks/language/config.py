@@ -20,9 +20,11 @@ class LanguageModelConfig:
     vocabulary_size: Annotated[int, "[2, inf)"] = 267735
     """Word types of the training text, `<eos>` included; checked against the data."""
     layers: PositiveInt = 16
+    """Transformer layers."""
     width: PositiveInt = 512
     """Model dimension, which is also that of the word embeddings (div_val 1)."""
     heads: PositiveInt = 8
+    """Attention heads per layer."""
     head_width: PositiveInt = 64
     """§4.6 has d_model 512 and 8 heads; 64 per head, as in NVIDIA's DeepLearningExamples, gives its 191M parameters."""
     inner_width: PositiveInt = 2048
@@ -75,10 +77,13 @@ class LanguageDataConfig(DataConfig):
     hub_config: str = field(default="wikitext-103-v1", metadata=PRACTICAL)
     """Configuration of the hub data set. The `-raw` configurations have another vocabulary."""
     text_column: Name = field(default="text", metadata=PRACTICAL)
+    """`hub`: the column of text."""
     train_tokens: PositiveInt = 103227021
     """Tokens, with one `<eos>` per line; checked against the data, as are the next two."""
     valid_tokens: PositiveInt = 217646
+    """Tokens of the validation text."""
     test_tokens: PositiveInt = 245569
+    """Tokens of the test text."""
     minimum_count: PositiveInt = 1
     """Words that occur less often in training become `<unk>`. 1 closes the vocabulary: a word of another split that
     training lacks is an error. WikiText already contains its `<unk>`."""
