@@ -1,4 +1,4 @@
-"""Loading of configs: files joined by `base:`, overrides by dotted keys, and the errors of both."""
+"""Loading of configs: files merged over their `base:`, overrides by dotted keys, and the errors of both."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -13,14 +13,14 @@ from tests.cells import SHARED
 # ------------------------------------------------------------------------------------ files
 
 
-def test_a_file_is_merged_over_its_base_files(tmp_path):
+def test_files_are_merged_over_their_base(tmp_path):
     (tmp_path / "ground.yaml").write_text("a: 1\nb: {c: 2, d: 3}\n")
     (tmp_path / "middle.yaml").write_text("base: ground.yaml\nb: {c: 20}\n")
     (tmp_path / "top.yaml").write_text("base: middle.yaml\na: 100\n")
     assert load_tree(tmp_path / "top.yaml") == {"a": 100, "b": {"c": 20, "d": 3}}
 
 
-def test_a_circle_of_bases_is_an_error(tmp_path):
+def test_a_circle_of_base_files_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
     with pytest.raises(ConfigError, match="goes round in a circle"):
@@ -41,23 +41,23 @@ def test_a_circle_of_bases_is_an_error(tmp_path):
         ("[a]: 1\n", "a key must be a scalar"),
     ],
 )
-def test_a_file_that_is_not_a_config_is_an_error(content, reason, tmp_path):
+def test_invalid_config_files(content, reason, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=reason) as raised:
+    with pytest.raises(ConfigError, match=reason) as caught:
         read_yaml(path)
-    assert "bad.yaml" in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert "bad.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_suggests_its_neighbour(tmp_path):
+def test_a_missing_file_suggests_a_similar_name(tmp_path):
     (tmp_path / "laptop.yaml").write_text("a: 1\n")
     with pytest.raises(ConfigError, match="Did you mean 'laptop.yaml'"):
         read_yaml(tmp_path / "labtop.yaml")
 
 
 @pytest.mark.parametrize("content", ["base: ground.yaml\ndata: []\n", "data: [1]\n"])
-def test_a_list_in_place_of_a_mapping_is_named(content, tmp_path):
+def test_a_list_instead_of_a_mapping_is_named(content, tmp_path):
     (tmp_path / "ground.yaml").write_text("data: {mean: [0.5]}\n")
     (tmp_path / "top.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"top.yaml: 'data' must be a mapping, not a list"):
@@ -68,8 +68,8 @@ def test_a_list_in_place_of_a_mapping_is_named(content, tmp_path):
 
 
 def test_overrides_from_the_command_line():
-    arguments = ["a.b=0.001", "c=[1, 2]", "d=text", "e=null", "f=", "g='null'", "h=C: #1, a", "i= a'", "c=[3]"]
-    assert parse_overrides(arguments) == {
+    words = ["a.b=0.001", "c=[1, 2]", "d=text", "e=null", "f=", "g='null'", "h=C: #1, a", "i= a'", "c=[3]"]
+    assert parse_overrides(words) == {
         "a.b": 0.001,
         "d": "text",
         "e": None,
@@ -84,13 +84,13 @@ def test_overrides_from_the_command_line():
 @pytest.mark.parametrize(
     "word", ["optimizer.lr", "=1", "a=[1,", "a=${b}", r'a="\x24{b}"', "a={b: 1, b: 2}", "a=[1,\n2"]
 )
-def test_an_argument_that_is_not_an_override_is_an_error(word):
-    with pytest.raises(ConfigError) as raised:
+def test_invalid_overrides(word):
+    with pytest.raises(ConfigError) as caught:
         parse_overrides([word])
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_an_override_does_not_change_its_tree():
+def test_an_override_leaves_its_tree_unchanged():
     tree = OmegaConf.create({"a": {"b": [1, 2]}})
     assert override(tree, {"a.b[0]": 7}, "here") == {"a": {"b": [7, 2]}}
     assert tree == {"a": {"b": [1, 2]}}
@@ -98,7 +98,7 @@ def test_an_override_does_not_change_its_tree():
         override(tree, {"a.b[5]": 7}, "here")
 
 
-def test_an_empty_mapping_removes_what_is_below(tmp_path):
+def test_an_empty_mapping_removes_the_one_below(tmp_path):
     (tmp_path / "ground.yaml").write_text("a: {b: 1, c: {d: 2}}\ne: {f: 1, g: {h: 2}}\n")
     (tmp_path / "top.yaml").write_text("base: ground.yaml\na: {}\ne: {g: {}}\n")
     tree = load_tree(tmp_path / "top.yaml")
@@ -122,8 +122,8 @@ def test_an_emptied_mapping_stays_empty_in_the_cell(tmp_path):
     assert wider.data.set_sizes["more"] == 5
     assert wider.data.set_sizes["dev-clean"] == 2703
     sets = ["data.search_set=dev", "data.dev_sets=[]", "data.test_sets=[test]"]
-    arguments = ["data.set_sizes={}", "data.set_sizes.dev=2", "data.set_sizes.test=3"]
-    config = resolve(override(tree, parse_overrides([*sets, *arguments]), "test"), "test")
+    words = ["data.set_sizes={}", "data.set_sizes.dev=2", "data.set_sizes.test=3"]
+    config = resolve(override(tree, parse_overrides([*sets, *words]), "test"), "test")
     assert config.data.set_sizes == {"dev": 2, "test": 3}
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert resolve(load_tree(tmp_path / "config.yaml"), "again") == config

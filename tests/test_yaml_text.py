@@ -1,4 +1,4 @@
-"""Words of YAML: they keep their text until the field that they are for says what they are."""
+"""Scalars of YAML keep their text until the field that they are for determines their type."""
 
 import pytest
 import yaml
@@ -24,11 +24,11 @@ def speech(**changes):
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_text_fields_keep_the_text_of_a_word(word, tmp_path):
+def test_scalars_keep_their_text_in_text_fields(word, tmp_path):
     (tmp_path / "a.yaml").write_text(f"name: {word}\nlist: [{word}]\nvalues: {{a: {word}}}\n'keys': {{{word}: a}}\n")
     tree = load_tree(tmp_path / "a.yaml")
-    overrides = parse_overrides([f"name={word}", f"list=[{word}]", f"values={{a: {word}}}", f"keys={{{word}: a}}"])
-    for source in (tree, overrides):
+    given = parse_overrides([f"name={word}", f"list=[{word}]", f"values={{a: {word}}}", f"keys={{{word}: a}}"])
+    for source in (tree, given):
         data = speech(
             data__hub_config=source["name"],
             data__train_splits=source["list"],
@@ -48,7 +48,7 @@ def test_text_fields_keep_the_text_of_a_word(word, tmp_path):
     ("word", "number"),
     [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("2E3", 2000.0), ("1e3", 1000.0), ("3", 3.0), ("0.50", 0.5), (".5", 0.5)],
 )
-def test_number_fields_read_words_as_numbers(word, number, tmp_path):
+def test_scalars_become_numbers_in_number_fields(word, number, tmp_path):
     (tmp_path / "a.yaml").write_text(f"a: {word}\nb: [{word}]\n")
     tree = load_tree(tmp_path / "a.yaml")
     assert small_config(optimizer__lr=tree.a).optimizer.lr == number
@@ -56,7 +56,7 @@ def test_number_fields_read_words_as_numbers(word, number, tmp_path):
     assert speech(data__speeds=tree.b).speeds == [number]
 
 
-def test_integers_booleans_and_choices_from_words():
+def test_integers_booleans_and_numeric_choices_from_text():
     config = small_config(**{"data__flip": "true", "model__stem_pool": "False", "data__test_size": "0597"})
     assert (config.data.flip, config.model.stem_pool, config.data.test_size) == (True, False, 597)
     config = small_config(
@@ -67,11 +67,11 @@ def test_integers_booleans_and_choices_from_words():
         small_config(data__flip="maybe")
 
 
-def test_options_of_a_third_party_class_are_read_by_yaml_1_2():
+def test_options_of_a_class_outside_the_registry_follow_yaml_1_2():
     """No field says their type: torch's own class by its path stands for one."""
-    arguments = ["lr=1e-2", "eps=1e-3", "nesterov=true", "momentum=9e-1", "dampening=0", "foreach=null"]
-    options = {f"optimizer__options__{key}": value for key, value in parse_overrides(arguments[2:]).items()}
-    options = small_config(optimizer__name="torch.optim:SGD", **options).optimizer.options
+    words = ["lr=1e-2", "eps=1e-3", "nesterov=true", "momentum=9e-1", "dampening=0", "foreach=null"]
+    given = {f"optimizer__options__{key}": value for key, value in parse_overrides(words[2:]).items()}
+    options = small_config(optimizer__name="torch.optim:SGD", **given).optimizer.options
     assert (options.nesterov, options.momentum, options.dampening, options.foreach) == (True, 0.9, 0, None)
     assert [type(x) for x in (options.nesterov, options.momentum, options.dampening)] == [bool, float, int]
 
@@ -100,11 +100,11 @@ def test_the_core_schema_of_yaml_1_2(text, value):
         ("a: &x {b: 1}\nc: &y {b: 1}\nd:\n  <<: *x\n  <<: *y\n", 5, 4),
     ],
 )
-def test_a_repeated_key_is_an_error(content, line, first, tmp_path):
+def test_duplicate_keys(content, line, first, tmp_path):
     (tmp_path / "a.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=f"a.yaml is not valid YAML: line {line}: the key .* line {first};") as raised:
+    with pytest.raises(ConfigError, match=f"a.yaml is not valid YAML: line {line}: the key .* line {first};") as caught:
         load_tree(tmp_path / "a.yaml")
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_merge_keys_may_be_overridden(tmp_path):

@@ -1,4 +1,4 @@
-"""Values of the right type that make no sense are refused from the config alone, with the key."""
+"""A config that contradicts itself is refused without opening data, with a message that names the key."""
 
 import pytest
 
@@ -47,20 +47,20 @@ REFUSED = [
     ("image", ["model.batch_norm_eps=0"], "'model.batch_norm_eps' must be above 0"),
     ("image", ["model.batch_norm_momentum=1.5"], "'model.batch_norm_momentum' must be above 0 and at most 1"),
     ("image", ["data.mean=[]"], "'data.mean' must be a collection of at least one entry"),
-    ("image", ["model.in_channels=3"], "'model.in_channels' is 3, but digits are grey"),
+    ("image", ["model.in_channels=3"], "'model.in_channels' is 3, but digits are gray"),
     ("image", ["model.classes=3"], "'model.classes' is 3, but there are 10 digits"),
     ("image", ["data.search_size=-1"], "'data.search_size' must be 0 or more, not -1."),
-    ("image", ["data.search_size=5000"], "'data.search_size' 5000 must make 1200"),
+    ("image", ["data.search_size=5000"], "'data.search_size' 5000 must add up to 1200"),
     ("image", ["data.test_copies=2"], "'data.test_size' is 597, but digits-mild has 1194"),
     ("image", ["data.name="], "'data.name'"),
     ("image", ['data.name=""'], "'data.name' must be a name in one line, and not empty, not ''."),
     ("image", ['data.path="a\\0b"'], "'data.path' must be text without control characters"),
     ("image", ['data.path="\\ud800"'], "'data.path' must be text without control characters"),
-    ("image", [*FOLDER, "data.mean=[1, 2]"], "'data.mean' must be one number, or one for each of 3"),
+    ("image", [*FOLDER, "data.mean=[1, 2]"], "'data.mean' must be one number, or one per channel of 3"),
     ("image", [*FOLDER, "data.std[2]=0"], "'data.std[2]' must be above 0"),
     ("image", [*FOLDER, "data.crop_scale=[0.5, 0.1]"], "'data.crop_scale' must be two numbers, the lower one first"),
     ("image", [*FOLDER, "data.crop_ratio=[1]"], "'data.crop_ratio' must be two numbers"),
-    ("image", [*FOLDER, "data.test_split=train"], "'data.test_split' train is data.train_split too"),
+    ("image", [*FOLDER, "data.test_split=train"], "'data.test_split' train is also data.train_split"),
     ("language", ["model.heads=0"], "'model.heads' must be 1 or more"),
     ("language", ["model.memory_length=-1"], "'model.memory_length' must be 0 or more"),
     ("language", ["model.dropout=1.5"], "'model.dropout' must be 0 or more and below 1"),
@@ -120,7 +120,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("task", "words", "expected"), REFUSED, ids=[f"{t} {w[-1]}" for t, w, _ in REFUSED])
-def test_what_a_config_alone_shows_to_be_wrong(task, words, expected):
+def test_a_config_that_contradicts_itself_is_refused(task, words, expected):
     with pytest.raises(ConfigError) as caught:
         config(task, words)
     assert str(caught.value).startswith("test: ")
