@@ -69,6 +69,7 @@ class RuntimeConfig:
     threads: PositiveInt = 1
     """CPU threads per process. Another number sums in another order, so it changes bits."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    """Lightning's name: full float32, mixed with bf16 or fp16 (GPUs only), or full float64."""
     channels_last: bool = False
     """Memory format of 4-D tensors: faster convolutions on GPUs, by other kernels, with other bits."""
     selection_points: NonNegativeInt = 0
@@ -76,6 +77,7 @@ class RuntimeConfig:
     of the lowest loss. 0: the last weights are judged."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=PRACTICAL)
+    """`auto`: CUDA if the machine has it."""
     devices: PositiveInt = field(default=1, metadata=PRACTICAL)
     """Processes of one training on this machine, one per device. More than one means DDP through torchrun."""
     cells_per_gpu: PositiveInt = field(default=1, metadata=PRACTICAL)
@@ -109,6 +111,7 @@ class ForecastConfig:
     samples_per_second: PositiveFloat | None = None
     """Per device, of one training. With `runtime.cells_per_gpu`, of one of that many at a time."""
     source: str = ""
+    """Where the speed was measured, e.g. the processor or card."""
 
 
 @dataclass(frozen=True)
@@ -116,23 +119,33 @@ class CellConfig:
     """One cell, complete. `model`, `data` and `schedule` are checked against the dataclasses of the task."""
 
     task: str
+    """`image`, `speech`, `translation` or `language`: a folder in `novobench/tasks/`."""
     seed: NonNegativeInt
+    """Decides initial weights, order of samples, augmentation and dropout."""
     budget: str
     """Length of the training: `100ep`, `100000steps` or `12e9tokens`."""
     batch: BatchConfig
+    """Effective batch and micro-batch."""
     optimizer: OptimizerConfig
+    """Which optimizer, its rate, weight decay and options, and how gradients are clipped."""
     schedule: Any = field(default_factory=dict)
+    """Learning rate and weight decay over the run, see `novobench.optim.schedules.ScheduleSpec`."""
     model: Any = field(default_factory=dict)
+    """The task's `MODEL`, in `novobench/tasks/<task>/config.py`."""
     data: Any = field(default_factory=dict)
+    """The task's `DATA`, in the same file."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """How the training runs: threads, precision, devices, logs, checkpoints."""
     purpose: Literal["table", "search"] = "table"
     """`search` trials are judged on the `search` split and never see a test set."""
     recipe_version: int = 1
     """Set by the task, which raises it when a default, or code that changes results, changes."""
     scale: FileName = field(default="laptop", metadata=PRACTICAL)
+    """`laptop`, `gpu` or `full`: which config file of the task the cell started from. Not part of the id."""
     data_root: str = field(default="data", metadata=PRACTICAL)
     """Folder of read-only data sets; the environment variable NOVOBENCH_DATA wins."""
     forecast: ForecastConfig = field(default_factory=ForecastConfig, metadata=PRACTICAL)
+    """A speed to forecast with."""
 
     @property
     def accumulation(self) -> int:

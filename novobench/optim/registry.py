@@ -75,17 +75,24 @@ class NovoGradOptions:
     """See `novobench.optim.NovoGrad`."""
 
     betas: list[Annotated[float, "[0, 1)"]] = field(default_factory=lambda: [0.95, 0.25])
+    """Decay of the momentum and of the layer-wise second moment; the defaults are those that the paper prints."""
     eps: Annotated[float, "[0, inf)"] = 1e-8
+    """Added to the norm that a gradient is divided by."""
     grad_averaging: bool = False
+    """Multiply the normalized gradient by 1 - beta1 before it enters the momentum."""
     amsgrad: bool = False
+    """Divide by the largest second moment so far."""
     eps_inside_sqrt: bool = False
+    """Add `eps` to the second moment instead of to its root (OpenSeq2Seq)."""
     decoupled_weight_decay: bool = False
+    """Decay weights directly, as AdamW, instead of through the momentum."""
     update_clip: Annotated[float, "(0, inf)"] | None = None
     """NeMo's layer-wise update clipping; 0.001 there."""
     moment_dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of exp_avg for fp32 parameters. `bfloat16` halves the state to 2 bytes per parameter. The default is
     the parameter's dtype."""
     implementation: Implementation = "auto"
+    """`loop`, `foreach` or `fused` forces that one; `auto`: the fastest that the tensors allow."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,13 @@ class SGDOptions:
     """See `torch.optim.SGD`. Momentum 0.9, as in every recipe of the paper's baselines."""
 
     momentum: Annotated[float, "[0, 1)"] = 0.9
+    """Decay of the momentum buffer."""
     dampening: Annotated[float, "[0, 1]"] = 0.0
+    """The new gradient enters the momentum buffer times 1 - this."""
     nesterov: bool = False
+    """Step along the gradient plus the decayed buffer."""
     implementation: Implementation = "auto"
+    """`loop`, `foreach` or `fused` forces that one; `auto`: fused on CPU and CUDA, else foreach."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +114,13 @@ class AdamOptions:
     """See `torch.optim.Adam` and `AdamW`, whose defaults these are."""
 
     betas: list[Annotated[float, "[0, 1)"]] = field(default_factory=lambda: [0.9, 0.999])
+    """Decay of the first and of the second moment."""
     eps: Annotated[float, "[0, inf)"] = 1e-8
+    """Added to the root of the second moment."""
     amsgrad: bool = False
+    """Divide by the largest second moment so far."""
     implementation: Implementation = "auto"
+    """`loop`, `foreach` or `fused` forces that one; `auto`: fused on CPU and CUDA, else foreach."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +128,11 @@ class LARSOptions:
     """See `novobench.optim.LARS`."""
 
     momentum: Annotated[float, "[0, 1)"] = 0.9
+    """Decay of the momentum buffer."""
     trust: Annotated[float, "(0, inf)"] = 0.001
+    """Trust coefficient: a layer's step relative to its weight norm."""
     eps: Annotated[float, "[0, inf)"] = 1e-8
+    """Added to the norm that a layer's rate is divided by."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,9 @@ class AdafactorOptions:
     """See `torch.optim.Adafactor`, whose defaults these are. `lr` is the upper bound of its relative step."""
 
     beta2_decay: Annotated[float, "(-inf, 0]"] = -0.8
+    """Exponent c of the second moment's decay 1 - t^c."""
     d: Annotated[float, "[1, inf)"] = 1.0
+    """Threshold of the root mean square at which an update is clipped."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +150,11 @@ class NormalizedSGDOptions:
     """See `novobench.optim.NormalizedSGD`."""
 
     momentum: Annotated[float, "[0, 1)"] = 0.0
+    """Decay of the momentum buffer; 0: no buffer."""
     layer_wise: bool = False
+    """Normalize each tensor's gradient on its own instead of all together."""
     eps: Annotated[float, "[0, inf)"] = 1e-8
+    """Added to the norm that a gradient is divided by."""
 
 
 _BUILT_IN = (

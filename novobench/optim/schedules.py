@@ -19,6 +19,7 @@ class ScheduleSpec:
     """
 
     name: Literal["constant", "polynomial", "cosine", "multistep"] = "constant"
+    """The decay after the warm-up."""
     power: Annotated[float, "(0, inf)"] = 1.0
     """`polynomial`: 2 is the paper's "quadratic" decay."""
     min_lr: Annotated[float, "[0, inf)"] = 0.0
@@ -41,10 +42,12 @@ class ScheduleSpec:
     milestones: list[Annotated[float, "[0, 1]"]] = field(default_factory=list)
     """`multistep`: shares of the whole run at which the rate is multiplied by `factor`."""
     factor: Annotated[float, "[0, inf)"] = 0.1
+    """`multistep`: multiplies the rate at each milestone."""
     weight_decay_milestones: list[Annotated[float, "[0, 1]"]] = field(default_factory=list)
     """Shares of the run at which weight decay takes its factor from the same index of
     `weight_decay_factors` (Codreanu et al.)."""
     weight_decay_factors: list[Annotated[float, "[0, inf)"]] = field(default_factory=list)
+    """Factors on the base weight decay, one per milestone."""
 
 
 def validate(spec: ScheduleSpec) -> None:

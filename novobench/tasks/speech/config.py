@@ -30,12 +30,17 @@ class Block:
     """`repeat` sub-blocks of convolution, batch norm, ReLU and dropout."""
 
     channels: PositiveInt
+    """Output channels of each sub-block."""
     kernel: PositiveInt
     """Frames; odd, so that a convolution preserves the length."""
     repeat: PositiveInt = 1
+    """Sub-blocks."""
     stride: PositiveInt = 1
+    """Frames from one output to the next, in each sub-block."""
     dilation: PositiveInt = 1
+    """Frames between the taps of a kernel."""
     dropout: DropoutRate = 0.2
+    """Probability of dropout after each sub-block."""
     residual: bool = False
     """Dense residual: the last sub-block adds the inputs of this block and of all earlier residual blocks, each through
     its own 1×1 convolution and batch norm."""
@@ -61,6 +66,7 @@ class SpeechModelConfig:
     outputs: Annotated[int, "[2, inf)"] = 29
     """Letters of the alphabet and the blank, which comes last."""
     blocks: Annotated[list[Block], NOT_EMPTY] = field(default_factory=_jasper_dr_10x5)
+    """The blocks in order; the output convolution comes after the last."""
     init: Literal["xavier_normal", "xavier_uniform"] = "xavier_normal"
     """Of all convolutions except the last, which is always Xavier uniform. OpenSeq2Seq: normal, truncated at two
     standard deviations as in TensorFlow's contrib; NeMo and DeepLearningExamples: uniform."""
@@ -69,6 +75,7 @@ class SpeechModelConfig:
     batch_norm_momentum: Annotated[float, "(0, 1]"] = 0.1
     """PyTorch's convention; TensorFlow's 0.90 in the authors' code."""
     batch_norm_eps: PositiveFloat = 1e-3
+    """Added to the variance in batch norm."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ class FeatureConfig:
     dither: NonNegativeFloat = 1e-5
     """Standard deviation of noise added to the samples. Drawn once per utterance, so that features can be cached."""
     preemphasis: Fraction = 0.97
+    """Each sample minus this share of the one before it; 0: off."""
     sample_std: bool = False
     """Normalize features by the standard deviation over n - 1 frames plus 1e-5, instead of that over n frames."""
     trim_silence: bool = False
@@ -141,10 +149,13 @@ class SpeechDataConfig(SampledDataConfig):
     train_splits: Annotated[list[Name], NOT_EMPTY] = field(
         default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=PRACTICAL
     )
+    """Splits of the source that are trained on, together."""
     search_set: FileName = "dev-clean"
     """Learning rates are chosen on it, and curves show it (paper, Figure 1)."""
     dev_sets: list[FileName] = field(default_factory=lambda: ["dev-other"])
+    """Splits evaluated after training, besides `search_set`."""
     test_sets: list[FileName] = field(default_factory=lambda: ["test-clean", "test-other"])
+    """Splits evaluated after training as test sets."""
     split_names: dict[str, Name] = field(default_factory=dict, metadata=PRACTICAL)
     """Set -> the source's name for it, if different, e.g. `{dev-clean: validation.clean}`."""
     train_size: PositiveInt = 281241
@@ -166,6 +177,7 @@ class SpeechDataConfig(SampledDataConfig):
     an id that occurs twice in a chapter; and a value of a wrong type in a manifest."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
+    """How recordings become features."""
     pad_frames: PositiveInt = 16
     """Batches are padded to a multiple of this."""
 
@@ -181,7 +193,9 @@ class SpeechDataConfig(SampledDataConfig):
     frequency_masks: NonNegativeInt = 0
     """SpecAugment: bands of adjacent features set to 0 (the mean)."""
     frequency_mask_width: NonNegativeInt = 6
+    """Adjacent Mel bands of a frequency mask; at most this many unless `fixed_mask_width`."""
     time_masks: NonNegativeInt = 0
+    """SpecAugment: runs of adjacent frames set to 0 (the mean)."""
     time_mask_width: NonNegativeInt = 6
     """Frames."""
     fixed_mask_width: bool = False
@@ -202,6 +216,7 @@ class SpeechDataConfig(SampledDataConfig):
     """What happens to utterances that do not fill an optimizer batch: `wrap` fills it from the same epoch, as the
     paper's 9 updates per epoch at batch 32K imply."""
     evaluation_batch: PositiveInt = 32
+    """Utterances per batch of an evaluation."""
 
     def updates_per_epoch(self, batch: int) -> int:
         return updates_per_epoch(self.train_size if self.epoch_size is None else self.epoch_size, batch, self.tail)

@@ -27,10 +27,15 @@ class TranslationModelConfig:
     vocabulary: Annotated[int, "[5, inf)"] = 8192
     """Tokens of the joint source and target vocabulary (paper §4.5), special tokens included."""
     width: PositiveInt = 1024
+    """Size of token vectors and of each layer's output; d_model of Transformer-big (paper §4.5)."""
     feed_forward: PositiveInt = 4096
+    """Inner size of the feed-forward layers."""
     heads: PositiveInt = 16
+    """Attention heads per layer; each has `width` / `heads` dimensions."""
     encoder_layers: PositiveInt = 6
+    """Layers of the encoder."""
     decoder_layers: PositiveInt = 6
+    """Layers of the decoder."""
     dropout: DropoutRate = 0.2
     """On embeddings, attention weights, attention output and feed-forward output, not inside the feed-forward layer
     (NeMo). Paper §4.5: 0.2 for NovoGrad, 0.3 for Adam and AdamW."""
@@ -56,16 +61,23 @@ class TranslationDataConfig(SampledDataConfig):
     hub_config: str = field(default="de-en", metadata=PRACTICAL)
     """The hub data set's configuration."""
     source_language: FileName = "en"
+    """Language code of the source: suffix of files, key of hub items."""
     target_language: FileName = "de"
+    """Language code of the target."""
     train_split: Name = field(default="train", metadata=PRACTICAL)
+    """Name of the training split in the source."""
     search_split: Name = field(default="validation", metadata=PRACTICAL)
+    """Name of the split for tuning and curves."""
     test_split: Name = field(default="test", metadata=PRACTICAL)
+    """Name of the test split."""
     more_tests: list[Name] = field(default_factory=list)
     """Additional test sets, each scored under its own name: splits of the source, or e.g. `sacrebleu:wmt14`."""
     train_size: PositiveInt = 4508785
     """Training pairs of the source, before cleaning; checked."""
     search_size: PositiveInt = 3000
+    """Pairs of `search_split`; checked."""
     test_size: PositiveInt = 3003
+    """Pairs of `test_split`; checked."""
     train_tokens: PositiveInt = 327843840
     """Padded tokens of an epoch: its micro-batches × `batch.micro`. Checked if the budget is in epochs; otherwise only
     plans and curves use it. The default follows from the paper's 100K updates in 150 epochs."""
@@ -78,6 +90,7 @@ class TranslationDataConfig(SampledDataConfig):
     min_length: NonNegativeInt = 3
     """Tokens of either side, both sentence marks included; shorter pairs are left out (NeMo)."""
     max_length: PositiveInt = 128
+    """Tokens of either side, both sentence marks included; longer pairs are left out (NeMo)."""
     max_difference: NonNegativeInt = 25
     """Tokens that one side may have more than the other (NeMo)."""
     max_ratio: Annotated[float, "[1, inf)"] = 2.5

@@ -196,7 +196,7 @@ def test_without_the_wheel_one_line_says_what_to_install(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    with pytest.raises(DataError, match=r"pip install 'novobench\[espeak\]'") as raised:
+    with pytest.raises(DataError, match=r"pip install -e '\.\[espeak\]'") as raised:
         fresh_corpus(SMALL)
     assert "\n" not in str(raised.value)
 
