@@ -78,7 +78,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _misplaced(folder: Path) -> str:
-    """Where transcripts lie that are at another depth, as a sentence; empty if there are none."""
+    """A sentence that names a transcript file at another depth; empty if the folder has none."""
     transcripts = (path.relative_to(folder) for path in folder.rglob(f"*{_TRANSCRIPTS}"))
     visible = (path for path in transcripts if not any(part.startswith(".") for part in path.parts))
     example = min(visible, default=None)

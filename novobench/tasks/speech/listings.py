@@ -146,7 +146,7 @@ def storable(name: str) -> str:
 
 def split_remedy(split: str, splits: list[str], config: SpeechDataConfig) -> str:
     """What to do about a `split` that is not among the `splits` of the source: a sentence with the config key to set,
-    and the split that has the same role, if there is one."""
+    and a split with the same role if the source has one."""
     alike = next((name for name in splits if _role(name) == _role(split)), "NAME")
     if split in config.train_splits:
         return f"Set data.train_splits, e.g. data.train_splits=[{alike}]."

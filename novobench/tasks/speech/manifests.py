@@ -42,7 +42,7 @@ class ManifestSource(FileSource):
             raise missing_split(where, split, splits, split_remedy(split, splits, config))
         self.listings, self.paths = [], []
         self.durations: list[Any] = []
-        """As the manifest has them; None where there is nothing to compare with the recording."""
+        """Of each listing, as in the manifest; None if it need not be compared with the recording."""
         unknown_keys: dict[str, int] = {}
         for number, line in enumerate(text_lines(self.manifest), 1):
             if line.strip():

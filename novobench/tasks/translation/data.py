@@ -77,7 +77,8 @@ class TranslationBatch(NamedTuple):
     target: Tensor
     """Tokens, int64 [B, T], padded on the right with PAD."""
     is_padded: bool
-    """False if `source` has no padding, so that the encoder needs no mask. A GPU would have to be asked."""
+    """False if `source` has no padding, so that the encoder needs no mask. Reading this off `source` on a GPU would
+    wait for the device."""
     indices: Sequence[int] = ()
     texts: Sequence[str] = ()
     references: Sequence[str] = ()
@@ -244,7 +245,7 @@ class TranslationSplits:
     model: spm.SentencePieceProcessor
     fingerprint: str
     counts: dict[str, int]
-    """Pairs of each set, `TrainingPairs.counts` but for `found`, `train_batches` and `padded_tokens` of an epoch."""
+    """Pairs of each set, `TrainingPairs.counts` without `found`, `train_batches` and `padded_tokens` of an epoch."""
     baselines: dict[str, dict[str, Metric]]
 
 

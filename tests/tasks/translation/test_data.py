@@ -9,7 +9,7 @@ import torch
 from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.tasks.sampling import SampleKey
-from novobench.tasks.translation.data import PackedPairs, collate, open_pairs, pack
+from novobench.tasks.translation.data import PackedPairs, TranslationData, collate, open_pairs, pack
 from novobench.tasks.translation.model import PAD
 from tests.tasks.translation.small import (
     ENGLISH,
@@ -70,16 +70,13 @@ def test_a_micro_batch_depends_on_seed_and_key_alone(packed, root):
     assert any(other.pairs(SampleKey(3, i)) != packed.pairs(SampleKey(3, i)) for i in range(len(packed)))
 
 
-def test_workers_change_no_bit(packed):
-    keys = [[SampleKey(0, i)] for i in range(4)]
-    runs = [
-        list(
-            torch.utils.data.DataLoader(
-                packed, batch_sampler=keys, num_workers=n, multiprocessing_context=context, collate_fn=collate
-            )
-        )
-        for n, context in ((0, None), (2, "forkserver"))
-    ]
+def test_workers_change_no_bit(root, monkeypatch):
+    monkeypatch.setenv("NOVOBENCH_DATA", str(root))
+    runs = []
+    for workers in (0, 2):
+        data = TranslationData(files(runtime__workers=workers))
+        data.setup("fit")
+        runs.append(list(data.train_batches(0, 4, 0, 1)))
     for one, two in zip(*runs, strict=True):
         assert torch.equal(one.source, two.source)
         assert torch.equal(one.target, two.target)
