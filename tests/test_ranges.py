@@ -1,4 +1,4 @@
-"""The ranges that config fields declare."""
+"""Values are checked against the ranges that config fields declare."""
 
 import math
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Named:
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({"plain": math.nan}, "'plain' must be a finite number, not nan."),
         ({"plain": -math.inf}, "'plain' must be a finite number, not -inf."),
@@ -51,19 +51,19 @@ class Named:
         ({"inner": Inner(2**63)}, "'inner.width' must be a number below 2^63, not 9223372036854775808."),
     ],
 )
-def test_a_value_out_of_its_range_is_named(values, words):
+def test_a_value_outside_its_range_is_named(values, message):
     with pytest.raises(ConfigError) as caught:
         check(Example(**values), "small.yaml")
-    assert str(caught.value).startswith(f"small.yaml: {words}")
+    assert str(caught.value).startswith(f"small.yaml: {message}")
 
 
-def test_values_in_their_ranges_pass():
+def test_values_inside_their_ranges_pass():
     check(Example(share=0.0, whole=1.0, clip=1e-9, widths=[1, 2], sizes={"test-clean": 1, "größe": 2}), "")
-    check(Example(free=math.nan), "")  # of a type that nobody declared nothing is known
+    check(Example(free=math.nan), "")  # a field of type Any declares no range
     check(Inner(2**63 - 1), "")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a\\b", "a\nb", "a\0b", " a", "x" * 101, "C:", 'q"'])
-def test_names_that_lead_out_of_a_folder_or_fit_no_file_system(name):
+def test_unsafe_file_names_are_rejected(name):
     with pytest.raises(ConfigError, match="file name"):
         check(Named(name), "")
