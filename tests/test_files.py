@@ -304,6 +304,7 @@ def test_a_failed_build_leaves_nothing_and_can_be_repeated(error, message, cache
 def test_a_training_and_a_collection_remove_leftovers(tmp_path, monkeypatch):
     from novobench.places import Workspace
     from novobench.suite import collection
+    from novobench.suite.results import Results
     from novobench.training import cell
     from tests.cells import small_cell
 
@@ -315,5 +316,5 @@ def test_a_training_and_a_collection_remove_leftovers(tmp_path, monkeypatch):
     cell.run(folder.path)
     monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     leftovers.append(temporary(tmp_path / "results" / "laptop", "cells.json", GONE, files._machine()))
-    collection.collect([], "laptop")
+    collection.collect([], Results.load("laptop"))
     assert not any(path.exists() for path in leftovers)

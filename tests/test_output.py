@@ -1,4 +1,4 @@
-"""What commands print: it arrives as far as it can, and whatever fails ends in one line."""
+"""What commands print: as much of it arrives as possible, and every error is one line."""
 
 import errno
 import io
@@ -19,7 +19,7 @@ from novobench.places import ROOT
 
 @pytest.fixture
 def output(monkeypatch):
-    """`output(descriptor, encoding)`: standard output of this process goes there."""
+    """`output(descriptor, encoding)` redirects the standard output of this process."""
 
     def goes_to(descriptor, encoding="utf-8"):
         stream = io.TextIOWrapper(io.FileIO(os.dup(1), "w"), encoding=encoding)
@@ -37,7 +37,7 @@ def output(monkeypatch):
         stream.close()
 
 
-def test_a_full_disk_takes_the_words_alone(output):
+def test_a_full_disk_loses_only_the_output(output):
     with open("/dev/full", "w") as full:
         output(full.fileno())
         with resilient_output() as lost:
@@ -48,7 +48,7 @@ def test_a_full_disk_takes_the_words_alone(output):
     assert output_problem(lost).startswith("Standard output could not be written: No space left on device.")
 
 
-def test_a_reader_that_left_is_no_error(output):
+def test_a_closed_pipe_is_not_an_error(output):
     reading, writing = os.pipe()
     output(writing)
     os.close(reading)
@@ -59,7 +59,7 @@ def test_a_reader_that_left_is_no_error(output):
     assert output_problem(lost) == ""
 
 
-def test_a_slow_reader_of_a_pipe_that_does_not_block(output):
+def test_a_slow_reader_of_a_nonblocking_pipe(output):
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     output(writing)
@@ -88,7 +88,7 @@ def test_a_slow_reader_of_a_pipe_that_does_not_block(output):
         ("utf-8", "8 = 4 × 2 – … ‖g‖ ε § 4 ü 😀 \\udc80\n"),
     ],
 )
-def test_signs_that_an_encoding_lacks(output, tmp_path, encoding, expected):
+def test_characters_that_an_encoding_lacks(output, tmp_path, encoding, expected):
     with (tmp_path / "out").open("wb") as file:
         output(file.fileno(), encoding)
         with resilient_output() as lost:
@@ -97,7 +97,7 @@ def test_signs_that_an_encoding_lacks(output, tmp_path, encoding, expected):
     assert (tmp_path / "out").read_bytes().decode(encoding) == expected
 
 
-def test_names_are_no_markup_and_no_emoji(capsys):
+def test_names_are_not_read_as_markup_or_emoji(capsys):
     console().print("[bold]a[/] module:x:y :smile: [/]")
     assert capsys.readouterr().out == "[bold]a[/] module:x:y :smile: [/]\n"
 
@@ -114,7 +114,7 @@ def test_names_are_no_markup_and_no_emoji(capsys):
         (RecursionError("maximum"), "internal error: RecursionError: maximum (nowhere). This is a bug"),
     ],
 )
-def test_any_error_has_words(error, expected):
+def test_every_error_has_a_message(error, expected):
     assert message_for_user(error).startswith(expected)
 
 
@@ -131,7 +131,7 @@ def failing(monkeypatch):
     return raises
 
 
-def test_an_error_that_nobody_thought_of_is_one_line(failing, novobench):
+def test_an_unexpected_error_is_one_line(failing, novobench):
     failing(ValueError("first\n\x1b[31msecond"))
     code, out, err = novobench("list")
     assert (code, out) == (1, "")
@@ -139,23 +139,23 @@ def test_an_error_that_nobody_thought_of_is_one_line(failing, novobench):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["--debug", "list"], ["list", "--debug"]])
-def test_debug_shows_the_traceback(failing, words):
+@pytest.mark.parametrize("arguments", [["--debug", "list"], ["list", "--debug"]])
+def test_debug_shows_the_traceback(failing, arguments):
     failing(ValueError("first"))
     with pytest.raises(ValueError, match="first"):
-        cli.main(words)
+        cli.main(arguments)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "line",
     [
         "plan table1 --seeds 1e3", "plan table1 --seeds 0", "plan table1 --seeds -1", "run table1 --jobs 0",
         "run table1 --jobs 1000000000000000000000000000000", "plan table1 --seeds=", "nothing", "", "plan",
         "plan table1 --unknown \x1b[31m", "bench", "bench optimizer --device tpu", f"plan table1 --seeds {'9' * 5000}",
     ],
 )  # fmt: skip
-def test_wrong_words_are_one_line(novobench, words):
-    code, out, err = novobench(*words.split())
+def test_invalid_arguments_are_one_line(novobench, line):
+    code, out, err = novobench(*line.split())
     assert (code, out) == (2, "")
     assert err.startswith("novobench: ")
     assert err.count("\n") == 1
@@ -165,10 +165,10 @@ def test_wrong_words_are_one_line(novobench, words):
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("SIGINT", "interrupted"), ("SIGTERM", "stopped by"), ("SIGHUP", "stopped by")]
+    ("name", "message"), [("SIGINT", "interrupted"), ("SIGTERM", "stopped by"), ("SIGHUP", "stopped by")]
 )
-def test_a_command_that_is_told_to_stop(novobench, monkeypatch, heard_signals, name, word):
-    """Also where a library makes an error of its own of it."""
+def test_a_command_that_gets_a_signal(novobench, monkeypatch, heard_signals, name, message):
+    """Also if a library turns the signal into an error of its own."""
 
     def listing(_):
         try:
@@ -180,12 +180,12 @@ def test_a_command_that_is_told_to_stop(novobench, monkeypatch, heard_signals, n
     before = signal.getsignal(signal.SIGTERM)
     code, _, err = novobench("list")
     assert code == 128 + getattr(signal, name)
-    assert err.startswith(f"novobench: {word}")
+    assert err.startswith(f"novobench: {message}")
     assert err.count("\n") == 1
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_signal_that_comes_in_a_finalizer_is_not_lost(heard_signals):
+def test_a_signal_during_a_finalizer_is_not_lost(heard_signals):
     class Last:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
@@ -201,8 +201,8 @@ def test_a_signal_that_comes_in_a_finalizer_is_not_lost(heard_signals):
         lose()
 
 
-def test_what_was_to_be_ignored_stays_ignored(monkeypatch):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+def test_an_ignored_signal_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     try:
         with signals.stop_on_signals():
             signal.raise_signal(signal.SIGHUP)
@@ -240,7 +240,7 @@ def test_a_missing_package_is_named():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("closing", [">/dev/full", ">&-", "2>&-", "| head -0", "<&- >&- 2>&-"])
-def test_output_that_goes_nowhere_through_the_shell(closing):
+def test_output_that_goes_nowhere(closing):
     line = f"{sys.executable} -m novobench list {closing}"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == (1 if "full" in closing else 0)

@@ -1,4 +1,4 @@
-"""README: its numbers are those of the results that it names, its commands work, and its paths exist."""
+"""README and CONTRIBUTING: their numbers are those of the results, their commands work, and their paths exist."""
 
 import csv
 import json
@@ -14,7 +14,9 @@ import pytest
 from novobench.places import ROOT
 
 MODELS = ("ResNet-50v2", "Jasper DR 10x5", "Transformer-big", "Transformer-XL")
+TASKS = ("image", "speech", "translation", "language")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def section(title):
@@ -73,12 +75,29 @@ def test_linked_files_exist():
         assert link[1:] in headings if link.startswith("#") else (ROOT / link).exists(), link
 
 
-def test_named_files_exist():
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
+def test_named_files_exist(file):
     """Paths of the repository in the text, such as `scripts/gpu_proof.sh`."""
-    names = re.findall(r"\b(?:configs|experiments|novobench|results|scripts|tests)/[\w./-]*\w", README)
+    text = (ROOT / file).read_text(encoding="utf-8")
+    names = re.findall(r"(?<![\w/])(?:configs|experiments|novobench|results|scripts|tests)/[\w./-]*\w(?![\w<{-])", text)
     generated = {"results/gpu/gpu_proof.tar"}
     assert len(names) > 10
     assert [name for name in names if not (ROOT / name).exists() and name not in generated] == []
+
+
+def test_the_house_is_as_contributing_says():
+    """The tree of folders and files, where `<task>/` stands for the folder of every task."""
+    tree = CONTRIBUTING.partition("## The house\n")[2].partition("\n## ")[0]
+    folders, files = [], []
+    for line in re.findall(r"^    .*$", tree, re.MULTILINE):
+        left, right = line[:28].rstrip(), line[28:]
+        if name := left.strip():
+            folders[(len(left) - len(name) - 4) // 2 :] = [name]
+        folder = "".join(folders)
+        names = re.findall(r"(?<![^\s(])[\w-]+(?:\.py|\.sh|\.yaml)(?![^\s;,)])", right)
+        files += [place + name for name in names for place in (folder.replace("<task>", task) for task in TASKS)]
+    assert len(set(files)) > 100
+    assert [file for file in files if not (ROOT / file).exists()] == []
 
 
 # ------------------------------------------------------------------------------------ Try your optimizer

@@ -1,4 +1,4 @@
-"""Wrong inputs end in one clear line and exit code 1 or 2, and nothing that was finished is lost."""
+"""Invalid inputs end in one clear line and exit code 1 or 2, and finished work is kept."""
 
 import json
 import os
@@ -37,11 +37,11 @@ def only_line(err: str) -> str:
     return lines[0]
 
 
-# ------------------------------------------------------------------------------------ words: exit code 2
+# ------------------------------------------------------------------------------- arguments and configs: exit code 2
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (["run", "smal"], ["no experiment 'smal'", "Did you mean 'small'", "novobench list experiments"]),
         (["run", "small", "--scale", "labtop"], ["no scale 'labtop'", "Did you mean 'laptop'"]),
@@ -65,10 +65,10 @@ def only_line(err: str) -> str:
     ],
     ids=lambda value: " ".join(value[1:4]) if value[0] in ("run", "plan", "search") else "",
 )
-def test_wrong_words(words, expected, small, novobench):
-    code, _, err = novobench(*words)
+def test_invalid_arguments(arguments, expected, small, novobench):
+    code, _, err = novobench(*arguments)
     assert code in (1, 2)
-    if "@norn" not in words[-1]:  # needs the net, so the cell finds it
+    if "@norn" not in arguments[-1]:  # needs the network, so the cell reports it
         assert code == 2
         line = only_line(err)
     else:
@@ -96,7 +96,7 @@ def test_unknown_command_and_option():
         ({"titel": "x"}, "titel"),
     ],
 )
-def test_a_wrong_experiment_file(change, expected, small, novobench):
+def test_an_invalid_experiment_file(change, expected, small, novobench):
     path = small / "experiments" / "small.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
     code, _, err = novobench("plan", "small")
@@ -106,7 +106,7 @@ def test_a_wrong_experiment_file(change, expected, small, novobench):
     assert "small.yaml" in line
 
 
-def test_rates_that_no_search_has_found(workspace, novobench):
+def test_tuned_rates_that_are_missing(workspace, novobench):
     (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b23: {optimizer.lr: 1.0}\n")
     code, _, err = novobench("run", "small")
     assert code == 2
@@ -120,7 +120,7 @@ def test_rates_that_no_search_has_found(workspace, novobench):
 
 @pytest.fixture
 def tree(small):
-    """An ImageFolder tree of two classes, 40 training and 8 test images, and the words that train on it."""
+    """An ImageFolder tree of two classes, 40 training and 8 test images."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 4)):
         for label in ("cat", "dog"):
@@ -151,7 +151,7 @@ def test_the_tree_trains(tree, run_pets):
 
 
 def reason(err: str) -> str:
-    """The cell's line; the summary below it says that the rest is kept."""
+    """The line of the failed cell; the summary follows."""
     first, summary = (line for line in err.splitlines() if line)
     assert "1 of 1 cells failed; the others are finished and kept" in summary
     assert "Traceback" not in err
@@ -269,7 +269,7 @@ def test_a_read_only_results_folder(small, novobench):
 
 
 def test_a_full_disk(small, novobench, monkeypatch):
-    """The disk fills up when the table is written: the trained cell is kept, and the next run only writes."""
+    """The disk is full when the table is written: the trained cell is kept, and the next run only writes the table."""
     from novobench import files
 
     original = os.fsync
@@ -293,11 +293,11 @@ def test_a_full_disk(small, novobench, monkeypatch):
 
 
 def test_a_disk_that_fills_up_in_a_training(small, novobench, monkeypatch):
-    """Neither checkpoint, log nor reason can be written: told all the same, and the same command goes on."""
-    words = ["run", "small", "--set", "runtime.checkpoint_every=3"]
+    """Neither checkpoint, log nor reason can be written: the error is printed, and the same command resumes."""
+    arguments = ["run", "small", "--set", "runtime.checkpoint_every=3"]
     with monkeypatch.context() as patch:
         patch.setattr("novobench.training.worker.train", disk_full_from_update_5)
-        code, _, err = novobench(*words)
+        code, _, err = novobench(*arguments)
     assert code == 1
     assert "File too large. Free space or make the folder writable" in reason(err)
     folder = next((small / "runs" / "laptop").glob("image-sgd-*"))
@@ -305,15 +305,15 @@ def test_a_disk_that_fills_up_in_a_training(small, novobench, monkeypatch):
     assert [path.name for path in folder.rglob(".*")] == []
     assert not list(folder.glob("heartbeat.[0-9]*"))
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["update-000000003.ckpt"]
-    assert novobench(*words)[0] == 0
+    assert novobench(*arguments)[0] == 0
     killed = result(RunFolder(folder))
     shutil.rmtree(small / "runs")
-    assert novobench(*words)[0] == 0
+    assert novobench(*arguments)[0] == 0
     assert result(RunFolder(folder)) == killed
 
 
 def test_a_killed_worker(small, novobench):
-    """The process of the cell dies in mid-training: told as such, and the same command goes on."""
+    """The process of the cell dies during training: the error says so, and the same command resumes."""
     runs = small / "runs" / "laptop"
     done = threading.Event()
 
@@ -328,16 +328,14 @@ def test_a_killed_worker(small, novobench):
 
     thread = threading.Thread(target=kill)
     thread.start()
-    words = ["run", "small", "--set", "budget=400steps", "runtime.checkpoint_every=20"]
-    code, out, err = novobench(*words)
+    arguments = ["run", "small", "--set", "budget=400steps", "runtime.checkpoint_every=20"]
+    code, out, err = novobench(*arguments)
     done.set()
     thread.join()
     assert code == 1
-    assert (
-        "was killed by signal 9 (SIGKILL), as the system does when memory runs out. Run the same command again to go on"
-        in reason(err)
-    )
-    code, out, err = novobench(*words)
+    assert "was killed by signal 9 (SIGKILL), as the system does when memory runs out. Run the same" in reason(err)
+    assert "command again to resume from its checkpoint" in reason(err)
+    code, out, err = novobench(*arguments)
     assert (code, err) == (0, "")
     assert "test: top1" in out
 
@@ -349,7 +347,7 @@ def test_a_cell_that_stalls(small, novobench):
 
 
 def test_two_runs_at_once(small, tmp_path):
-    """Both end well, and the cell is trained once."""
+    """Both succeed, and the cell is trained once."""
     code = (
         "import sys, pathlib\n"
         "from novobench import places\n"
@@ -360,8 +358,8 @@ def test_two_runs_at_once(small, tmp_path):
     )
     script = tmp_path / "run.py"
     script.write_text(code)
-    words = [sys.executable, str(script), str(small)]
-    both = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    arguments = [sys.executable, str(script), str(small)]
+    both = [subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err

@@ -189,7 +189,7 @@ class Experiment:
         return next(row for row in self.rows if row.id == row_id)
 
     def overrides(self, row: Row, scale: str) -> list[Layer]:
-        """The overrides that the experiment and the row lay on the task's config at a scale, the lowest first."""
+        """The overrides that the experiment and the row put on top of the task's config at a scale, lowest first."""
         at_scale = row.at(scale)
         return [
             Layer("experiment set", self.set),
@@ -261,8 +261,10 @@ def _check_figure(panels: Sequence[Panel], where: str) -> None:
 
 
 def _as_typed(tree: DictConfig, where: str) -> DictConfig:
-    """An experiment's file in the shape of `Experiment`: optimizers below `search` become its `ranges`, and what a row
-    changes at a scale becomes a `ScaleOverrides`. Whatever has another shape stays, for `typed` to report."""
+    """An experiment's file in the shape of `Experiment`: with `Search.ranges` and `ScaleOverrides`.
+
+    Anything malformed is left as it is, for `typed` to report.
+    """
     content: Any = OmegaConf.to_container(tree)
     if isinstance(content.get("search"), dict):
         content["search"] = _search(content["search"], where)
@@ -281,7 +283,10 @@ def _scale_overrides(content: Any, where: str) -> dict[str, Any]:
 
 
 def _search(content: dict[str, Any], where: str) -> dict[str, Any]:
-    """Raises ConfigError for a name that is no optimizer, and for a range that is not two rising numbers above 0."""
+    """`search:` with the optimizers moved into `ranges`.
+
+    Raises ConfigError for an unknown optimizer, and for a range that is not two increasing numbers above 0.
+    """
     fields = ("budget", "seeds")
     ranges = {name: keys for name, keys in content.items() if name not in fields}
     for name, keys in ranges.items():
@@ -293,7 +298,7 @@ def _search(content: dict[str, Any], where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {keys}.")
         for key, bounds in keys.items():
             if not _is_range(untyped_value(bounds)):
-                rule = "must be [low, high], two rising numbers above 0"
+                rule = "must be [low, high], two increasing numbers above 0"
                 raise ConfigError(f"{where}: 'search.{name}.{key}' {rule}, not {bounds}.")
     return {**{name: content[name] for name in fields if name in content}, "ranges": ranges}
 
@@ -337,7 +342,7 @@ def row_layers(
     extra: Mapping[str, Any] | None = None,
     rates: Mapping[str, Any] | None = None,
 ) -> list[Layer]:
-    """All overrides on top of the task's config, the lowest first: experiment, row, tuned rates, then `extra`.
+    """All overrides on top of the task's config, lowest first: experiment, row, tuned rates, then `extra`.
 
     `rates` replace the tuned ones, for a search that is about to find them.
     """
@@ -346,7 +351,7 @@ def row_layers(
         where = row_place(experiment, row, scale)
         own = any("optimizer.lr" in layer.overrides for layer in layers)
         rates = rates or tuned_rates(experiment.task, scale, key, where, own=own)
-        file = display_path(places.workspace().tuned_rates(experiment.task, scale))
+        file = display_path(places.workspace().find(places.workspace().tuned_rates(experiment.task, scale)))
         check_overridable(rates, f"{where}: '{key}' in {file}")
         layers.append(Layer(f"{file}, {key}", rates))
     layers.append(Layer("experiment task", {"task": experiment.task}))
@@ -360,7 +365,7 @@ def row_place(experiment: Experiment, row: Row, scale: str) -> str:
 
 
 def task_tree(experiment: Experiment, scale: str) -> DictConfig:
-    """The task's config at a scale: what the overrides of an experiment's rows are laid on."""
+    """The task's config at a scale, without the overrides of rows."""
     return load_task(experiment.task, places.workspace().task_config(experiment.task, scale))
 
 
@@ -378,8 +383,10 @@ def _tuned(task: str, scale: str) -> dict[str, Any]:
 
 
 def tuned_rates(task: str, scale: str, key: str, where: str, *, own: bool = False) -> dict[str, Any]:
-    """The rates that `search` found under `key`. If it has found none yet: no rates for a row with rates of its `own`,
-    else ConfigError."""
+    """The rates that `search` found under `key`.
+
+    Without any yet: no rates for a row with rates of its `own`, else ConfigError.
+    """
     path, tuned = places.workspace().tuned_rates(task, scale), _tuned(task, scale)
     if key not in tuned and own:
         return {}

@@ -1,7 +1,7 @@
-"""Where each value of a row's config comes from: what `novobench config` prints.
+"""The origin of each value in a row's config, for `novobench config`.
 
-`experiment.row_layers` and `config.config_files` say which layers there are and in which order; here the last layer
-that sets a key is remembered while the configs themselves are merged elsewhere.
+`config_loading.config_files` and `experiment.row_layers` define the layers and their order. This module only remembers
+the last layer that sets each key; `experiment.row_config` merges the values.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from novobench.optim import registry
 from novobench.places import display_path
 from novobench.suite.experiment import Experiment, Row, row_config, row_layers
 
-Path = tuple[str, ...]
-"""The keys that lead to a value."""
+KeyPath = tuple[str, ...]
+"""The keys from the top of a config down to a value."""
 
 
 def annotated_yaml(experiment: Experiment, row: Row, scale: str, extra: Mapping[str, Any]) -> str | None:
@@ -42,15 +42,15 @@ def annotated_yaml(experiment: Experiment, row: Row, scale: str, extra: Mapping[
 
 def _origins(
     experiment: Experiment, row: Row, scale: str, extra: Mapping[str, Any], config: CellConfig
-) -> dict[Path, str]:
+) -> dict[KeyPath, str]:
     """The origin of each value that is not a default."""
-    origins: dict[Path, str] = {}
+    origins: dict[KeyPath, str] = {}
     for file, content in config_files(places.workspace().task_config(experiment.task, scale)):
         _record(origins, (), content, display_path(file))
     for layer in row_layers(experiment, row, scale, 0, extra):
         for key, value in layer.overrides.items():
             names = [name for name in re.split(r"[.\[\]]+", key) if name]
-            while names[-1].isdecimal():  # an entry of a list, which is one value here
+            while names[-1].isdecimal():  # a list has one origin, whichever of its entries is set
                 names.pop()
             _record(origins, tuple(names), value, layer.origin)
     optimizer = config.optimizer
@@ -61,8 +61,8 @@ def _origins(
     return origins
 
 
-def _record(origins: dict[Path, str], path: Path, value: Any, origin: str) -> None:
-    """Note that the value at `path`, or each value inside it, is now from `origin`."""
+def _record(origins: dict[KeyPath, str], path: KeyPath, value: Any, origin: str) -> None:
+    """Remember `origin` for the value at `path`, or for each value in the mapping there."""
     if path == ("schedule", "warmup"):
         unit = parse_warmup(str(value))[1]
         origins[("schedule", "warmup_updates" if unit == "steps" else "warmup_fraction")] = f"{origin}, warmup {value}"
@@ -76,7 +76,7 @@ def _record(origins: dict[Path, str], path: Path, value: Any, origin: str) -> No
         origins[path] = origin
 
 
-def _lines(config: Mapping[str, Any], origins: Mapping[Path, str], path: Path = ()) -> Iterator[tuple[str, str]]:
+def _lines(config: Mapping[str, Any], origins: Mapping[KeyPath, str], path: KeyPath = ()) -> Iterator[tuple[str, str]]:
     """Lines of YAML with the origin of the value that begins there; an empty origin for other lines."""
     for key, value in config.items():
         here = (*path, str(key))

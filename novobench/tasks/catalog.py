@@ -1,7 +1,7 @@
 """Finds tasks by name and turns a config tree into a typed, checked `CellConfig`. Imports no torch.
 
-A task is a folder beside this file with a `config.py` (its dataclasses and `RECIPE_VERSION`) and a `task.py`
-(its LightningModule and data). Nothing else needs to know that it exists.
+A task is a folder in this package with a `config.py` (see `base_config.TaskConfig`) and a `task.py` (see `base`).
+Nothing else lists the tasks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from novobench.places import display_path
 from novobench.schema import typed
 from novobench.tasks.base_config import TaskConfig
 
-_MOST_UPDATES = 10**12
-"""Thirty years of a thousand updates a second."""
+_LARGEST_BUDGET = 10**12
+"""Updates: thirty years at a thousand updates per second."""
 
 
 def task_names() -> list[str]:
-    """The tasks that exist: the folders here that have a config."""
+    """The folders of this package that have a config, sorted."""
     return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.py"))
 
 
@@ -41,8 +41,8 @@ def task_config(name: str, where: str = "task") -> TaskConfig:
 
 
 def load_task(name: str, path: Path) -> DictConfig:
-    """The config file of a task, on top of the mappings and lists that its fields hold by default: an override of one
-    entry of theirs leaves the others. Raises ConfigError if there is no such task or file."""
+    """The config file of a task, merged over the mappings and lists that are defaults of its fields, so that an
+    override of one of their entries keeps the others. Raises ConfigError if the task or the file does not exist."""
     task = task_config(name)
     defaults = {
         part: {
@@ -89,9 +89,9 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
             raise ConfigError(
                 f"data '{config.data.name}' is less than one optimizer batch of {config.batch.size}. Lower batch.size."
             )
-        if config.total_updates > _MOST_UPDATES:
+        if config.total_updates > _LARGEST_BUDGET:
             raise ConfigError(
-                f"budget '{config.budget}' is more than the {_MOST_UPDATES:.0e} updates one can wait for."
+                f"budget '{config.budget}' is more than {_LARGEST_BUDGET:.0e} updates, which would take decades."
             )
         if config.total_updates < 1:
             raise ConfigError(f"budget '{config.budget}' is less than one update of {config.batch.size} samples.")
@@ -134,38 +134,37 @@ def _with_warmup(config: CellConfig, warmup: str | None) -> CellConfig:
 
 
 def default_list(tree: DictConfig, key: str) -> Any:
-    """The list that an optimizer's option is by its preset or default, if `key` names one: no file holds those, and
-    which they are depends on the optimizer. For `override`."""
+    """The list that the key of an optimizer option has by preset or default; None for any other key. For `override`: no
+    file holds these lists, and they depend on the optimizer."""
     kind, _, option = key.rpartition(".")
     name, preset = (OmegaConf.select(tree, f"optimizer.{part}") for part in ("name", "preset"))
     if kind != "optimizer.options" or not isinstance(name, str):
         return None
     try:
         entry = registry.get(name)
-    except LookupError:  # told when the cell is resolved
+    except LookupError:  # `resolve` raises the error
         return None
     defaults = {
         spec.name: spec.default_factory()
         for spec in dataclasses.fields(entry.options)
         if spec.default_factory is not dataclasses.MISSING
     }
-    found = {**defaults, **entry.presets.get(str(preset), {})}.get(option)
-    return found if isinstance(found, list) else None
+    value = {**defaults, **entry.presets.get(str(preset), {})}.get(option)
+    return value if isinstance(value, list) else None
 
 
 def _check_data_name(config: CellConfig, task: TaskConfig) -> None:
-    """Results go by the name of their data, so a shipped data set's name stands for that data set alone."""
-    data, places = config.data, task.SHIPPED.get(config.data.name)
+    """Raise ConfigError for other data with the name of a shipped data set: results are filed under that name."""
+    data, paths = config.data, task.SHIPPED.get(config.data.name)
     if data.source == task.BUILT_IN:
-        if places != ():
-            names = ", ".join(name for name, elsewhere in task.SHIPPED.items() if not elsewhere)
+        if paths != ():
+            names = ", ".join(name for name, others in task.SHIPPED.items() if not others)
             raise ConfigError(f"'data.name': source {data.source} has no data set '{data.name}'. It has: {names}.")
-    elif places is not None and (data.path or data.name) not in places:
-        origin = f"comes from {' or '.join(places)}" if places else "is built in"
+    elif paths is not None and (data.path or data.name) not in paths:
+        origin = f"comes from {' or '.join(paths)}" if paths else "is built in"
         raise ConfigError(
             f"'data.path' {data.path or data.name}: '{data.name}' is the name of a shipped data set, which {origin}. "
-            "Give other data a name of their own, "
-            f"e.g. data.name=my-{data.name}."
+            f"Give other data another name, e.g. data.name=my-{data.name}."
         )
 
 
@@ -174,13 +173,13 @@ def _with_preset(tree: DictConfig, entry: registry.OptimizerEntry, where: str) -
     if preset is None:
         return tree
     if str(preset) not in entry.presets:
-        known = list(entry.presets)
+        presets = list(entry.presets)
         raise ConfigError(
-            f"{where}: 'optimizer.preset': {entry.name} has no preset '{preset}'.{suggestion(str(preset), known)} "
-            f"Known: {', '.join(known) or 'none'}."
+            f"{where}: 'optimizer.preset': {entry.name} has no preset '{preset}'.{suggestion(str(preset), presets)} "
+            f"Known: {', '.join(presets) or 'none'}."
         )
-    given = OmegaConf.to_container(OmegaConf.select(tree, "optimizer.options") or OmegaConf.create({}))
-    options = {**entry.presets[str(preset)], **given}  # type: ignore[dict-item]
+    own_options = OmegaConf.to_container(OmegaConf.select(tree, "optimizer.options") or OmegaConf.create({}))
+    options = {**entry.presets[str(preset)], **own_options}  # type: ignore[dict-item]
     return override(tree, {"optimizer.options": options}, where)
 
 

@@ -1,8 +1,8 @@
-"""Which samples a cell sees, in which order, with which random numbers: pure functions of (config, seed).
+"""Which samples a cell (one training run) sees, in which order, with which random numbers: pure functions of (config,
+seed).
 
-Nothing here keeps a state, so a run that was killed needs none restored: it asks for update `u` again and
-gets the same samples, the same augmentation and the same dropout masks, with any number of loader workers
-and any number of processes.
+Nothing here keeps a state, so a killed run has none to restore: it requests update `u` again and gets the same
+samples, the same augmentation and the same dropout masks, with any number of loader workers and processes.
 
 Letters: N samples, B effective batch, m micro-batch, k number of a micro-batch inside its optimizer batch.
 """
@@ -20,7 +20,7 @@ Tail = Literal["drop", "wrap"]
 
 
 class SampleKey(NamedTuple):
-    """What a training data set is asked for: a sample, and the epoch that its augmentation depends on."""
+    """The key of a training item: a sample, and the epoch that its augmentation depends on."""
 
     epoch: int
     sample: int
@@ -35,8 +35,8 @@ def derive_seed(*parts: int | str) -> int:
 def uniforms(seed: int, purpose: str, keys: Sequence[SampleKey], count: int) -> np.ndarray:
     """`count` uniform numbers in (0, 1) for each key, shape [len(keys), count], float64.
 
-    Row i depends on (seed, purpose, keys[i]) alone, never on the other keys or on a generator's state:
-    a counter hashed by splitmix64 (Steele et al., 2014), for all keys at once.
+    Row i depends only on (seed, purpose, keys[i]), not on the other keys or on a generator's state: a counter
+    hashed by splitmix64 (Steele et al., 2014), for all keys at once.
     """
     epochs = np.array([key.epoch for key in keys], dtype=np.uint64)
     indices = np.array([key.sample for key in keys], dtype=np.uint64)
@@ -61,7 +61,7 @@ def updates_per_epoch(samples: int, batch: int, tail: Tail) -> int:
 
 @lru_cache(maxsize=2)
 def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of `samples` for one epoch: sorted by a hash, so it is the same with any library version."""
+    """The permutation of `samples` for one epoch: sorted by a hash, so that no library version changes it."""
     with np.errstate(over="ignore"):
         bits = _splitmix64(np.uint64(derive_seed(seed, "order", epoch)) + np.arange(samples, dtype=np.uint64))
     return np.argsort(bits, kind="stable")
@@ -70,7 +70,7 @@ def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
 class MicroBatches:
     """A batch sampler that yields the keys of one rank's micro-batches, from update `start` to update `stop`.
 
-    An optimizer batch of B samples is cut into B/m micro-batches; micro-batch k belongs to rank k mod `world`.
+    An optimizer batch of B samples is divided into B/m micro-batches; micro-batch k belongs to rank k mod `world`.
     With `tail="wrap"` the last optimizer batch of an epoch is filled from the start of the same epoch's order.
     """
 
@@ -115,5 +115,5 @@ class MicroBatches:
 
 
 def rank_share(samples: int, rank: int, world: int) -> range:
-    """The evaluation samples of one rank; over all ranks each sample comes exactly once."""
+    """The evaluation samples of one rank. Over all ranks, each sample occurs exactly once."""
     return range(rank, samples, world)

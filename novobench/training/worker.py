@@ -17,6 +17,7 @@ from novobench.config import CellConfig
 from novobench.errors import NovobenchError, kind_and_message, message_for_user, one_line
 from novobench.files import readable_os_errors
 from novobench.processes import end_at_signals, end_with_parent
+from novobench.requirements import SUITE, install_command
 from novobench.training.run_folder import RunFolder
 
 
@@ -81,7 +82,7 @@ def _set_environment(environment: dict[str, str]) -> None:
 def _import_problem(error: Exception) -> str:
     if isinstance(error, ImportError):
         return message_for_user(error)
-    return f"a package cannot be loaded: {kind_and_message(error)}. Run: make setup"
+    return f"a package cannot be loaded: {kind_and_message(error)}. Run: {install_command(SUITE)}"
 
 
 def _print_to_log(folder: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""Damaged and odd pictures, in trees and in tables of the hub."""
+"""Damaged and unusual images, in trees and in tables of the hub."""
 
 import dataclasses
 import io
@@ -54,7 +54,7 @@ def ending(kind):
 
 @pytest.fixture(scope="module")
 def samples():
-    """Ending and content of a picture of each kind that this Pillow writes."""
+    """Suffix and content of an image of each kind that this Pillow writes."""
     found = []
     for mode, kind in KINDS:
         if kind.upper() in Image.SAVE or (Image.init() and kind.upper() in Image.SAVE):
@@ -68,7 +68,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache" / "datasets")
     monkeypatch.setattr("novobench.files.os.fsync", lambda _: None)
-    logging.disable(logging.WARNING)  # of pictures left out
+    logging.disable(logging.WARNING)  # about skipped images
     yield tmp_path / "cache"
     logging.disable(logging.NOTSET)
 
@@ -95,19 +95,19 @@ SETTINGS = {
 
 
 def changed(config, on_bad_image, how):
-    """With what follows `image_size` worked out anew."""
+    """The config with the sizes that follow `image_size` filled in again."""
     return dataclasses.replace(config, on_bad_image=on_bad_image, resize_size=None, crop_padding=None, **how)
 
 
 def contents(samples):
-    """Ending and content: whole, damaged or no picture at all."""
+    """Suffix and content: intact, damaged, or not an image."""
     broken = st.sampled_from(samples).flatmap(lambda sample: st.tuples(st.just(sample[0]), damaged(sample[1])))
     other = st.tuples(st.sampled_from(["png", "jpg", "gif", "tif"]), st.binary(max_size=40))
     return st.one_of(st.sampled_from(samples), broken, broken, broken, other)
 
 
 @extents(40, 1500)
-def test_pictures_of_a_tree(inputs, samples, own_cache, tmp_path, fuzz):
+def test_images_of_a_tree(inputs, samples, own_cache, tmp_path, fuzz):
     good = encoded("RGB", "PNG")
     fresh = tmp_path / "fresh" / "pets"
     for split, count in (("train", 2), ("val", 1)):
@@ -134,8 +134,8 @@ def test_pictures_of_a_tree(inputs, samples, own_cache, tmp_path, fuzz):
 
 
 @extents(2, 150)
-def test_pictures_of_a_table(inputs, samples, own_cache, tmp_path, fuzz):
-    """As bytes in parquet files; rows without bytes, with paths that lead nowhere, with labels of all kinds."""
+def test_images_of_a_table(inputs, samples, own_cache, tmp_path, fuzz):
+    """As bytes in parquet files; rows without bytes, with paths of missing files, with labels of all kinds."""
     good = {"bytes": encoded("RGB", "PNG"), "path": "a.png"}
     features = datasets.Features(
         {

@@ -69,11 +69,11 @@ def test_transcripts_in_an_alphabet(inputs, fuzz):
     def attempt(text, alphabet):
         def call():
             try:
-                found = in_alphabet(text, alphabet)
+                letters = in_alphabet(text, alphabet)
             except ValueError as error:  # the corpus adds the recording's name
                 raise DataError(str(error)) from None
-            assert found
-            assert set(found) <= set(alphabet) | {" "}
+            assert letters
+            assert set(letters) <= set(alphabet) | {" "}
 
         return judge(call, "transcript")
 

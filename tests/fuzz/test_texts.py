@@ -105,16 +105,16 @@ def test_pair_files(inputs, own_cache, tmp_path, fuzz):
             for side in sides:
                 (folder / f"{split}.{side}").write_text(texts[side])
         (folder / name).write_bytes(content)
-        given = "pairs/bpe.model" if name == "bpe.model" else ""
-        data = dataclasses.replace(config.data, bpe_model=given, neighbours=neighbours)
+        bpe_model = "pairs/bpe.model" if name == "bpe.model" else ""
+        data = dataclasses.replace(config.data, bpe_model=bpe_model, neighbours=neighbours)
         chosen = dataclasses.replace(config, data=data)
 
         def opened():
             identify(chosen, tmp_path)
             splits = open_pairs(chosen, tmp_path)
-            for found in (splits.search, *splits.tests.values()):
-                for place in range(len(found)):
-                    found[place]
+            for pairs in (splits.search, *splits.tests.values()):
+                for place in range(len(pairs)):
+                    pairs[place]
             assert splits.fingerprint
 
         return judge(opened, str(folder), "pairs", "data.", "model.vocabulary")

@@ -1,4 +1,4 @@
-"""Words on the command line: overrides of every key, with values of every kind, and verbs and options."""
+"""Arguments of the command line: overrides of every key with values of every kind, commands and options."""
 
 import dataclasses
 from typing import Any
@@ -23,34 +23,32 @@ RECIPES = {**SMALL, "translation": {name: value for name, value in SMALL_TRANSLA
 
 
 def recipe(task: str) -> dict[str, Any]:
-    """Overrides that make a cell of seconds of the task's laptop config."""
-    wanted = {**SHARED, **RECIPES[task]}
-    wanted.pop("seed")
-    return wanted
+    """Overrides of the task's laptop config that make a cell of seconds."""
+    return {key: value for key, value in {**SHARED, **RECIPES[task]}.items() if key != "seed"}
 
 
 def values(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of all there is in a config, mappings and entries of lists included."""
-    found: dict[str, Any] = {}
+    """Dotted key -> value of everything in a config, including mappings and entries of lists."""
+    values_by_key: dict[str, Any] = {}
     if isinstance(config, dict):
         for name, value in config.items():
-            found |= {f"{prefix}{name}": value, **values(value, f"{prefix}{name}.")}
+            values_by_key |= {f"{prefix}{name}": value, **values(value, f"{prefix}{name}.")}
     elif isinstance(config, list) and config:
-        found |= {f"{prefix[:-1]}[0]": config[0], **values(config[0], f"{prefix[:-1]}[0].")}
-    return found
+        values_by_key |= {f"{prefix[:-1]}[0]": config[0], **values(config[0], f"{prefix[:-1]}[0].")}
+    return values_by_key
 
 
-def known_values(task: str) -> dict[str, Any]:
+def default_values(task: str) -> dict[str, Any]:
     tree = override(
         load_tree(places.workspace().task_config(task, "laptop")), {"task": task, "seed": 0, **recipe(task)}, ""
     )
     return values(dataclasses.asdict(resolve(tree, "")))
 
 
-KNOWN = {task: known_values(task) for task in TASKS}
+DEFAULTS = {task: default_values(task) for task in TASKS}
 NUMERIC = {
-    task: [key for key, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)]
-    for task, found in KNOWN.items()
+    task: [key for key, value in defaults.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+    for task, defaults in DEFAULTS.items()
 }
 
 
@@ -78,11 +76,11 @@ def misspelt(draw: st.DrawFn, key: str) -> str:
 
 @st.composite
 def overrides(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """A task, and words for `--set`."""
+    """A task and values for `--set`."""
     task = draw(st.sampled_from(TASKS))
-    found = []
+    settings = []
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
-        key = draw(st.sampled_from(sorted(KNOWN[task])))
+        key = draw(st.sampled_from(sorted(DEFAULTS[task])))
         kind = draw(st.integers(0, 9))
         if kind == 0:
             key = draw(misspelt(key))
@@ -91,19 +89,20 @@ def overrides(draw: st.DrawFn) -> tuple[str, list[str]]:
         elif kind == 2:
             key += draw(st.sampled_from([".x", "[0]", "[1]", ".0", ".", "[0].x", "[-1]"]))
         equals = draw(st.sampled_from(["="] * 20 + ["", "==", " = ", ": "]))
-        known = KNOWN[task].get(key)
-        value = draw(words() if kind < 6 else near(known) if type(known) in (int, float) else st.just(plain(known)))
-        found.append(argument(f"{key}{equals}{value}"))
-    return task, found
+        default = DEFAULTS[task].get(key)
+        similar = near(default) if type(default) in (int, float) else st.just(plain(default))
+        value = draw(words() if kind < 6 else similar)
+        settings.append(argument(f"{key}{equals}{value}"))
+    return task, settings
 
 
-def named(task: str, found: list[str]) -> list[str]:
-    """What an error must name: the file, or a key that was given."""
-    keys = [word.partition("=")[0] for word in found]
+def named(task: str, settings: list[str]) -> list[str]:
+    """What an error may name: the file, or a key that is set."""
+    keys = [word.partition("=")[0] for word in settings]
     return [
         f"{task}.yaml",
         *(" ".join(key.split()) for key in keys if key.strip()),
-        *(f"'{word[:40]}" for word in found),
+        *(f"'{word[:40]}" for word in settings),
     ]
 
 
@@ -119,7 +118,7 @@ def planned(experiment: Any, extra: dict[str, Any]) -> list[CellConfig]:
 
 
 def load_text(text: str) -> Any:
-    """As `load_tree`, without a file."""
+    """Like `load_tree`, without a file."""
     from omegaconf import OmegaConf
 
     from novobench.yaml_text import parse_yaml
@@ -130,8 +129,8 @@ def load_text(text: str) -> Any:
 @extents(40, 2500)
 def test_overrides(inputs, tasks, fuzz):
     def attempt(drawn):
-        task, found = drawn
-        return judge(lambda: planned(tasks[task], parse_overrides(found)), *named(task, found))
+        task, settings = drawn
+        return judge(lambda: planned(tasks[task], parse_overrides(settings)), *named(task, settings))
 
     fuzz(inputs, attempt, drawn=overrides())
 
@@ -145,7 +144,7 @@ def plain(value: Any) -> str:
 def numeric_overrides(draw: st.DrawFn) -> tuple[str, list[str]]:
     task = draw(st.sampled_from(TASKS))
     keys = draw(st.lists(st.sampled_from(NUMERIC[task]), min_size=1, max_size=2))
-    return task, [f"{key}={draw(near(KNOWN[task][key]))}" for key in keys]
+    return task, [f"{key}={draw(near(DEFAULTS[task][key]))}" for key in keys]
 
 
 def near(value: float) -> st.SearchStrategy[str]:
@@ -157,23 +156,23 @@ def near(value: float) -> st.SearchStrategy[str]:
 
 @extents(3, 200)
 def test_models_and_data_of_accepted_plans(inputs, tasks, fuzz, tmp_path, monkeypatch):
-    """What planning accepts can be built: the net without memory for its weights, and the built-in data."""
+    """What planning accepts can be built: the network on the meta device, and the built-in data."""
     from novobench.suite.show import parameters
     from novobench.tasks.base import build
 
     monkeypatch.setenv("NOVOBENCH_DATA", str(tmp_path))
 
     def attempt(drawn):
-        task, found = drawn
+        task, settings = drawn
 
         def call():
-            for config in planned(tasks[task], parse_overrides(found)):
+            for config in planned(tasks[task], parse_overrides(settings)):
                 small = parameters(config) < 2_000_000
                 if small:
                     _, data = build(config)
                     data.setup("fit")
 
-        return judge(call, *named(task, found), "data '", "data.", "model.", "batch.")
+        return judge(call, *named(task, settings), "data '", "data.", "model.", "batch.")
 
     fuzz(inputs, attempt, drawn=numeric_overrides())
 
@@ -183,7 +182,7 @@ def test_models_and_data_of_accepted_plans(inputs, tasks, fuzz, tmp_path, monkey
 
 @pytest.fixture
 def nothing_runs(monkeypatch):
-    """Commands as they are, but for the work that they would begin."""
+    """Commands without the work that they would start."""
     import novobench.bench.optimizer_step
     import novobench.bench.throughput
     from novobench import doctor
@@ -199,15 +198,17 @@ def nothing_runs(monkeypatch):
 @extents(6, 500)
 def test_commands_with_overrides(inputs, tasks, nothing_runs, fuzz):
     def attempt(drawn, verb):
-        task, found = drawn
-        return judge_command(
-            [verb, task, *(part for word in found for part in ("--set", word))], *named(task, found), "argument --set"
-        )
+        task, settings = drawn
+        options = [part for word in settings for part in ("--set", word)]
+        return judge_command([verb, task, *options], *named(task, settings), "argument --set")
 
     fuzz(inputs, attempt, drawn=overrides(), verb=st.sampled_from(["plan", "run"]))
 
 
-VERBS = ["list", "plan", "run", "search", "doctor", "bench", "bench optimizer", "bench throughput", "--help", "trian"]
+VERBS = [
+    "list", "plan", "config", "run", "search", "doctor", "bench", "bench optimizer", "bench throughput", "--help",
+    "trian",
+]  # fmt: skip
 OPTIONS = [
     "--scale", "--seeds", "--rows", "--set", "--jobs", "--budget", "--keys", "--rounds", "--models",
     "--only", "--threads", "--device", "--sweep", "--updates", "--attention", "--published", "--checkpoint", "--help",
@@ -232,9 +233,9 @@ OPERANDS = [
 
 @extents(20, 800)
 def test_words_on_the_command_line(inputs, tasks, nothing_runs, fuzz):
-    def attempt(verb, rest):
-        rest = [argument(word) for word in rest]
-        return judge_command([*verb.split(), *(word for word in rest if word != "--debug")])
+    def attempt(verb, arguments):
+        arguments = [argument(word) for word in arguments]
+        return judge_command([*verb.split(), *(word for word in arguments if word != "--debug")])
 
     word = st.one_of(st.sampled_from(OPTIONS), st.sampled_from(OPERANDS), words())
-    fuzz(inputs, attempt, verb=st.sampled_from(VERBS), rest=st.lists(word, max_size=5))
+    fuzz(inputs, attempt, verb=st.sampled_from(VERBS), arguments=st.lists(word, max_size=5))

@@ -1,4 +1,4 @@
-"""Experiments, configs and tuned rates as YAML files: slips of an editor, and YAML that means something else."""
+"""Experiments, configs and tuned rates as YAML files: typing errors, and YAML that means something else."""
 
 import yaml
 from hypothesis import strategies as st
@@ -42,7 +42,7 @@ def planned(scale):
 
 
 @extents(16, 1200)
-def test_yaml_after_slips_of_an_editor(inputs, workspace, fuzz):
+def test_yaml_after_typing_errors(inputs, workspace, fuzz):
     checkout = Checkout(workspace)
     changes = st.sampled_from(FILES).flatmap(
         lambda name: st.tuples(st.just(name), edited(checkout.texts[name]) | damaged(checkout.texts[name].encode()))
@@ -60,8 +60,8 @@ def dumped(tree):
 
 
 @extents(16, 1200)
-def test_yaml_of_other_content(inputs, workspace, fuzz):
-    """A value, key or entry of the tree is another, gone or new; or all is."""
+def test_yaml_with_other_content(inputs, workspace, fuzz):
+    """A value, key or entry of the tree is changed, removed or added; or everything is replaced."""
     checkout = Checkout(workspace)
     trees = {name: yaml.safe_load(text) for name, text in checkout.texts.items()}
     changes = st.sampled_from([*FILES, FILES[0]]).flatmap(
@@ -83,12 +83,12 @@ def test_commands_over_damaged_yaml(inputs, workspace, fuzz):
         lambda name: st.tuples(st.just(name), edited(checkout.texts[name], most=1))
     )
 
-    def attempt(change, words):
+    def attempt(change, arguments):
         path = workspace / change[0]
         path.write_bytes(change[1])
         try:
-            return judge_command(words, path.name, "small")
+            return judge_command(arguments, path.name, "small")
         finally:
             path.write_text(checkout.texts[change[0]])
 
-    fuzz(inputs, attempt, change=changes, words=st.sampled_from([["plan", "small"], ["list"]]))
+    fuzz(inputs, attempt, change=changes, arguments=st.sampled_from([["plan", "small"], ["list"]]))

@@ -1,4 +1,4 @@
-"""The verbs, on an experiment of seconds: plan, run, tables, resume of a half-done run, search."""
+"""The commands plan, run and search on an experiment that takes seconds."""
 
 import csv
 import json
@@ -85,7 +85,7 @@ def test_run_trains_records_and_writes_a_table(tuned, novobench):
     assert {path.name: path.read_bytes() for path in results.iterdir()} == before
 
 
-def test_an_interrupt_leaves_what_is_finished_in_the_table(tuned, novobench, monkeypatch):
+def test_after_an_interrupt_finished_cells_are_in_the_table(tuned, novobench, monkeypatch):
     from novobench.suite import runner
 
     class Interrupted(runner._Display):
@@ -103,7 +103,7 @@ def test_an_interrupt_leaves_what_is_finished_in_the_table(tuned, novobench, mon
     assert sum(line["top1"] != "" for line in lines(results / "small.csv")) >= 1
 
 
-def test_results_need_nothing_of_runs_and_other_cells_stay(tuned, novobench):
+def test_results_do_not_need_runs_and_keep_other_cells(tuned, novobench):
     import shutil
 
     assert novobench("run", "small")[0] == 0
@@ -128,8 +128,8 @@ def test_an_overridden_recipe_stays_out_of_the_table(tuned, novobench):
     assert not list((tuned / "results").rglob("*.*"))
 
 
-def test_cells_share_a_gpu_and_it_is_said(tuned, novobench, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # there may be none: `auto` then takes the CPU
+def test_cells_share_a_gpu_and_a_notice_says_so(tuned, novobench, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # without a GPU, `auto` takes the CPU
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tuned))
     settings = ("runtime.accelerator=auto", "budget=1steps")
     code, out, err = novobench("run", "small", "--jobs", "2", "--set", *settings)
@@ -148,7 +148,7 @@ def test_any_class_is_an_optimizer(tuned, novobench):
     assert "torch_optim_RMSprop" in out
 
 
-def test_a_failed_cell_is_shown_and_stops_no_other(tuned, novobench):
+def test_a_failed_cell_is_reported_and_stops_no_other(tuned, novobench):
     path = tuned / "experiments" / "small.yaml"
     content = yaml.safe_load(path.read_text())
     content["rows"][1]["laptop"] |= {"optimizer.lr": 1e38, "runtime.max_nonfinite": 2}
@@ -188,7 +188,7 @@ def test_after_failures_only_rows_with_numbers_are_printed(tuned, novobench, mon
     assert "not run" in (tuned / "results" / "laptop" / "small.md").read_text()
 
 
-def test_where_all_failed_no_table_is_printed(tuned, novobench, monkeypatch):
+def test_if_every_cell_fails_no_table_is_printed(tuned, novobench, monkeypatch):
     from novobench.suite import runner
 
     monkeypatch.setattr(runner, "train", lambda cells, *_: {cell.id: "no\n" * 2000 for cell in cells})
@@ -200,7 +200,7 @@ def test_where_all_failed_no_table_is_printed(tuned, novobench, monkeypatch):
 
 
 def test_rates_searched_while_cells_train(tuned, novobench, monkeypatch):
-    """The table is of the cells that the command planned, and it says that they are not what the rows ask for now."""
+    """The table shows the cells that the command planned, and a notice says that the rows have changed since."""
     from novobench.suite import runner
     from tests.suite.finished import finished
 
@@ -211,23 +211,23 @@ def test_rates_searched_while_cells_train(tuned, novobench, monkeypatch):
         lambda: (tuned / "configs" / "image" / "laptop.yaml").write_text("broken: ["),
     ]
     monkeypatch.setattr(runner, "train", lambda *_: (change(), {})[1])
-    for row, top1 in (("sgd", 40.0), ("novograd", 30.0)):
-        finished("small", row, {"test": {"top1": top1}})
+    for row, value in (("sgd", 40.0), ("novograd", 30.0)):
+        finished("small", row, {"test": {"top1": value}})
     for change in [lambda: None, *changes]:
         rates.write_text("novograd-b32: {optimizer.lr: 0.02, optimizer.weight_decay: 0.001}\n")
         code, out, err = novobench("run", "small")
         assert (code, err) == (0, "")
-        found = {line["row"]: line["top1"] for line in lines(tuned / "results" / "laptop" / "small.csv")}
-        assert (found["sgd"], found["novograd"]) == ("40", "30")
+        top1 = {line["row"]: line["top1"] for line in lines(tuned / "results" / "laptop" / "small.csv")}
+        assert (top1["sgd"], top1["novograd"]) == ("40", "30")
         assert ("configs of small changed while this command ran" in " ".join(out.split())) == (change in changes)
 
 
 def test_a_damaged_record_of_an_overridden_recipe_is_named(tuned, novobench):
-    words = ("run", "small", "--rows", "sgd", "--set", "budget=1steps")
-    assert novobench(*words)[0] == 0
+    arguments = ("run", "small", "--rows", "sgd", "--set", "budget=1steps")
+    assert novobench(*arguments)[0] == 0
     (path,) = tuned.glob("runs/laptop/*/record.json")
     path.write_text(path.read_text()[:-30])
-    code, _, err = novobench(*words)
+    code, _, err = novobench(*arguments)
     assert code == 1
     assert err.startswith(f"novobench: {display_path(path)} of a finished cell is damaged: ")
     assert err.count("\n") == 1
@@ -237,19 +237,19 @@ def test_a_search_writes_the_best_rates_and_every_trial(workspace, novobench):
     (workspace / "configs" / "image" / "tuned-laptop.yaml").unlink()
     code, _, err = novobench("search", "small", "--budget", "4", "--seeds", "2", "--jobs", "2")
     assert (code, err) == (0, "")
-    found = lines(workspace / "results" / "laptop" / "search.csv")
-    assert len(found) == 8
-    assert {line["key"] for line in found} == {"novograd-b32"}
+    searched = lines(workspace / "results" / "laptop" / "search.csv")
+    assert len(searched) == 8
+    assert {line["key"] for line in searched} == {"novograd-b32"}
     means = {}
-    for line in found:
+    for line in searched:
         means.setdefault(line["rates"], []).append(float(line["value"]))
     best = max(means, key=lambda rates: sum(means[rates]))
-    assert {line["rates"] for line in found if line["chosen"] == "1"} == {best}
+    assert {line["rates"] for line in searched if line["chosen"] == "1"} == {best}
     path = workspace / "configs" / "image" / "tuned-laptop.yaml"
     tuned = yaml.safe_load(path.read_text())["novograd-b32"]
     assert " ".join(f"{key}={value:g}" for key, value in tuned.items()) == best
     assert "novobench search small --scale laptop --budget 4 --seeds 2" in path.read_text()
-    assert all(0.001 <= float(line["rates"].split()[0].split("=")[1]) <= 0.1 for line in found)
+    assert all(0.001 <= float(line["rates"].split()[0].split("=")[1]) <= 0.1 for line in searched)
     assert not (workspace / "results" / "laptop" / "records.csv").exists()  # trials are in no table
     for record in (workspace / "runs" / "laptop").glob("*/record.json"):
         assert set(json.loads(record.read_text())["metrics"]) == {"search"}

@@ -1,4 +1,4 @@
-"""How trainings end that do not finish, and what is told of it: one line that says what ended them and what to do."""
+"""How a training can fail: the error is one line that says what ended it and what to do."""
 
 import time
 
@@ -14,7 +14,7 @@ RESUME = "Run the same command again to resume from its checkpoint"
 ENDS = {
     "SIGTERM": f"its process was ended by signal 15 (SIGTERM). {RESUME}",
     "SIGHUP": f"its process was ended by signal 1 (SIGHUP). {RESUME}",
-    "SIGINT": None,  # a terminal sends it to all; the command acts on it, and ends its cells
+    "SIGINT": None,  # a terminal sends it to all processes; only the command acts on it
     "SIGUSR1": f"its process was ended by signal 10 (SIGUSR1). {RESUME}",
     "SIGKILL": "its process was killed by signal 9 (SIGKILL), as the system does when memory runs out. Run the same",
     "SIGBUS": f"its process crashed in compiled code, with signal 7 (SIGBUS). {RESUME}",
@@ -47,25 +47,25 @@ def runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_ended_a_training_is_told_in_one_line(runs, monkeypatch, heard_signals):
+def test_the_error_says_in_one_line_what_ended_a_training(runs, monkeypatch, heard_signals):
     monkeypatch.setattr(executors, "_LINGER_SECONDS", 3.0)
     hangs = {"SIGSTOP", "hang", "hang_computing"}
     cells = {fault: cell(fault, stall_minutes=0.05 if fault in hangs else 30.0) for fault in ENDS}
     failed = executors.run_local(list(cells.values()), 2, lambda event: None)
-    for fault, told in ENDS.items():
+    for fault, message in ENDS.items():
         reason, folder = failed.get(cells[fault].id), cells[fault].folder
         log = folder.log.read_text(encoding="utf-8")
-        if told is None:
+        if message is None:
             assert reason is None, fault
             assert folder.finished
             continue
         assert reason is not None, fault
-        assert told in reason, (fault, reason)
+        assert message in reason, (fault, reason)
         assert reason.isprintable()
         assert len(reason) <= MAX_LENGTH + 200
         assert not folder.finished
         assert [path.name for path in folder.path.rglob(".*")] == [], fault
-        if fault in ("crash", "SIGBUS", "odd_text", "deep", "leave"):  # what the line leaves out
+        if fault in ("crash", "SIGBUS", "odd_text", "deep", "leave"):  # the log has the traceback
             assert "faulty.py" in log, fault
     assert "printed \\udcff" in cells["odd_text"].folder.log.read_text(encoding="utf-8")
 
@@ -81,10 +81,10 @@ RANKS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", RANKS)
-def test_when_one_of_two_processes_ends_the_other_does_too(fault, runs):
+def test_if_one_of_two_processes_ends_the_other_ends_too(fault, runs):
     planned = cell(fault, "1", devices=2, stall_minutes=0.2 if fault == "hang" else 30.0)
     begun = time.monotonic()
     failed = executors.run_local([planned], 1, lambda event: None)
     assert RANKS[fault] in failed[planned.id]
     assert failed[planned.id].isprintable()
-    assert time.monotonic() - begun < 300  # seconds, where nothing else computes
+    assert time.monotonic() - begun < 300  # takes seconds on an idle machine

@@ -1,4 +1,4 @@
-"""Which cells run together, and on which GPUs: decided without any, from what the environment shows."""
+"""Which cells run at the same time, on which GPUs, and how their processes start. Needs no GPU."""
 
 import builtins
 import dataclasses
@@ -37,7 +37,7 @@ def machine(monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/nowhere")
         monkeypatch.setattr(hardware, "cores", lambda: cores)
-        monkeypatch.setattr(hardware, "_gpu_devices", lambda: 0)  # not told: any number may be one
+        monkeypatch.setattr(hardware, "_count_gpu_devices", lambda: 0)  # unknown, so any number may be a GPU
 
     return pretend
 
@@ -58,7 +58,7 @@ def test_more_cells_than_gpus_share_them_evenly(machine, gpus, devices, jobs, ex
     assert executors._device_slots(cells(devices=devices), jobs) == expected
 
 
-def test_too_few_gpus_for_one_cell_are_told(machine):
+def test_too_few_gpus_for_one_cell_are_an_error(machine):
     machine("0,1")
     with pytest.raises(ConfigError, match=r"runtime.devices is 4, but this machine has 2 GPU\(s\)"):
         executors._device_slots(cells(devices=4), 1)
@@ -84,7 +84,7 @@ def test_cells_at_a_time(machine, gpus, cores, runtime, expected):
     assert executors.default_jobs(cells(**runtime)) == expected
 
 
-def test_it_is_told_how_cells_share_a_gpu(machine, monkeypatch, tmp_path):
+def test_a_notice_says_how_cells_share_a_gpu(machine, monkeypatch, tmp_path):
     machine("0")
     assert executors.sharing(cells(8), 1) == ""
     assert executors.sharing(cells(1), 8) == ""
@@ -116,22 +116,22 @@ def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
 
 
 def test_a_process_that_cannot_be_started_is_a_failed_cell(monkeypatch, tmp_path):
-    """Its forkserver was killed, or the system allows no more processes: the other cells are tried all the same."""
+    """The forkserver may be dead, or the system allows no more processes. The other cells are still tried."""
 
     def start(process):
         raise TrainingError("no process")
 
-    told = []
+    events = []
     monkeypatch.setattr(executors, "start", start)
     monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     some = cells(3, accelerator="cpu")
-    assert executors.run_local(some, 2, told.append) == {cell.id: "no process" for cell in some}
-    assert [event.kind for event in told] == ["started", "failed"] * 3
+    assert executors.run_local(some, 2, events.append) == {cell.id: "no process" for cell in some}
+    assert [event.kind for event in events] == ["started", "failed"] * 3
 
 
-def test_a_package_that_cannot_be_loaded_is_told_by_the_cell(monkeypatch):
+def test_a_package_that_cannot_be_loaded_fails_the_cell(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
-    heard = []
+    messages = []
 
     def broken(name, *rest):
         if name == "novobench.training" and "cell" in rest[2]:
@@ -141,15 +141,15 @@ def test_a_package_that_cannot_be_loaded_is_told_by_the_cell(monkeypatch):
     original = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(SystemExit) as ended:
-        worker.train({}, "folder", None, 1, SimpleNamespace(send=heard.append))
+        worker.train({}, "folder", None, 1, SimpleNamespace(send=messages.append))
     assert ended.value.code == 1
-    assert heard == ["a package cannot be loaded: OSError: sndfile library not found. Run: make setup"]
+    assert messages == ["a package cannot be loaded: OSError: sndfile library not found. Run: make setup"]
 
 
 @pytest.mark.parametrize(
     "error", [EOFError("unexpected EOF"), ConnectionResetError(104, "reset"), OSError(24, "files")]
 )
-def test_a_forkserver_that_is_gone_is_told_in_one_line(error):
+def test_a_dead_forkserver_is_an_error_of_one_line(error):
     def start():
         raise error
 
@@ -157,12 +157,12 @@ def test_a_forkserver_that_is_gone_is_told_in_one_line(error):
         forkserver.start(SimpleNamespace(start=start))
 
 
-@pytest.mark.parametrize("given", ["x" * 120, "missing", "file"])
-def test_sockets_lie_where_their_paths_are_short_enough(monkeypatch, tmp_path, given):
-    """TMPDIR may be long, not exist, or be no folder."""
+@pytest.mark.parametrize("folder", ["x" * 120, "missing", "file"])
+def test_sockets_are_in_a_folder_with_a_short_path(monkeypatch, tmp_path, folder):
+    """TMPDIR may be long, missing, or a file."""
     (tmp_path / ("x" * 120)).mkdir()
     (tmp_path / "file").touch()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / given))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / folder))
     monkeypatch.setattr(tempfile, "tempdir", None)
     config = dict(multiprocessing.current_process()._config, tempdir=None)
     monkeypatch.setattr(multiprocessing.current_process(), "_config", config)
@@ -170,7 +170,7 @@ def test_sockets_lie_where_their_paths_are_short_enough(monkeypatch, tmp_path, g
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(multiprocessing.connection.arbitrary_address("AF_UNIX"))
     usual = tempfile.gettempdir()
-    assert usual == str(tmp_path / given) if given == "x" * 120 else usual != str(tmp_path / given)
+    assert usual == str(tmp_path / folder) if folder == "x" * 120 else usual != str(tmp_path / folder)
 
 
 def test_a_process_has_the_environment_of_who_asks(monkeypatch):

@@ -1,4 +1,4 @@
-"""The committed experiments: their ids, the paper's arithmetic, and rates that a search found."""
+"""The committed experiments: their cell ids, the paper's arithmetic, and their tuned rates."""
 
 import csv
 import dataclasses
@@ -25,17 +25,17 @@ PINNED = Path(__file__).with_name("cell_ids.json")
 
 def committed_ids() -> dict[str, dict[str, str]]:
     """Scale -> `experiment/row` -> cell id at seed 0."""
-    found: dict[str, dict[str, str]] = {scale: {} for scale in SCALES}
+    ids: dict[str, dict[str, str]] = {scale: {} for scale in SCALES}
     for name in experiment_names():
         for scale in SCALES:
             for cell in plan([load_experiment(name)], scale, [0]).cells:
-                found[scale] |= dict.fromkeys(cell.requested_by, cell.id)
-    return found
+                ids[scale] |= dict.fromkeys(cell.requested_by, cell.id)
+    return ids
 
 
 def test_the_ids_of_all_committed_experiments_are_pinned():
     """If this fails, a change of default or code gives old results a new meaning: raise the task's RECIPE_VERSION, then
-    write the ids anew with `python -m tests.suite.test_experiments`."""
+    write the ids again with `python -m tests.suite.test_experiments`."""
     assert committed_ids() == json.loads(PINNED.read_text())
 
 
@@ -46,7 +46,7 @@ def test_different_rows_that_train_alike_share_a_cell():
         assert ids[scale]["table2/t2_novograd_32k"] == ids[scale]["table3/t3_novograd_32k"]
         for row in ("adam", "novograd"):
             same = ids[scale][f"table7/t7_{row}"] == ids[scale][f"figure2/f2_{row}"]
-            assert same == (scale != "laptop")  # the figure has a smaller text there
+            assert same == (scale != "laptop")  # the figure has less text there
         for row in ("512", "4k", "8k", "16k", "32k"):
             assert ids[scale][f"figure1/t5_{row}"] == ids[scale][f"table5/t5_{row}"]
     assert len({cell for cell in ids["full"].values() if cell.startswith("image-")}) == 19
@@ -145,7 +145,7 @@ def test_table_6_has_the_papers_batches_and_rates():
 
 
 def test_adamw_of_table_6_has_the_betas_that_nemo_gave_it():
-    """v0.8.1, actions.py:314-319: whatever its script is told, `adam_w` takes the optimizer's own 0.9 and 0.999."""
+    """v0.8.1, actions.py:314-319: regardless of the arguments, `adam_w` uses the optimizer's own 0.9 and 0.999."""
     experiment = load_experiment("table6")
     betas = {s: list(row_config(experiment, experiment.row("t6_adamw"), s, 0).optimizer.options.betas) for s in SCALES}
     assert betas == {"full": [0.9, 0.999], "gpu": [0.9, 0.98], "laptop": [0.9, 0.98]}
@@ -168,7 +168,7 @@ def test_quoted_rows_train_nothing():
         assert all(row_config(experiment, row, scale, 0) is None for scale in SCALES)
     recipes = [row for row in experiment.rows if row.label.startswith("Recipe of")]
     assert len(recipes) == 6
-    assert all(not row.paper for row in recipes)  # never next to the number of somebody else's model
+    assert all(not row.paper for row in recipes)  # never next to the value of another model
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*/tuned-*.yaml")), ids=lambda path: path.parent.name)
@@ -185,7 +185,7 @@ def test_tuned_rates_are_the_best_of_their_search(path):
         for line in lines:
             if line["key"] == key:
                 values[line["rates"]].append(float(line["value"]) if line["value"] else worst)
-        best = (min if smaller else max)(sum(found) / len(found) for found in values.values())
+        best = (min if smaller else max)(sum(numbers) / len(numbers) for numbers in values.values())
         own = " ".join(f"{name}={value:g}" for name, value in rates.items())
         assert sum(values[own]) / len(values[own]) == best, key
 
@@ -197,7 +197,7 @@ def test_every_optimizer_of_a_table_had_the_same_budget():
     for line in lines:
         trials[line["experiment"]][line["key"]].add((line["trial"], line["seed"]))
     for experiment, keys in trials.items():
-        assert len({frozenset(found) for found in keys.values()}) == 1, experiment
+        assert len({frozenset(pairs) for pairs in keys.values()}) == 1, experiment
     assert {line["split"] for line in lines} == {"search", "valid", "dev-clean"}
 
 

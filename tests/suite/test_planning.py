@@ -1,4 +1,4 @@
-"""Words of experiments and of the command line that planning refuses, and what it makes of those it takes."""
+"""Which experiments and arguments planning rejects, and which cells it makes of the others."""
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ def only_line(err: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (
             ["run", "small", "--seeds", "3", "--set", "seed=5"],
@@ -41,10 +41,10 @@ def only_line(err: str) -> str:
         (["bench", "throughput", "image", "--set", "batch=5"], "'batch"),
         (["bench", "throughput", "image", "--set", "model.widths[9]=1"], "cannot set 'model.widths[9]'"),
     ],
-    ids=lambda words: " ".join(words[1:]) if isinstance(words, list) else "",
+    ids=lambda arguments: " ".join(arguments[1:]) if isinstance(arguments, list) else "",
 )
-def test_words_of_a_command_that_are_refused(words, expected, workspace, novobench):
-    code, _, err = novobench(*words)
+def test_arguments_that_are_rejected(arguments, expected, workspace, novobench):
+    code, _, err = novobench(*arguments)
     assert code == 2
     assert expected in err.splitlines()[-1]
     assert "Traceback" not in err
@@ -63,9 +63,9 @@ PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"
         ({"search": 5}, "'search' must be a mapping"),
         ({"search": {"novograd": [1, 2]}}, "'search.novograd' must be a mapping of keys"),
         ({"search": {"novograd": {"optimizer.lr": [1, 0.1]}}}, r"'search.novograd.optimizer.lr' must be \[low, high\]"),
-        ({"search": {"novograd": {"optimizer.lr": [0, 0.1]}}}, "two rising numbers above 0"),
-        ({"search": {"novograd": {"optimizer.lr": [0.1]}}}, "two rising numbers above 0"),
-        ({"search": {"novograd": {"optimizer.lr": ["a", "b"]}}}, "two rising numbers above 0"),
+        ({"search": {"novograd": {"optimizer.lr": [0, 0.1]}}}, "two increasing numbers above 0"),
+        ({"search": {"novograd": {"optimizer.lr": [0.1]}}}, "two increasing numbers above 0"),
+        ({"search": {"novograd": {"optimizer.lr": ["a", "b"]}}}, "two increasing numbers above 0"),
         ({"set": {"seed": 3}}, "'set' cannot set 'seed'"),
         ({"laptop": {"recipe_version": 3}}, "'laptop' cannot set 'recipe_version'"),
         ({"rows": [{"id": "a", "label": "A", "laptop": {"scale": "gpu"}}]}, "row 'a': 'laptop' cannot set 'scale'"),
@@ -81,7 +81,7 @@ PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"
     ],
     ids=lambda change: str(change) if isinstance(change, dict) else "",
 )
-def test_words_of_an_experiment_that_are_refused(change, expected, workspace):
+def test_experiments_that_are_rejected(change, expected, workspace):
     path = workspace / "experiments" / "small.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=expected) as caught:
@@ -97,7 +97,7 @@ def test_a_tuned_key_is_a_name(workspace):
 
 
 @pytest.mark.parametrize(
-    ("words", "key", "expected"),
+    ("arguments", "key", "expected"),
     [
         (["model.widths[1]=6"], "model.widths", [4, 6]),
         (["data.mean[0]=1"], "data.mean", [1.0, 116.78, 103.94]),
@@ -112,9 +112,9 @@ def test_a_tuned_key_is_a_name(workspace):
         ),
     ],
 )
-def test_an_entry_of_a_list_can_be_set_where_no_file_gives_the_list(words, key, expected, workspace):
+def test_an_entry_of_a_default_list_can_be_set(arguments, key, expected, workspace):
     experiment = load_experiment("small")
-    config = row_config(experiment, experiment.row("novograd"), "laptop", 0, parse_overrides(words))
+    config = row_config(experiment, experiment.row("novograd"), "laptop", 0, parse_overrides(arguments))
     value = config
     for name in key.split("."):
         value = getattr(value, name)
@@ -125,7 +125,7 @@ def test_cells_differ_in_the_seed_alone(workspace):
     experiment = load_experiment("small")
     cells = plan([experiment], "laptop", range(3)).cells
     assert [(cell.config.seed, cell.requested_by) for cell in cells] == [
-        (seed, users) for seed in range(3) for users in (["small/sgd", "small/sgd_again"], ["small/novograd"])
+        (seed, rows) for seed in range(3) for rows in (["small/sgd", "small/sgd_again"], ["small/novograd"])
     ]
     for cell in cells:
         row = experiment.row(cell.requested_by[0].removeprefix("small/"))
@@ -151,9 +151,9 @@ def test_an_optimizer_without_weight_decay_is_searched_by_its_rate(workspace):
     path.write_text(
         path.read_text().replace("optimizer.name: novograd, tuned", "optimizer.name: torch.optim:Rprop, tuned")
     )
-    found = trials(load_experiment("small"), "laptop", 2, range(2))
-    assert [list(trial.rates) for trial in found] == [["optimizer.lr"]] * 2
-    assert [[cell.config.seed for cell in trial.cells] for trial in found] == [[0, 1]] * 2
+    searched = trials(load_experiment("small"), "laptop", 2, range(2))
+    assert [list(trial.rates) for trial in searched] == [["optimizer.lr"]] * 2
+    assert [[cell.config.seed for cell in trial.cells] for trial in searched] == [[0, 1]] * 2
 
 
 def test_budget_and_seeds_of_a_search_stand_in_the_experiment(workspace):

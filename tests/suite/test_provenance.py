@@ -112,7 +112,7 @@ def test_the_command_prints_one_document_per_row(experiment, novobench):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("arguments", "expected"),
     [
         (["--rows", "quoted"], "layers row 'quoted' has no cell at laptop scale: it quotes the result of Somebody"),
         (["--rows", "sgd"], "layers row 'sgd' has no cell at laptop scale: it has no `laptop:`."),
@@ -122,8 +122,8 @@ def test_the_command_prints_one_document_per_row(experiment, novobench):
         (["--set", "schedule.warmup=9ep"], "'schedule.warmup' is '9ep' and must be 0 or more and less than the budget"),
     ],
 )
-def test_rows_that_have_no_config(experiment, novobench, words, expected):
-    code, out, err = novobench("config", "layers", *words)
+def test_rows_that_have_no_config(experiment, novobench, arguments, expected):
+    code, out, err = novobench("config", "layers", *arguments)
     assert (code, out) == (2, "")
     assert expected in err
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""What counts as a stall: silence between batches, and a set-up that does nothing. Never slow work."""
+"""What counts as a stall: silence between batches, and a set-up that does nothing. Slow work never does."""
 
 import os
 import platform
@@ -21,8 +21,8 @@ DOING = {
     "waits in small steps": ("import time\nwhile True: time.sleep(0.02)", True),
     "computes": ("while True: pass", True),
     "reads": ("while True: open('/bin/sh', 'rb').read(); __import__('time').sleep(0.01)", True),
-    "waits for ever": ("import threading; threading.Event().wait()", False),
-    "has a thread that looks after it and waits for ever": (
+    "waits forever": ("import threading; threading.Event().wait()", False),
+    "waits forever beside an idle thread": (
         "import threading, time\n"
         "def look():\n    while True: time.sleep(0.05)\n"
         "threading.Thread(target=look).start(); threading.Event().wait()",
@@ -31,9 +31,9 @@ DOING = {
 }
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="the system does not tell what a process does")
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="the system has no /proc")
 @pytest.mark.parametrize("what", DOING)
-def test_what_a_process_does_can_be_seen(what):
+def test_activity_of_a_process(what):
     code, moves = DOING[what]
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
@@ -52,7 +52,7 @@ def test_what_a_process_does_can_be_seen(what):
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    """A cell under watch whose clock and process are told what to do; it may be silent for 60 s."""
+    """A watched cell with a simulated clock and process. It may be silent for 60 s."""
     now = SimpleNamespace(time=100.0, activity=(0,))
     monkeypatch.setattr(executors.time, "monotonic", lambda: now.time)
     monkeypatch.setattr(executors, "activity", lambda pid: (pid, *now.activity))
@@ -70,8 +70,8 @@ def watched(tmp_path, monkeypatch):
     return SimpleNamespace(folder=folder, later=later, job=job, now=now)
 
 
-def test_before_and_in_set_up_the_process_is_looked_at(watched):
-    assert watched.later(50, 1) == (False, 0.0)  # no beat yet
+def test_before_and_during_set_up_the_process_is_watched(watched):
+    assert watched.later(50, 1) == (False, 0.0)  # no heartbeat yet
     assert watched.later(50, 2) == (False, 0.0)
     watched.folder.write_heartbeat(0, 8, setting_up=True)
     for second in range(10):
@@ -79,8 +79,8 @@ def test_before_and_in_set_up_the_process_is_looked_at(watched):
     assert watched.later(61) == (True, 0.0)
 
 
-def test_time_in_which_nobody_watched_is_no_stall(watched, monkeypatch):
-    """The command is stopped for 1,000 s, as by Ctrl-Z, while its cell trains on."""
+def test_time_without_polls_is_not_a_stall(watched, monkeypatch):
+    """The command is stopped for 1,000 s, as by Ctrl-Z, while its cell keeps training."""
     process, pauses = watched.job.process, iter([1, 1000, 1])
     process.exitcode = None
 
@@ -99,7 +99,7 @@ def test_time_in_which_nobody_watched_is_no_stall(watched, monkeypatch):
 
 
 @pytest.mark.parametrize("reading", range(2, 9))
-def test_a_command_that_is_stopped_in_the_midst_of_a_look_kills_nothing(reading, watched, monkeypatch):
+def test_a_command_that_is_stopped_during_a_poll_kills_nothing(reading, watched, monkeypatch):
     """The 1,000 s pass right after one of its readings of the clock."""
     process, readings = watched.job.process, []
     process.exitcode = None
@@ -120,7 +120,7 @@ def test_a_command_that_is_stopped_in_the_midst_of_a_look_kills_nothing(reading,
     assert executors.run_local([watched.job.cell], 1, lambda event: None) == {}
 
 
-def test_a_process_that_has_its_record_need_not_end_by_itself(watched):
+def test_a_process_with_a_record_is_killed_if_it_lingers(watched):
     watched.folder.write_heartbeat(8, 8)
     watched.later(1)
     watched.later(executors._LINGER_SECONDS - 1)
@@ -134,8 +134,8 @@ def test_a_process_that_has_its_record_need_not_end_by_itself(watched):
     assert ended == ["kill", "join"]
 
 
-def test_a_cell_that_cannot_begin_stops_no_other(tmp_path, monkeypatch):
-    """A folder lies where its config is to be written, or its last reason was."""
+def test_a_cell_that_cannot_start_stops_no_other(tmp_path, monkeypatch):
+    """A folder is in the place of its config, or of the reason of its last failure."""
     monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     cells = [PlannedCell(small_config(seed=seed)) for seed in range(3)]
     for cell, name in zip(cells, ("config.yaml", "failure.json", ""), strict=True):
@@ -154,7 +154,7 @@ def test_a_cell_that_cannot_begin_stops_no_other(tmp_path, monkeypatch):
     assert "failure.json: " in failed[cells[1].id]
 
 
-def test_afterwards_only_batches_count(watched):
+def test_after_set_up_only_batches_count(watched):
     watched.folder.write_heartbeat(2, 8)
     assert watched.later(50, 1) == (False, 0.25)
     for second in range(10):  # batches of an evaluation: the update stays
@@ -164,27 +164,27 @@ def test_afterwards_only_batches_count(watched):
     assert watched.later(11, 99) == (True, 0.25)  # busy, but in one batch
 
 
-def test_a_beat_of_an_earlier_try_is_no_sign_of_life(watched):
+def test_a_heartbeat_of_an_earlier_attempt_does_not_count(watched):
     watched.folder.write_heartbeat(7, 8)
     watched.job.old_beat = watched.folder.read_heartbeat()
     assert watched.later(59, 0) == (False, 0.0)
     assert watched.later(61) == (True, 0.0)
 
 
-def test_the_process_that_sets_up_is_the_one_that_beats(watched, monkeypatch):
-    """Torchrun's first process; where another machine has the lock, ours, which waits."""
-    seen = []
-    monkeypatch.setattr(executors, "activity", seen.append)
+def test_during_set_up_the_process_of_the_heartbeat_is_watched(watched, monkeypatch):
+    """That is torchrun's first process. If another machine holds the lock, it is our own process, which waits."""
+    watched_pids = []
+    monkeypatch.setattr(executors, "activity", watched_pids.append)
     watched.folder.write_heartbeat(0, 8, setting_up=True)
     watched.later(1)
     monkeypatch.setattr(platform, "node", lambda: "elsewhere")
     watched.later(1)
-    assert seen == [os.getpid(), -1]
+    assert watched_pids == [os.getpid(), -1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["slow_setup", "slow_evaluation", "hanging_setup", "hanging_batch"])
-def test_slow_cells_end_and_hanging_ones_are_ended(what, tmp_path, monkeypatch):
+def test_slow_cells_finish_and_hanging_ones_are_stopped(what, tmp_path, monkeypatch):
     monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     monkeypatch.setattr("novobench.training.worker.train", getattr(slow_cells, what))
     cell = PlannedCell(small_config(runtime__stall_minutes=0.05))

@@ -10,11 +10,12 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.markdown import Markdown
 
+from novobench import places
 from novobench.console import console
 from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment
 from novobench.suite.results import Results
-from novobench.suite.table_rows import TableRow
+from novobench.suite.table_rows import TableRow, table_rows
 from novobench.suite.tables import markdown, setting, write_table
 from tests.suite.finished import collected, config_of, finished, written_table
 
@@ -158,3 +159,23 @@ def test_the_terminal_shows_brackets_of_labels(workspace, capsys):
 def test_settings(workspace, key, expected):
     assert setting(config_of("small", "sgd"), key) == expected
     assert setting(None, key) == ""
+
+
+COMMITTED = [
+    path for path in sorted(ROOT.glob("results/*/*.csv")) if (ROOT / "experiments" / f"{path.stem}.yaml").exists()
+]
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_committed_table_follows_from_the_committed_records(path, tmp_path, monkeypatch):
+    """Its Markdown, too, except for the notes, which belong to the experiment."""
+    experiment, scale = load_experiment(path.stem), path.parent.name
+    rows = table_rows(experiment, Results.load(scale))
+    monkeypatch.setattr(places, "workspace", lambda: places.Workspace(tmp_path))
+    csv_path, markdown_path = write_table(experiment, scale, rows)
+    assert csv_path.read_bytes() == path.read_bytes()
+    table, committed_table = (
+        [line for line in file.read_text().splitlines() if line.startswith("|")]
+        for file in (markdown_path, path.with_suffix(".md"))
+    )
+    assert table == committed_table

@@ -1,4 +1,4 @@
-"""Values of the right type that make no sense are refused from the config alone, with the key."""
+"""A config that contradicts itself is refused without opening data, with a message that names the key."""
 
 import pytest
 
@@ -47,20 +47,20 @@ REFUSED = [
     ("image", ["model.batch_norm_eps=0"], "'model.batch_norm_eps' must be above 0"),
     ("image", ["model.batch_norm_momentum=1.5"], "'model.batch_norm_momentum' must be above 0 and at most 1"),
     ("image", ["data.mean=[]"], "'data.mean' must be given at least one entry"),
-    ("image", ["model.in_channels=3"], "'model.in_channels' is 3, but digits are grey"),
+    ("image", ["model.in_channels=3"], "'model.in_channels' is 3, but digits are gray"),
     ("image", ["model.classes=3"], "'model.classes' is 3, but there are 10 digits"),
     ("image", ["data.search_size=-1"], "'data.search_size' must be 0 or more, not -1."),
-    ("image", ["data.search_size=5000"], "'data.search_size' 5000 must make 1200"),
+    ("image", ["data.search_size=5000"], "'data.search_size' 5000 must add up to 1200"),
     ("image", ["data.test_copies=2"], "'data.test_size' is 597, but digits-mild has 1194"),
     ("image", ["data.name="], "'data.name'"),
     ("image", ['data.name=""'], "'data.name' must be a name in one line, and not empty, not ''."),
     ("image", ['data.path="a\\0b"'], "'data.path' must be text without control characters"),
     ("image", ['data.path="\\ud800"'], "'data.path' must be text without control characters"),
-    ("image", [*FOLDER, "data.mean=[1, 2]"], "'data.mean' must be one number, or one for each of 3"),
+    ("image", [*FOLDER, "data.mean=[1, 2]"], "'data.mean' must be one number, or one per channel of 3"),
     ("image", [*FOLDER, "data.std[2]=0"], "'data.std[2]' must be above 0"),
     ("image", [*FOLDER, "data.crop_scale=[0.5, 0.1]"], "'data.crop_scale' must be two numbers, the lower one first"),
     ("image", [*FOLDER, "data.crop_ratio=[1]"], "'data.crop_ratio' must be two numbers"),
-    ("image", [*FOLDER, "data.test_split=train"], "'data.test_split' train is data.train_split too"),
+    ("image", [*FOLDER, "data.test_split=train"], "'data.test_split' train is also data.train_split"),
     ("language", ["model.heads=0"], "'model.heads' must be 1 or more"),
     ("language", ["model.memory_length=-1"], "'model.memory_length' must be 0 or more"),
     ("language", ["model.dropout=1.5"], "'model.dropout' must be 0 or more and below 1"),
@@ -88,8 +88,8 @@ REFUSED = [
         ["data.frequency_masks=1", "data.frequency_mask_width=65"],
         "'data.frequency_mask_width' 65 is",
     ),
-    ("speech", ["data.dev_sets=[dev-clean]"], "'data.dev_sets[0]' dev-clean is data.search_set too"),
-    ("speech", ["data.test_sets=[test-clean, test-clean]"], "'data.test_sets[1]' test-clean is data.test_sets[0] too"),
+    ("speech", ["data.dev_sets=[dev-clean]"], "'data.dev_sets[0]' dev-clean is also data.search_set"),
+    ("speech", ["data.test_sets=[test-clean, test-clean]"], "'data.test_sets[1]' test-clean is also data.test_sets[0]"),
     ("speech", ["data.search_set=train"], "'train' names the training set"),
     ("speech", ["data.search_set=../x"], "'data.search_set' must be usable in a file name"),
     ("speech", ["data.train_splits=[train, train]"], "'data.train_splits' names 'train' twice"),
@@ -109,18 +109,18 @@ REFUSED = [
         ["data.source_language=fr"],
         "'data.source_language' fr: the built-in corpus",
     ),
-    ("translation", ["data.target_language=en"], "the built-in corpus is English and German"),
+    ("translation", ["data.target_language=en"], "the built-in corpus is English (en) and German (de)"),
     ("translation", ["data.train_size=20000"], "but the built-in corpus has 12000 sentences"),
-    ("translation", ["data.more_tests=[dev]"], "'data.more_tests' dev: source numbers has no further split"),
-    ("translation", [*FILES, "data.more_tests=[test]"], "'data.more_tests[0]' test is data.test_split too"),
+    ("translation", ["data.more_tests=[dev]"], "'data.more_tests' dev: source numbers has no additional splits"),
+    ("translation", [*FILES, "data.more_tests=[test]"], "'data.more_tests[0]' test is also data.test_split"),
     ("translation", [*FILES, "data.more_tests=[..]"], "'data.more_tests[0]' must be usable in a file name"),
-    ("translation", [*FILES, "data.search_split=train"], "'data.search_split' train is data.train_split too"),
+    ("translation", [*FILES, "data.search_split=train"], "'data.search_split' train is also data.train_split"),
     ("translation", [*FILES, "data.more_tests=['sacrebleu:search']"], "would be recorded as 'search'"),
 ]
 
 
 @pytest.mark.parametrize(("task", "words", "expected"), REFUSED, ids=[f"{t} {w[-1]}" for t, w, _ in REFUSED])
-def test_what_a_config_alone_shows_to_be_wrong(task, words, expected):
+def test_a_config_that_contradicts_itself_is_refused(task, words, expected):
     with pytest.raises(ConfigError) as caught:
         config(task, words)
     assert str(caught.value).startswith("test: ")

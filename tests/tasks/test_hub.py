@@ -1,4 +1,4 @@
-"""Folders of tables are opened whatever they are called, and by their own name alone; damage is told or mended."""
+"""Folders of tables: any name works and opens only that folder; damage is reported or repaired."""
 
 import errno
 import os
@@ -17,12 +17,12 @@ COLUMNS = {"text": "data.text_column"}
 
 
 @pytest.fixture(autouse=True)
-def kept(tmp_path, monkeypatch):
-    """Where `datasets` and novobench keep what they made of files."""
+def cache(tmp_path, monkeypatch):
+    """The cache folder of `datasets`; novobench's cache lies next to it."""
     monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "kept")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    return tmp_path / "kept"
+    return tmp_path / "datasets"
 
 
 def table(folder: Path, *texts, name="test-00000-of-00001.parquet", column="text"):
@@ -36,8 +36,8 @@ def texts(root: Path, path="d", split="test", columns=COLUMNS):
 
 
 @pytest.mark.parametrize("odd", ["a[x]b", "**", "qu?", "[!x]", "{a,b}", "~ é#%20"])
-def test_a_folder_of_any_name_is_that_folder_alone(tmp_path, odd):
-    for other in ("axb", "stir", "quo", "a", "y", "d"):  # what patterns of those names would match
+def test_a_folder_with_any_name_is_only_that_folder(tmp_path, odd):
+    for other in ("axb", "stir", "quo", "a", "y", "d"):  # names that the patterns would match
         table(tmp_path / "above" / other / "d", "wrong")
         table(tmp_path / "data" / other, "wrong")
     table(tmp_path / "above" / odd / "d", "right")
@@ -49,14 +49,14 @@ def test_a_folder_of_any_name_is_that_folder_alone(tmp_path, odd):
 
 
 @pytest.mark.parametrize("odd", ["a::b", "a\nb"])
-def test_a_path_that_the_library_cannot_read_is_told(tmp_path, odd):
+def test_a_path_that_the_library_cannot_read_is_an_error(tmp_path, odd):
     table(tmp_path / odd / "d", "x")
     with pytest.raises(DataError, match="(?s)cannot read the path .*'::' or a control character. Rename the folder"):
         texts(tmp_path / odd)
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda whole: b"", "0 bytes"),
         (lambda whole: whole[:100], "magic bytes not found"),
@@ -64,11 +64,11 @@ def test_a_path_that_the_library_cannot_read_is_told(tmp_path, odd):
         (lambda whole: whole[:4] + bytes(12) + whole[16:], "test-0.*cannot be read"),
     ],
 )
-def test_a_damaged_file_is_named_and_mended_it_is_read(tmp_path, damage, told, capfd):
+def test_a_damaged_file_is_named_and_read_once_repaired(tmp_path, damage, message, capfd):
     path = table(tmp_path / "d", *map(str, range(50)))
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
-    with pytest.raises(DataError, match=rf"{path} cannot be read: .*{told}|{told}.*Replace the file"):
+    with pytest.raises(DataError, match=rf"{path} cannot be read: .*{message}|{message}.*Replace the file"):
         texts(tmp_path)
     assert capfd.readouterr() == ("", "")
     path.write_bytes(whole)
@@ -76,10 +76,10 @@ def test_a_damaged_file_is_named_and_mended_it_is_read(tmp_path, damage, told, c
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 500, None])
-def test_what_the_library_keeps_is_made_again_where_it_is_damaged(tmp_path, kept, content):
+def test_a_damaged_cache_of_the_library_is_built_again(tmp_path, cache, content):
     table(tmp_path / "d", "a", "b")
     assert texts(tmp_path) == ["a", "b"]
-    files = [path for path in kept.rglob("*") if path.suffix in (".arrow", ".json")]
+    files = [path for path in cache.rglob("*") if path.suffix in (".arrow", ".json")]
     assert {path.suffix for path in files} == {".arrow", ".json"}
     for path in files:
         whole = path.read_bytes()
@@ -87,20 +87,20 @@ def test_what_the_library_keeps_is_made_again_where_it_is_damaged(tmp_path, kept
         assert texts(tmp_path) == ["a", "b"]
 
 
-def test_rows_that_cannot_be_read_name_what_is_kept(tmp_path, kept, monkeypatch):
+def test_rows_that_cannot_be_read_name_the_cache(tmp_path, cache, monkeypatch):
     table(tmp_path / "d", "a", "b")
-    found = open_hub("d", "", tmp_path, "test", COLUMNS, "data.test_split")
-    assert read_rows(found, range(2), "text", "d[test]") == ["a", "b"]
+    split = open_hub("d", "", tmp_path, "test", COLUMNS, "data.test_split")
+    assert read_rows(split, range(2), "text", "d[test]") == ["a", "b"]
 
     def fail(*_):
         raise pyarrow.ArrowInvalid("Expected to read 80 bytes")
 
     monkeypatch.setattr(datasets.Dataset, "__getitem__", fail)
-    with pytest.raises(DataError, match=rf"rows 0 to 1 of d\[test\]: ArrowInvalid: Expected.*Remove .*{kept}"):
-        read_rows(found, range(2), "text", "d[test]")
+    with pytest.raises(DataError, match=rf"rows 0 to 1 of d\[test\]: ArrowInvalid: Expected.*Remove .*{cache}"):
+        read_rows(split, range(2), "text", "d[test]")
 
 
-def test_nothing_to_read_is_told(tmp_path):
+def test_a_folder_without_data_files_is_an_error(tmp_path):
     (tmp_path / "d").mkdir()
     for _ in range(2):
         with pytest.raises(DataError, match=rf"{tmp_path}/d holds no data files. It needs .* test-00000-of-00001.parq"):
@@ -110,8 +110,8 @@ def test_nothing_to_read_is_told(tmp_path):
     table(tmp_path / "d" / ".git", "hidden")
     with pytest.raises(DataError, match="holds no data files"):
         texts(tmp_path)
-    table(tmp_path / "d", "seen")
-    assert texts(tmp_path) == ["seen"]
+    table(tmp_path / "d", "visible")
+    assert texts(tmp_path) == ["visible"]
     with pytest.raises(DataError, match=r"d\[other\]: Unknown split \"other\".* Set data.test_split"):
         texts(tmp_path, split="other")
     with pytest.raises(DataError, match=r"no column 'txt'. Did you mean 'text'\? It holds: text. Set data.text_column"):
@@ -130,14 +130,14 @@ def test_a_column_of_text_is_read_row_by_row_and_others_are_refused(tmp_path):
             check_text(split.features[column], f"column '{column}'", "d[test]", "Set data.text_column.")
 
 
-def test_other_files_than_parquet_are_read_too(tmp_path):
+def test_files_other_than_parquet_are_read(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "test.csv").write_text("text\na\nb\n")
     assert texts(tmp_path) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("", "data.path is empty: set it to a folder under the data root .*, or to a hub id"),
         ("a/b/c", "No data folder .*/data/a/b/c, and 'a/b/c' cannot be a hub id"),
@@ -152,32 +152,32 @@ def test_other_files_than_parquet_are_read_too(tmp_path):
         ),
     ],
 )
-def test_a_path_that_is_neither_folder_nor_hub_id(tmp_path, monkeypatch, path, told):
+def test_a_path_that_is_neither_a_folder_nor_a_hub_id(tmp_path, monkeypatch, path, message):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "file").touch()
     table(tmp_path / "here", "of the working directory")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         texts(tmp_path / "data", path)
 
 
 def test_a_folder_is_never_taken_for_the_hubs_data_set_of_its_name(tmp_path):
-    """Offline, the library gives whatever it keeps under a name."""
+    """Offline, the library returns what its cache has under a name."""
     table(tmp_path / "one" / "squad", "mine")
     assert texts(tmp_path / "one", "squad") == ["mine"]
     with pytest.raises(DataError, match="data set 'squad': .*Check data.path and the network"):
         texts(tmp_path / "two", "squad")
 
 
-def test_digests_of_rows_follow_files_that_could_not_be_read(tmp_path, monkeypatch):
+def test_digests_of_rows_include_files_once_they_can_be_read(tmp_path, monkeypatch):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "0.bin").write_bytes(b"content")
     rows = [{"bytes": None, "path": "0.bin"}, {"bytes": b"own", "path": None}, {"bytes": None, "path": None}, None]
     pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "d" / "test-00000-of-00001.parquet")
-    found = open_hub("d", "", tmp_path, "test", {"image": ""}, "data.test_split")
+    split = open_hub("d", "", tmp_path, "test", {"image": ""}, "data.test_split")
 
     def has_content():
-        return row_digests(found, "image", tmp_path / "d", "test", "d[test]").any(axis=1).tolist()
+        return row_digests(split, "image", tmp_path / "d", "test", "d[test]").any(axis=1).tolist()
 
     with monkeypatch.context() as patch:
         original = os.open
@@ -190,4 +190,4 @@ def test_digests_of_rows_follow_files_that_could_not_be_read(tmp_path, monkeypat
         patch.setattr(os, "open", failing)
         assert has_content() == [False, True, False, False]
     assert has_content() == [True, True, False, False]
-    assert not np.array_equal(*row_digests(found, "image", tmp_path / "d", "test", "d[test]")[:2])
+    assert not np.array_equal(*row_digests(split, "image", tmp_path / "d", "test", "d[test]")[:2])

@@ -1,4 +1,4 @@
-"""Order and random numbers: each sample once an epoch, the same however the work is cut."""
+"""Order and random numbers: each sample once per epoch, the same for any number of processes."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_epochs_and_seeds_differ():
 
 
 @pytest.mark.parametrize("start", [1, 3, 5])
-def test_starting_later_gives_the_rest_of_the_same_sequence(start):
+def test_starting_later_gives_the_end_of_the_same_sequence(start):
     whole = list(batches())
     assert list(batches(start=start)) == whole[start * 4 :]
     assert len(batches(start=start)) == len(whole) - start * 4
@@ -59,7 +59,7 @@ def test_ranks_share_an_evaluation_set_without_overlap():
     assert sum(map(len, shares)) == 10
 
 
-def test_random_numbers_depend_on_their_own_key_alone():
+def test_random_numbers_depend_only_on_their_own_key():
     keys = [SampleKey(0, 5), SampleKey(1, 5), SampleKey(0, 6)]
     together = uniforms(7, "augment", keys, 4)
     for i, key in enumerate(keys):
@@ -82,5 +82,5 @@ def test_random_numbers_are_uniform_and_uncorrelated():
 
 def test_seeds_of_different_purposes_differ():
     parts = [(0, "order", 1), (0, "order", 2), (1, "order", 1), (0, "init"), (0, "order", "1")]
-    assert len({derive_seed(*p) for p in parts}) == 4  # the last says the same in another type
+    assert len({derive_seed(*p) for p in parts}) == 4  # the last has the same text, in another type
     assert all(0 <= derive_seed(*p) < 2**63 for p in parts)

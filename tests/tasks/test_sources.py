@@ -1,4 +1,4 @@
-"""A data set is known by its content, and a shipped data set's name stands for it alone."""
+"""What data sources share; data are identified by content, and only a shipped data set may have its name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path / "cache"))
 
 
-def test_digests_follow_content_though_name_size_and_times_stay(tmp_path: Path) -> None:
+def test_digests_follow_content_even_if_name_size_and_times_stay(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"first")
     about = path.stat()
@@ -123,7 +123,7 @@ def _config(experiment: str, scale: str, *words: str) -> Any:
     ],
 )
 def test_other_data_under_a_shipped_name_are_refused(experiment: str, scale: str, words: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"'data\.(path|name)'.*(Give other data a name|It has: )"):
+    with pytest.raises(ConfigError, match=r"'data\.(path|name)'.*(Give other data another name|It has: )"):
         _config(experiment, scale, *words)
 
 
@@ -137,13 +137,11 @@ def test_other_data_under_a_shipped_name_are_refused(experiment: str, scale: str
         ("table7", "full", ["data.source=hub", "data.path=Salesforce/wikitext"]),
     ],
 )
-def test_a_name_of_ones_own_and_a_shipped_set_from_elsewhere_pass(
-    experiment: str, scale: str, words: list[str]
-) -> None:
+def test_an_own_name_and_a_shipped_set_from_another_source_pass(experiment: str, scale: str, words: list[str]) -> None:
     _config(experiment, scale, *words)
 
 
-def test_a_data_set_has_one_id_wherever_it_comes_from() -> None:
+def test_a_data_set_has_one_id_for_all_sources() -> None:
     elsewhere = _config("table1", "gpu", "data.source=hub", "data.path=uoft-cs/cifar10")
     assert cell_id(elsewhere) == cell_id(_config("table1", "gpu"))
 
@@ -173,7 +171,7 @@ def test_all_wrong_counts_are_named_together_with_options_that_make_them_right()
 
 
 @pytest.mark.parametrize("kind", [errno.EIO, errno.ESTALE, errno.ENOMEM])
-def test_a_disk_that_fails_is_told_and_no_conclusion_is_kept(tmp_path: Path, kind: int, monkeypatch: Any) -> None:
+def test_a_failing_disk_is_an_error_and_nothing_is_cached(tmp_path: Path, kind: int, monkeypatch: Any) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"content")
     before = listing_key([path])
@@ -199,7 +197,7 @@ def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "expected"),
     [
         ("DataLoader worker (pid(s) 22774) exited unexpectedly", r"ended from outside .*22774.*lower runtime.workers"),
         ("DataLoader worker (pid 7) is killed by signal: Killed. ", r"killed by signal: Killed\): memory may have"),
@@ -209,12 +207,12 @@ def test_names_that_no_file_can_have_are_missing_files(tmp_path: Path) -> None:
         ("mat1 and mat2 shapes cannot be multiplied", "^$"),
     ],
 )
-def test_what_ends_a_worker_is_told_plainly(message: str, told: str) -> None:
-    assert re.search(told, loader_problem(message))
+def test_the_end_of_a_worker_has_a_plain_message(message: str, expected: str) -> None:
+    assert re.search(expected, loader_problem(message))
 
 
 class Deadly(torch.utils.data.Dataset):
-    """Its worker is killed, as by a system that has run out of memory."""
+    """Its worker is killed, as by a system without free memory."""
 
     def __len__(self) -> int:
         return 4
@@ -225,7 +223,7 @@ class Deadly(torch.utils.data.Dataset):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_told_plainly() -> None:
+def test_a_killed_worker_has_a_plain_message() -> None:
     _, data = base.build(small_config("image", runtime__workers=1))
     with pytest.raises(RuntimeError) as raised:
         list(data._loader(Deadly(), [[0, 1], [2, 3]]))

@@ -1,4 +1,4 @@
-"""Optimizers that other people wrote take Lightning's closure in one way or another, or not at all."""
+"""Third-party optimizers take Lightning's closure in different ways, or not at all."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A training step asks the device nothing, so that the host can run ahead of a GPU."""
+"""A training step never waits for the device, so that the host can run ahead of a GPU."""
 
 import pytest
 import torch
@@ -17,9 +17,9 @@ CONFIGS = {
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("task", CONFIGS)
-def test_a_training_step_reads_nothing(task, monkeypatch):
-    """Tensors on the device `meta` have no values: whoever asks for one gets an error."""
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # it does not know `meta`
+def test_a_training_step_never_waits_for_the_device(task, monkeypatch):
+    """Tensors on the device `meta` have no values, so reading one is an error."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # it does not support `meta`
     module, data = base.build(CONFIGS[task]())
     data.setup("fit")
     module.to("meta").train()

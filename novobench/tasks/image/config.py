@@ -31,13 +31,13 @@ class ImageModelConfig:
     stem_pool: bool = True
     """3×3 max pooling with stride 2 after the first convolution."""
     pool_padding: Literal["same", "symmetric"] = "same"
-    """`same` pads right and below alone, as TensorFlow; `symmetric` pads all sides, as torchvision."""
+    """`same` pads only right and below, as TensorFlow; `symmetric` pads all sides, as torchvision."""
     widths: Annotated[list[PositiveInt], NOT_EMPTY] = field(default_factory=lambda: [64, 128, 256, 512])
-    """Inner channels of each stage's blocks; the first stage has stride 1, the others 2."""
+    """Inner channels of the blocks of each stage; the first stage has stride 1, the others 2."""
     depths: Annotated[list[PositiveInt], NOT_EMPTY] = field(default_factory=lambda: [3, 4, 6, 3])
     """Blocks of each stage."""
     expansion: PositiveInt = 4
-    """Outer channels of a block over its inner ones."""
+    """Outer channels of a block divided by its inner channels."""
     batch_norm_momentum: Annotated[float, "(0, 1]"] = 0.003
     """PyTorch's convention; TensorFlow's 0.997 in the authors' code."""
     batch_norm_eps: PositiveFloat = 1e-5
@@ -45,19 +45,19 @@ class ImageModelConfig:
     init_scale: PositiveFloat = 1.0
     """Kernels have variance `init_scale` / fan-in: 1 in the authors' code, 2 is He's."""
     zero_init_last_gamma: bool = False
-    """Start each block's last batch norm with scale 0, as Goyal et al. In pre-activation blocks that is the one
-    before the last convolution."""
+    """Start each block's last batch norm with scale 0, as Goyal et al. In pre-activation blocks it is the one before
+    the last convolution."""
 
 
 @dataclass(frozen=True)
 class ImageDataConfig(SampledDataConfig):
-    """Where images come from, how many there are, and what is done to them."""
+    """The source of the images, their number, and their preprocessing."""
 
     source: Literal["digits", "folder", "hub"] = field(default="folder", metadata=PRACTICAL)
     """`digits`: scikit-learn's; `folder`: an ImageFolder tree; `hub`: a Hugging Face data set."""
     name: Name = "imagenet-1k"
-    """Identity of the data: the same images from another source are the same data. For `digits`, `digits-plain`
-    (shifts alone, clean test images) or `digits-mild` (turned, scaled, shifted, noisy; frozen for testing)."""
+    """Identity of the data: the same images from another source are the same data. For `digits`: `digits-plain` (only
+    shifts, clean test images) or `digits-mild` (rotated, scaled, shifted, noisy; fixed test images)."""
     path: str = field(default="", metadata=PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files."""
     train_split: Name = field(default="train", metadata=PRACTICAL)
@@ -65,55 +65,56 @@ class ImageDataConfig(SampledDataConfig):
     test_split: Name = field(default="val", metadata=PRACTICAL)
     """Name of the test split; `val` is ImageNet's."""
     search_split: str = ""
-    """A split of its own for tuning and curves; empty: `search_size` images of the training split."""
+    """A split for tuning and curves; empty: `search_size` images of the training split."""
     image_column: Name = field(default="image", metadata=PRACTICAL)
     """`hub`: the column of images."""
     label_column: Name = field(default="label", metadata=PRACTICAL)
     """`hub`: the column of labels."""
     train_size: PositiveInt = 1281167
-    """Images trained on, without the searched share; checked against what is found."""
+    """Training images, without the search share; checked against the data."""
     search_size: NonNegativeInt = 0
     """Images for tuning and curves: of `search_split`, or held out of the training split by a fixed shuffle."""
     test_size: PositiveInt = 50000
     """Test images; checked."""
     image_size: PositiveInt = 224
-    """Pixels a side that the network sees."""
+    """Side in pixels of the images that the network sees."""
     resize_size: PositiveInt | None = field(default=None, metadata={"hashed_as_default": 256})
-    """Short side before the centre crop of evaluation; with `pad_shift` and `none`, the side that all images must have.
-    Follows `image_size`: 256/224 of it as in OpenSeq2Seq, or equal to it with `pad_shift` and `none`."""
+    """Short side before the center crop of evaluation; with `pad_shift` and `none`, the side that all images must have.
+    Default: 256/224 of `image_size`, as in OpenSeq2Seq, or `image_size` with `pad_shift` and `none`."""
     crop: Literal["random_resized", "pad_shift", "none"] = "random_resized"
-    """Training crop: of random area and shape (paper §4.1), or of the padded image (CIFAR), or the whole image."""
+    """Training crop: of random area and shape (paper §4.1), of the padded image (CIFAR), or none."""
     crop_scale: list[Annotated[float, "(0, 1]"]] = field(default_factory=lambda: [0.05, 1.0])
-    """Area of the random crop; OpenSeq2Seq's imagenet_preprocessing.py."""
+    """Lowest and highest share of the image's area; OpenSeq2Seq's imagenet_preprocessing.py."""
     crop_ratio: list[PositiveFloat] = field(default_factory=lambda: [0.75, 1.33])
-    """Width over height of the random crop; OpenSeq2Seq's imagenet_preprocessing.py."""
+    """Lowest and highest width over height; the same source."""
     crop_sampler: Literal["torchvision", "tensorflow"] = "torchvision"
-    """Whose rule draws the random crop: torchvision's RandomResizedCrop, area uniform and shape log-uniform; or
-    TensorFlow's sample_distorted_bounding_box as OpenSeq2Seq calls it, shape and height uniform, a tenth covered."""
+    """The rule that draws the random crop: torchvision's RandomResizedCrop (area uniform, shape log-uniform), or
+    TensorFlow's sample_distorted_bounding_box as OpenSeq2Seq calls it (shape and height uniform, at least a tenth of
+    the area)."""
     crop_padding: NonNegativeInt | None = field(default=None, metadata={"hashed_as_default": 0})
-    """Pixels of padding before a `pad_shift` crop. Follows `image_size`: an eighth of it, 4 of CIFAR's 32."""
+    """Pixels of padding on each side before a `pad_shift` crop. Default: `image_size` / 8, so 4 for CIFAR's 32."""
     flip: bool = True
-    """Mirror half of the training images."""
+    """Mirror half of the training images, at random."""
     antialias: bool = False
-    """TensorFlow's bilinear resize does none."""
+    """Off: TensorFlow's bilinear resize does not antialias."""
     mean: Annotated[list[float], NOT_EMPTY] = field(default_factory=lambda: [123.68, 116.78, 103.94])
-    """Subtracted from pixels of 0-255, by channel; OpenSeq2Seq."""
+    """Subtracted from pixels of 0-255, per channel; OpenSeq2Seq."""
     std: Annotated[list[PositiveFloat], NOT_EMPTY] = field(default_factory=lambda: [127.5, 127.5, 127.5])
-    """Divides afterwards; OpenSeq2Seq scales all channels alike."""
+    """Divides the difference, per channel; OpenSeq2Seq scales all channels alike."""
     test_copies: PositiveInt = 5
-    """`digits-mild`: frozen corruptions of each test image."""
+    """`digits-mild`: fixed corruptions of each test image."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """An image that cannot be decoded ends the run, or is left out: of the loss, of the accuracy, and counted."""
+    """An image that cannot be decoded ends the run, or is left out of loss and accuracy and counted."""
     tail: Literal["drop", "wrap"] = "drop"
-    """What becomes of images that do not fill an optimizer batch: floor, as OpenSeq2Seq."""
+    """What happens to images that do not fill an optimizer batch: `drop` them, as OpenSeq2Seq, or `wrap` around."""
     images_on: Literal["loader", "accelerator"] = field(default="loader", metadata=PRACTICAL)
-    """Who makes batches: data-loader workers, a picture at a time, or the training's device, where all decoded pictures
-    then lie (pictures of `resize_size` squared, cropped by `pad_shift` or `none`). The same bits either way."""
+    """Where batches are made: in data-loader workers, an image at a time, or on the training's device, which then holds
+    all decoded images (`resize_size` squared, cropped by `pad_shift` or `none`). Both give the same bits."""
     evaluation_batch: PositiveInt = 256
     """Images per batch of an evaluation."""
 
     def __post_init__(self) -> None:
-        """Work out what follows `image_size`, so that a config says what it does and has one id however it was said."""
+        """Fill in the sizes that follow `image_size`, so that equal recipes have one id however they are written."""
         ratio = 256 / 224 if self.crop == "random_resized" else 1
         padding = self.image_size // 8 if self.crop == "pad_shift" else 0
         for name, value in (("resize_size", round(self.image_size * ratio)), ("crop_padding", padding)):
@@ -122,7 +123,7 @@ class ImageDataConfig(SampledDataConfig):
 
     @property
     def channels(self) -> int:
-        """Of the images that the source gives: digits are grey, all others become RGB."""
+        """Channels of the images that the source gives: digits are gray, all others become RGB."""
         return 1 if self.source == "digits" else 3
 
     def updates_per_epoch(self, batch: int) -> int:
@@ -139,20 +140,20 @@ SHIPPED: dict[str, tuple[str, ...]] = {
     "cifar10": ("cifar10", "uoft-cs/cifar10"),
     "imagenet-1k": ("imagenet", "imagenet-1k", "ILSVRC/imagenet-1k"),
 }
-"""Data sets that the shipped configs train on -> where they may come from (`data.path`); none: built in."""
+"""Data sets of the shipped configs -> the values that `data.path` may have; none if built in."""
 
 
 DIGITS_TRAIN, DIGITS_TEST, DIGITS_CLASSES = 1200, 597, 10
-"""Of the built-in corpus: images to train on, the searched share included; test images; classes."""
+"""Of the built-in corpus: training images, the search share included; test images; classes."""
 
 
 def validate(config: CellConfig) -> None:
-    """Raise ConfigError where network, images and what is done to them do not fit each other."""
+    """Raise ConfigError if network, images and preprocessing do not fit each other."""
     model, data = config.model, config.data
     if len(model.widths) != len(model.depths):
         raise ConfigError(
             f"'model.depths' has {len(model.depths)} stages, but 'model.widths' has {len(model.widths)}. Both need one "
-            "number a stage."
+            "number per stage."
         )
     if data.images_on == "accelerator" and (data.source == "digits" or data.crop == "random_resized"):
         what = "data.source digits" if data.source == "digits" else "data.crop random_resized"
@@ -169,13 +170,16 @@ def _check_digits(model: ImageModelConfig, data: ImageDataConfig) -> None:
     if data.search_split:
         raise ConfigError(f"'data.search_split' {data.search_split}: source digits has no splits; leave it empty.")
     if model.in_channels != data.channels:
-        raise ConfigError(f"'model.in_channels' is {model.in_channels}, but digits are grey. Set model.in_channels=1.")
+        raise ConfigError(f"'model.in_channels' is {model.in_channels}, but digits are gray. Set model.in_channels=1.")
     if model.classes != DIGITS_CLASSES:
-        raise ConfigError(f"'model.classes' is {model.classes}, but there are {DIGITS_CLASSES} digits. Set it to that.")
+        raise ConfigError(
+            f"'model.classes' is {model.classes}, but there are {DIGITS_CLASSES} digits. Set "
+            f"model.classes={DIGITS_CLASSES}."
+        )
     if data.train_size + data.search_size != DIGITS_TRAIN:
         raise ConfigError(
-            f"'data.train_size' {data.train_size} and 'data.search_size' {data.search_size} must make {DIGITS_TRAIN}, "
-            "the digits that are not test images."
+            f"'data.train_size' {data.train_size} and 'data.search_size' {data.search_size} must add up to "
+            f"{DIGITS_TRAIN}, the digits that are not test images."
         )
     test = DIGITS_TEST * (1 if data.name == "digits-plain" else data.test_copies)
     if data.test_size != test:
@@ -188,8 +192,7 @@ def _check_pixels(data: ImageDataConfig) -> None:
     for key in ("mean", "std"):
         if len(getattr(data, key)) not in (1, data.channels):
             raise ConfigError(
-                f"'data.{key}' must be one number, or one for each of {data.channels} channels, not "
-                f"{getattr(data, key)}."
+                f"'data.{key}' must be one number, or one per channel of {data.channels}, not {getattr(data, key)}."
             )
     for key in ("crop_scale", "crop_ratio"):
         bounds = getattr(data, key)
@@ -198,32 +201,32 @@ def _check_pixels(data: ImageDataConfig) -> None:
 
 
 def _check_sizes(data: ImageDataConfig) -> None:
-    assert data.resize_size is not None  # __post_init__ saw to it
-    follows = "Set data.resize_size=null, and it follows data.image_size."
+    assert data.resize_size is not None  # set by __post_init__
+    remedy = "Set data.resize_size=null, and it follows data.image_size."
     if data.image_size > data.resize_size:
         raise ConfigError(
             f"'data.image_size' {data.image_size} is more than 'data.resize_size' {data.resize_size}, the side of the "
-            f"images that evaluation crops. {follows}"
+            f"images that evaluation crops. {remedy}"
         )
     if data.crop == "none" and data.image_size < data.resize_size:
         raise ConfigError(
             f"'data.crop' none trains on whole images of data.resize_size {data.resize_size}, but evaluation would "
-            f"crop them to data.image_size {data.image_size}. {follows}"
+            f"crop them to data.image_size {data.image_size}. {remedy}"
         )
 
 
 def _check_splits(data: ImageDataConfig) -> None:
     if data.train_split == data.test_split:
-        raise ConfigError(f"'data.test_split' {data.test_split} is data.train_split too. Name another split.")
+        raise ConfigError(f"'data.test_split' {data.test_split} is also data.train_split. Name another split.")
     for key in ("train_split", "test_split"):
         if data.search_split == getattr(data, key):
             raise ConfigError(
-                f"'data.search_split' {data.search_split} is data.{key} too. Name another split, or none."
+                f"'data.search_split' {data.search_split} is also data.{key}. Name another split, or none."
             )
 
 
 def relative_cost(config: Any) -> float:
-    """Multiply-accumulates of one image's forward pass, from numbers alone; for forecasts."""
+    """Multiply-accumulates of one image's forward pass, from the config alone; for forecasts."""
     model: ImageModelConfig = config.model
     side = -(-config.data.image_size // model.stem_stride)
     total = side**2 * model.stem_kernel**2 * model.in_channels * model.stem_width

@@ -1,10 +1,10 @@
-"""ResNet-v2 (pre-activation, bottleneck) as OpenSeq2Seq built it for the paper's §4.1.
+"""ResNet-v2 (pre-activation, bottleneck) as in OpenSeq2Seq, which the paper uses (§4.1).
 
 B batch, C channels, H height, W width, K classes.
 
 Differs from torchvision's ResNet-50: batch norm and ReLU come before each convolution, none follows the stem or
-a projection, the projection reads the pre-activated input, and max pooling pads as TensorFlow does. As there, a
-stage's stride is on the 3×3 convolution.
+a projection, the projection reads the pre-activated input, and max pooling pads as TensorFlow does. As in
+torchvision, a stage's stride is on the 3×3 convolution.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ResNetV2(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Truncated normal kernels of variance scale / fan-in, the classifier's too; biases 0; batch norm 1 and 0."""
+        """Truncated normal kernels of variance scale / fan-in, also in the classifier; biases 0; batch norm 1 and 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 fan_in = module.weight[0].numel()
@@ -59,7 +59,7 @@ class ResNetV2(nn.Module):
                 nn.init.zeros_(module.norm3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x.to(self.stem.weight.dtype))  # images that the accelerator made are float32 at any precision
+        x = self.stem(x.to(self.stem.weight.dtype))  # images of `DeferredBatch` are float32 at any precision
         if self.config.stem_pool:
             x = self._pool(x)
         x = F.relu(self.norm(self.blocks(x)))
@@ -68,7 +68,7 @@ class ResNetV2(nn.Module):
     def _pool(self, x: Tensor) -> Tensor:
         if self.config.pool_padding == "symmetric":
             return F.max_pool2d(x, 3, 2, padding=1)
-        # TensorFlow's SAME: what a stride of 2 leaves over is padded right and below.
+        # TensorFlow's SAME padding: an odd remainder goes right and below.
         right, below = (max(0, (math.ceil(size / 2) - 1) * 2 + 3 - size) for size in (x.shape[3], x.shape[2]))
         x = F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2), value=-math.inf)
         return F.max_pool2d(x, 3, 2)
@@ -102,6 +102,6 @@ def _norm(channels: int, config: ImageModelConfig) -> nn.BatchNorm2d:
 
 
 def build(config: ImageModelConfig) -> ResNetV2:
-    """The network, its weights drawn from torch's default generator."""
+    """The network, with weights from torch's default generator."""
     with torch.no_grad():
         return ResNetV2(config)

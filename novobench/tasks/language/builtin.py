@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from novobench.errors import DataError
+from novobench.requirements import SUITE, install_command
 
 _SHA256 = "191e227d48fc8c7b7e2d2a3cac41fc8b2eb517d9d2819d0edbc91c5767250eed"
 _FILE = Path("data", "_info", "imagenet_synset_to_definition.txt")
@@ -26,7 +27,8 @@ def glosses() -> dict[str, list[str]]:
     """Lines of `train`, `valid` and `test`: lower-case words, numbers and punctuation marks with spaces between."""
     package = importlib.util.find_spec("timm")  # without importing it
     if package is None or package.origin is None:
-        raise DataError("The built-in text is part of the package timm, which is not installed. Run: make setup")
+        command = install_command(SUITE)
+        raise DataError(f"The built-in text is part of the package timm, which is not installed. Run: {command}")
     path = Path(package.origin).parent / _FILE
     try:
         content = path.read_bytes()

@@ -248,6 +248,6 @@ def _nats(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> Tens
 
 
 def build(config: LanguageModelConfig) -> TransformerXL:
-    """The network, its weights drawn from torch's default generator."""
+    """The network, with weights from torch's default generator."""
     with torch.no_grad():
         return TransformerXL(config)

@@ -33,6 +33,7 @@ import numpy as np
 from novobench.errors import DataError, NovobenchError, kind_and_message, one_line
 from novobench.files import derived_folder
 from novobench.processes import describe_exit, end_with_parent
+from novobench.requirements import install_command
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def _settings_hash() -> str:
         wheel = metadata.version("espeakng-loader")
     except metadata.PackageNotFoundError:
         raise DataError(
-            "The built-in speech is spoken by espeak-ng, which is not installed. Run: pip install 'novobench[espeak]'"
+            f"The built-in speech needs espeak-ng, which is not installed. Run: {install_command('espeak')}"
         ) from None
     conditions = {name: asdict(condition) for name, condition in _CONDITIONS.items()}
     settings = [_CODE_VERSION, wheel, SPLITS, _SEED, _WORDS, _MIN_WORDS, _MAX_WORDS, _PITCH, _RANGE, conditions]

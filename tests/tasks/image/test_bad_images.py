@@ -1,14 +1,12 @@
-"""A picture that cannot be decoded is named or left out, the same by loader and accelerator, and no other is."""
+"""An image that cannot be decoded is named or skipped, the same with loader and accelerator, and no other is."""
 
 import dataclasses
 import errno
 import hashlib
 import io
-import logging
 import os
 import socket
 import struct
-import unicodedata
 import zlib
 
 import datasets
@@ -24,19 +22,14 @@ from novobench.errors import DataError
 from novobench.tasks import sources
 from novobench.tasks.image import decoding
 from novobench.tasks.image.batches import GRAY, SKIPPED_LABEL, ImageBatch, collate
-from novobench.tasks.image.config import ImageDataConfig
 from novobench.tasks.image.data import ImageData, identify, open_images
 from novobench.tasks.image.decoding import BadImage, rgb_pixels
 from novobench.tasks.image.sources import FolderSource
 from novobench.tasks.image.task import ImageTask
 from novobench.tasks.sampling import SampleKey
 from tests.cells import small_config
+from tests.tasks.image.pets import PETS, SIDE, png, save
 
-SIDE = 8
-PETS = ImageDataConfig(
-    source="folder", name="pets", train_size=4, search_size=0, test_size=2, image_size=SIDE, resize_size=SIDE,
-    crop="none", mean=[0.0] * 3, std=[1.0] * 3, flip=False,
-)  # fmt: skip
 BAD = "train/dog/1.png"
 BAD_INDEX = 3
 
@@ -44,25 +37,6 @@ BAD_INDEX = 3
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path / "cache"))
-
-
-def png(seed=0, size=(SIDE, SIDE)):
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(file, "png")
-    return file.getvalue()
-
-
-def save(path, seed=0, size=(SIDE, SIDE)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(seed, size))
-
-
-@pytest.fixture
-def pets(tmp_path):
-    """2 classes × 2 training pictures and 1 test picture, no two alike."""
-    for seed, name in enumerate(["train/cat/0", "train/cat/1", "train/dog/0", "train/dog/1", "val/cat/0", "val/dog/0"]):
-        save(tmp_path / "pets" / f"{name}.png", seed)
-    return tmp_path / "pets"
 
 
 def trained_on(pets, **changes):
@@ -77,10 +51,10 @@ def trained_on(pets, **changes):
     return images, labels.tolist()
 
 
-def check_bad(pets, told, named=BAD):
-    """The picture is named as bad, or left out and the others are whole, whoever makes the batches."""
+def check_bad(pets, message, named=BAD):
+    """Loader and accelerator both name the bad image, or skip it and read all others."""
     for images_on in ("loader", "accelerator"):
-        with pytest.raises(DataError, match=rf"{named} cannot be decoded: .*{told}.*data.on_bad_image=skip"):
+        with pytest.raises(DataError, match=rf"{named} cannot be decoded: .*{message}.*data.on_bad_image=skip"):
             trained_on(pets, images_on=images_on)
         images, labels = trained_on(pets, images_on=images_on, on_bad_image="skip")
         assert labels == [0, 0, 1, SKIPPED_LABEL]
@@ -109,14 +83,14 @@ CONTENTS = {
 
 
 @pytest.mark.parametrize("kind", CONTENTS)
-def test_content_that_is_no_picture(pets, kind):
-    content, told = CONTENTS[kind]
+def test_content_that_is_not_an_image(pets, kind):
+    content, message = CONTENTS[kind]
     (pets / BAD).write_bytes(content)
-    check_bad(pets, told)
+    check_bad(pets, message)
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("dangling link", "it is a link to nowhere, which is missing"),
         ("link to itself", "Too many levels of symbolic links"),
@@ -126,23 +100,23 @@ def test_content_that_is_no_picture(pets, kind):
         ("socket", "No such device or address"),
     ],
 )
-def test_places_that_are_no_files(pets, kind, told, monkeypatch):
+def test_paths_that_are_not_regular_files(pets, kind, message, monkeypatch):
     path = pets / BAD
     path.unlink()
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "socket":
         monkeypatch.chdir(path.parent)  # a socket's path has 100 characters
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
     else:
         nowhere = {"dangling link": "nowhere", "link to itself": path.name, "device": "/dev/zero"}
         path.symlink_to(nowhere.get(kind, "0.png/x"))
-    check_bad(pets, told)
+    check_bad(pets, message)
 
 
 def fail_to_open(monkeypatch, path, kind, times=10**9):
-    """Opening `path` fails so often with the error number `kind`."""
+    """Opening `path` fails `times` times with the error number `kind`."""
     original, left = os.open, [times]
 
     def failing(name, flags, *mode, **settings):
@@ -155,7 +129,7 @@ def fail_to_open(monkeypatch, path, kind, times=10**9):
 
 
 @pytest.mark.parametrize("kind", [errno.EACCES, errno.EPERM])
-def test_a_file_that_nobody_may_read(pets, kind, monkeypatch):
+def test_a_file_without_read_permission(pets, kind, monkeypatch):
     fail_to_open(monkeypatch, pets / BAD, kind)
     check_bad(pets, os.strerror(kind))
 
@@ -170,7 +144,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("where", ["load", "_open"])
-def test_whatever_a_decoder_raises(error, where, monkeypatch):
+def test_any_error_of_a_decoder_makes_a_bad_image(error, where, monkeypatch):
     def fail(self, *_):
         raise error
 
@@ -182,8 +156,8 @@ def test_whatever_a_decoder_raises(error, where, monkeypatch):
     assert len(reason) > 3 or isinstance(error, OSError | Image.DecompressionBombError)
 
 
-def test_pillows_warnings_are_no_trouble(pets, monkeypatch):
-    """Some twice as many pixels as it warns of are an error."""
+def test_pillows_warnings_are_ignored(pets, monkeypatch):
+    """Twice as many pixels as the limit for warnings are an error."""
     expected = np.asarray(Image.open(io.BytesIO(png(3))))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIDE * SIDE - 1)
     assert np.array_equal(rgb_pixels(png(3)), expected)
@@ -192,7 +166,7 @@ def test_pillows_warnings_are_no_trouble(pets, monkeypatch):
         rgb_pixels(png(3, (16, 16)))
 
 
-def test_a_picture_that_no_memory_could_hold_resized(pets):
+def test_an_image_too_narrow_to_resize_is_bad(pets):
     save(pets / BAD, 3, (1, 30_000))
     for split in ("train", "test"):
         config = dataclasses.replace(PETS, crop="random_resized", resize_size=64, test_split="train", test_size=4)
@@ -201,10 +175,10 @@ def test_a_picture_that_no_memory_could_hold_resized(pets):
             _ = images[SampleKey(0, 3) if split == "train" else 3]
 
 
-# ------------------------------------------------------------------------------------ a batch of nothing
+# ------------------------------------------------------------------------------------ batches without images
 
 
-def test_a_micro_batch_of_bad_pictures_teaches_nothing_and_is_counted():
+def test_a_micro_batch_of_bad_images_has_no_gradient_and_is_counted():
     folder = {"data__source": "folder", "data__name": "pets", "model__in_channels": 3, "data__image_size": 8}
     module = ImageTask(small_config("image", data__on_bad_image="skip", **folder))
     images, labels = torch.randn(4, 3, 8, 8), torch.tensor([1, SKIPPED_LABEL, 2, SKIPPED_LABEL])
@@ -220,7 +194,7 @@ def test_a_micro_batch_of_bad_pictures_teaches_nothing_and_is_counted():
 
 
 @pytest.mark.parametrize("bad", [[], [0], [0, 1]])
-def test_an_evaluation_of_few_pictures_or_none(pets, monkeypatch, bad):
+def test_an_evaluation_of_few_images_or_none(pets, monkeypatch, bad):
     monkeypatch.setenv("NOVOBENCH_DATA", str(pets.parent))
     for index in bad:
         (pets / "val" / ("cat", "dog")[index] / "0.png").write_bytes(b"")
@@ -229,7 +203,7 @@ def test_an_evaluation_of_few_pictures_or_none(pets, monkeypatch, bad):
     config = small_config("image", **changes | {"batch__micro": 4, "data__evaluation_batch": 1})
     module, data = ImageTask(config).eval(), ImageData(config)
     data.setup("fit")
-    assert [each.name for each in data.evaluation_sets] == ["test"]  # a search set of no image is none
+    assert [each.name for each in data.evaluation_sets] == ["test"]  # an empty search set is left out
     module.evaluation_start()
     with torch.inference_mode():
         for batch in data.evaluation_batches(data.evaluation_sets[0].dataset, 0, 1):
@@ -243,12 +217,12 @@ def test_an_evaluation_of_few_pictures_or_none(pets, monkeypatch, bad):
         assert ("skipped" in metrics) == bool(bad)
 
 
-# ------------------------------------------------------------------------------------ trouble that passes
+# ------------------------------------------------------------------------------------ errors that may pass
 
 
 @pytest.mark.parametrize("kind", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM])
 @pytest.mark.parametrize("images_on", ["loader", "accelerator"])
-def test_a_disk_that_fails_is_not_a_bad_picture_and_nothing_is_kept(pets, kind, images_on, monkeypatch):
+def test_a_failing_disk_is_not_a_bad_image_and_nothing_is_cached(pets, kind, images_on, monkeypatch):
     way = {"images_on": images_on, "on_bad_image": "skip"}
     for failures in range(3):  # of digests, of sizes, of decoding
         with monkeypatch.context() as patch:
@@ -271,8 +245,8 @@ def test_a_disk_that_fails_is_not_a_bad_picture_and_nothing_is_kept(pets, kind, 
     assert np.array_equal(images[3].numpy().transpose(1, 2, 0), rgb_pixels(png(3)))
 
 
-def test_what_failed_when_it_was_kept_is_tried_again(pets, monkeypatch):
-    """No time or size of a file changes: the reader may be somebody else now."""
+def test_cached_failures_are_tried_again(pets, monkeypatch):
+    """No time or size of a file changes: the reader may be another user now."""
     digest = hashlib.blake2b(png(3), digest_size=16).digest()
     way = {"images_on": "accelerator", "on_bad_image": "skip"}
     with monkeypatch.context() as patch:
@@ -292,7 +266,7 @@ def test_what_failed_when_it_was_kept_is_tried_again(pets, monkeypatch):
     assert np.array_equal(images[3].numpy().transpose(1, 2, 0), rgb_pixels(png(3)))
 
 
-def test_a_size_that_could_not_be_read_is_checked_once_it_can(pets, monkeypatch):
+def test_a_size_is_checked_as_soon_as_it_can_be_read(pets, monkeypatch):
     save(pets / BAD, 3, (6, 9))
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "_formats", lambda: ("GIF",))
@@ -301,7 +275,7 @@ def test_a_size_that_could_not_be_read_is_checked_once_it_can(pets, monkeypatch)
         open_images(PETS, pets.parent, seed=0)
 
 
-def test_a_picture_that_goes_away_while_it_is_trained_on_is_not_skipped(pets):
+def test_an_image_that_disappears_during_training_is_not_skipped(pets):
     train = open_images(dataclasses.replace(PETS, on_bad_image="skip"), pets.parent, seed=0).train
     assert train[SampleKey(0, 3)].label == 1
     (pets / BAD).rename(pets / "train" / "away.png")
@@ -311,109 +285,13 @@ def test_a_picture_that_goes_away_while_it_is_trained_on_is_not_skipped(pets):
     assert train[SampleKey(1, 3)].label == 1
 
 
-# ------------------------------------------------------------------------------------ what a tree may hold
-
-
-def listed(pets):
-    return FolderSource(PETS, pets.parent, "train").files
-
-
-def test_links_that_lead_back_are_left_out_and_others_followed(pets, caplog):
-    before = listed(pets)
-    dog = pets / "train" / "dog"
-    (dog / "self").symlink_to(".")
-    (dog / "up").symlink_to("../../train")
-    (dog / "more").mkdir()
-    save(dog / "more" / "2.png")
-    (dog / "more" / "back").symlink_to(dog)
-    (pets.parent / "elsewhere").mkdir()
-    save(pets.parent / "elsewhere" / "3.png")
-    (dog / "linked").symlink_to(pets.parent / "elsewhere")
-    (dog / "odd").symlink_to("odd")
-    with caplog.at_level(logging.WARNING):
-        assert listed(pets) == sorted([*before, "dog/linked/3.png", "dog/more/2.png"])
-    for name in ("self", "up", "more/back"):
-        assert f"{dog}/{name}: it leads back to a folder above it" in caplog.text
-
-
-def test_a_class_that_is_a_link_to_nowhere_is_told(pets):
-    (pets / "train" / "emu").symlink_to("/mnt/away/emu")
-    with pytest.raises(DataError, match="train/emu is a link to /mnt/away/emu, which does not exist: a class may be"):
-        listed(pets)
-    (pets / "train" / "emu").unlink()
-    (pets / "train" / ".hidden").symlink_to("nowhere")
-    assert len(listed(pets)) == 4
-
-
-@pytest.mark.parametrize("below", ["", "dog", "dog/more"])
-@pytest.mark.parametrize("kind", [errno.EACCES, errno.EIO])
-def test_a_folder_that_cannot_be_listed_is_told(pets, below, kind, monkeypatch):
-    save(pets / "train" / "dog" / "more" / "2.png")
-    original = os.scandir
-
-    def failing(path):
-        if str(path).rstrip("/") == str(pets / "train" / below).rstrip("/"):
-            raise OSError(kind, os.strerror(kind), str(path))
-        return original(path)
-
-    monkeypatch.setattr(os, "scandir", failing)
-    with pytest.raises(DataError, match=rf"Cannot list {pets / 'train' / below}: {os.strerror(kind)}"):
-        listed(pets)
-
-
-def test_a_class_has_one_name_in_every_unicode_form(pets):
-    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-    for split in ("train", "val"):
-        (pets / split / "cat").rename(pets / split / composed)
-    before = identify(PETS, pets.parent)
-    (pets / "val" / composed).rename(pets / "val" / decomposed)
-    assert identify(PETS, pets.parent) == before
-    assert open_images(PETS, pets.parent, seed=0).test[0].label == 0
-    (pets / "train" / composed).rename(pets / "train" / decomposed)
-    assert identify(PETS, pets.parent) == before
-    save(pets / "train" / composed / "9.png")
-    with pytest.raises(DataError, match=r"train has two folders whose names look the same .*'cafe\\u0301'.*'caf\\xe9'"):
-        listed(pets)
-
-
-def test_classes_that_differ_by_case_are_told(pets, caplog):
-    (pets / "val" / "cat").rename(pets / "val" / "Cat")
-    with pytest.raises(DataError, match="val has classes that .* lacks: Cat; .* cat, dog. They differ only in upper"):
-        open_images(PETS, pets.parent, seed=0)
-    save(pets / "train" / "Cat" / "0.png")
-    with caplog.at_level(logging.WARNING):
-        assert FolderSource(PETS, pets.parent, "train").classes == ["Cat", "cat", "dog"]
-    assert "classes that differ only in upper and lower case: Cat and cat" in caplog.text
-
-
-def test_classes_and_splits_of_any_bytes(pets):
-    for split in ("train", "val"):
-        os.rename(pets / split / "cat", os.fsencode(pets / split) + b"/c\xe4t")
-    os.rename(pets / "val", os.fsencode(pets) + b"/v\xe4l")
-    splits = open_images(dataclasses.replace(PETS, test_split="v\udce4l"), pets.parent, seed=0)
-    assert splits.test.source.classes == ["c\udce4t", "dog"]
-    assert [splits.test[i].label for i in range(2)] == [0, 1]
-    assert splits.test.source.name(0).endswith(r"pets/v\xe4l/c\xe4t/0.png")
-    with pytest.raises(DataError, match=r"has no split 'val'.*It holds: train, v\\xe4l"):
-        open_images(PETS, pets.parent, seed=0)
-
-
-@pytest.mark.parametrize(
-    "odd", ["a[x]b", "st*r", "qu?", "{a,b}", "sp ace", "a::b", "%20", "#", "**", "a'b\"", "a\nb", "~"]
-)
-def test_a_data_root_of_any_name(pets, odd):
-    (pets.parent / odd).mkdir()
-    pets.rename(pets.parent / odd / "pets")
-    assert len(FolderSource(PETS, pets.parent / odd, "train").files) == 4
-
-
 # ------------------------------------------------------------------------------------ rows of a table
 
 WHOLE = [{"bytes": png(seed), "path": None} for seed in range(4)]
 
 
 @pytest.mark.parametrize(
-    ("column", "told"),
+    ("column", "message"),
     [
         ([*WHOLE[:3], None], r"row 3 cannot be decoded: its row holds neither bytes nor a path. Replace it"),
         ([*WHOLE[:3], {"bytes": b"", "path": ""}], "row 3 cannot be decoded: its row holds neither"),
@@ -435,14 +313,14 @@ WHOLE = [{"bytes": png(seed), "path": None} for seed in range(4)]
     ids=range(10),
 )
 @pytest.mark.parametrize("images_on", ["loader", "accelerator"])
-def test_a_row_without_a_picture_is_named_or_left_out(tmp_path, column, told, images_on, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "kept")
+def test_a_row_without_an_image_is_named_or_skipped(tmp_path, column, message, images_on, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     (tmp_path / "pets").mkdir()
     for split in ("train", "val"):
         table = pyarrow.table({"image": column, "label": [0, 0, 1, 1]})
         pyarrow.parquet.write_table(table, tmp_path / "pets" / f"{split}-0.parquet")
     way = {"source": "hub", "path": "pets", "test_split": "validation", "test_size": 4, "images_on": images_on}
-    with pytest.raises(DataError, match=rf"pets\[train\].*{told}"):
+    with pytest.raises(DataError, match=rf"pets\[train\].*{message}"):
         trained_on(tmp_path / "pets", **way)
-    if "row 3" in told:
+    if "row 3" in message:
         assert trained_on(tmp_path / "pets", on_bad_image="skip", **way)[1] == [0, 0, 1, SKIPPED_LABEL]

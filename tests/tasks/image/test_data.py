@@ -1,4 +1,4 @@
-"""Images from digits, folders and hub files: the same samples from each, and one clear line for each trouble."""
+"""Samples of digits, folders and hub data sets, the same from folder and hub, with one clear message for each error."""
 
 import dataclasses
 
@@ -22,15 +22,15 @@ CLASSES = ["ant", "bee", "cat"]
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A small ImageFolder tree: 3 classes × 6 training and 2 test pictures of different shapes."""
+    """A small ImageFolder tree: 3 classes × 6 training and 2 test images of different shapes."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2)):
         for name in CLASSES:
             (root / "tiny" / split / name).mkdir(parents=True)
             for i in range(count):
-                picture = rng.integers(0, 256, size=(40 + 3 * i, 50 - 2 * i, 3), dtype=np.uint8)
-                Image.fromarray(picture).save(root / "tiny" / split / name / f"{i}.png")
+                pixels = rng.integers(0, 256, size=(40 + 3 * i, 50 - 2 * i, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / "tiny" / split / name / f"{i}.png")
     return root
 
 
@@ -56,14 +56,14 @@ def test_digits_have_the_declared_sizes_and_do_not_overlap():
     assert len(images) == 1797 == 1040 + 160 + 597
 
 
-def test_the_frozen_test_images_do_not_depend_on_the_seed():
+def test_the_fixed_test_images_do_not_depend_on_the_seed():
     one, two = (open_images(DIGITS, None, seed=seed).test for seed in (0, 1))
     assert torch.equal(one.images, two.images)
-    assert not torch.equal(one.images[0], one.images[597])  # another corruption of the same picture
+    assert not torch.equal(one.images[0], one.images[597])  # another corruption of the same image
     assert one.labels[0] == one.labels[597]
 
 
-def test_a_training_image_depends_on_its_key_alone():
+def test_a_training_image_depends_only_on_its_key():
     train = open_images(DIGITS, None, seed=3).train
     keys = [SampleKey(2, sample) for sample in (5, 900, 17)]
     together = train.__getitems__(keys)
@@ -74,12 +74,12 @@ def test_a_training_image_depends_on_its_key_alone():
     assert not torch.equal(train[SampleKey(2, 5)].image, train[SampleKey(3, 5)].image)
 
 
-def test_corruption_is_as_strong_as_it_says():
+def test_corruption_has_the_declared_strength():
     plain = open_images(dataclasses.replace(DIGITS, name="digits-plain", search_size=160, test_size=597), None, seed=0)
     mild = open_images(DIGITS, None, seed=0)
     clean = plain.test.images
     noise = mild.test.images[:597] - clean
-    corner = noise[:, 0, 0, 0]  # background on most pictures: what is left there is the noise
+    corner = noise[:, 0, 0, 0]  # background in most images, so only noise
     assert 1.4826 * corner.abs().median().item() == pytest.approx(0.25, abs=0.03)
     shifted = torch.stack([plain.train[SampleKey(0, i)].image for i in range(300)])
     original = plain.train.images[:300]
@@ -87,7 +87,7 @@ def test_corruption_is_as_strong_as_it_says():
     assert unmoved == pytest.approx(1 / 9, abs=0.08)
 
 
-def test_wrong_sizes_and_names_are_told():
+def test_wrong_sizes_and_names_are_errors():
     with pytest.raises(DataError, match="has 1040 train images, but data.train_size is 1200"):
         open_images(dataclasses.replace(DIGITS, train_size=1200), None, seed=0)
     with pytest.raises(DataError, match="'digits-hard' is not a built-in image set. .*: digits-plain, digits-mild"):
@@ -97,7 +97,7 @@ def test_wrong_sizes_and_names_are_told():
 # ------------------------------------------------------------------------------------ folders
 
 
-def test_folder_counts_and_normalisation(tree):
+def test_folder_counts_and_normalization(tree):
     assert open_images(tiny(), tree, seed=0).counts == {"train": 14, "search": 4, "test": 6}
     config = tiny(crop="none", flip=False)
     train = TrainingImages(FolderSource(config, tree, "train"), np.arange(18), config, seed=0)
@@ -111,7 +111,7 @@ def test_folder_counts_and_normalisation(tree):
     assert CLASSES[label] == file.parent.name
 
 
-def test_evaluation_resizes_the_short_side_and_crops_the_centre(tree):
+def test_evaluation_resizes_the_short_side_and_crops_the_center(tree):
     splits = open_images(tiny(mean=[0, 0, 0], std=[1, 1, 1]), tree, seed=0)
     image = splits.test[0].image
     pixels = np.asarray(Image.open(splits.test.source.name(0))).astype(np.float64)  # 40 × 50
@@ -120,7 +120,7 @@ def test_evaluation_resizes_the_short_side_and_crops_the_centre(tree):
 
 
 def bilinear(pixels, height, width):
-    """Bilinear resize with pixel centres at halves and no antialiasing, written out."""
+    """Bilinear resize with pixel centers at halves and no antialiasing, written out."""
 
     def places(old, new):
         x = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
@@ -134,7 +134,7 @@ def bilinear(pixels, height, width):
     return top * (1 - v) + bottom * v
 
 
-def test_training_crops_depend_on_key_and_seed_alone(tree):
+def test_training_crops_depend_only_on_key_and_seed(tree):
     splits = open_images(tiny(), tree, seed=0)
     state = torch.get_rng_state()
     one = splits.train[SampleKey(0, 1)].image
@@ -152,7 +152,7 @@ def test_the_samplers_crop_differently_from_the_same_keys(tree):
     assert two[SampleKey(0, 1)].image.shape == (3, 24, 24)
 
 
-def test_pad_and_shift_moves_a_picture_inside_its_border(tree, tmp_path):
+def test_pad_and_shift_moves_an_image_inside_its_border(tree, tmp_path):
     for split in ("train", "val"):
         for name in ("a", "b"):
             (tmp_path / "cifar" / split / name).mkdir(parents=True)
@@ -177,7 +177,7 @@ def test_search_images_are_held_out_of_training(tree):
     assert np.array_equal(splits.search.indices, other.search.indices)
 
 
-def test_workers_change_no_bit(tree):
+def test_loader_workers_do_not_change_the_images(tree):
     train = open_images(tiny(), tree, seed=0).train
     keys = [[SampleKey(0, i) for i in range(j, j + 4)] for j in range(0, 12, 4)]
     runs = [
@@ -193,13 +193,13 @@ def test_workers_change_no_bit(tree):
 
 @pytest.fixture(scope="module")
 def parquet(tree):
-    """The same pictures as parquet files of CIFAR-10's hub schema."""
+    """The same images as parquet files of CIFAR-10's hub schema."""
     for split, name in (("train", "train"), ("val", "test")):
         files = [p for c in CLASSES for p in sorted((tree / "tiny" / split / c).iterdir())]
         labels = [CLASSES.index(p.parent.name) for p in files]
-        pictures = {"img": [{"bytes": p.read_bytes(), "path": None} for p in files], "label": labels}
+        rows = {"img": [{"bytes": p.read_bytes(), "path": None} for p in files], "label": labels}
         table = datasets.Dataset.from_dict(
-            pictures,
+            rows,
             features=datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)}),
         )
         (tree / "hub").mkdir(exist_ok=True)
@@ -229,7 +229,7 @@ def test_a_wrong_column_or_split_names_the_right_ones(parquet):
         open_images(hub(test_split="validation"), parquet, seed=0)
 
 
-# ------------------------------------------------------------------------------------ trouble
+# ------------------------------------------------------------------------------------ errors
 
 
 def test_missing_folders_are_named(tree):
@@ -251,7 +251,7 @@ def test_an_empty_class_and_differing_classes_are_named(tmp_path, tree):
         open_images(tiny(name="odd"), tmp_path, seed=0)
 
 
-def test_a_corrupt_picture_is_named_or_skipped(tmp_path, caplog):
+def test_a_corrupt_image_is_named_or_skipped(tmp_path, caplog):
     for split in ("train", "val"):
         (tmp_path / "bad" / split / "a").mkdir(parents=True)
         for i in range(3):
@@ -267,7 +267,7 @@ def test_a_corrupt_picture_is_named_or_skipped(tmp_path, caplog):
     assert "1.jpg" in caplog.text
 
 
-def test_grey_and_cmyk_pictures_become_rgb(tmp_path):
+def test_gray_and_cmyk_images_become_rgb(tmp_path):
     for split in ("train", "val"):
         (tmp_path / "modes" / split / "a").mkdir(parents=True)
         for mode in ("L", "CMYK", "RGB"):

@@ -1,4 +1,4 @@
-"""Every kind of picture that Pillow opens: its 8-bit colours, or the reason why there are none."""
+"""Images of every kind that Pillow reads become 8-bit colors, or have a reason why not."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ from PIL import Image
 from novobench.tasks.image.decoding import BadImage, image_size, rgb_pixels
 
 RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-GREYS = RAMP / 257  # 65535 / 257 = 255
+GRAYS = RAMP / 257  # 65535 / 257 = 255
 
 
 def saved(picture, form, **settings):
@@ -21,20 +21,20 @@ def saved(picture, form, **settings):
 
 
 def tiff(bits, packed, photometric=1):
-    """A little-endian grey TIFF of 8 × 8 pixels in one strip, by its specification."""
+    """A little-endian gray TIFF of 8 × 8 pixels in one strip, by its specification."""
     tags = {256: 8, 257: 8, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 8, 279: len(packed)}
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
     return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
-def png(bits, colour, rows):
+def png(bits, color, rows):
     """A PNG of 8 × 8 pixels, by its specification."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     scanlines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", 8, 8, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", 8, 8, bits, color, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(scanlines)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
@@ -45,21 +45,21 @@ def twelve_bits():
 
 
 DEEP = {
-    "png": (png(16, 0, RAMP), GREYS),
-    "tiff": (saved(Image.fromarray(RAMP), "TIFF"), GREYS),
-    "tiff, big-endian": (saved(Image.fromarray(RAMP.astype(">u2")), "TIFF"), GREYS),
-    "tiff, white is 0": (tiff(16, RAMP.astype("<u2").tobytes(), photometric=0), 255 - GREYS),
-    "tiff, 12 bits": (tiff(12, twelve_bits()), GREYS),
-    "pgm": (b"P5 8 8 65535\n" + RAMP.astype(">u2").tobytes(), GREYS),
-    "pgm, 12 bits": (b"P5 8 8 4095\n" + (RAMP >> 4).astype(">u2").tobytes(), GREYS),
-    "jpeg 2000": (saved(Image.fromarray(RAMP), "JPEG2000"), GREYS),
-    "png of colours": (png(16, 2, np.repeat(RAMP, 3, axis=1)), GREYS),
-    "png with alpha": (png(16, 4, np.stack([RAMP, RAMP[::-1]], axis=-1).reshape(8, 16)), GREYS),
+    "png": (png(16, 0, RAMP), GRAYS),
+    "tiff": (saved(Image.fromarray(RAMP), "TIFF"), GRAYS),
+    "tiff, big-endian": (saved(Image.fromarray(RAMP.astype(">u2")), "TIFF"), GRAYS),
+    "tiff, white is 0": (tiff(16, RAMP.astype("<u2").tobytes(), photometric=0), 255 - GRAYS),
+    "tiff, 12 bits": (tiff(12, twelve_bits()), GRAYS),
+    "pgm": (b"P5 8 8 65535\n" + RAMP.astype(">u2").tobytes(), GRAYS),
+    "pgm, 12 bits": (b"P5 8 8 4095\n" + (RAMP >> 4).astype(">u2").tobytes(), GRAYS),
+    "jpeg 2000": (saved(Image.fromarray(RAMP), "JPEG2000"), GRAYS),
+    "png of colors": (png(16, 2, np.repeat(RAMP, 3, axis=1)), GRAYS),
+    "png with alpha": (png(16, 4, np.stack([RAMP, RAMP[::-1]], axis=-1).reshape(8, 16)), GRAYS),
 }
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_pictures_of_more_than_8_bits_keep_their_greys(kind):
+def test_images_of_more_than_8_bits_keep_their_grays(kind):
     encoded, expected = DEEP[kind]
     pixels = rgb_pixels(encoded)
     assert pixels.dtype == np.uint8
@@ -68,19 +68,19 @@ def test_pictures_of_more_than_8_bits_keep_their_greys(kind):
 
 
 @pytest.mark.parametrize("kind", ["i4", "f4"])
-def test_greys_whose_white_no_format_defines_are_refused(kind):
+def test_grays_without_a_defined_white_are_refused(kind):
     with pytest.raises(BadImage, match="without a defined white; save it with 8 or 16 bits"):
         rgb_pixels(saved(Image.fromarray(RAMP.astype(kind)), "TIFF"))
 
 
-def test_alpha_changes_no_colour():
-    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+def test_alpha_does_not_change_colors():
+    colors = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     for alpha in (0, 128, 255):
-        transparent = np.dstack([colours, np.full((8, 8), alpha, dtype=np.uint8)])
-        assert np.array_equal(rgb_pixels(saved(Image.fromarray(transparent), "PNG")), colours)
-        grey = np.dstack([colours[..., 0], transparent[..., 3]])
-        assert np.array_equal(rgb_pixels(saved(Image.fromarray(grey), "PNG"))[..., 2], colours[..., 0])
-    palette = Image.fromarray(colours).quantize(64)
+        transparent = np.dstack([colors, np.full((8, 8), alpha, dtype=np.uint8)])
+        assert np.array_equal(rgb_pixels(saved(Image.fromarray(transparent), "PNG")), colors)
+        gray = np.dstack([colors[..., 0], transparent[..., 3]])
+        assert np.array_equal(rgb_pixels(saved(Image.fromarray(gray), "PNG"))[..., 2], colors[..., 0])
+    palette = Image.fromarray(colors).quantize(64)
     expected = np.array(palette.getpalette()).reshape(-1, 3)[np.asarray(palette)]
     assert np.array_equal(rgb_pixels(saved(palette, "PNG", transparency=0)), expected)
 
@@ -94,7 +94,7 @@ def test_modes_of_8_bits_and_fewer():
 
 
 def test_an_animation_is_its_first_frame():
-    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
     encoded = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert image_size(encoded) == (8, 6)
     assert rgb_pixels(encoded).reshape(-1, 3).tolist() == [[255, 0, 0]] * 48
@@ -102,11 +102,11 @@ def test_an_animation_is_its_first_frame():
 
 def test_orientation_is_not_applied():
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees when shown
+    exif[0x0112] = 6  # rotate by 90 degrees for display
     assert rgb_pixels(saved(Image.new("RGB", (8, 6)), "JPEG", exif=exif)).shape == (6, 8, 3)
 
 
-def test_what_cannot_be_decoded_says_why(tmp_path):
+def test_an_image_that_cannot_be_decoded_has_a_reason(tmp_path):
     for encoded in (b"", b"no picture"):
         with pytest.raises(BadImage, match="it has none of the supported formats .JPEG, PNG, "):
             rgb_pixels(encoded)

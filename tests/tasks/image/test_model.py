@@ -1,4 +1,4 @@
-"""ResNet-50v2: counts, initialisation, and outputs against timm's pre-activation ResNet with the same weights."""
+"""ResNet-50v2: counts, initialization, and outputs compared with timm's pre-activation ResNet with the same weights."""
 
 import math
 

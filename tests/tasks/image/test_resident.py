@@ -1,4 +1,4 @@
-"""Pictures on the training's device: the bits of the loader's batches, decoded once."""
+"""Images on the training's device: batches equal those of the loader bit by bit; images are decoded once."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ SIDE = 20
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """An ImageFolder tree of square pictures: 2 classes × 20 for training and 7 for testing."""
+    """An ImageFolder tree of square images: 2 classes × 20 for training and 7 for testing."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for split, count in (("train", 20), ("val", 7)):
@@ -52,20 +52,20 @@ def both(tree, seed=0, **changes):
         *itertools.product([SIDE], [4], ["none"], [False, True]),
     ],
 )
-def test_training_batches_have_the_bits_of_the_loaders(tree, size, padding, crop, flip):
+def test_training_batches_equal_those_of_the_loader(tree, size, padding, crop, flip):
     loader, resident = both(tree, seed=3, image_size=size, crop_padding=padding, crop=crop, flip=flip)
     keys = [SampleKey(epoch, sample) for epoch in (0, 7) for sample in range(32)]
     images, labels, _ = resident.train[keys].to(torch.device("cpu"))
     expected = [loader.train[key] for key in keys]
     assert torch.equal(images, torch.stack([sample.image for sample in expected]))
-    assert images.is_contiguous()  # another layout means other convolutions, and other bits
+    assert images.is_contiguous()  # another layout would select other convolutions and change bits
     assert labels.tolist() == [sample.label for sample in expected]
     assert (resident.fingerprint, resident.counts) == (loader.fingerprint, loader.counts)
 
 
 @pytest.mark.parametrize("size", [SIDE, SIDE - 3, SIDE - 6])
 @pytest.mark.parametrize("split", ["search", "test"])
-def test_evaluation_batches_have_the_bits_of_the_loaders(tree, size, split):
+def test_evaluation_batches_equal_those_of_the_loader(tree, size, split):
     loader, resident = (getattr(splits, split) for splits in both(tree, image_size=size))
     chosen = [5, 0, 3]
     images, labels, samples = resident[chosen].to(torch.device("cpu"))
@@ -76,7 +76,7 @@ def test_evaluation_batches_have_the_bits_of_the_loaders(tree, size, split):
     assert len(resident) == len(loader)
 
 
-def test_a_training_is_the_same_killed_or_not_and_its_id_too(tree, tmp_path, monkeypatch):
+def test_a_training_and_its_id_are_the_same_killed_or_not(tree, tmp_path, monkeypatch):
     monkeypatch.setenv("NOVOBENCH_DATA", str(tree))
     changes = {
         "model__in_channels": 3,
@@ -100,7 +100,7 @@ def test_a_training_is_the_same_killed_or_not_and_its_id_too(tree, tmp_path, mon
     assert killed == loader
 
 
-def test_pictures_are_decoded_once(tree, monkeypatch):
+def test_images_are_decoded_once(tree, monkeypatch):
     config = square("accelerator", image_size=SIDE)
     first = open_images(config, tree, seed=0)
 
@@ -112,7 +112,7 @@ def test_pictures_are_decoded_once(tree, monkeypatch):
     assert torch.equal(first.test.pixels, second.test.pixels)
 
 
-def test_a_changed_picture_is_decoded_anew(tree):
+def test_a_changed_image_is_decoded_again(tree):
     config = square("accelerator", image_size=SIDE)
     before = open_images(config, tree, seed=0).test.pixels
     Image.new("RGB", (SIDE, SIDE), (1, 2, 3)).save(tree / "square" / "val" / "bee" / "06.png")
@@ -121,7 +121,7 @@ def test_a_changed_picture_is_decoded_anew(tree):
     assert after[-1, :, 0, 0].tolist() == [1, 2, 3]
 
 
-def test_a_corrupt_picture_is_named_or_left_out_as_by_the_loader(tmp_path, caplog):
+def test_a_corrupt_image_is_named_or_skipped_as_by_the_loader(tmp_path, caplog):
     for split in ("train", "val"):
         (tmp_path / "bad" / split / "a").mkdir(parents=True)
         for i in range(3):
@@ -129,7 +129,7 @@ def test_a_corrupt_picture_is_named_or_left_out_as_by_the_loader(tmp_path, caplo
     broken = tmp_path / "bad" / "train" / "a" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:100])
     changes = {"name": "bad", "train_size": 3, "search_size": 0, "test_size": 3, "image_size": SIDE}
-    for _ in range(2):  # decoded now, and kept
+    for _ in range(2):  # decoded now, and from the cache
         with pytest.raises(DataError, match=r"bad/train/a/1.jpg cannot be decoded.*on_bad_image=skip"):
             open_images(square("accelerator", **changes), tmp_path, seed=0)
     with caplog.at_level(logging.WARNING):
@@ -141,17 +141,17 @@ def test_a_corrupt_picture_is_named_or_left_out_as_by_the_loader(tmp_path, caplo
     assert torch.equal(images, torch.stack([loader.train[key].image for key in keys]))
 
 
-def test_pictures_of_every_kind_have_the_bits_of_the_loaders(tmp_path):
+def test_images_of_every_kind_equal_those_of_the_loader(tmp_path):
     rng = np.random.default_rng(0)
     shape = (SIDE, SIDE)
-    grey = rng.integers(0, 65536, shape, dtype=np.uint16)
+    gray = rng.integers(0, 65536, shape, dtype=np.uint16)
     kinds = {
         "alpha.png": Image.fromarray(rng.integers(0, 256, (*shape, 4), dtype=np.uint8)),
-        "bits.png": Image.fromarray(grey > 30000),
+        "bits.png": Image.fromarray(gray > 30000),
         "cmyk.jpg": Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).convert("CMYK"),
-        "deep.png": Image.fromarray(grey),
-        "deep.tif": Image.fromarray(grey.astype(">u2")),
-        "float.tif": Image.fromarray(grey.astype(np.float32)),
+        "deep.png": Image.fromarray(gray),
+        "deep.tif": Image.fromarray(gray.astype(">u2")),
+        "float.tif": Image.fromarray(gray.astype(np.float32)),
         "palette.gif": Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).quantize(),
     }
     for split in ("train", "val"):
@@ -166,10 +166,10 @@ def test_pictures_of_every_kind_have_the_bits_of_the_loaders(tmp_path):
     assert labels.tolist() == [sample.label for sample in expected]
     assert labels.tolist() == [SKIPPED_LABEL if name == "float.tif" else 0 for name in kinds]
     for place in (3, 4):
-        np.testing.assert_allclose(images[place, 0].numpy() * 127.5 + 123.68, grey / 257, atol=0.51)
+        np.testing.assert_allclose(images[place, 0].numpy() * 127.5 + 123.68, gray / 257, atol=0.51)
 
 
-def test_what_the_accelerator_cannot_do_is_told(tree):
+def test_options_that_the_accelerator_lacks_are_refused(tree):
     with pytest.raises(ConfigError, match="'data.images_on' accelerator cannot do data.source digits"):
         small_config("image", data__images_on="accelerator")
     folder = {"data__source": "folder", "data__name": "pets", "data__images_on": "accelerator"}

@@ -1,4 +1,4 @@
-"""Image sources as people have them: stray entries, labels of all kinds, identity by content, splits, sizes."""
+"""Image sources in practice: stray entries, labels of all kinds, identity by content, splits, counts, sizes."""
 
 import dataclasses
 import io
@@ -46,7 +46,7 @@ def save(path, seed=0, size=(SIDE, SIDE)):
 
 @pytest.fixture
 def pets(tmp_path):
-    """2 classes × 4 training and 2 test pictures, no two alike."""
+    """2 classes × 4 training and 2 test images, no two alike."""
     for start, split, count in ((0, "train", 4), (100, "val", 2)):
         for label, name in enumerate(("cat", "dog")):
             for i in range(count):
@@ -58,7 +58,7 @@ def opened(pets, model=NETWORK, **changes):
     return open_images(dataclasses.replace(PETS, **changes), pets.parent, seed=0, model=model)
 
 
-# ------------------------------------------------------------------------------------ what a tree may hold
+# ------------------------------------------------------------------------------------ entries of a tree
 
 
 def test_hidden_and_stray_entries_are_neither_classes_nor_images(pets):
@@ -73,7 +73,7 @@ def test_hidden_and_stray_entries_are_neither_classes_nor_images(pets):
     assert opened(pets).counts == {"train": 8, "search": 0, "test": 4}
 
 
-def test_every_usual_ending_is_an_image_and_other_files_are_told(pets, caplog):
+def test_files_with_image_suffixes_are_images_and_others_are_reported(pets, caplog):
     for ending in ("gif", "TIF", "tiff", "jpe", "jfif", "webp", "bmp", "JPG"):
         save(pets / "train" / "cat" / f"x.{ending}")
     save(pets / "train" / "dog" / "more" / "0.png")  # below a class, as in Tiny ImageNet
@@ -86,14 +86,14 @@ def test_every_usual_ending_is_an_image_and_other_files_are_told(pets, caplog):
     assert "e.g. dog/notes.heic. Suffixes of images: .jpg" in caplog.text
 
 
-def test_a_class_of_other_files_names_one(pets):
+def test_a_class_without_images_names_another_file(pets):
     for path in (pets / "train" / "cat").iterdir():
         path.rename(path.with_suffix(".heic"))
     with pytest.raises(DataError, match=r"train/cat is an empty class: no image in it with suffix .*but e.g. 0.heic"):
         opened(pets)
 
 
-def test_a_file_name_of_any_bytes_is_read_and_can_be_printed(pets):
+def test_a_file_name_of_any_bytes_is_read_and_printable(pets):
     odd = os.fsencode(pets / "train" / "dog") + b"/caf\xe9.png"
     os.rename(pets / "train" / "dog" / "3.png", odd)
     train = opened(pets).train
@@ -108,7 +108,7 @@ def test_a_file_name_of_any_bytes_is_read_and_can_be_printed(pets):
 # ------------------------------------------------------------------------------------ splits
 
 
-def test_a_validation_folder_of_ones_own_is_the_search_split(pets):
+def test_an_own_validation_folder_is_the_search_split(pets):
     (pets / "val").rename(pets / "test")
     for name in ("cat", "dog"):
         save(pets / "valid" / name / "0.png", 200)
@@ -126,9 +126,9 @@ def test_a_validation_folder_of_ones_own_is_the_search_split(pets):
         opened(pets, **own)
 
 
-def test_a_search_split_that_is_used_for_more_is_refused():
+def test_a_search_split_with_a_second_role_is_refused():
     folder = {"data__source": "folder", "data__name": "pets", "model__in_channels": 3}
-    with pytest.raises(ConfigError, match="'data.search_split' val is data.test_split too"):
+    with pytest.raises(ConfigError, match="'data.search_split' val is also data.test_split"):
         small_config("image", data__search_split="val", **folder)
     with pytest.raises(ConfigError, match="'data.search_split' val: source digits has no splits"):
         small_config("image", data__search_split="val")
@@ -138,7 +138,8 @@ def test_a_class_may_be_absent_from_the_test_split_but_none_may_be_new(pets):
     for path in (pets / "val" / "cat").iterdir():
         path.unlink()
     (pets / "val" / "cat").rmdir()
-    assert [opened(pets, test_size=2).test[i].label for i in range(2)] == [1, 1]  # dogs, though the first class there
+    splits = opened(pets, test_size=2)
+    assert [splits.test[i].label for i in range(2)] == [1, 1]  # dogs, although the first class of this split
     save(pets / "val" / "emu" / "0.png")
     with pytest.raises(DataError, match="val has classes that .*train lacks: emu; its classes are cat, dog"):
         opened(pets, test_size=3)
@@ -147,7 +148,7 @@ def test_a_class_may_be_absent_from_the_test_split_but_none_may_be_new(pets):
 # ------------------------------------------------------------------------------------ counts
 
 
-def test_all_counts_are_told_at_once_as_options_that_work(pets):
+def test_all_wrong_counts_are_reported_at_once_with_options_that_work(pets):
     wrong = {"train_size": 45_000, "search_size": 5_000, "test_size": 10_000}
     with pytest.raises(DataError) as raised:
         opened(pets, ImageModelConfig(classes=10, in_channels=1), **wrong)
@@ -158,18 +159,18 @@ def test_all_counts_are_told_at_once_as_options_that_work(pets):
     ) in str(raised.value)
     options = parse_overrides(str(raised.value).partition("--set ")[2].split())
     data = {key.removeprefix("data."): value for key, value in options.items() if key.startswith("data.")}
-    assert data == {"train_size": 7, "search_size": 1, "test_size": 4}  # a tenth held out, as the config said
+    assert data == {"train_size": 7, "search_size": 1, "test_size": 4}  # a tenth is held out, as in the config
     model = {key.removeprefix("model."): value for key, value in options.items() if key.startswith("model.")}
     assert opened(pets, ImageModelConfig(**model), **data).counts == {"train": 7, "search": 1, "test": 4}
 
 
 @pytest.mark.parametrize("classes", [1, 3, 10])
-def test_outputs_for_other_classes_than_there_are_end_the_run(pets, classes):
+def test_a_wrong_number_of_classes_is_an_error(pets, classes):
     with pytest.raises(DataError, match=f"has 2 classes, but model.classes is {classes}.*--set model.classes=2$"):
         opened(pets, ImageModelConfig(classes=classes))
 
 
-def test_digits_all_taken_for_search_are_told():
+def test_digits_without_training_images_are_an_error():
     digits = ImageDataConfig(source="digits", name="digits-plain", train_size=1040, search_size=1300, test_size=597)
     with pytest.raises(DataError, match="0 train images.*1200 images in split 'train' in all.*search_size is 1300"):
         open_images(digits, None, seed=0, model=ImageModelConfig(classes=10, in_channels=1))
@@ -182,19 +183,20 @@ def test_digits_all_taken_for_search_are_told():
 
 
 def table(folder, split, labels, kind, named=False):
-    """A parquet file of pictures whose labels are of the feature `kind`."""
+    """A parquet file of images whose labels have the type `kind`."""
     rows = []
     for i, label in enumerate(labels):
         file = io.BytesIO()
         Image.fromarray(pixels(i + 1000 * len(split))).save(file, "png")
         if named:
             (folder.parent / f"{split}-{i}.png").write_bytes(file.getvalue())
-        held = {"bytes": None, "path": f"../{split}-{i}.png"} if named else {"bytes": file.getvalue(), "path": None}
-        rows.append({"image": held, "label": label})
+        encoded = None if named else file.getvalue()
+        path = f"../{split}-{i}.png" if named else None
+        rows.append({"image": {"bytes": encoded, "path": path}, "label": label})
     image = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
     folder.mkdir(exist_ok=True)
-    held = datasets.Dataset.from_list(rows, features=datasets.Features({"image": image, "label": kind}))
-    held.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
+    rows_table = datasets.Dataset.from_list(rows, features=datasets.Features({"image": image, "label": kind}))
+    rows_table.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
 
 
 HUB = dataclasses.replace(PETS, source="hub", path="table", test_split="test")
@@ -214,7 +216,7 @@ NAMED = datasets.ClassLabel(names=["cat", "dog"])
 @pytest.mark.parametrize("images_on", ["loader", "accelerator"])
 def test_classes_are_the_training_splits_sorted_values(tmp_path, kind, values, images_on):
     table(tmp_path / "table", "train", [values[i % 2] for i in (1, 0, 0, 1, 0, 1, 1, 0)], kind)
-    table(tmp_path / "table", "test", [values[1]] * 4, kind)  # the first class is absent: numbers stay
+    table(tmp_path / "table", "test", [values[1]] * 4, kind)  # the first class is absent: the numbers do not change
     changes = {"crop": "none", "images_on": images_on}
     splits = open_images(dataclasses.replace(HUB, **changes), tmp_path, seed=0, model=NETWORK)
     if images_on == "loader":
@@ -227,7 +229,7 @@ def test_classes_are_the_training_splits_sorted_values(tmp_path, kind, values, i
 
 @pytest.mark.parametrize("images_on", ["loader", "accelerator"])
 @pytest.mark.parametrize(
-    ("kind", "values", "odd", "told"),
+    ("kind", "values", "odd", "message"),
     [
         (NAMED, [0, 1], -1, "row 3 has label -1 in column 'label'.*Data sets of the hub use -1"),
         (NAMED, [0, 1], None, "row 3 has no label in column 'label'"),
@@ -236,18 +238,18 @@ def test_classes_are_the_training_splits_sorted_values(tmp_path, kind, values, i
     ],
 )
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_row_without_label_is_told_with_its_key(tmp_path, images_on, kind, values, odd, told, split):
+def test_a_row_without_label_is_an_error_that_names_the_key(tmp_path, images_on, kind, values, odd, message, split):
     for name, count in (("train", 8), ("test", 4)):
         labels = [values[i % 2] for i in range(count)]
         if name == split:
             labels[3] = odd
         table(tmp_path / "table", name, labels, kind)
     config = dataclasses.replace(HUB, crop="none", images_on=images_on, on_bad_image="skip")
-    with pytest.raises(DataError, match=rf"table\[{split}\] {told}.*Set data.label_column, or data.{split}_split"):
+    with pytest.raises(DataError, match=rf"table\[{split}\] {message}.*Set data.label_column, or data.{split}_split"):
         open_images(config, tmp_path, seed=0, model=NETWORK)
 
 
-def test_columns_of_something_else_are_named(tmp_path):
+def test_columns_of_the_wrong_type_are_named(tmp_path):
     table(tmp_path / "table", "train", [0.5] * 8, datasets.Value("float32"))
     table(tmp_path / "table", "test", [0.5] * 4, datasets.Value("float32"))
     with pytest.raises(DataError, match=r"column 'label' holds Value\('float32'\), not classes.*label_column"):
@@ -256,11 +258,11 @@ def test_columns_of_something_else_are_named(tmp_path):
         open_images(dataclasses.replace(HUB, image_column="label"), tmp_path, seed=0)
 
 
-def test_no_label_of_a_data_set_is_the_mark_of_a_left_out_image():
+def test_the_skipped_label_is_no_label_of_a_data_set():
     assert SKIPPED_LABEL < -1000
 
 
-def test_rows_that_name_files_are_read_or_say_what_is_missing(tmp_path):
+def test_rows_that_name_files_are_read_or_name_the_missing_file(tmp_path):
     table(tmp_path / "table", "train", [0, 1] * 4, NAMED, named=True)
     table(tmp_path / "table", "test", [0, 1] * 2, NAMED)
     first = open_images(HUB, tmp_path, seed=0)
@@ -275,7 +277,7 @@ def test_rows_that_name_files_are_read_or_say_what_is_missing(tmp_path):
 # ------------------------------------------------------------------------------------ identity
 
 
-def test_the_fingerprint_follows_pictures_and_labels_and_not_where_they_lie(pets, monkeypatch):
+def test_the_fingerprint_depends_on_images_and_labels_but_not_on_paths(pets, monkeypatch):
     original = opened(pets).fingerprint
     monkeypatch.setattr(decoding.Image, "open", lambda *_: pytest.fail("opened a picture"))
     assert identify(PETS, pets.parent) == original
@@ -292,24 +294,24 @@ def test_the_fingerprint_follows_pictures_and_labels_and_not_where_they_lie(pets
     assert identify(dataclasses.replace(PETS, path="moved"), pets.parent) != original
 
 
-def test_a_tables_fingerprint_covers_its_pictures_and_is_read_once(pets, monkeypatch):
+def test_a_tables_fingerprint_covers_its_images_and_is_cached(pets, monkeypatch):
     for split, name in (("train", "train"), ("val", "test")):
         files = sorted((pets / split).glob("*/*.png"))
         rows = {"image": [str(file) for file in files], "label": [int(file.parent.name == "dog") for file in files]}
         features = datasets.Features({"image": datasets.Image(), "label": NAMED})
         (pets.parent / "table").mkdir(exist_ok=True)
-        held = datasets.Dataset.from_dict(rows, features=features)
-        held.to_parquet(str(pets.parent / "table" / f"{name}-00000-of-00001.parquet"))
+        rows_table = datasets.Dataset.from_dict(rows, features=features)
+        rows_table.to_parquet(str(pets.parent / "table" / f"{name}-00000-of-00001.parquet"))
     original = identify(HUB, pets.parent)
     assert original == identify(PETS, pets.parent)  # the same files in the same order are the same data
     with monkeypatch.context() as patched:
         patched.setattr("novobench.tasks.hub.row_source", lambda *_: pytest.fail("read a row again"))
         assert identify(HUB, pets.parent) == original
-    table(pets.parent / "table", "test", [0, 0, 1, 1], NAMED)  # other pictures, the same labels and counts
+    table(pets.parent / "table", "test", [0, 0, 1, 1], NAMED)  # other images, the same labels and counts
     assert identify(HUB, pets.parent) != original
 
 
-def test_digits_are_known_by_their_content():
+def test_digits_are_identified_by_content():
     digits = ImageDataConfig(source="digits", name="digits-mild", train_size=1040, search_size=160, test_size=2985)
     assert identify(digits, None) == open_images(digits, None, seed=0).fingerprint == "digits-mild:87ff0c9e40dc7e2c"
 
@@ -319,7 +321,7 @@ def test_digits_are_known_by_their_content():
 
 @pytest.mark.parametrize("images_on", ["loader", "accelerator"])
 @pytest.mark.parametrize("crop", ["pad_shift", "none"])
-def test_images_of_another_size_are_told_where_crops_do_not_resize(pets, images_on, crop):
+def test_images_of_another_size_are_an_error_if_crops_do_not_resize(pets, images_on, crop):
     way = {"images_on": images_on, "crop": crop}
     assert opened(pets, **way).counts["train"] == 8
     with pytest.raises(DataError, match=r"cat/0.png has 8 × 8 pixels: .*all images 4 × 4.*Set data.image_size=8 "):
@@ -338,8 +340,8 @@ def test_crop_and_resize_follow_the_image_size():
     assert (config.resize_size, config.crop_padding) == (72, 0)
 
 
-def test_gpu_scale_takes_images_of_another_size_whole():
-    """The recipe for 32 pixels, told of 64: no crop or resize of 32 is left over from its file."""
+def test_gpu_scale_uses_images_of_another_size_whole():
+    """With data.image_size=64, the recipe for 32 pixels has no crop or resize of 32 left."""
     tree = load_tree(places.workspace().task_config("image", "gpu"))
     cell = {"task": "image", "seed": 0, "optimizer.name": "novograd", "optimizer.lr": 0.02}
     own = {"data.name": "mine", "data.path": "mine", "data.image_size": 64}
@@ -348,19 +350,19 @@ def test_gpu_scale_takes_images_of_another_size_whole():
     assert (after.image_size, after.resize_size, after.crop_padding) == (64, 64, 8)
 
 
-def test_an_id_does_not_tell_how_the_sizes_were_said():
+def test_an_id_does_not_depend_on_how_sizes_are_written():
     folder = {"data__source": "folder", "data__name": "pets", "model__in_channels": 3, "data__crop": "pad_shift"}
     ids = {
-        cell_id(small_config("image", data__image_size=size, **folder, **said))
+        cell_id(small_config("image", data__image_size=size, **folder, **sizes))
         for size in (64, 32)
-        for said in ({}, {"data__resize_size": size, "data__crop_padding": size // 8})
+        for sizes in ({}, {"data__resize_size": size, "data__crop_padding": size // 8})
     }
     assert len(ids) == 2
     ids.add(cell_id(small_config("image", data__image_size=64, data__crop_padding=0, **folder)))
     assert len(ids) == 3
 
 
-def test_sizes_that_would_show_training_and_evaluation_other_images_are_refused():
+def test_sizes_that_differ_between_training_and_evaluation_are_refused():
     folder = {"data__source": "folder", "data__name": "pets", "model__in_channels": 3, "data__resize_size": 32}
     with pytest.raises(ConfigError, match="'data.image_size' 41 is more than 'data.resize_size' 32.*resize_size=null"):
         small_config("image", data__crop="pad_shift", data__image_size=41, **folder)

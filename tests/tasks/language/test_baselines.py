@@ -10,7 +10,7 @@ from novobench.tasks.language.baselines import kneser_ney, perplexities
 
 
 def textbook(train, order, discount_of):
-    """Interpolated Kneser-Ney with dictionaries, from Chen & Goodman's definition; a function (history, word) -> p."""
+    """Interpolated Kneser-Ney with dictionaries, from Chen & Goodman's definition: a function (history, word) -> p."""
     words = max(train) + 1
 
     def counts(length):
@@ -43,7 +43,7 @@ def leave_out(table):
 
 
 @pytest.mark.parametrize("order", [2, 3])
-def test_kneser_ney_is_the_textbooks(order):
+def test_kneser_ney_equals_the_textbook(order):
     rng = np.random.default_rng(0)
     train = (rng.random(400) ** 3 * 12).astype(np.int32)
     text = (rng.random(60) ** 2 * 12).astype(np.int32)
@@ -57,8 +57,8 @@ def test_kneser_ney_is_the_textbooks(order):
 @pytest.mark.parametrize(
     ("train", "text"),
     [
-        ([1, 1, 1, 0] * 50, [1, 1, 0, 0, 1]),  # nothing is counted once
-        ([1, 2, 0] * 50, [2, 2, 1, 0]),  # nor is a word seen after more than one other
+        ([1, 1, 1, 0] * 50, [1, 1, 0, 0, 1]),  # no n-gram occurs once
+        ([1, 2, 0] * 50, [2, 2, 1, 0]),  # and each word follows only one other
         ([1] * 300 + [0], [1, 1, 0]),
         ([1, 0], [1, 0, 0]),  # shorter than an n-gram
         ([0, 1], [0, 1]),
@@ -68,9 +68,9 @@ def test_a_text_of_one_repeated_line_has_finite_perplexities(train, text, order)
     p = textbook(train, order, leave_out)
     padded = [0] * (order - 1) + text
     expected = [p(tuple(padded[i : i + order - 1]), padded[i + order - 1]) for i in range(len(text))]
-    found = kneser_ney(np.array(train, np.int32), np.array(text, np.int32), max(train) + 1, order)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-    assert found.min() > 0
+    probabilities = kneser_ney(np.array(train, np.int32), np.array(text, np.int32), max(train) + 1, order)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-12)
+    assert probabilities.min() > 0
     assert all(map(math.isfinite, perplexities(np.array(train, np.int32), np.array(text, np.int32), 3).values()))
 
 
@@ -84,14 +84,14 @@ def test_kneser_ney_sums_to_one():
     assert list(sums.values()) == pytest.approx([1.0] * 3)
 
 
-def test_a_vocabulary_too_large_for_trigrams_in_64_bits_does_without_them(caplog):
+def test_trigrams_that_do_not_fit_into_64_bits_are_left_out(caplog):
     """2,097,152 words to the third power are 2^63."""
     text = np.array([0, 2_097_151, 0, 1], np.int32)
-    found = perplexities(text, text, 2_097_152)
-    assert set(found) == {"unigram", "kneser_ney_2"}
+    results = perplexities(text, text, 2_097_152)
+    assert set(results) == {"unigram", "kneser_ney_2"}
     assert "No perplexity of Kneser-Ney 3-grams: 2097152 words" in caplog.text
 
 
 def test_the_unigram_baseline_by_hand():
-    found = perplexities(np.array([0, 1, 1, 0], np.int32), np.array([1, 2], np.int32), 3)
-    assert found["unigram"] == pytest.approx(math.exp(-(math.log(3 / 7) + math.log(1 / 7)) / 2))
+    results = perplexities(np.array([0, 1, 1, 0], np.int32), np.array([1, 2], np.int32), 3)
+    assert results["unigram"] == pytest.approx(math.exp(-(math.log(3 / 7) + math.log(1 / 7)) / 2))

@@ -1,4 +1,4 @@
-"""A language cell is a function of its config: killed at any moment, with loader workers, on one process or two."""
+"""A language cell (one training run) depends only on its config, also if killed, with workers, or on two processes."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.cells import KILL_POINTS, result, small_cell, train_apart
 
 
 def outcome(folder) -> dict:
-    """Everything that must be the same bits, the memory of each micro-batch with it."""
+    """Everything that must have the same bits, including the memory of each micro-batch."""
     state = checkpoints.load_newest(folder.checkpoints)
     memory = {slot: tensor.numpy().tobytes() for slot, tensor in state["streams"].items()}
     return {**result(folder), "memory": memory}
@@ -24,7 +24,7 @@ def uninterrupted(tmp_path_factory) -> dict:
 def test_the_reference_is_a_training(uninterrupted):
     record, metrics = uninterrupted["record"], uninterrupted["metrics"]
     assert record["updates"] == 8
-    assert record["epochs"] == pytest.approx(8 / 7)  # memory starts anew inside the run
+    assert record["epochs"] == pytest.approx(8 / 7)  # memory starts again inside the run
     assert record["metrics"]["test"]["ppl"]["n"] == 14195
     assert record["baselines"]["test"]["unigram"]["n"] == 14195
     assert record["search_split"] == "valid"
@@ -45,7 +45,7 @@ KILLS = [
 
 
 @pytest.mark.parametrize("moment", KILLS)
-def test_killed_and_started_again(moment, uninterrupted, tmp_path):
+def test_a_killed_training_resumes(moment, uninterrupted, tmp_path):
     folder = small_cell(tmp_path, "language")
     assert train_apart(folder, kill_at=moment) == -9
     assert not folder.finished
@@ -69,8 +69,8 @@ def test_loader_workers(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains_and_resume(tmp_path):
-    """Weights and memory of one process, to the order of sums; and a kill changes no bit."""
+def test_two_processes_train_the_same_as_one_and_resume(tmp_path):
+    """The weights and memory of one process, up to the order of sums; a kill does not change a bit."""
     shared = {"runtime__precision": "64-true", "batch": {"size": 4096, "micro": 1024}}
     one = small_cell(tmp_path / "one", "language", **shared)
     two = small_cell(tmp_path / "two", "language", runtime__devices=2, **shared)
@@ -83,9 +83,9 @@ def test_two_processes_train_what_one_trains_and_resume(tmp_path):
     for slot, memory in ours["streams"].items():
         torch.testing.assert_close(theirs["streams"][slot], memory, rtol=1e-6, atol=1e-9)
     for split, metrics in one.read_record().metrics.items():
-        found = two.read_record().metrics[split]["ppl"]
-        assert found.n == metrics["ppl"].n
-        assert found.value == pytest.approx(metrics["ppl"].value, rel=1e-7)
+        ppl = two.read_record().metrics[split]["ppl"]
+        assert ppl.n == metrics["ppl"].n
+        assert ppl.value == pytest.approx(metrics["ppl"].value, rel=1e-7)
     before = two.read_record().weights_sha256
     two.record.unlink()
     for path in sorted(two.checkpoints.glob("*.ckpt"))[1:]:

@@ -26,21 +26,21 @@ def test_glosses_are_the_expected_text():
     corpus = open_corpus(config, None)
     model = LanguageModelConfig(vocabulary_size=4806, cutoffs=[])
     assert checked_counts(corpus, config, model)["train"] == 263572
-    found = corpus.baselines["test"]
-    assert found["unknown"] == pytest.approx(9.517, abs=0.001)
-    assert found["unigram"] == pytest.approx(330.4, abs=0.1)
-    assert found["kneser_ney_3"] < found["kneser_ney_2"] < 103.3
+    baselines = corpus.baselines["test"]
+    assert baselines["unknown"] == pytest.approx(9.517, abs=0.001)
+    assert baselines["unigram"] == pytest.approx(330.4, abs=0.1)
+    assert baselines["kneser_ney_3"] < baselines["kneser_ney_2"] < 103.3
     counts = np.bincount(corpus.tokens["train"])
-    assert (np.diff(counts[1:]) <= 0).all()  # frequent words first, which adaptive softmax needs
+    assert (np.diff(counts[1:]) <= 0).all()  # frequent words first, as the adaptive softmax requires
     assert counts.min() >= 5
     lines = " ".join(corpus.vocabulary[token] for token in corpus.tokens["train"][:40]).split(" <eos> ")
     assert lines[0] == "a living thing that has ( or can develop ) the ability to act or function <unk>"
     held_out = set(" ".join(corpus.vocabulary[t] for t in corpus.tokens["test"]).split(" <eos> "))
     train = " ".join(corpus.vocabulary[t] for t in corpus.tokens["train"]).split(" <eos> ")
-    assert len(held_out & set(train)) / len(held_out) < 0.02  # short definitions do recur
+    assert len(held_out & set(train)) / len(held_out) < 0.02  # some short definitions occur twice
 
 
-def test_it_is_read_from_the_cache_and_a_damaged_cache_is_built_again(root, tmp_path, monkeypatch):
+def test_a_corpus_is_cached_and_a_damaged_cache_is_built_again(root, tmp_path, monkeypatch):
     monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path / "cache"))
     first = open_corpus(TINY, root)
     built = []
@@ -70,14 +70,14 @@ def test_it_is_read_from_the_cache_and_a_damaged_cache_is_built_again(root, tmp_
         ),
     ],
 )
-def test_a_bad_file_is_told_in_one_line(changes, message, root):
+def test_a_bad_file_has_a_message_of_one_line(changes, message, root):
     write(root / "wiki", **changes)
-    with pytest.raises(DataError, match=message) as told:
+    with pytest.raises(DataError, match=message) as raised:
         open_corpus(TINY, root)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_text_too_short_for_an_update_is_told(root):
+def test_a_text_too_short_for_an_update_is_an_error(root):
     corpus = open_corpus(TINY, root)
     tokens = len(corpus.tokens["train"])
     for streams, segment in ((1, tokens - 1), (5, tokens // 5 - 1)):
@@ -86,7 +86,7 @@ def test_a_text_too_short_for_an_update_is_told(root):
             check_length(corpus, tiny(segment_length=segment + 1), streams)
 
 
-def test_a_line_that_moves_to_the_next_split_is_another_text(root):
+def test_moving_a_line_to_the_next_split_makes_another_text(root):
     write(root / "wiki", train="a b\nvalid\nb a\n", valid="b\n", test="a\n")
     first = open_corpus(TINY, root).tokens
     write(root / "wiki", train="a b\n", valid="b a\nvalid\nb\n", test="a\n")
@@ -97,7 +97,7 @@ def test_a_line_that_moves_to_the_next_split_is_another_text(root):
     assert len(first["train"]) == 8
 
 
-def test_counts_must_be_those_of_the_config(root):
+def test_counts_must_equal_the_config(root):
     corpus = open_corpus(TINY, root)
     words = LanguageModelConfig(vocabulary_size=len(corpus.vocabulary), cutoffs=[])
     right = tiny(train_tokens=len(corpus.tokens["train"]), valid_tokens=8, test_tokens=6)
@@ -107,27 +107,27 @@ def test_counts_must_be_those_of_the_config(root):
     wrong = LanguageModelConfig(vocabulary_size=50, cutoffs=[10, 40])
     with pytest.raises(
         DataError, match=r"18 word types for the softmax's clusters, but model\.cutoffs is \[10, 40\]"
-    ) as told:
+    ) as raised:
         checked_counts(corpus, dataclasses.replace(right, valid_tokens=9), wrong)
-    options = str(told.value).partition("Complete the data, or add: --set ")[2]
+    options = str(raised.value).partition("Complete the data, or add: --set ")[2]
     expected = {"data.valid_tokens": 8, "model.vocabulary_size": len(corpus.vocabulary), "model.cutoffs": []}
     assert parse_overrides(options.split()) == expected
 
 
 @pytest.mark.parametrize("changes", [{"probe_tokens": 10_000}, {"evaluation_streams": 50}])
-def test_what_is_cut_from_short_texts_is_proposed_too(changes, root):
+def test_counts_proposed_for_short_texts_are_valid(changes, root):
     corpus = open_corpus(TINY, root)
     words = LanguageModelConfig(vocabulary_size=len(corpus.vocabulary), cutoffs=[])
-    with pytest.raises(DataError, match=f"data.{next(iter(changes))} is") as told:
+    with pytest.raises(DataError, match=f"data.{next(iter(changes))} is") as raised:
         checked_counts(corpus, tiny(**changes), words)
-    options = parse_overrides(str(told.value).partition("Complete the data, or add: --set ")[2].split())
+    options = parse_overrides(str(raised.value).partition("Complete the data, or add: --set ")[2].split())
     right = tiny(**{**changes, **{key.removeprefix("data."): value for key, value in options.items()}})
     assert checked_counts(corpus, right, words)["train"] == right.train_tokens
     assert right.probe_tokens <= right.train_tokens
     assert right.evaluation_streams <= min(right.valid_tokens, right.test_tokens)
 
 
-def test_data_are_identified_without_counting_words(root, monkeypatch):
+def test_data_are_identified_without_baselines(root, monkeypatch):
     monkeypatch.setattr("novobench.tasks.language.corpus.perplexities", lambda *_: pytest.fail("counted"))
     monkeypatch.setenv("NOVOBENCH_DATA", str(root))
     experiment = load_experiment("table7")
@@ -157,7 +157,7 @@ def test_wikitext_2_has_its_published_counts():
     experiment = load_experiment("table7")
     config = row_config(experiment, experiment.row("t7_adam"), "gpu", 0)
     corpus = open_corpus(config.data, DATA)
-    found = checked_counts(corpus, config.data, config.model)
-    assert found == {"train": 2_088_628, "valid": 217_646, "test": 245_569, "words": 33_278}
+    counts = checked_counts(corpus, config.data, config.model)
+    assert counts == {"train": 2_088_628, "valid": 217_646, "test": 245_569, "words": 33_278}
     for split, types in (("valid", 13_776), ("test", 14_142)):
         assert len(np.unique(corpus.tokens[split])) == types + 1  # and <eos>

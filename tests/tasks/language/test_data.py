@@ -28,17 +28,17 @@ def batches(data, start=0, stop=12, rank=0, world=1):
     return [data.collate(data.__getitems__(keys)) for keys in order]
 
 
-def test_streams_are_contiguous_pieces_of_the_text():
-    said = defaultdict(list)
+def test_streams_are_contiguous_parts_of_the_text():
+    tokens_by_row = defaultdict(list)
     for batch in batches(streams()):
-        assert torch.equal(batch.targets, batch.inputs + 1)  # the text counts up
+        assert torch.equal(batch.targets, batch.inputs + 1)  # each token is the number before it plus one
         for row in range(2):
-            said[2 * batch.slot + row] += batch.inputs[row].tolist()
+            tokens_by_row[2 * batch.slot + row] += batch.inputs[row].tolist()
     for stream in range(8):
-        assert said[stream] == list(range(stream * 125, stream * 125 + 120))
+        assert tokens_by_row[stream] == list(range(stream * 125, stream * 125 + 120))
 
 
-def test_an_epoch_is_what_the_config_declares():
+def test_an_epoch_has_the_length_of_the_config():
     config = LanguageDataConfig(train_tokens=1000, segment_length=10)
     assert config.updates_per_epoch(8) == 12
     assert config.tokens_per_sample == 10
@@ -46,7 +46,7 @@ def test_an_epoch_is_what_the_config_declares():
     assert wikitext.updates_per_epoch(256) == (103_227_021 // 256 - 1) // 512 == 787
 
 
-def test_order_is_a_function_of_the_update_alone():
+def test_order_depends_only_on_the_update():
     whole = batches(streams(), 0, 30)
     for start in (1, 11, 12, 17):
         part = batches(streams(), start, 30)
@@ -78,7 +78,7 @@ def test_rotation_moves_the_start_each_epoch():
     }
     assert len(set(starts.values())) == 4
     row = data[SampleKey(1, 8 * 11 + 7)]
-    assert ((row[1:] - row[:-1]) % 1000 == 1).all()  # the text goes round
+    assert ((row[1:] - row[:-1]) % 1000 == 1).all()  # the text wraps around
 
 
 @pytest.mark.parametrize("streams", [1, 3, 7])
@@ -87,37 +87,37 @@ def test_rotation_moves_the_start_each_epoch():
 def test_every_token_is_scored_once(streams, length, world):
     tokens = np.random.default_rng(0).integers(1, 500, 997).astype(np.int32)
     text = EvaluationText(tokens, EvaluationProtocol(target_length=length), streams)
-    said: dict[int, list[int]] = {}
+    tokens_by_row: dict[int, list[int]] = {}
     for rank in range(world):
         for batch in text.share(range(rank, len(text), world)):
             for place, inputs, targets in zip(
                 batch.row_numbers, batch.inputs.tolist(), batch.targets.tolist(), strict=True
             ):
-                kept = [target for target in targets if target != IGNORED]
-                assert targets == kept + [IGNORED] * (len(targets) - len(kept))
-                assert place not in said
-                said[place] = kept
-                said[-place - 1] = inputs[: len(kept)]
-    order = sorted(place for place in said if place >= 0)
-    assert [token for place in order for token in said[place]] == tokens.tolist()
-    assert [token for place in order for token in said[-place - 1]] == [0, *tokens[:-1].tolist()]
+                scored = [target for target in targets if target != IGNORED]
+                assert targets == scored + [IGNORED] * (len(targets) - len(scored))
+                assert place not in tokens_by_row
+                tokens_by_row[place] = scored
+                tokens_by_row[-place - 1] = inputs[: len(scored)]
+    order = sorted(place for place in tokens_by_row if place >= 0)
+    assert [token for place in order for token in tokens_by_row[place]] == tokens.tolist()
+    assert [token for place in order for token in tokens_by_row[-place - 1]] == [0, *tokens[:-1].tolist()]
 
 
-def test_more_pieces_than_tokens_are_as_many_as_there_are():
+def test_there_are_no_more_streams_than_tokens():
     text = EvaluationText(np.array([3, 0], np.int32), EvaluationProtocol(target_length=4), 50)
-    said = [batch.targets.tolist() for rank in range(3) for batch in text.share(range(rank, len(text), 3))]
-    assert said == [[[3]], [[0]]]
+    tokens_by_row = [batch.targets.tolist() for rank in range(3) for batch in text.share(range(rank, len(text), 3))]
+    assert tokens_by_row == [[[3]], [[0]]]
 
 
-def test_what_a_row_says_can_be_read():
+def test_a_row_has_the_words_of_its_targets():
     text = EvaluationText(np.array([1, 2, 0], np.int32), EvaluationProtocol(target_length=2), 1, ["<eos>", "a", "b"])
     assert [batch.texts for batch in text.share(range(1))] == [["a b"], ["<eos>"]]
 
 
-def test_the_probe_of_a_text_without_lines_is_spread_over_it_too():
+def test_the_probe_is_spread_over_a_text_without_lines():
     tokens = np.concatenate([np.arange(1, 10_001), [0]])
-    found = probe(tokens, 2000)
-    assert found.tolist() == [*range(1, 501), *range(2501, 3001), *range(5001, 5501), *range(7501, 8001)]
+    chosen = probe(tokens, 2000)
+    assert chosen.tolist() == [*range(1, 501), *range(2501, 3001), *range(5001, 5501), *range(7501, 8001)]
     assert np.array_equal(probe(tokens[:300], 2000), tokens[:300])
 
 

@@ -1,4 +1,4 @@
-"""Transformer-XL against its equations, written out position by position, and the softmax against the full one."""
+"""Transformer-XL compared with its equations, written out position by position, and its softmax with the full one."""
 
 import dataclasses
 import math
@@ -79,7 +79,7 @@ def encoding(distance, width, clamp):
 
 
 def literally(network, text, memories, reach, clamp=0, same_length=False):
-    """Dai et al. 2019, §3.3, a query and a key at a time; `memories` holds each layer's earlier inputs [B][n, D]."""
+    """Dai et al. 2019, §3.3, query by query and key by key; `memories`: each layer's earlier inputs [B][n, D]."""
     config = network.config
     heads, size, inner = config.heads, config.head_width, config.heads * config.head_width
     after = []
@@ -128,7 +128,7 @@ def norm(layer, x):
     ("reach", "protocol"),
     [(6, {}), (3, {}), (0, {}), (6, {"clamp": 3}), (6, {"same_length": True}), (3, {"clamp": 5, "same_length": True})],
 )
-def test_segments_are_the_equations(reach, protocol):
+def test_segments_match_the_equations(reach, protocol):
     network_ = network()
     memory, literal = None, None
     arguments = {"clamp_length": protocol.get("clamp", 0), "same_length": protocol.get("same_length", False)}
@@ -143,7 +143,7 @@ def test_segments_are_the_equations(reach, protocol):
                 torch.testing.assert_close(memory[layer, stream], literal[stream][layer], rtol=1e-10, atol=1e-12)
 
 
-def test_gradients_are_the_equations():
+def test_gradients_match_the_equations():
     ours, theirs = network(), network()
     first, second, target = words(seed=0), words(seed=1), words(seed=2)
     memory, literal = None, None
@@ -158,7 +158,7 @@ def test_gradients_are_the_equations():
         assert p.grad.abs().sum() > 0, name
 
 
-def test_the_future_is_not_seen():
+def test_no_token_attends_to_the_future():
     network_ = network()
     text = words(length=6)
     changed = text.clone()
@@ -168,7 +168,7 @@ def test_the_future_is_not_seen():
     assert not torch.equal(one[:, 4], two[:, 4])
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     network_ = network(dropout=0.5)
     assert not torch.equal(network_(words())[0], network_(words())[0])
     network_.eval()
@@ -179,7 +179,7 @@ def test_dropout_acts_in_training_alone():
 
 
 def full_log_probabilities(softmax, hidden, table):
-    """All words' log-probabilities, a cluster at a time, from the definition."""
+    """Log-probabilities of all words, cluster by cluster, from the definition."""
     head = torch.cat([table[:10], softmax.cluster_weight]), torch.cat([softmax.bias[:10], softmax.cluster_bias])
     first = F.linear(hidden, *head).log_softmax(1)
     parts = [first[:, :10]]
@@ -209,7 +209,7 @@ def test_without_cutoffs_it_is_the_full_softmax():
 
 
 def test_against_pytorchs_adaptive_softmax():
-    """torch's with one full-width projection a cluster (div_value 1, projections set to the identity)."""
+    """torch's, with one full-width projection per cluster (div_value 1, projections set to the identity)."""
     theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(12, 50, cutoffs=[10, 25], div_value=1.0)
     ours = AdaptiveSoftmax(50, 12, [10, 25])
     table = torch.randn(50, 12)

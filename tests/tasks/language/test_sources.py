@@ -28,7 +28,7 @@ def test_another_version_of_the_glosses_is_refused(monkeypatch):
         open_corpus(LanguageDataConfig(source="glosses", name="glosses"), None)
 
 
-def test_hub_rows_give_what_the_files_give(root):
+def test_hub_rows_equal_the_files(root):
     for split, name in (("train", "train"), ("valid", "validation"), ("test", "test")):
         (root / "hub").mkdir(exist_ok=True)
         rows = [line + "\n" if line.strip() else "" for line in TEXT[split].removesuffix("\n").split("\n")]
@@ -61,7 +61,7 @@ def test_a_missing_folder_or_file_is_named(root):
         ("train.txt", "val.txt", "test.txt", "ptb.char.train.txt", "train.bpe.txt"),
     ],
 )
-def test_files_of_other_names_are_taken(names, root):
+def test_files_with_other_names_are_found(names, root):
     (root / "other").mkdir()
     for name, text in zip(names, [*TEXT.values(), "not this", "nor this"], strict=False):
         (root / "other" / name).write_text(text)
@@ -79,7 +79,7 @@ def test_files_of_other_names_are_taken(names, root):
         (["training.text"], "The folder holds: training.text. Name the text train.txt or wiki.train.tokens"),
     ],
 )
-def test_files_that_are_not_sure_to_be_meant_are_told(names, message, tmp_path):
+def test_ambiguous_files_are_an_error(names, message, tmp_path):
     (tmp_path / "wiki").mkdir()
     for name in names:
         (tmp_path / "wiki" / name).write_text("a b\n")
@@ -87,8 +87,8 @@ def test_files_that_are_not_sure_to_be_meant_are_told(names, message, tmp_path):
         open_corpus(TINY, tmp_path)
 
 
-def test_the_three_texts_are_of_one_kind(root):
-    """`train.txt` beside `wiki.train.tokens`: the kind is taken of which all three are there."""
+def test_the_three_texts_follow_one_naming_pattern(root):
+    """With `train.txt` next to `wiki.train.tokens`, the pattern that all three splits follow wins."""
     for split in ("train", "valid", "test"):
         (root / "wiki" / f"{split}.txt").write_text("a b\n")
     assert "cat" in open_corpus(TINY, root).vocabulary
@@ -129,21 +129,21 @@ def pipe(folder):
         ),
     ],
 )
-def test_what_is_no_text_is_told(place, message, root):
+def test_a_file_that_is_not_text_is_an_error(place, message, root):
     (root / "wiki" / "wiki.test.tokens").unlink()
     place(root / "wiki")
-    with pytest.raises(DataError, match=message) as told:
+    with pytest.raises(DataError, match=message) as raised:
         open_corpus(TINY, root)
-    assert "Did you mean 'wiki.train" not in str(told.value)
+    assert "Did you mean 'wiki.train" not in str(raised.value)
 
 
 @pytest.mark.parametrize("path", ["a" * 300, "a\0b", "wiki/wiki.train.tokens"])
-def test_a_path_that_is_no_folder_is_told(path, root):
+def test_a_path_that_is_not_a_folder_is_an_error(path, root):
     with pytest.raises(DataError, match="No data folder .*(data root|a file has this name).*NOVOBENCH_DATA"):
         open_corpus(tiny(path=path), root)
 
 
-def test_a_share_that_leaves_nothing_is_told(root):
+def test_a_share_without_words_is_an_error(root):
     with pytest.raises(DataError, match=r"data\.train_share 0\.1 leaves no word of the 6 lines of .*train\.tokens"):
         open_corpus(tiny(train_share=0.1), root)
 
@@ -153,12 +153,12 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(root):
     assert open_corpus(tiny(path="windows"), root).fingerprint == open_corpus(TINY, root).fingerprint
 
 
-def test_a_row_of_several_lines_is_what_a_file_of_them_is(root):
+def test_a_row_of_several_lines_equals_a_file_of_them(root):
     (root / "hub").mkdir()
     for split, name in (("train", "train"), ("valid", "validation"), ("test", "test")):
         rows = [TEXT[split].removesuffix("\n"), None] if split == "train" else [TEXT[split]]
         datasets.Dataset.from_dict({"text": rows}).to_parquet(str(root / "hub" / f"{name}-00000-of-00001.parquet"))
-    write(root / "wiki", train=TEXT["train"] + "\n")  # what is missing is an empty line
+    write(root / "wiki", train=TEXT["train"] + "\n")  # the missing row is an empty line
     assert open_corpus(tiny(source="hub", path="hub"), root).fingerprint == open_corpus(TINY, root).fingerprint
     marked = datasets.Dataset.from_dict({"text": ["\ufeff" + TEXT["test"]]})
     marked.to_parquet(str(root / "hub" / "test-00000-of-00001.parquet"))

@@ -1,4 +1,4 @@
-"""Perplexity, memory and accumulation of the task, without a trainer; and what the config refuses."""
+"""Perplexity, memory and accumulation of the task without a trainer, and configs that are refused."""
 
 import dataclasses
 import math
@@ -46,8 +46,8 @@ def scored(module, data, dataset, world=1):
 # ------------------------------------------------------------------------------------ perplexity
 
 
-def test_perplexity_is_that_of_one_pass_over_the_whole_text(data):
-    """With memory for all of it, segments must give what full attention over the undivided text gives."""
+def test_perplexity_equals_one_pass_over_the_whole_text(data):
+    """With memory for the whole text, segments must equal full attention over the undivided text."""
     module = task(model__dropout=0.0)
     tokens = data.evaluation_sets[1].dataset.targets[0][:200]
     inputs = torch.tensor([[0, *tokens[:-1]]])
@@ -63,7 +63,7 @@ def test_perplexity_is_that_of_one_pass_over_the_whole_text(data):
         assert metrics["loss"].value == pytest.approx(math.log(expected), rel=1e-10)
 
 
-def test_pieces_weigh_by_their_tokens(data):
+def test_streams_are_weighted_by_their_tokens(data):
     module = task()
     tokens = data.evaluation_sets[1].dataset.targets[0][:101]
     protocol = EvaluationProtocol(target_length=10, memory_length=20, clamp_length=5, same_length=True)
@@ -75,7 +75,7 @@ def test_pieces_weigh_by_their_tokens(data):
     assert sum(p["nats"] for p in predictions) / 101 == pytest.approx(whole["loss"].value, rel=1e-12)
 
 
-def test_an_evaluation_leaves_training_as_it_was(data):
+def test_an_evaluation_does_not_change_training(data):
     module = task()
     batches = data.train_batches(0, 4, 0, 1)
     for number, batch in enumerate(batches):
@@ -87,7 +87,7 @@ def test_an_evaluation_leaves_training_as_it_was(data):
     assert all(torch.equal(before[slot], after[slot]) for slot in before)
     first, _ = scored(module, data, data.evaluation_sets[1].dataset)
     again, _ = scored(module, data, data.evaluation_sets[1].dataset)
-    assert first == again  # nothing of one evaluation is left for the next
+    assert first == again  # an evaluation does not affect the next one
 
 
 def test_sets_and_their_roles(data):
@@ -146,7 +146,7 @@ def trained(micro, streams=256, length=5, segments=4, seed=0):
     return module.state_dict(), torch.cat([memory[k] for k in sorted(memory)], dim=1)
 
 
-def test_4_times_64_streams_accumulated_are_256_at_once():
+def test_accumulating_4_times_64_streams_equals_256_at_once():
     one, one_memory = trained(256)
     four, four_memory = trained(64)
     for name, tensor in one.items():
@@ -166,7 +166,7 @@ def test_memory_matters_to_that_comparison(monkeypatch):
 
 
 @pytest.mark.parametrize("update", [5, 7])  # inside an epoch, and where one begins
-def test_what_a_checkpoint_holds_goes_on_as_if_nothing_had_happened(update, data):
+def test_training_resumes_from_the_memory_of_a_checkpoint(update, data):
     whole, resumed = task(model__dropout=0.0), task(model__dropout=0.0)
     for batch in data.train_batches(4, update, 0, 1):
         whole.training_step(batch._replace(first=batch.slot not in whole.streams), 0)
@@ -177,7 +177,7 @@ def test_what_a_checkpoint_holds_goes_on_as_if_nothing_had_happened(update, data
     assert resumed.streams.keys() == {0, 1}
 
 
-def test_memory_is_kept_in_the_precision_that_layers_read():
+def test_memory_has_the_precision_that_layers_read():
     module = task()
     module.float()
     text = torch.randint(0, 75, (2, 8))
@@ -218,17 +218,16 @@ def test_training_loss_is_the_mean_over_tokens(data):
         ),
     ],
 )
-def test_what_the_config_refuses(changes, message):
+def test_a_config_that_contradicts_itself_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         config(**changes)
 
 
 def test_budgets_in_tokens():
-
-    found = config(budget="1e6tokens")
-    assert found.total_updates == math.ceil(1e6 / (4096 * 8)) == 31
-    assert found.epochs == pytest.approx(31 / 7)
-    assert dataclasses.asdict(found)["data"]["segment_length"] == 8
+    cell = config(budget="1e6tokens")
+    assert cell.total_updates == math.ceil(1e6 / (4096 * 8)) == 31
+    assert cell.epochs == pytest.approx(31 / 7)
+    assert dataclasses.asdict(cell)["data"]["segment_length"] == 8
 
 
 def test_a_random_batch_gives_each_cluster_of_the_softmax_its_share():

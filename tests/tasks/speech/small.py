@@ -269,7 +269,7 @@ def fake_utterances(config: CellConfig, lengths: Sequence[int], texts: Sequence[
 
 
 def count_in_flac(content: bytes, samples: int) -> bytes:
-    """Another number in STREAMINFO's 36 bits; 0 is "unknown"."""
+    """A FLAC file that states this number of samples in the 36 bits of STREAMINFO; 0 means unknown."""
     changed = bytearray(content)
     changed[21] = changed[21] & 0xF0 | samples >> 32
     changed[22:26] = (samples & 0xFFFFFFFF).to_bytes(4, "big")

@@ -1,4 +1,4 @@
-"""The spoken corpus: the same samples in every process, speakers kept apart, noise as promised, plain errors."""
+"""The spoken corpus: the same samples in every process, separate speakers, noise of the stated power, clear errors."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ SMALL = {"train": 60, "dev-clean": 12, "dev-other": 12, "test-clean": 16, "test-
 
 
 def fresh_corpus(sizes: dict[str, int]) -> dict[str, SpokenSplit]:
-    """The corpus of such sizes, as a new process would get it."""
+    """The corpus with these sizes, as a new process would get it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builtin, "SPLITS", sizes)
         builtin.corpus.cache_clear()
@@ -87,7 +87,7 @@ def test_a_split_does_not_depend_on_the_others(small, tmp_path):
     assert json.loads((tmp_path / "test-other.json").read_text())["sha256"] == small["test-other"].sha256
 
 
-def test_utterances_are_sane(small):
+def test_utterances_have_plausible_words_and_lengths(small):
     for name, split in small.items():
         assert split.ids == [f"{name}-{i:04d}" for i in range(SMALL[name])]
         assert split.audio.dtype == np.int16
@@ -117,8 +117,8 @@ def test_sounds_like_speech(small):
         assert loudness.max() > 1.5 * loudness.mean()
 
 
-def test_noise_is_as_loud_as_promised(small, variants, tmp_path):
-    """The difference to the same split spoken without noise."""
+def test_noise_has_the_stated_power(small, variants, tmp_path):
+    """Compared with the same split spoken without noise."""
     code = (
         "from pathlib import Path; from novobench.tasks.speech import builtin\n"
         "builtin.noisy = lambda speech, snr_db, noise: speech\n"
@@ -179,7 +179,7 @@ def test_clean_and_other_have_the_same_unseen_voices(variants):
         assert all((utterance.snr_db is None) == (split == "test-clean") for utterance in script)
 
 
-def test_a_voice_that_the_wheel_lacks_is_noticed(variants, tmp_path):
+def test_a_voice_that_the_wheel_lacks_is_reported(variants, tmp_path):
     with pytest.raises(DataError, match="espeak-ng has no voice Demonic, iven."):
         builtin.assign_voices([name for name in variants if name != "Demonic" and not name.startswith("iven")])
     code = (
@@ -196,19 +196,19 @@ def test_without_the_wheel_one_line_says_what_to_install(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    with pytest.raises(DataError, match=r"pip install 'novobench\[espeak\]'") as raised:
+    with pytest.raises(DataError, match=r"pip install -e '\.\[espeak\]'") as raised:
         fresh_corpus(SMALL)
     assert "\n" not in str(raised.value)
 
 
-def test_a_failed_process_is_told_in_one_line(monkeypatch, tmp_path):
+def test_a_failed_process_is_reported_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("NOVOBENCH_CACHE", str(tmp_path))
     with pytest.raises(
         DataError, match="could not speak the split train-loud of the built-in corpus: .*loud"
     ) as raised:
         fresh_corpus({"train-loud": 3})
     assert "\n" not in str(raised.value)
-    assert [path.suffix for path in (tmp_path / "speech").iterdir()] == [".lock"]  # no half corpus stays
+    assert [path.suffix for path in (tmp_path / "speech").iterdir()] == [".lock"]  # no partial corpus is kept
 
 
 def test_other_samples_are_reported(small, caplog):
@@ -226,7 +226,7 @@ def test_the_speaking_process_needs_no_torch(tmp_path):
 
 
 def stand_in(monkeypatch, folder: Path, script: str) -> None:
-    """Instead of the speaking process."""
+    """Replace the speaking process by a shell script."""
     path = folder / "speaker"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -243,16 +243,16 @@ def stand_in(monkeypatch, folder: Path, script: str) -> None:
         ("printf 'a\\n\\351 no data\\n\\n' >&2; exit 1", "corpus: \ufffd no data"),
     ],
 )
-def test_a_process_that_ends_early_is_told(script, expected, monkeypatch, tmp_path):
+def test_a_process_that_ends_early_is_reported(script, expected, monkeypatch, tmp_path):
     stand_in(monkeypatch, tmp_path, script)
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         fresh_corpus({"train": 3})
-    assert "could not speak the split train of the built-in corpus: " in str(told.value)
-    assert expected in str(told.value)
+    assert "could not speak the split train of the built-in corpus: " in str(error.value)
+    assert expected in str(error.value)
     assert [path.suffix for path in (tmp_path / "cache" / "speech").iterdir()] == [".lock"]
 
 
-def test_when_one_process_fails_the_others_are_not_waited_for(monkeypatch, tmp_path):
+def test_when_one_process_fails_the_others_are_killed(monkeypatch, tmp_path):
     stand_in(monkeypatch, tmp_path, '[ "$3" = train ] && exec sleep 60; exit 1')
     started = time.monotonic()
     with pytest.raises(DataError, match="the split dev-clean"):
@@ -268,40 +268,40 @@ def test_when_one_process_fails_the_others_are_not_waited_for(monkeypatch, tmp_p
         ("espeakng_loader", "get_library_path", ImportError("no library in the wheel")),
     ],
 )
-def test_a_library_that_cannot_be_loaded_is_told(module, name, error, monkeypatch):
+def test_a_library_that_cannot_be_loaded_is_reported(module, name, error, monkeypatch):
     import importlib
 
     monkeypatch.setattr(importlib.import_module(module), name, lambda *_: (_ for _ in ()).throw(error))
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as caught:
         builtin.Espeak()
     kind = type(error).__name__
-    assert str(told.value) == f"espeak-ng cannot be loaded ({kind}: {error}). Run: pip install espeakng-loader==0.2.4"
+    assert str(caught.value) == f"espeak-ng cannot be loaded ({kind}: {error}). Run: pip install espeakng-loader==0.2.4"
 
 
 @pytest.mark.slow
-def test_speaking_processes_end_with_the_one_that_asked(tmp_path):
-    """Killed, so that it can end nothing itself; the next one builds the corpus, and waits for nothing."""
+def test_speaking_processes_end_with_their_parent(tmp_path):
+    """The parent is killed, so that it cannot end them itself. The next process builds the corpus without waiting."""
     command = [sys.executable, "-c", "from novobench.tasks.speech import builtin; builtin.corpus()"]
     environment = {**os.environ, "NOVOBENCH_CACHE": str(tmp_path)}
-    asked = subprocess.Popen(command, env=environment)
+    parent = subprocess.Popen(command, env=environment)
 
     def speaking() -> list[int]:
-        found = []
+        pids = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().split(b"\0")
             except OSError:
                 continue
             if str(tmp_path).encode() in b" ".join(words) and b"novobench.tasks.speech.builtin" in words:
-                found.append(int(path.parent.name))
-        return found
+                pids.append(int(path.parent.name))
+        return pids
 
     deadline = time.monotonic() + 60
     while len(speaking()) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(speaking()) == 2
-    asked.kill()
-    asked.wait()
+    parent.kill()
+    parent.wait()
     deadline = time.monotonic() + 10
     while speaking() and time.monotonic() < deadline:
         time.sleep(0.05)

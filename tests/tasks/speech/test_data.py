@@ -64,10 +64,10 @@ def test_an_epoch_is_whole_optimizer_batches_and_holds_each_utterance(window):
     train = packed(data__bucket_window=window)
     assert len(train) == 7 * 4  # ceil(103 / 16) optimizer batches
     for epoch in (0, 5):
-        found = train.packed(epoch)
-        assert found.shape == (28, 4)
-        assert set(found.flat) == set(range(COUNT))
-        assert np.bincount(found.ravel()).max() == 2
+        indices = train.packed(epoch)
+        assert indices.shape == (28, 4)
+        assert set(indices.flat) == set(range(COUNT))
+        assert np.bincount(indices.ravel()).max() == 2
 
 
 def test_the_last_optimizer_batch_is_filled_from_the_start_of_the_epochs_order():
@@ -80,23 +80,23 @@ def test_the_last_optimizer_batch_is_filled_from_the_start_of_the_epochs_order()
 
 def test_a_tail_can_be_dropped():
     train = packed(data__tail="drop")
-    found = train.packed(0).ravel()
-    assert len(found) == 6 * 16 == len(set(found))
+    indices = train.packed(0).ravel()
+    assert len(indices) == 6 * 16 == len(set(indices))
 
 
 def test_an_epoch_stays_as_long_where_utterances_are_left_out():
-    """Updates are counted before any is left out; the others come again, none twice more often than another."""
+    """Updates are counted before utterances are left out. The others are repeated equally often, up to one time."""
     train = packed(data__max_seconds=8.0, data__speeds=[1.0])
-    found = train.packed(0).ravel()
+    indices = train.packed(0).ravel()
     fits = np.flatnonzero(LENGTHS <= 8 * RATE)
-    assert len(found) == 7 * 16
-    assert set(found) == set(fits)
-    times = np.bincount(found)[fits]
+    assert len(indices) == 7 * 16
+    assert set(indices) == set(fits)
+    times = np.bincount(indices)[fits]
     assert times.max() - times.min() <= 1
 
 
 def test_an_epochs_updates_can_be_counted_from_what_fits(root):
-    """DeepLearningExamples' N: utterances not longer than the limit, which then come once an epoch."""
+    """DeepLearningExamples' N: utterances not longer than the limit, which then come once per epoch."""
     limit = {"data__limit_before_speed": True, "data__max_seconds": 15.0}
     fits = np.flatnonzero(LENGTHS <= 15 * RATE)
     train = packed(**limit, data__epoch_size=len(fits))
@@ -125,8 +125,8 @@ def test_bucketing_sorts_inside_windows_alone():
             lengths = (LENGTHS * speeds)[two[part].ravel()]
             assert (np.diff(lengths) >= 0).all()
 
-        def padding(found, speeds=speeds):
-            lengths = (LENGTHS * speeds)[found]
+        def padding(indices, speeds=speeds):
+            lengths = (LENGTHS * speeds)[indices]
             return (lengths.max(axis=1, keepdims=True) - lengths).sum()
 
         assert padding(two) < 0.3 * padding(one)
@@ -186,7 +186,7 @@ def test_batches_are_padded_with_zeros_to_a_multiple(root):
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_long_utterances_never_come_and_are_counted(before):
+def test_long_utterances_are_left_out_and_counted(before):
     train = packed(data__max_seconds=15.0, data__limit_before_speed=before)
     pairs = 0
     for index in range(COUNT):
@@ -199,7 +199,7 @@ def test_long_utterances_never_come_and_are_counted(before):
     assert (LENGTHS / RATE > 15).any()
 
 
-def test_utterances_shorter_than_their_transcripts_never_come_and_are_counted_and_named(caplog):
+def test_utterances_too_short_for_their_transcripts_are_left_out_counted_and_named(caplog):
     """Frames every 160 samples, the first at 0; the network halves them."""
     rng = np.random.default_rng(1)
     texts = ["".join(rng.choice(list("ab"), rng.integers(1, 12))) for _ in range(COUNT)]
@@ -229,7 +229,7 @@ def test_a_recording_that_a_speed_makes_shorter_than_a_frame_is_left_out():
         assert set(train[SampleKey(0, place)].feature_lengths.tolist()) == {2}
 
 
-def test_nothing_that_fits_is_told():
+def test_no_utterance_that_fits_is_reported():
     with pytest.raises(DataError, match="No utterance of 'tiny' is shorter than data.max_seconds 0.5 and long enough"):
         packed(data__max_seconds=0.5).packed(0)
 
@@ -272,8 +272,8 @@ def test_a_batch_has_the_speeds_that_were_drawn(root):
             assert train[SampleKey(epoch, place)].feature_lengths.tolist() == [1 + n // 160 for n in samples]
 
 
-def test_soxs_speeds_make_the_frames_that_are_counted(root):
-    """What packing thinks an utterance has in frames is what its features have."""
+def test_packing_and_features_agree_on_the_frames_of_soxs_speeds(root):
+    """The frames that packing computes are those of the features."""
     train = open_utterances(small(data__sox_speed=True, data__features__whole_hops=True), root).train
     for index, length in enumerate(train.utterances.lengths.tolist()):
         for speed, tenths in ((0.9, 9), (1.0, 10), (1.1, 11)):
@@ -283,7 +283,7 @@ def test_soxs_speeds_make_the_frames_that_are_counted(root):
 
 
 def test_masks_can_be_placed_over_the_padding(root):
-    """DeepLearningExamples draws the start below the batch's padded length minus the width."""
+    """DeepLearningExamples draws the start from 0 to the batch's padded length minus the width."""
     masks = {"data__time_masks": 1, "data__fixed_mask_width": True, "data__pad_frames": 64}
     plain = open_utterances(small(data__pad_frames=64), root).train
     over = open_utterances(small(**masks, data__masks_over_padding=True), root).train
@@ -309,14 +309,14 @@ def test_masks_depend_on_seed_epoch_and_utterance_alone(root):
 
     def bands(train: PackedUtterances, epoch: int) -> dict[int, tuple]:
         """Utterance -> its masked bands."""
-        found: dict[int, tuple] = {}
+        bands_of: dict[int, tuple] = {}
         for place, chosen in enumerate(train.packed(epoch)):
             batch = train[SampleKey(epoch, place)]
             for index, row, length in zip(chosen.tolist(), batch.features, batch.feature_lengths, strict=True):
                 places = tuple(torch.nonzero(~row[:, :length].any(dim=1)).flatten().tolist())
                 assert len(places) == 2
-                assert found.setdefault(index, places) == places
-        return found
+                assert bands_of.setdefault(index, places) == places
+        return bands_of
 
     train = open_utterances(small(**masks), root).train
     bucketed = open_utterances(small(**masks, data__bucket_window=2), root).train
@@ -326,7 +326,7 @@ def test_masks_depend_on_seed_epoch_and_utterance_alone(root):
     assert bands(train, 0) != bands(other, 0)
 
 
-def test_masks_touch_nothing_else_and_no_evaluation(root):
+def test_masks_change_nothing_else_and_no_evaluation_set(root):
     plain, with_masks = (open_utterances(small(**changes), root) for changes in ({}, MASKS))
     for place in range(4):
         one, two = (splits.train[SampleKey(0, place)].features for splits in (plain, with_masks))
@@ -337,8 +337,8 @@ def test_masks_touch_nothing_else_and_no_evaluation(root):
         assert torch.equal(one, two)
 
 
-def test_evaluation_comes_shortest_first_and_whole(root):
-    """Nothing is left out: not what training would find too long, nor what is too short for its transcript."""
+def test_evaluation_sets_are_complete_and_sorted_by_length(root):
+    """Neither utterances that are too long for training nor those too short for their transcripts are left out."""
     splits = open_utterances(small(data__max_seconds=0.9), root)
     for name, count in (("dev-clean", 5), ("test-clean", 4)):
         items = [splits.sets[name][i] for i in range(len(splits.sets[name]))]
@@ -357,9 +357,9 @@ def test_evaluation_comes_shortest_first_and_whole(root):
 def test_evaluation_keeps_what_ctc_cannot_align():
     settings = config()
     utterances = fake_utterances(settings, [400, 300], ["many letters", "a"])
-    found = EvaluationUtterances(utterances, settings, FeatureExtractor(utterances, settings, [1.0]))
-    assert [found[i].index for i in range(2)] == [1, 0]
-    batch = collate([found[0], found[1]], settings.data)
+    items = EvaluationUtterances(utterances, settings, FeatureExtractor(utterances, settings, [1.0]))
+    assert [items[i].index for i in range(2)] == [1, 0]
+    batch = collate([items[0], items[1]], settings.data)
     assert batch.references == ["a", "many letters"]
     task, _ = build(settings)
     task.eval()
@@ -369,7 +369,7 @@ def test_evaluation_keeps_what_ctc_cannot_align():
     assert task.evaluation_end()["wer"].n == 3
 
 
-def test_recordings_that_cannot_be_read_leave_the_batch(root):
+def test_recordings_that_cannot_be_read_are_left_out_of_the_batch(root):
     splits = open_utterances(small(), root)
     one, two = splits.sets["dev-clean"][0], splits.sets["dev-clean"][3]
     with_gap, without = (collate(items, small().data) for items in ([one, None, two], [one, two]))
@@ -380,7 +380,7 @@ def test_recordings_that_cannot_be_read_leave_the_batch(root):
     assert (empty.skipped, empty.indices, len(empty.features), len(empty.tokens)) == (2, [], 0, 0)
 
 
-def test_a_micro_batch_without_a_readable_recording_is_told(root, monkeypatch):
+def test_a_micro_batch_without_a_readable_recording_is_reported(root, monkeypatch):
     train = open_utterances(small(), root).train
     monkeypatch.setattr(Utterances, "read", lambda *_: None)
     with pytest.raises(DataError, match=r"No recording of a micro-batch can be read: .*\.flac, .*Fix them, or raise"):

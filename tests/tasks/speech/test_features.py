@@ -34,12 +34,12 @@ def filters(rate, size, bands, high):
     """Triangles between neighbours on the Mel scale, each with area 1 (librosa's norm "slaney"), [bands, bins]."""
     edges = hertz_scale(np.linspace(mel_scale(np.array(0.0)), mel_scale(np.array(high)), bands + 2))
     bins = np.arange(size // 2 + 1) * rate / size
-    found = np.zeros((bands, len(bins)))
+    actual = np.zeros((bands, len(bins)))
     for band in range(bands):
         low, middle, top = edges[band : band + 3]
         rising, falling = (bins - low) / (middle - low), (top - bins) / (top - middle)
-        found[band] = np.maximum(0, np.minimum(rising, falling)) * 2 / (top - low)
-    return found
+        actual[band] = np.maximum(0, np.minimum(rising, falling)) * 2 / (top - low)
+    return actual
 
 
 def by_hand(samples, config, bands):
@@ -77,19 +77,19 @@ def test_log_mel_features_are_the_definition(rate, window, hop, dle, whole):
     config = FeatureConfig(sample_rate=rate, window=window, hop=hop, sample_std=dle, whole_hops=dle)
     count = 50 * hop if whole else 50 * hop + 7
     samples = sweep(count, rate)
-    found = LogMel(config, 64).double()(torch.from_numpy(samples))
+    actual = LogMel(config, 64).double()(torch.from_numpy(samples))
     expected = by_hand(samples, config, 64)
-    assert found.shape == expected.shape == (64, 50 if dle and whole else 51)
+    assert actual.shape == expected.shape == (64, 50 if dle and whole else 51)
     rounding = 1e-3 if rate < 16000 else 1e-4  # the filters are float32, and narrow at a low rate
-    np.testing.assert_allclose(found.numpy(), expected, rtol=rounding, atol=rounding)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=rounding, atol=rounding)
     single = LogMel(config, 64)(torch.from_numpy(samples.astype(np.float32)))
     np.testing.assert_allclose(single.numpy(), expected, rtol=0, atol=5e-3)
 
 
 def test_windows_follow_the_sample_rate():
-    """20 and 10 ms, the transform the power of two above, the Mel scale up to 8 kHz or what the rate can hold."""
-    known = {rate: FeatureConfig(sample_rate=rate) for rate in (8000, 16000, 22050, 44100)}
-    sizes = {rate: (f.window_samples, f.hop_samples, f.fft_samples, f.mel_top) for rate, f in known.items()}
+    """20 and 10 ms, the transform the power of two above, the Mel scale up to 8 kHz or half the rate."""
+    configs = {rate: FeatureConfig(sample_rate=rate) for rate in (8000, 16000, 22050, 44100)}
+    sizes = {rate: (f.window_samples, f.hop_samples, f.fft_samples, f.mel_top) for rate, f in configs.items()}
     assert sizes == {
         8000: (160, 80, 256, 4000.0),
         16000: (320, 160, 512, 8000.0),
@@ -111,14 +111,14 @@ def test_windows_follow_the_sample_rate():
         ({"sample_rate": 0}, "sample_rate' must be 100 or more, not 0"),
     ],
 )
-def test_features_that_no_rate_can_have_are_refused(features, told):
+def test_impossible_feature_settings_are_refused(features, told):
     with pytest.raises(ConfigError, match=told):
         small(**{f"data__features__{key}": value for key, value in features.items()})
 
 
-def test_table_5_hears_what_deep_learning_examples_first_release_hears():
-    """Its jasper10x5dr_sp_offline_specaugment.toml by its own code: per-feature means and deviations over ceil(S / 160)
-    frames, no scaling to the peak, and no trimming, as train.py never passes trim_silence on."""
+def test_table_5_has_the_features_of_deep_learning_examples_first_release():
+    """Its jasper10x5dr_sp_offline_specaugment.toml as its code reads it: per-feature means and deviations over
+    ceil(S / 160) frames, no scaling to the peak, and no trimming, because train.py never passes trim_silence on."""
     for cell in plan([load_experiment("table5")], "full", [0]).cells:
         data = cell.config.data
         assert not data.features.trim_silence
@@ -128,9 +128,9 @@ def test_table_5_hears_what_deep_learning_examples_first_release_hears():
             heard = conditioned(torch.from_numpy(samples), quiet, 1.0, "an utterance")
             assert np.array_equal(heard.numpy(), samples)
             expected = by_hand(samples + 1e-6 * sweep(count, 16000), data.features, 64)
-            found = LogMel(data.features, 64).double()(heard + 1e-6 * torch.from_numpy(sweep(count, 16000)))
-            assert found.shape == expected.shape == (64, {16000: 100, 16001: 101, 16159: 101}[count])
-            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+            actual = LogMel(data.features, 64).double()(heard + 1e-6 * torch.from_numpy(sweep(count, 16000)))
+            assert actual.shape == expected.shape == (64, {16000: 100, 16001: 101, 16159: 101}[count])
+            np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_peak_is_taken_before_the_speed_is_changed():
@@ -163,7 +163,7 @@ def test_dither_belongs_to_the_utterance():
 
 
 def trimmed_by_hand(samples):
-    """Frames of 2,048 samples, centred, 512 apart; loud is above the loudest one's root mean square - 60 dB."""
+    """Frames of 2,048 samples, centered, 512 apart; loud means at most 60 dB below the loudest root mean square."""
     padded = np.concatenate([np.zeros(1024), samples, np.zeros(1024)])
     level = [np.sqrt(np.mean(padded[t : t + 2048] ** 2)) for t in range(0, len(padded) - 2047, 512)]
     loud = [t for t, rms in enumerate(level) if 20 * np.log10(max(rms, 1e-12) / max(level)) > -60]
@@ -175,10 +175,10 @@ def test_silence_is_trimmed_at_both_ends(before, after):
     draw = np.random.default_rng(1)
     samples = 1e-5 * draw.standard_normal(before + 6000 + after)
     samples[before : before + 6000] += np.sin(np.arange(6000) * 0.1)
-    found = without_silence(torch.from_numpy(samples)).numpy()
-    np.testing.assert_array_equal(found, trimmed_by_hand(samples))
-    assert len(found) >= 6000 - 512
-    assert len(found) <= 6000 + 4096
+    actual = without_silence(torch.from_numpy(samples)).numpy()
+    np.testing.assert_array_equal(actual, trimmed_by_hand(samples))
+    assert len(actual) >= 6000 - 512
+    assert len(actual) <= 6000 + 4096
 
 
 def test_pure_silence_stays():
@@ -200,7 +200,7 @@ def played(samples: torch.Tensor, speed: float, sox: bool = False) -> torch.Tens
 @pytest.mark.parametrize("sox", [False, True], ids=["resampled", "sox"])
 @pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
 def test_speed_is_resampling_and_moves_the_pitch(speed, sox):
-    """By the factor f a recording becomes f times as long and its tones lower by f; with sox's `speed` the reverse."""
+    """A factor f makes a recording f times as long and divides its frequencies by f; sox's `speed` does the reverse."""
     seconds, hertz = 2.0, 1000.0
     longer = 1 / speed if sox else speed
     time = torch.arange(int(seconds * RATE), dtype=torch.float64) / RATE
@@ -215,7 +215,7 @@ def test_speed_is_resampling_and_moves_the_pitch(speed, sox):
 
 
 def test_lengths_are_resampys_and_soxs():
-    """resampy cuts the last fraction of a sample off, sox rounds to the nearest sample."""
+    """resampy rounds down, sox rounds to the nearest sample."""
     for count in range(3000, 3100):
         for speed, tenths in ((0.9, 9), (1.1, 11)):
             assert len(played(torch.zeros(count), speed)) == count * tenths // 10
@@ -224,8 +224,8 @@ def test_lengths_are_resampys_and_soxs():
 
 
 @pytest.mark.parametrize(("speed", "sox"), [(0.9, False), (1.1, True)])
-def test_what_a_slower_rate_cannot_hold_is_filtered_out(speed, sox):
-    """With fewer samples a second a tone of 7.9 kHz would come back as an alias."""
+def test_frequencies_above_the_new_rate_are_filtered_out(speed, sox):
+    """With fewer samples per second a tone of 7.9 kHz would be aliased."""
     time = torch.arange(2 * RATE, dtype=torch.float64) / RATE
     heard = played(torch.sin(2 * torch.pi * 7900 * time).float(), speed, sox)
     assert heard[1000:-1000].abs().max() < 1e-3
@@ -235,12 +235,12 @@ def test_what_a_slower_rate_cannot_hold_is_filtered_out(speed, sox):
 
 
 def mask(data: SpeechDataConfig, draws, bands=20, frames=50) -> np.ndarray:
-    """Where ones became zeros, bool [F, T]."""
+    """True where ones became zeros, bool [F, T]."""
     ones = torch.ones(bands, frames)
-    found = masked(ones, data, np.array(draws))
+    actual = masked(ones, data, np.array(draws))
     assert ones.all()
-    assert set(found.unique().tolist()) <= {0.0, 1.0}
-    return found.numpy() == 0
+    assert set(actual.unique().tolist()) <= {0.0, 1.0}
+    return actual.numpy() == 0
 
 
 def draw(count: int, numbers: int) -> np.ndarray:
@@ -252,20 +252,20 @@ def test_fixed_widths_are_exact(axis):
     data = SpeechDataConfig(fixed_mask_width=True, **{f"{axis}_masks": 1, f"{axis}_mask_width": 6})
     starts = set()
     for numbers in draw(300, 2):
-        found = mask(data, numbers) if axis == "frequency" else mask(data, numbers).T
-        places = np.flatnonzero(found.any(axis=1))
-        assert found[places].all()
+        actual = mask(data, numbers) if axis == "frequency" else mask(data, numbers).T
+        places = np.flatnonzero(actual.any(axis=1))
+        assert actual[places].all()
         assert len(places) == 6 == places[-1] - places[0] + 1
         starts.add(int(places[0]))
     extent = 20 if axis == "frequency" else 50
-    assert {min(starts), max(starts)} == {0, extent - 7}  # random.uniform(0, extent - 6), cut to an integer
+    assert {min(starts), max(starts)} == {0, extent - 7}  # random.uniform(0, extent - 6), truncated to an integer
 
 
 @pytest.mark.parametrize("axis", ["frequency", "time"])
 def test_random_widths_are_uniform_from_nothing_to_the_limit(axis):
     data = SpeechDataConfig(**{f"{axis}_masks": 1, f"{axis}_mask_width": 4})
-    found = [mask(data, numbers) for numbers in draw(1000, 2)]
-    widths = [int((m.any(axis=1) if axis == "frequency" else m.any(axis=0)).sum()) for m in found]
+    actual = [mask(data, numbers) for numbers in draw(1000, 2)]
+    widths = [int((m.any(axis=1) if axis == "frequency" else m.any(axis=0)).sum()) for m in actual]
     shares = np.bincount(widths, minlength=5) / len(widths)
     assert len(shares) == 5
     assert shares == pytest.approx(np.full(5, 0.2), abs=0.055)  # 4 standard deviations
@@ -275,11 +275,11 @@ def test_masks_of_both_kinds_add_up():
     data = SpeechDataConfig(frequency_masks=2, time_masks=2, fixed_mask_width=True)
     assert mask_draws(data) == 8
     for numbers in draw(50, 8):
-        found = mask(data, numbers)
-        bands, frames = found.all(axis=1), found.all(axis=0)
+        actual = mask(data, numbers)
+        bands, frames = actual.all(axis=1), actual.all(axis=0)
         assert 6 <= bands.sum() <= 12
         assert 6 <= frames.sum() <= 12
-        assert np.array_equal(found, bands[:, None] | frames[None, :])
+        assert np.array_equal(actual, bands[:, None] | frames[None, :])
 
 
 def test_a_mask_wider_than_the_features_takes_all():

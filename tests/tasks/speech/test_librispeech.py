@@ -1,4 +1,4 @@
-"""LibriSpeech trees as people have them: hidden files, odd line ends, ids twice, names of other encodings."""
+"""LibriSpeech trees in practice: hidden files, line ends, duplicate ids, names in other encodings, other formats."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ class Tree:
 
 @pytest.fixture
 def tree(tmp_path) -> Tree:
-    return Tree(tmp_path / "data [of] mine*?")  # none of it is a pattern
+    return Tree(tmp_path / "data [of] mine*?")  # must not be read as a pattern
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def tree(tmp_path) -> Tree:
     ],
     ids=repr,
 )
-def test_ids_and_texts_are_parted_by_blanks_and_tabs(content, tree):
+def test_blanks_and_tabs_separate_ids_and_texts(content, tree):
     tree.write(content)
-    found = tree.open()
-    assert found.texts == ["one", "two"]
-    assert [found.listing(index).id for index in range(2)] == ["1-2-0000", "1-2-0001"]
-    assert [len(found.read(index)) for index in range(2)] == [6000, 6001]
+    utterances = tree.open()
+    assert utterances.texts == ["one", "two"]
+    assert [utterances.listing(index).id for index in range(2)] == ["1-2-0000", "1-2-0001"]
+    assert [len(utterances.read(index)) for index in range(2)] == [6000, 6001]
 
 
 @pytest.mark.parametrize("sign", "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e")
@@ -74,7 +74,7 @@ def test_only_a_newline_ends_a_line(sign, tree):
     assert tree.open(skip=True).texts == ["one two"]
 
 
-def test_hidden_files_and_folders_are_no_data(tree):
+def test_hidden_files_and_folders_are_ignored(tree):
     train, plain = tree.chapter.parents[1], tree.open()
     hidden = [
         tree.chapter / "._1-2-0000.flac",
@@ -89,20 +89,20 @@ def test_hidden_files_and_folders_are_no_data(tree):
     for path in hidden:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"\0\5\x16\7\xff")
-    found = tree.open()
-    assert [found.listing(index).id for index in range(len(found))] == ["1-2-0000", "1-2-0001"]
-    assert found.sources[0].fingerprint == plain.sources[0].fingerprint
+    utterances = tree.open()
+    assert [utterances.listing(index).id for index in range(len(utterances))] == ["1-2-0000", "1-2-0001"]
+    assert utterances.sources[0].fingerprint == plain.sources[0].fingerprint
     (train / "1").rename(train / ".1")
     with pytest.raises(DataError, match=r"train holds no <speaker>/<chapter>/\*.trans.txt with transcripts.$"):
         tree.open()
 
 
-def test_an_id_twice_is_a_bad_utterance(tree, caplog):
+def test_a_duplicate_id_is_a_bad_utterance(tree, caplog):
     tree.write("1-2-0000 ONE\n1-2-0001 TWO\n1-2-0000 NO\n")
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         tree.open()
-    assert "1-2-0000.flac (utterance 1-2-0000 of train): its id is in 1-2.trans.txt line 1" in str(told.value)
-    assert "and again in 1-2.trans.txt line 3" in str(told.value)
+    assert "1-2-0000.flac (utterance 1-2-0000 of train): its id is in 1-2.trans.txt line 1" in str(error.value)
+    assert "and again in 1-2.trans.txt line 3" in str(error.value)
     assert tree.open(skip=True).texts == ["one", "two"]
     tree.write("1-2-0000 ONE\n1-2-0001 TWO\n")
     (tree.chapter / "more.trans.txt").write_text("1-2-0001 NO\n")
@@ -110,7 +110,7 @@ def test_an_id_twice_is_a_bad_utterance(tree, caplog):
         tree.open()
 
 
-def test_an_id_in_two_chapters_is_told(tree, caplog):
+def test_an_id_in_two_chapters_is_logged(tree, caplog):
     (tree.chapter.parent / "3").mkdir()
     (tree.chapter.parent / "3" / "1-2-0000.wav").write_bytes(wav())
     (tree.chapter.parent / "3" / "x.trans.txt").write_text("1-2-0000 SEE\n")
@@ -131,37 +131,37 @@ def test_an_id_in_two_chapters_is_told(tree, caplog):
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_a_line_that_is_no_utterance_is_told_or_left_out(line, expected, tree):
+def test_a_line_that_is_not_an_utterance_is_reported_or_left_out(line, expected, tree):
     tree.write(f"1-2-0000 ONE\n{line}\n1-2-0001 TWO\n")
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         tree.open()
-    assert expected in one_line(told.value)
+    assert expected in one_line(error.value)
     assert tree.open(skip=True).texts == ["one", "two"]
 
 
-def test_recordings_without_transcripts_are_told_wherever_they_lie(tree, caplog):
+def test_recordings_without_transcripts_are_reported_in_any_chapter(tree, caplog):
     other = tree.chapter.parent / "3"
     other.mkdir()
     (other / "1-3-0000.wav").write_bytes(wav())
     (other / "notes.pdf").write_bytes(b"no recording")
     with pytest.raises(DataError, match=r"3/1-3-0000.wav \(utterance 1-3-0000 of train\): it has no transcript"):
         tree.open()
-    (tree.chapter / "more.trans.txt").write_text("")  # a second file lists nothing twice
+    (tree.chapter / "more.trans.txt").write_text("")  # a second, empty file
     assert tree.open(skip=True).listed == 3
 
 
-def test_a_name_that_is_not_utf8_is_told_and_its_name_can_be_written(tree, caplog):
+def test_a_name_that_is_not_utf8_is_reported_in_writable_text(tree, caplog):
     Path(os.fsdecode(os.fsencode(tree.chapter) + b"/caf\xe9.wav")).write_bytes(wav())
     with pytest.raises(DataError, match=r"it has no transcript"):
         tree.open()
-    found = tree.open(skip=True)
-    assert found.listed == 3
+    utterances = tree.open(skip=True)
+    assert utterances.listed == 3
     assert r"caf\udce9.wav (utterance caf\udce9 of train): it has no transcript" in caplog.text
     caplog.text.encode("utf-8")
 
 
-def test_a_folder_that_cannot_be_looked_into_is_told(tree, monkeypatch):
-    """Not passed over as if it were empty. Tests may run as root, whom no permission stops."""
+def test_a_folder_that_cannot_be_listed_is_reported(tree, monkeypatch):
+    """It is not treated as empty. Tests may run as root, who has all permissions, so the error is simulated."""
     listed = os.listdir
 
     def denied(path):
@@ -174,13 +174,13 @@ def test_a_folder_that_cannot_be_looked_into_is_told(tree, monkeypatch):
         tree.open(skip=True)
 
 
-def test_transcripts_that_are_no_file_are_told(tree):
+def test_transcripts_that_are_not_a_file_are_reported(tree):
     os.mkfifo(tree.chapter / "pipe.trans.txt")
     with pytest.raises(DataError, match="Cannot read .*pipe.trans.txt: it is not a regular file"):
         tree.open()
 
 
-def test_transcripts_at_another_depth_are_pointed_to(tree):
+def test_transcripts_at_another_depth_are_located(tree):
     train = tree.chapter.parents[1]
     (train / "deeper").mkdir()
     (train / "1").rename(train / "deeper" / "1")
@@ -188,7 +188,7 @@ def test_transcripts_at_another_depth_are_pointed_to(tree):
         tree.open()
 
 
-def test_a_set_may_be_one_utterance_and_not_none(tree):
+def test_a_set_may_have_one_utterance_but_not_zero(tree):
     tree.write("1-2-0000 ONE\n1-2-0001 4\n")
     one = tree.open(skip=True)
     assert (len(one), one.listed) == (1, 2)
@@ -210,9 +210,9 @@ def test_a_tree_may_hold_other_formats(suffix, files, root):
         samples, rate = soundfile.read(path, dtype="int16")
         soundfile.write(path.with_suffix(suffix), samples, rate)
         path.unlink()
-    expected, found = samples_by_id(root), samples_by_id(files)
-    assert expected.keys() == found.keys()
-    assert all(np.array_equal(found[name], samples) for name, samples in expected.items())
+    expected, utterances = samples_by_id(root), samples_by_id(files)
+    assert expected.keys() == utterances.keys()
+    assert all(np.array_equal(utterances[name], samples) for name, samples in expected.items())
 
 
 @pytest.mark.parametrize("suffix", [".ogg", ".opus", ".mp3"])
@@ -227,14 +227,14 @@ def test_a_tree_may_hold_lossy_formats(suffix, files):
     assert all(len(train.read(index)) == train.lengths[index] for index in range(13))
 
 
-def test_of_two_recordings_of_a_name_the_flac_counts(files, root):
+def test_of_two_recordings_with_one_name_the_flac_wins(files, root):
     for path in (files / "tree").glob("**/*.flac"):
         soundfile.write(path.with_suffix(".wav"), np.zeros(500), RATE)
     assert samples_by_id(files).keys() == samples_by_id(root).keys()
     assert open_utterances(small(), files).fingerprint == open_utterances(small(), root).fingerprint
 
 
-def test_transcripts_that_are_not_utf8_are_told(files):
+def test_transcripts_that_are_not_utf8_are_reported(files):
     path = next((files / "tree").glob("**/10-1.trans.txt"))
     content = path.read_text().replace(transcript_line(files), f"{BAD_ID} CAFÉ")
     path.write_bytes(content.encode("latin-1"))

@@ -1,4 +1,4 @@
-"""Manifests as people write them: odd values make bad utterances, odd lines are told, only a newline ends a line."""
+"""Manifests in practice: wrong values make bad utterances, wrong lines are errors, segments are cut."""
 
 import json
 
@@ -30,7 +30,7 @@ GOOD = '{"audio_filepath": "good.wav", "text": "one two"}'
 
 @pytest.fixture
 def opened(tmp_path):
-    """Open a manifest of such content, beside half a second of `good.wav`."""
+    """Open a manifest with this content, next to half a second of `good.wav`."""
     folder = tmp_path / "tiny"
     folder.mkdir()
     soundfile.write(folder / "good.wav", SAMPLES, RATE)
@@ -88,10 +88,10 @@ def test_odd_values_make_a_bad_utterance(values, expected, opened):
     entry = {"audio_filepath": '"good.wav"', "text": '"one two"', **values}
     pairs = ", ".join(f'"{key}": {value}' for key, value in entry.items())
     content = f"{GOOD}\n{{{pairs}}}\n"
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as error:
         opened(content)
-    assert expected in str(told.value)
-    assert "of train): " in str(told.value)
+    assert expected in str(error.value)
+    assert "of train): " in str(error.value)
     assert opened(content, skip=True).texts == ["one two"]
 
 
@@ -116,13 +116,13 @@ def test_odd_values_make_a_bad_utterance(values, expected, opened):
     ],
     ids=lambda value: value[:40],
 )
-def test_a_line_that_is_no_utterance_is_named(line, expected, opened):
+def test_a_line_that_is_not_an_utterance_is_named(line, expected, opened):
     for skip in (False, True):
         with pytest.raises(
             DataError, match="train.json line 3 is not a JSON object with audio_filepath and text"
-        ) as told:
+        ) as error:
             opened(f"{GOOD}\n\n{line}\n{GOOD}\n", skip)
-        assert expected in str(told.value)
+        assert expected in str(error.value)
 
 
 def test_bytes_that_are_not_utf8_are_named_with_their_line(opened):
@@ -131,7 +131,7 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(opened):
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", " \r\n\t\n", "\ufeff"])
-def test_a_manifest_without_lines_is_told(content, opened):
+def test_a_manifest_without_lines_is_reported(content, opened):
     with pytest.raises(DataError, match="train.json is empty"):
         opened(content)
 
@@ -146,29 +146,29 @@ def test_line_ends_of_windows_and_a_byte_order_mark(ending, opened):
     assert opened("\ufeff" + GOOD + "\r\n" + GOOD.replace(" two", "") + ending).texts == ["one two", "one"]
 
 
-def test_names_from_anywhere(opened, tmp_path, monkeypatch):
+def test_names_may_be_relative_absolute_or_in_the_home_folder(opened, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for place in ("home.wav", "other.wav"):
         soundfile.write(tmp_path / place, SAMPLES[:5000], RATE)
     names = ["~/home.wav", "../other.wav", str(tmp_path / "other.wav"), "./good.wav"]
-    found = opened("".join(json.dumps({"audio_filepath": name, "text": "one"}) + "\n" for name in names))
-    assert [len(found.read(index)) for index in range(4)] == [5000, 5000, 5000, 8000]
+    utterances = opened("".join(json.dumps({"audio_filepath": name, "text": "one"}) + "\n" for name in names))
+    assert [len(utterances.read(index)) for index in range(4)] == [5000, 5000, 5000, 8000]
 
 
-def test_an_id_twice_is_told(opened, caplog):
-    found = opened(f'{GOOD}\n{GOOD}\n{GOOD[:-1]}, "offset": 0.1}}\n')
-    assert found.listed == 3
-    place = found.listing(0).name
+def test_a_duplicate_id_is_logged(opened, caplog):
+    utterances = opened(f'{GOOD}\n{GOOD}\n{GOOD[:-1]}, "offset": 0.1}}\n')
+    assert utterances.listed == 3
+    place = utterances.listing(0).name
     assert caplog.text.count(f"1 ids of train belong to several utterances, e.g. good to {place}, {place}.") == 1
 
 
 @pytest.mark.parametrize(
-    ("duration", "shown"),
+    ("duration", "logged"),
     [("9.5", "9.5"), ('"0.5"', "'0.5'"), ("[]", "[]"), ("true", "True"), ("1" + "0" * 400, "1000")],
 )
-def test_a_duration_that_is_wrong_or_no_number_is_told(duration, shown, opened, caplog):
+def test_a_wrong_duration_is_logged(duration, logged, opened, caplog):
     assert opened(f'{GOOD[:-1]}, "duration": {duration}}}').lengths.tolist() == [8000]
-    assert f"train.json has wrong durations for 1 recordings, e.g. {shown}" in caplog.text
+    assert f"train.json has wrong durations for 1 recordings, e.g. {logged}" in caplog.text
     assert "which lasts 0.5 s" in caplog.text
     caplog.clear()
     for right in ("0.5", "null", "NaN"):
@@ -176,7 +176,7 @@ def test_a_duration_that_is_wrong_or_no_number_is_told(duration, shown, opened, 
     assert caplog.text == ""
 
 
-def test_what_is_logged_can_be_written(opened, tmp_path, caplog):
+def test_log_messages_can_be_written(opened, tmp_path, caplog):
     """Surrogates and terminal escapes come from names and texts."""
     lines = [GOOD, r'{"audio_filepath": "x\udce9\u001b[31m.wav", "text": "one", "k\ud83d\u001b": 1}']
     opened("\n".join(lines), skip=True)
@@ -190,7 +190,7 @@ def test_what_is_logged_can_be_written(opened, tmp_path, caplog):
 
 @pytest.fixture
 def long_recording(files) -> np.ndarray:
-    """Four seconds of which the manifest of train-b names two parts, and the end."""
+    """Four seconds, of which the manifest of train-b names two parts and the end."""
     samples = np.random.default_rng(7).integers(-9000, 9000, 4 * RATE, dtype=np.int16)
     soundfile.write(files / "manifests" / "long.wav", samples, RATE)
     parts = ({"offset": 1.0, "duration": 0.5}, {"offset": 1.5, "duration": 0.75}, {"offset": 3.25, "duration": None})
@@ -199,10 +199,10 @@ def long_recording(files) -> np.ndarray:
 
 
 def test_a_segment_is_that_part_of_its_recording(files, long_recording):
-    found = samples_by_id(files, **MANIFEST)
-    assert len(found) == sum(SIZES.values())
+    utterances = samples_by_id(files, **MANIFEST)
+    assert len(utterances) == sum(SIZES.values())
     for name, start, stop in (("1.0+0.5", 16000, 24000), ("1.5+0.75", 24000, 36000), ("3.25", 52000, 64000)):
-        assert np.array_equal(found[f"long@{name}"], long_recording[start:stop])
+        assert np.array_equal(utterances[f"long@{name}"], long_recording[start:stop])
 
 
 def test_features_and_fingerprint_know_the_segment(files, long_recording):
@@ -235,7 +235,7 @@ def test_features_and_fingerprint_know_the_segment(files, long_recording):
         ({"offset": 3.99, "duration": None}, "it has 160 samples, but features need at least 257"),
     ],
 )
-def test_a_segment_that_is_no_part_of_its_recording_is_told(part, caught, files, long_recording):
+def test_a_segment_outside_its_recording_is_reported(part, caught, files, long_recording):
     edit_manifest(files, part)
     with pytest.raises(DataError, match=r"long.wav \(utterance long@.* of train\): ") as error:
         open_utterances(small(**MANIFEST), files)
@@ -243,7 +243,7 @@ def test_a_segment_that_is_no_part_of_its_recording_is_told(part, caught, files,
     assert open_utterances(small(**MANIFEST, data__on_bad_utterance="skip"), files).counts["train_bad"] == 1
 
 
-def test_a_rounded_duration_may_reach_a_little_over_the_end(files, long_recording):
+def test_a_rounded_duration_may_extend_a_little_past_the_end(files, long_recording):
     edit_manifest(files, {"offset": 3.25, "duration": 0.755})
     assert len(samples_by_id(files, **MANIFEST)["long@3.25+0.755"]) == 12000
 
@@ -256,7 +256,7 @@ def test_a_segment_of_a_recording_of_unknown_length(files, long_recording):
     assert np.array_equal(samples_by_id(files, **MANIFEST)["long@1.5+0.75"], long_recording[24000:36000])
 
 
-def test_keys_that_mean_nothing_are_told_once(files, caplog):
+def test_unknown_keys_are_logged_once(files, caplog):
     edit_manifest(files, {"speaker": 1}, {"speaker": 2, "lang": "en"})
     open_utterances(small(**MANIFEST), files)
     assert caplog.text.count("train-b.json has keys that are ignored: 'lang' (line 2), 'speaker' (line 2).") == 1

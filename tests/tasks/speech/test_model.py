@@ -61,7 +61,7 @@ def test_the_paper_size_is_exact():
 
 
 @pytest.mark.parametrize("kind", ["xavier_normal", "xavier_uniform"])
-def test_the_initialisation_has_the_spread_and_the_shape_of_xaviers(kind):
+def test_initial_weights_have_xaviers_deviation_and_limits(kind):
     torch.manual_seed(0)
     net = build(SpeechModelConfig(blocks=[Block(256, 11), Block(256, 13, 1, residual=True)], init=kind))
     for name, weight in net.state_dict().items():
@@ -114,20 +114,20 @@ def literal(net, x, left_of_stride):
 @torch.no_grad()
 @pytest.mark.parametrize(("padding", "left"), [("same", 4), ("symmetric", 5)])
 def test_a_padded_batch_is_each_utterance_by_itself(padding, left):
-    """TensorFlow's SAME pads 4 frames before and 5 behind for kernel 11 and stride 2; the other variant 5 and 5."""
+    """TensorFlow's SAME pads 4 frames before and 5 after for kernel 11 and stride 2; the other variant 5 and 5."""
     net = network(padding=padding)
     lengths = torch.tensor([30, 17, 32, 2])
-    x = torch.randn(4, 6, 32, dtype=torch.float64)  # noise behind the ends, too
+    x = torch.randn(4, 6, 32, dtype=torch.float64)  # noise past the ends, too
     logits, outputs = net(x, lengths)
     assert outputs.tolist() == [15, 9, 16, 1]
-    for row, length, found, count in zip(x, lengths.tolist(), logits, outputs.tolist(), strict=True):
+    for row, length, row_logits, count in zip(x, lengths.tolist(), logits, outputs.tolist(), strict=True):
         expected = literal(net, row[:, :length].numpy(), left)
         assert expected.shape == (5, count)
-        np.testing.assert_allclose(found[:, :count].numpy(), expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(row_logits[:, :count].numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()
-def test_the_company_and_the_padding_of_an_utterance_change_nothing():
+def test_an_utterance_does_not_depend_on_its_batch_or_padding():
     net = network()
     x, lengths = torch.randn(3, 6, 48, dtype=torch.float64), torch.tensor([48, 21, 33])
     together, counts = net(x, lengths)
@@ -145,10 +145,10 @@ def test_batch_norm_counts_padded_frames_while_training():
     norm = net.blocks[0].norms[0]
     before = norm.running_mean.clone()
     x, lengths = torch.randn(2, 6, 32, dtype=torch.float64), torch.tensor([32, 8])
-    seen = x.clone()
-    seen[1, :, 8:] = 0
+    masked = x.clone()
+    masked[1, :, 8:] = 0
     weight = net.blocks[0].convolutions[0].weight.numpy()
-    both = np.concatenate([convolved(each.numpy(), weight, 2, 1, 4) for each in seen], axis=1)
+    both = np.concatenate([convolved(each.numpy(), weight, 2, 1, 4) for each in masked], axis=1)
     net(x, lengths)
     np.testing.assert_allclose(norm.running_mean.numpy(), 0.9 * before.numpy() + 0.1 * both.mean(axis=1), rtol=1e-9)
 

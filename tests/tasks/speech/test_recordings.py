@@ -70,7 +70,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_decoded_is_told_or_left_out(kind, tmp_path, caplog):
+def test_what_cannot_be_decoded_is_reported_or_left_out(kind, tmp_path, caplog):
     name, make, expected = KINDS[kind]
     folder = write_manifest(tmp_path, name)
     make(folder / name)
@@ -79,27 +79,27 @@ def test_what_cannot_be_decoded_is_told_or_left_out(kind, tmp_path, caplog):
     where = f"{folder / name} (utterance {Path(name).stem} of train): "
     assert str(error.value).startswith(where)
     assert expected in str(error.value)
-    found = open_split(tmp_path, skip=True)
-    assert np.array_equal(found.read(0).numpy(), SAMPLES / np.float32(32768))
-    assert (len(found), found.listed) == (1, 2)
+    utterances = open_split(tmp_path, skip=True)
+    assert np.array_equal(utterances.read(0).numpy(), SAMPLES / np.float32(32768))
+    assert (len(utterances), utterances.listed) == (1, 2)
     assert caplog.text.count("Left out") == 1
-    assert found.sources[0].fingerprint  # none of it keeps the data from being identified
+    assert utterances.sources[0].fingerprint  # the data can be identified all the same
 
 
-def test_a_name_says_nothing_of_what_a_file_holds(tmp_path):
+def test_the_content_of_a_file_counts_not_its_name(tmp_path):
     folder = write_manifest(tmp_path, "speech.raw", "speech.txt")
     for name in ("speech.raw", "speech.txt"):
         (folder / name).write_bytes(wav())
-    found = open_split(tmp_path)
-    assert [len(found.read(index)) for index in range(3)] == [8000] * 3
+    utterances = open_split(tmp_path)
+    assert [len(utterances.read(index)) for index in range(3)] == [8000] * 3
 
 
 def test_a_name_that_is_not_utf8_is_read_and_its_id_can_be_written(tmp_path):
     folder = write_manifest(tmp_path, "caf\\udce9.wav")  # as Python's json writes the byte E9 of a name
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.wav")).write_bytes(wav())
-    found = open_split(tmp_path)
-    assert np.array_equal(found.read(1).numpy(), SAMPLES / np.float32(32768))
-    assert found.listing(1).id == storable("caf\udce9") == r"caf\udce9"
+    utterances = open_split(tmp_path)
+    assert np.array_equal(utterances.read(1).numpy(), SAMPLES / np.float32(32768))
+    assert utterances.listing(1).id == storable("caf\udce9") == r"caf\udce9"
 
 
 HUGE = {
@@ -116,15 +116,15 @@ def _replaced(content: bytes, place: int, new: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", HUGE)
-def test_a_header_that_promises_terabytes_is_not_believed(suffix, tmp_path):
+def test_a_header_that_promises_terabytes_is_not_trusted(suffix, tmp_path):
     folder = write_manifest(tmp_path, f"x.{suffix}")
     soundfile.write(folder / f"x.{suffix}", SAMPLES, RATE)
     (folder / f"x.{suffix}").write_bytes(HUGE[suffix]((folder / f"x.{suffix}").read_bytes()))
-    found = open_split(tmp_path, skip=True)
-    assert [len(found.read(index)) for index in range(len(found))] in ([8000, 8000], [8000])
+    utterances = open_split(tmp_path, skip=True)
+    assert [len(utterances.read(index)) for index in range(len(utterances))] in ([8000, 8000], [8000])
 
 
-def test_more_than_memory_should_hold_is_told(tmp_path, monkeypatch):
+def test_a_recording_too_long_for_memory_is_reported(tmp_path, monkeypatch):
     write_manifest(tmp_path)
     monkeypatch.setattr(recordings, "_MAX_SAMPLES", 7999)
     with pytest.raises(DataError, match="good.wav .*: it has 8000 samples, and at most 7999 can be read"):
@@ -164,15 +164,15 @@ def test_an_error_of_any_type_is_a_bad_recording_and_is_not_kept(error, where, t
     assert len(open_split(tmp_path).read(0)) == 8000  # the same file, the same cache
 
 
-def test_an_interrupt_is_no_bad_recording(tmp_path, monkeypatch):
+def test_an_interrupt_is_not_a_bad_recording(tmp_path, monkeypatch):
     write_manifest(tmp_path)
     monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         open_split(tmp_path, skip=True).read(0)
 
 
-def test_what_may_pass_is_never_skipped(tmp_path):
-    """What is left out would depend on the moment."""
+def test_a_transient_failure_is_never_skipped(tmp_path):
+    """Otherwise what is left out would depend on the moment."""
     folder = write_manifest(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     next_one = os.open(folder, os.O_RDONLY)
@@ -186,8 +186,8 @@ def test_what_may_pass_is_never_skipped(tmp_path):
     assert recordings.header(folder / "good.wav") == (8000, RATE, 1)
 
 
-def test_a_permission_that_is_given_later_is_seen(tmp_path, monkeypatch):
-    """Tests may run as root, whom no permission stops."""
+def test_a_later_permission_is_noticed(tmp_path, monkeypatch):
+    """Tests may run as root, who has all permissions, so the error is simulated."""
     write_manifest(tmp_path)
     opened = os.open
 
@@ -207,7 +207,7 @@ def test_a_permission_that_is_given_later_is_seen(tmp_path, monkeypatch):
 
 
 def streamed_wav(path: Path) -> bytes:
-    """A WAV as programs write it into a pipe: both sizes the largest there is."""
+    """A WAV as programs write it to a pipe: both sizes are the maximum."""
     samples, rate = soundfile.read(path, dtype="int16")
     copy = path.with_suffix(".wav")
     soundfile.write(copy, samples, rate)
@@ -227,18 +227,18 @@ DAMAGE = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize("source", ["librispeech", "hub"])
-def test_a_length_that_the_header_does_not_know_is_found_by_decoding(kind, source, files, root):
+def test_a_length_missing_from_the_header_is_found_by_decoding(kind, source, files, root):
     rows = {}
     for split in SIZES:
-        known = transcripts(files / "tree" / split)
-        for path, _ in known:
-            path.write_bytes(DAMAGE[kind](path))  # soundfile goes by content, not by name
-        rows[split] = [(path.stem, text, path.read_bytes()) for path, text in known]
+        recordings_and_texts = transcripts(files / "tree" / split)
+        for path, _ in recordings_and_texts:
+            path.write_bytes(DAMAGE[kind](path))  # soundfile looks at the content, not at the name
+        rows[split] = [(path.stem, text, path.read_bytes()) for path, text in recordings_and_texts]
     make_parquet(files, rows)
-    expected, found = samples_by_id(root), samples_by_id(files, **SOURCES[source])
-    assert expected.keys() == found.keys()
+    expected, actual = samples_by_id(root), samples_by_id(files, **SOURCES[source])
+    assert expected.keys() == actual.keys()
     for name, samples in expected.items():
-        assert np.array_equal(found[name], samples)
+        assert np.array_equal(actual[name], samples)
     assert "train_too_long" not in open_utterances(small(**SOURCES[source]), files).counts
 
 
@@ -247,7 +247,7 @@ def test_a_length_that_the_header_does_not_know_is_found_by_decoding(kind, sourc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_loader_worker_tells_the_same(workers, root, tmp_path, monkeypatch):
+def test_a_loader_worker_reports_the_same_error(workers, root, tmp_path, monkeypatch):
 
     from novobench.training.failures import without_traceback
 

@@ -59,6 +59,6 @@ def test_errors_of_shares_add_up():
 
 
 @pytest.mark.parametrize("reference", ["", " "])
-def test_over_references_without_a_word_there_is_no_error_rate(reference):
+def test_references_without_words_have_no_error_rate(reference):
     with pytest.raises(DataError, match="1 of 2 references have no words, so there is no word error rate"):
         scoring.errors(["one", reference], ["one", "two"])

@@ -42,13 +42,14 @@ def test_trees_manifests_and_the_hub_give_the_same_utterances(root):
     assert tree == manifest
 
 
-def test_the_built_in_corpus_goes_through_the_same_door(root, monkeypatch):
+def test_the_built_in_corpus_gives_the_same_utterances(root, monkeypatch):
     def samples_by_id(split: str) -> builtin.SpokenSplit:
-        known = transcripts(root / "tree" / split)
-        audio = [soundfile.read(path, dtype="int16")[0] for path, _ in known]
+        utterances = transcripts(root / "tree" / split)
+        audio = [soundfile.read(path, dtype="int16")[0] for path, _ in utterances]
         offsets = np.cumsum([0, *map(len, audio)])
-        ids = [path.stem for path, _ in known]
-        return builtin.SpokenSplit(ids, [text.lower() for _, text in known], np.concatenate(audio), offsets, "0" * 64)
+        ids = [path.stem for path, _ in utterances]
+        texts = [text.lower() for _, text in utterances]
+        return builtin.SpokenSplit(ids, texts, np.concatenate(audio), offsets, "0" * 64)
 
     corpus = {split: samples_by_id(split) for split in SIZES}
     monkeypatch.setattr(builtin, "corpus", lambda: corpus)
@@ -60,7 +61,7 @@ def test_the_built_in_corpus_goes_through_the_same_door(root, monkeypatch):
         )
 
 
-def test_what_is_read_is_what_was_written(root):
+def test_utterances_are_read_as_written(root):
     train = open_utterances(small(), root).train.utterances
     expected = [pair for split in ("train-a", "train-b") for pair in transcripts(root / "tree" / split)]
     assert len(train) == len(expected) == 13
@@ -80,7 +81,7 @@ def test_train_splits_are_joined_in_their_order(root):
     assert both.fingerprint != open_utterances(small(), root).fingerprint
 
 
-def test_a_set_may_have_another_name_where_it_lies(files):
+def test_a_set_may_have_another_name_in_the_source(files):
     (files / "tree" / "dev-clean").rename(files / "tree" / "held-out")
     with pytest.raises(DataError, match="has no split 'dev-clean'"):
         open_utterances(small(), files)
@@ -137,7 +138,7 @@ def test_a_column_that_is_missing_is_named(root, tmp_path):
         open_utterances(small(**SOURCES["hub"]), tmp_path)
 
 
-def test_all_wrong_sizes_are_told_at_once(root):
+def test_all_wrong_sizes_are_reported_at_once(root):
     with pytest.raises(DataError) as error:
         open_utterances(small(data__train_size=14, data__set_sizes={"dev-clean": 6, "test-clean": 4}), root)
     assert str(error.value) == (
@@ -148,7 +149,7 @@ def test_all_wrong_sizes_are_told_at_once(root):
 
 
 @pytest.mark.parametrize("source", ["librispeech", "manifest"])
-def test_a_split_of_another_name_is_told_with_what_to_set(source, files):
+def test_a_split_with_another_name_is_reported_with_the_key_to_set(source, files):
     folder = files / ("tree" if source == "librispeech" else "manifests")
     ending = "" if source == "librispeech" else ".json"
     (folder / f"dev-clean{ending}").rename(folder / f"validation{ending}")
@@ -190,12 +191,12 @@ def test_rows_may_name_their_files(tmp_path, caplog):
     table.to_parquet(str(tmp_path / "hub" / "data" / "train.a-00000-of-00001.parquet"))
     with pytest.raises(DataError, match=r"hub\[train.a\] row 3 \(utterance d of train\): .*: it is missing"):
         open_split(tmp_path, "hub")
-    found = open_split(tmp_path, "hub", skip=True)
-    assert [len(found.read(index)) for index in range(len(found))] == [8000, 6000, 8000]
+    utterances = open_split(tmp_path, "hub", skip=True)
+    assert [len(utterances.read(index)) for index in range(len(utterances))] == [8000, 6000, 8000]
     for row, reason in enumerate(["it is missing", "it is missing", "it is missing", NOT_AUDIO], 3):
         assert f"row {row} (utterance {'de'[row - 3 : row - 2] or f'row-{row}'} of train)" in caplog.text
         assert reason in caplog.text
-    before = (found.sources[0].cache_key, found.sources[0].fingerprint)
+    before = (utterances.sources[0].cache_key, utterances.sources[0].fingerprint)
     soundfile.write(tmp_path / "there.wav", SAMPLES[:5000], RATE)
     after = open_split(tmp_path, "hub", skip=True)
     assert after.lengths.tolist() == [8000, 5000, 8000]
@@ -215,7 +216,7 @@ def test_rows_may_name_their_files(tmp_path, caplog):
         ("text", [None], r"row 0 \(utterance a of train\): it has no transcript"),
     ],
 )
-def test_columns_of_other_types_are_told(column, values, expected, tmp_path):
+def test_columns_of_other_types_are_reported(column, values, expected, tmp_path):
     import datasets
 
     (tmp_path / "hub" / "data").mkdir(parents=True)
@@ -239,7 +240,7 @@ def test_a_row_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_other_recordings_of_the_same_names_sizes_and_texts_are_other_data(source, files):
+def test_different_recordings_with_the_same_names_sizes_and_texts_are_different_data(source, files):
     settings = small(**SOURCES[source])
     before = identify(settings, files)
     path, _ = transcripts(files / "tree" / "train-b")[2]
@@ -252,11 +253,11 @@ def test_other_recordings_of_the_same_names_sizes_and_texts_are_other_data(sourc
     assert changed == [False, True, False, False]  # name, train, dev-clean, test-clean
 
 
-def test_the_same_data_from_any_source_have_one_identity(root):
+def test_the_same_data_have_one_identity_from_any_source(root):
     assert len({identify(small(**changes), root) for changes in SOURCES.values()}) == 1
 
 
-def test_data_are_identified_without_being_heard(root, monkeypatch):
+def test_data_are_identified_without_reading_headers(root, monkeypatch):
     data = SpeechData(small(data_root=str(root)))
     data.setup("fit")
     monkeypatch.setattr(Utterances, "__init__", lambda *_: pytest.fail("lengths were asked for"))

@@ -31,7 +31,7 @@ TINY = {
 
 
 def probability(letters, log_probabilities):
-    """Of all alignments that read as `letters` once repeats are merged and blanks (3) dropped."""
+    """The probability of all alignments that read as `letters` once repeats are merged and blanks (3) dropped."""
     total = 0.0
     for path in itertools.product(range(4), repeat=len(log_probabilities)):
         merged = [output for output, _ in itertools.groupby(path) if output != 3]
@@ -50,16 +50,16 @@ def test_the_loss_is_ctc_summed_over_all_alignments_and_averaged_over_the_batch(
         for n, tokens in zip(frames, transcripts, strict=True)
     ]
     batch = collate(items, module.config.data)
-    found, lengths = module(batch.features, batch.feature_lengths)
+    log_probabilities, lengths = module(batch.features, batch.feature_lengths)
     assert lengths.tolist() == [5, 5, 2, 4]
     expected = [
-        -math.log(probability(known, row[:length]))
-        for known, row, length in zip(transcripts[:3], found.detach(), lengths.tolist(), strict=False)
+        -math.log(probability(tokens, row[:length]))
+        for tokens, row, length in zip(transcripts[:3], log_probabilities.detach(), lengths.tolist(), strict=False)
     ]
     assert module.training_step(batch, 0).item() == pytest.approx(sum(expected) / 4, rel=1e-9)
 
 
-def test_a_random_batch_has_the_size_it_was_asked_for():
+def test_a_random_batch_has_the_requested_size():
     module = SpeechTask(small_config("speech"))
     batch = module.random_batch(3)
     assert batch.features.shape[:2] == (3, 64)
@@ -81,16 +81,16 @@ def uninterrupted(tmp_path_factory):
     return folder
 
 
-def test_the_reference_is_a_training(uninterrupted):
-    found = result(uninterrupted)
-    record = found["record"]
+def test_the_uninterrupted_cell_learns(uninterrupted):
+    outcome = result(uninterrupted)
+    record = outcome["record"]
     assert record["updates"] == 8
     assert record["epochs"] == pytest.approx(8 / 7)
     assert record["search_split"] == "dev-clean"
     assert set(record["metrics"]) == {"dev-clean", "test-clean"}
-    curve = [(line["split"], line["update"]) for line in found["metrics"] if line["split"] != "train"]
+    curve = [(line["split"], line["update"]) for line in outcome["metrics"] if line["split"] != "train"]
     assert curve == [("dev-clean", 4), ("dev-clean", 8), ("test-clean", 8)]
-    losses = [line["loss"] for line in found["metrics"] if line["split"] == "train"]
+    losses = [line["loss"] for line in outcome["metrics"] if line["split"] == "train"]
     assert losses[-1] < losses[0]
 
 
@@ -107,7 +107,7 @@ def test_evaluation_counts_each_utterance_once_and_scores_the_corpus(uninterrupt
     assert 0 <= metrics["blanks"].value <= 100
 
 
-def test_a_network_that_says_nothing_is_called_collapsed():
+def test_a_network_that_outputs_nothing_is_called_collapsed():
     config = small_config("speech")
     module, data = base.build(config)
     data.setup("fit")
@@ -159,8 +159,8 @@ def test_the_same_bits_with(changes, uninterrupted, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
-    """The same weights to the order of sums, dropout and speeds included; error rates as close as the averaged
-    running statistics are, which after eight updates still hold much of their start, more of it in two processes."""
+    """The same weights up to the order of sums, with dropout and speeds. Error rates are only as close as the averaged
+    running statistics, which after eight updates still contain much of their start, and more of it in two processes."""
     shared = {"runtime__precision": "64-true", "batch": {"size": 32, "micro": 8}}
     one = small_cell(tmp_path / "one", "speech", **shared)
     two = small_cell(tmp_path / "two", "speech", runtime__devices=2, **shared)
@@ -171,7 +171,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
     for name, tensor in ours.items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-6, atol=1e-9)
     for split, metrics in one.read_record().metrics.items():
-        found = two.read_record().metrics[split]
-        assert found["wer"].n == metrics["wer"].n
-        assert found["wer"].value == pytest.approx(metrics["wer"].value, abs=1.0)
-        assert found["loss"].value == pytest.approx(metrics["loss"].value, rel=0.06)
+        others = two.read_record().metrics[split]
+        assert others["wer"].n == metrics["wer"].n
+        assert others["wer"].value == pytest.approx(metrics["wer"].value, abs=1.0)
+        assert others["loss"].value == pytest.approx(metrics["loss"].value, rel=0.06)

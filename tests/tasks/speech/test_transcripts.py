@@ -26,7 +26,7 @@ ALPHABET = " abcdefghijklmnopqrstuvwxyz'"
         ("I don’t, I won‘t, I ca`nt".replace(",", ""), "i don't i won't i ca'nt"),
         ("well-known yes—no 1".replace(" 1", ""), "well known yes no"),
         ("one\u2013two\u2010three\u2212".replace("\u2212", ""), "one two three"),
-        ("one\u2028two\u00a0three\u200bfour", "one two three four"),  # what parts lines and words
+        ("one\u2028two\u00a0three\u200bfour", "one two three four"),  # separators of lines and words
         ("\ufeffco\u00adop", "coop"),  # a byte-order mark, a soft hyphen
         ("İSTANBUL", "istanbul"),
     ],
@@ -44,7 +44,7 @@ def test_transcripts_become_plain_letters(text, expected):
         (" abcdefghijklmnoprstuwyząćęłńóśźż", "Łódź ŻÓŁĆ", "łódź żółć"),
         (" абвгдежзийклмнопрстуфхцчшщъыьэюя", "Ёлка й", "елка й"),
         (" abcçdefgğhıijklmnoöprsştuüvyz", "ISPARTA İzmir", "ısparta izmir"),
-        (" abcdeêghinoôơprstuưvxy", "thế", "thê"),  # the tone goes, the letter stays
+        (" abcdeêghinoôơprstuưvxy", "thế", "thê"),  # the tone is removed, the letter kept
         (" abcdefghijklmnopqrstuvwxyz-", "well-known", "well-known"),
     ],
 )
@@ -70,12 +70,12 @@ def test_letters_of_the_alphabet_are_kept(alphabet, text, expected, form):
         ("कि", "its transcript has 'क'"),
     ],
 )
-def test_what_has_no_form_in_the_alphabet_is_told(text, expected):
+def test_characters_outside_the_alphabet_are_reported(text, expected):
     with pytest.raises(ValueError, match=expected):
         in_alphabet(text, ALPHABET)
 
 
-def test_a_vowel_sign_is_no_accent():
+def test_a_vowel_sign_is_not_an_accent():
     with pytest.raises(ValueError, match="which is not in data.alphabet"):
         in_alphabet("कि", " कखग")
 

@@ -65,7 +65,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("kind", BREAKS)
-def test_a_bad_utterance_is_told_or_left_out(kind, files, root, caplog):
+def test_a_bad_utterance_is_reported_or_left_out(kind, files, root, caplog):
     damage, expected = BREAKS[kind]
     damage(files)
     path = files / recording(root).relative_to(root)
@@ -88,7 +88,7 @@ def test_a_bad_utterance_is_told_or_left_out(kind, files, root, caplog):
 
 
 @pytest.mark.parametrize("kind", ["no recording", "noise for flac", "sample rate"])
-def test_a_manifest_tells_the_same(kind, files, caplog):
+def test_a_manifest_reports_the_same_error(kind, files, caplog):
     damage, expected = BREAKS[kind]
     damage(files)
     with pytest.raises(DataError, match=f"{BAD_ID}.flac \\(utterance {BAD_ID} of train\\)") as error:
@@ -107,7 +107,7 @@ def test_a_bad_utterance_of_an_evaluation_set_is_counted_with_it(files):
     assert len(splits.sets["dev-clean"]) == 4
 
 
-def test_a_recording_that_ends_early_is_told_or_left_out_when_it_is_read(files, caplog):
+def test_a_recording_that_ends_early_is_reported_or_left_out_when_it_is_read(files, caplog):
     path = recording(files)
     cut_short(path)
     assert soundfile.info(path).frames > 6000  # as its header says
@@ -120,7 +120,7 @@ def test_a_recording_that_ends_early_is_told_or_left_out_when_it_is_read(files, 
     assert str(error.value).endswith("Fix it, or set data.on_bad_utterance=skip to leave it out.")
 
     splits = open_utterances(small(data__on_bad_utterance="skip", budget="1ep"), files)
-    assert splits.counts == {"train": 13, "dev-clean": 5, "test-clean": 4}  # as far as headers tell
+    assert splits.counts == {"train": 13, "dev-clean": 5, "test-clean": 4}  # by the headers alone
     packed = splits.train.packed(0)
     batches = [splits.train[SampleKey(0, i)] for i in range(len(packed))]
     assert [batch.skipped for batch in batches] == (packed == index).sum(axis=1).tolist()
@@ -128,7 +128,7 @@ def test_a_recording_that_ends_early_is_told_or_left_out_when_it_is_read(files, 
     assert expected in caplog.text
 
 
-def test_a_recording_that_changed_under_its_header_is_told(files):
+def test_a_recording_that_changed_under_its_header_is_reported(files):
     train = open_utterances(small(), files).train
     index = [train.utterances.listing(i).id for i in range(13)].index(BAD_ID)
     rewrite_recording(files, samples=5000)
@@ -139,8 +139,8 @@ def test_a_recording_that_changed_under_its_header_is_told(files):
         train.utterances.read(index)
 
 
-def test_a_mended_recording_is_seen(files):
-    """What was read of headers is kept, but not longer than the file."""
+def test_a_repaired_recording_is_noticed(files):
+    """Headers are cached, but only until the file changes."""
     good = recording(files).read_bytes()
     rewrite_recording(files, rate=8000)
     with pytest.raises(DataError, match="its sample rate is 8000"):
@@ -149,7 +149,7 @@ def test_a_mended_recording_is_seen(files):
     open_utterances(small(), files)
 
 
-def test_a_mended_parquet_file_is_seen(files):
+def test_a_repaired_parquet_file_is_noticed(files):
     rows = [(path.stem, text, path.read_bytes()) for path, text in transcripts(files / "tree" / "train-a")]
     others = {
         split: [(path.stem, text, path.read_bytes()) for path, text in transcripts(files / "tree" / split)]
@@ -169,7 +169,7 @@ def test_a_mended_parquet_file_is_seen(files):
     after = everything(config, files)
     assert after[:1] == before[:1]
     assert after[1:7] != before[1:7]
-    assert after[-4:] != before[-4:]  # kept features
+    assert after[-4:] != before[-4:]  # cached features
 
 
 def test_rows_without_recording_or_text_are_bad_utterances(files, caplog):
@@ -188,7 +188,7 @@ def test_rows_without_recording_or_text_are_bad_utterances(files, caplog):
     assert "it has no transcript" in caplog.text
 
 
-def test_nothing_left_is_told(files):
+def test_nothing_left_is_reported(files):
     for path in (files / "tree" / "dev-clean").glob("**/*.flac"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="'dev-clean' of data 'tiny' has no usable utterance"):
@@ -212,7 +212,7 @@ def test_an_evaluation_set_without_a_readable_recording_has_no_error_rate(files)
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("split", ["train-b", "dev-clean"])
-def test_samples_that_are_no_numbers_are_told_or_left_out(value, split, files, caplog):
+def test_samples_that_are_not_finite_are_reported_or_left_out(value, split, files, caplog):
     path, _ = transcripts(files / "tree" / split)[0]
     samples, _ = soundfile.read(path, dtype="float32")
     samples[100] = value
@@ -255,7 +255,7 @@ def run_tiny(workspace, files, novobench):
 
 
 def reason(err: str) -> str:
-    """The cell's line; the summary below it says that the rest is kept."""
+    """The line about the cell. The summary below it says that finished cells are kept."""
     first, summary = (line for line in err.splitlines() if line)
     assert "1 of 1 cells failed; the others are finished and kept" in summary
     assert "Traceback" not in err
@@ -270,7 +270,7 @@ def test_a_recording_cut_short_ends_the_command(files, run_tiny):
     assert "data.on_bad_utterance=skip" in err
 
 
-def test_training_goes_on_without_bad_utterances(workspace, files, run_tiny):
+def test_training_continues_without_bad_utterances(workspace, files, run_tiny):
     cut_short(recording(files))
     cut_short(recording(files, "40-1-0002"))
     recording(files, "40-1-0000").write_bytes(b"")

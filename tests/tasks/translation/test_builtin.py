@@ -28,7 +28,7 @@ def test_the_splits_of_the_corpus_do_not_overlap():
     assert not test & search
 
 
-def test_another_spelling_of_num2words_is_told(monkeypatch):
+def test_a_different_spelling_of_num2words_is_reported(monkeypatch):
     monkeypatch.setattr("novobench.tasks.translation.builtin._SHA256", "0" * 64)
     monkeypatch.setattr("novobench.tasks.translation.builtin.generate", lambda: "One.\tEins.\n")
     corpus.cache_clear()

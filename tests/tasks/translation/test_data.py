@@ -38,8 +38,8 @@ def packed(root) -> PackedPairs:
 
 def test_an_epoch_holds_each_pair_once(packed):
     for epoch in (0, 1):
-        seen = [pair for i in range(len(packed)) for pair in packed.pairs(SampleKey(epoch, i))]
-        assert sorted(seen) == list(range(TRAIN))
+        indices = [pair for i in range(len(packed)) for pair in packed.pairs(SampleKey(epoch, i))]
+        assert sorted(indices) == list(range(TRAIN))
 
 
 def test_micro_batches_keep_to_their_tokens_and_are_nearly_full(packed):
@@ -93,7 +93,7 @@ def test_packing_by_hand():
         pack(lengths, 11, 1)
 
 
-def test_micro_batches_too_small_are_told_with_what_is_needed(tiny_root):
+def test_micro_batches_that_are_too_small_are_reported_with_the_size_needed(tiny_root):
     message = error_message(tiny_files(batch={"size": 8, "micro": 8}), tiny_root)
     need = int(re.search(r"Raise batch\.micro to (\d+) or more", message)[1])
     lengths = [sum(map(len, pair)) for pair in zip(*open_sequences(tiny_root), strict=True)]
@@ -109,7 +109,7 @@ def open_sequences(tiny_root):
 # ------------------------------------------------------------------------------------ evaluation
 
 
-def test_evaluation_items_come_shortest_first_each_once(root):
+def test_evaluation_items_are_complete_and_sorted_by_length(root):
     search = open_pairs(files(), root).search
     items = [search[i] for i in range(len(search))]
     assert sorted(item.index for item in items) == list(range(SEARCH))
@@ -120,7 +120,7 @@ def test_evaluation_items_come_shortest_first_each_once(root):
     assert batch.source[0, : lengths[-3]].tolist() == items[-3].source
 
 
-def test_a_sentence_longer_than_the_positions_is_told(root):
+def test_a_sentence_longer_than_the_positions_is_reported(root):
     with pytest.raises(DataError, match=r"has a sentence of \d+ tokens, but model.positions is 20. Add: --set"):
         open_pairs(
             files(model__positions=20, data__max_length=20, data__max_output=20, batch={"size": 512, "micro": 512}),
@@ -152,7 +152,7 @@ def test_the_declared_tokens_of_an_epoch_are_checked_where_they_count(root, capl
     assert "by which curves count epochs" in caplog.text
 
 
-def test_all_wrong_counts_are_told_as_one_line_to_paste(root):
+def test_all_wrong_counts_are_reported_in_one_line_to_paste(root):
     wrong = {"data__train_size": 601, "data__test_size": 31, "budget": "1ep", "data__train_tokens": 8192}
     with pytest.raises(DataError, match=r"\(files text\) has 600 train pairs, but data\.train_size is 601,") as error:
         open_pairs(files(**wrong), root)
@@ -163,9 +163,10 @@ def test_all_wrong_counts_are_told_as_one_line_to_paste(root):
 
 
 @pytest.mark.parametrize("budget", ["4steps", "1ep"])
-def test_an_epoch_of_less_than_an_update_is_told(budget, tiny_root):
-    wanted = {"batch": {"size": 256 * 64, "micro": 256}, "data__train_tokens": 256 * 64, "budget": budget}
-    right = proposed_changes(error_message(tiny_files(**wanted), tiny_root))
-    assert right["batch__size"] == right["data__train_tokens"] == 256 * len(open_pairs(tiny_files(), tiny_root).train)
-    right["batch"] = {"size": right.pop("batch__size"), "micro": 256}
-    assert open_pairs(tiny_files(**{**wanted, **right}), tiny_root).counts["train"] == TINY_SIZES["train"]
+def test_an_epoch_shorter_than_an_update_is_reported(budget, tiny_root):
+    too_large = {"batch": {"size": 256 * 64, "micro": 256}, "data__train_tokens": 256 * 64, "budget": budget}
+    changes = proposed_changes(error_message(tiny_files(**too_large), tiny_root))
+    micro_batches = len(open_pairs(tiny_files(), tiny_root).train)
+    assert changes["batch__size"] == changes["data__train_tokens"] == 256 * micro_batches
+    changes["batch"] = {"size": changes.pop("batch__size"), "micro": 256}
+    assert open_pairs(tiny_files(**{**too_large, **changes}), tiny_root).counts["train"] == TINY_SIZES["train"]

@@ -1,4 +1,4 @@
-"""Transformer: counts, initialisation, and outputs against the layers written out and against plain Marian."""
+"""Transformer: counts, initialization, and outputs against the layers written out and against plain Marian."""
 
 import math
 
@@ -31,7 +31,7 @@ def trainable(model):
 
 
 def batch():
-    """Sources of 7 and 5 pieces, targets of 6 and 4, padded."""
+    """Sources of 7 and 5 tokens, targets of 6 and 4, padded."""
     source = torch.tensor([[2, 9, 8, 7, 30, 31, 3], [2, 40, 41, 42, 3, PAD, PAD]])
     target = torch.tensor([[BEGIN, 11, 12, 13, 14, 15], [BEGIN, 44, 45, 46, PAD, PAD]])
     return source, target
@@ -104,8 +104,8 @@ def written_out(model, source, target):
     d = model.config.d_model
     table = model.model.shared.weight
 
-    def embed(pieces, norm):
-        x = table[pieces] + sinusoids(pieces.shape[1], d).double() / math.sqrt(d)
+    def embed(tokens, norm):
+        x = table[tokens] + sinusoids(tokens.shape[1], d).double() / math.sqrt(d)
         return F.layer_norm(x, (d,), norm.weight, norm.bias, 1e-5)
 
     def feed_forward(layer, x):
@@ -131,7 +131,7 @@ def test_nemos_network_written_out():
     model = small()
     with torch.no_grad():
         for p in model.parameters():
-            p.add_(0.1 * torch.randn_like(p))  # no weight is left at a value that hides it
+            p.add_(0.1 * torch.randn_like(p))  # no weight keeps a value that hides an error
         model.model.decoder.normed_embedding.positions.weight.copy_(sinusoids(32, 16).double() / 4)
         model.model.encoder.normed_embedding.positions.weight.copy_(sinusoids(32, 16).double() / 4)
         source, target = batch()
@@ -155,7 +155,7 @@ def test_greedy_decoding_with_a_cache_is_the_network_applied_again_and_again(nor
     model = small(embedding_norm=norm)
     source, _ = batch()
     mask = source != PAD
-    found = model.generate(
+    actual = model.generate(
         input_ids=source, attention_mask=mask, num_beams=1, do_sample=False, max_new_tokens=8, min_new_tokens=8
     )
     expected = torch.full((2, 1), BEGIN)
@@ -164,4 +164,4 @@ def test_greedy_decoding_with_a_cache_is_the_network_applied_again_and_again(nor
             logits = model(input_ids=source, attention_mask=mask, decoder_input_ids=expected, use_cache=False).logits
             logits[:, -1, model.config.eos_token_id] = -math.inf
             expected = torch.cat([expected, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
-    assert torch.equal(found, expected)
+    assert torch.equal(actual, expected)

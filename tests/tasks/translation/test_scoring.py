@@ -1,4 +1,4 @@
-"""BLEU against its definition and against published scores, words against the rules' known outcomes."""
+"""BLEU against its definition and published scores, and words against the known results of the rules."""
 
 import csv
 import math
@@ -51,7 +51,7 @@ def test_bleu_is_bleu():
 
 
 def test_the_two_scores_differ_where_their_words_do():
-    """13a leaves `E-Mail` whole; the port of fairseq makes three words of it, which can match one by one."""
+    """13a keeps `E-Mail` as one word; the port of fairseq splits it into three words, which can match one by one."""
     outputs, references = ["Die E-Mail ist leider nicht hier"], ["Die A-Mail ist leider nicht hier"]
     assert sacrebleu(outputs, references) == pytest.approx(bleu_by_definition(outputs, references))
     cut = [["Die E @-@ Mail ist leider nicht hier"], ["Die A @-@ Mail ist leider nicht hier"]]
@@ -75,7 +75,7 @@ def test_text_without_spaces_is_cut_as_data_tokenize_says():
 
 
 @pytest.mark.skipif(find_spec("MeCab") is not None, reason="MeCab is installed")
-def test_a_tokenizer_that_is_not_installed():
+def test_a_tokenizer_that_is_not_installed_is_reported():
     with pytest.raises(DataError, match=r"'data.tokenize' ja-mecab needs .*sacrebleu\[ja\]"):
         signatures("ja-mecab")
 
@@ -90,7 +90,7 @@ def test_a_language_without_spaces_needs_a_tokenizer_of_its_own(language):
 
 @pytest.mark.skipif(not WMT21.is_dir(), reason="needs wmt-en-de/wmt21-systems under $NOVOBENCH_DATA")
 def test_published_scores_of_wmt21():
-    """Six systems against references A, C, D, and all of them at once, as WMT's organisers published them."""
+    """Six systems against references A, C, D, and all of them at once, as WMT's organizers published them."""
     references = {name: read_lines(WMT21 / f"newstest2021.en-de.ref.{name}.de") for name in "ACD"}
     with (WMT21 / "automatic-scores.en-de.tsv").open(newline="") as file:
         lines = [line for line in csv.DictReader(file, delimiter="\t") if line["metric"].startswith("bleu")]
@@ -124,15 +124,15 @@ def test_words(line, words):
 
 
 def test_nearest_neighbours_by_brute_force():
-    known = Pairs(["a b c", "a b", "d e f g", "g h i j k"], ["0", "1", "2", "3"])
-    asked = ["B a", "e f x", "k j", "unknown words"]
+    memory = Pairs(["a b c", "a b", "d e f g", "g h i j k"], ["0", "1", "2", "3"])
+    queries = ["B a", "e f x", "k j", "unknown words"]
 
     def dice(one: str, other: str) -> float:
         first, second = set(one.lower().split()), set(other.lower().split())
         return 2 * len(first & second) / (len(first) + len(second))
 
-    expected = [known.targets[max(range(4), key=lambda i, s=s: (dice(s, known.sources[i]), -i))] for s in asked]
-    assert nearest_neighbours(asked, known) == expected
+    expected = [memory.targets[max(range(4), key=lambda i, s=s: (dice(s, memory.sources[i]), -i))] for s in queries]
+    assert nearest_neighbours(queries, memory) == expected
     assert expected == ["1", "2", "3", "0"]
 
 

@@ -39,20 +39,20 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_files_and_hub_give_the_same_samples_as_the_corpus(root):
-    found = [open_pairs(config, root) for config in (corpus_config(), files(), hub())]
-    for other in found[1:]:
-        assert other.counts == found[0].counts
-        for one, two in zip(batches(found[0].train, 1), batches(other.train, 1), strict=True):
+    opened = [open_pairs(config, root) for config in (corpus_config(), files(), hub())]
+    for other in opened[1:]:
+        assert other.counts == opened[0].counts
+        for one, two in zip(batches(opened[0].train, 1), batches(other.train, 1), strict=True):
             assert torch.equal(one.source, two.source)
             assert torch.equal(one.target, two.target)
-        assert [other.tests["test"][i] for i in range(TEST)] == [found[0].tests["test"][i] for i in range(TEST)]
-    assert len({splits.fingerprint.partition(":")[2] for splits in found}) == 1
+        assert [other.tests["test"][i] for i in range(TEST)] == [opened[0].tests["test"][i] for i in range(TEST)]
+    assert len({splits.fingerprint.partition(":")[2] for splits in opened}) == 1
 
 
-def test_languages_turn_round(root):
-    there = open_pairs(files(), root)
-    back = open_pairs(files(data__source_language="de", data__target_language="en"), root)
-    assert there.search.text.sources == back.search.text.targets
+def test_languages_can_be_swapped(root):
+    forward = open_pairs(files(), root)
+    reversed_ = open_pairs(files(data__source_language="de", data__target_language="en"), root)
+    assert forward.search.text.sources == reversed_.search.text.targets
 
 
 @pytest.mark.slow
@@ -73,21 +73,21 @@ def test_multi30k_is_read_from_its_files():
 # ------------------------------------------------------------------------------------ files
 
 
-def test_unequal_line_counts_are_told(text_root):
+def test_unequal_line_counts_are_reported(text_root):
     path = text_root / "text" / "train.de"
     path.write_text(path.read_text() + "Noch eine Zeile.\n")
     with pytest.raises(DataError, match=r"train.en has 600 lines, but .*train.de has 601: each line must"):
         open_pairs(files(), text_root)
 
 
-def test_a_byte_that_is_not_utf8_is_told_with_its_line(text_root):
+def test_a_byte_that_is_not_utf8_is_reported_with_its_line(text_root):
     path = text_root / "text" / "train.de"
     path.write_bytes("Gut.\nSchön.\n".encode("latin-1") * 300)
     with pytest.raises(DataError, match=r"train.de line 2 is not UTF-8 \(byte 0xf6\). Convert the file, e.g. iconv"):
         open_pairs(files(), text_root)
 
 
-def test_an_empty_line_of_a_test_set_is_told(text_root):
+def test_an_empty_line_of_a_test_set_is_reported(text_root):
     path = text_root / "text" / "test.en"
     lines = path.read_text().splitlines()
     lines[4] = ""
@@ -96,7 +96,7 @@ def test_an_empty_line_of_a_test_set_is_told(text_root):
         open_pairs(files(), text_root)
 
 
-def test_an_evaluation_split_of_no_sentence_is_told(text_root):
+def test_an_empty_evaluation_split_is_reported(text_root):
     for language in ("en", "de"):
         (text_root / "text" / f"test.{language}").write_text("")
     with pytest.raises(DataError, match=r"test\.en has no sentences to evaluate"):
@@ -110,8 +110,8 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing(text_root, root)
     assert open_pairs(files(), text_root).tests["test"].text == open_pairs(files(), root).tests["test"].text
 
 
-def test_sentences_are_left_as_they_are(text_root):
-    """No Unicode normalisation, no cut at separators inside a sentence, NUL included."""
+def test_sentences_are_unchanged(text_root):
+    """No Unicode normalization, and no split at separators inside a sentence, NUL included."""
     lines = (text_root / "text" / "test.de").read_text().splitlines()
     lines[:3] = ["caf\u00e9 cafe\u0301 \ufb01n", "vor\u2028nach\x85 \x0b Ende", "null\0stelle"]
     (text_root / "text" / "test.de").write_bytes(("\n".join(lines) + "\n").encode())
@@ -138,7 +138,7 @@ def test_missing_files_are_named(root):
 
 
 @pytest.mark.parametrize("name", ["dev", "val", "valid"])
-def test_a_validation_split_of_another_name_is_told_with_its_key(name, text_root):
+def test_a_validation_split_of_another_name_is_reported_with_its_key(name, text_root):
     for language in ("en", "de"):
         (text_root / "text" / f"validation.{language}").rename(text_root / "text" / f"{name}.{language}")
     with pytest.raises(DataError, match=rf"No file .*/validation\.en\. Set data\.search_split={name}\.$"):
@@ -146,7 +146,7 @@ def test_a_validation_split_of_another_name_is_told_with_its_key(name, text_root
     assert len(open_pairs(files(data__search_split=name), text_root).search) == SEARCH
 
 
-def test_files_of_other_languages_or_names_are_told(text_root):
+def test_files_of_other_languages_or_names_are_reported(text_root):
     with pytest.raises(DataError, match=r"No file .*/train\.fr\. The folder holds: .* Name the files train\.en and"):
         open_pairs(files(data__target_language="fr"), text_root)
 
@@ -163,14 +163,14 @@ def test_files_of_other_languages_or_names_are_told(text_root):
         (lambda path: path.write_text("x", "utf-16"), r"train\.de is UTF-16, or not text"),
     ],
 )
-def test_what_is_no_text_is_told(place, message, tiny_root):
+def test_files_that_are_not_text_are_reported(place, message, tiny_root):
     (tiny_root / "text" / "train.de").unlink()
     place(tiny_root / "text" / "train.de")
     assert re.search(message, error_message(tiny_files(), tiny_root))
 
 
 @pytest.mark.parametrize("changes", [{"data__path": "a" * 300}, {"data__train_split": "a" * 300}])
-def test_names_that_no_file_can_have_are_told(changes, tiny_root):
+def test_names_that_no_file_can_have_are_reported(changes, tiny_root):
     assert re.match("No data folder|No file", error_message(tiny_files(**changes), tiny_root))
 
 
@@ -182,7 +182,7 @@ def test_only_a_newline_ends_a_line(tiny_root):
     assert pairs == Pairs(english, GERMAN)
 
 
-def test_a_failure_is_told_again(tiny_root):
+def test_a_failure_is_reported_again(tiny_root):
     write_pairs(tiny_root, "train", ENGLISH[:-1], GERMAN)
     for look in (open_pairs, open_pairs, identify):
         with pytest.raises(DataError, match=r"train\.en has 17 lines, but .*train\.de has 18"):
@@ -205,14 +205,14 @@ def tiny_hub(root, split, rows, kind=None):
     return small_config(data__source="hub", data__name="text", data__path="hub", data__hub_config="").data
 
 
-def test_null_text_of_a_hub_set_is_empty(tiny_root):
+def test_null_text_of_a_hub_data_set_is_empty(tiny_root):
     rows = [None, {"en": "\ufeffa", "de": None}, {"en": " a\nb ", "de": "c"}, {"en": None, "de": None}]
     split = open_split(tiny_hub(tiny_root, "train", rows, STRINGS), tiny_root, "train")
     assert split.read() == Pairs(["", "\ufeffa", "a b", ""], ["", "", "c", ""])
     with pytest.raises(DataError, match=r"hub\[train\] line 1: the source is empty"):
         read_evaluation(split)
     first = open_split(tiny_hub(tiny_root, "train", [{"en": "\ufeffa", "de": "b"}], STRINGS), tiny_root, "train")
-    assert first.read() == Pairs(["a"], ["b"])  # a mark at the start, as of a file, is none of the text
+    assert first.read() == Pairs(["a"], ["b"])  # a byte-order mark at the start is removed, as from a file
 
 
 @pytest.mark.parametrize(
@@ -226,12 +226,12 @@ def test_null_text_of_a_hub_set_is_empty(tiny_root):
         ([["a"]], "no column 'translation' with 'en'"),
     ],
 )
-def test_hub_columns_of_other_kinds_are_told(rows, message, tiny_root):
+def test_hub_columns_of_other_kinds_are_reported(rows, message, tiny_root):
     with pytest.raises(DataError, match=re.escape(message)):
         open_split(tiny_hub(tiny_root, "train", rows), tiny_root, "train")
 
 
-def test_hub_text_that_is_not_utf8_is_told(tiny_root):
+def test_hub_text_that_is_not_utf8_is_reported(tiny_root):
     bad = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
     data = tiny_hub(tiny_root, "train", pa.StructArray.from_arrays([bad, pa.array(["b"])], ["en", "de"]))
     with pytest.raises(DataError, match=r"hub\[train\]: column 'translation' has text that is not UTF-8"):
@@ -265,7 +265,7 @@ def test_a_sacrebleu_test_set_is_a_further_test(root, monkeypatch):
         open_pairs(files(data__more_tests=["sacrebleu:wmt41"]), root)
 
 
-def test_sacrebleu_sets_that_there_are_not_are_told(tiny_root):
+def test_unknown_sacrebleu_sets_are_reported(tiny_root):
     message = error_message(tiny_files(data__more_tests=["sacrebleu:wmt99"]), tiny_root)
     assert re.search(r"'data\.more_tests': sacreBLEU has no test set 'wmt99'\. Did you mean 'wmt", message)
     message = error_message(tiny_files(data__more_tests=["sacrebleu:wmt08/nc"]), tiny_root)
@@ -273,7 +273,7 @@ def test_sacrebleu_sets_that_there_are_not_are_told(tiny_root):
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), OSError("Name or service not known"), KeyError("x")])
-def test_a_sacrebleu_set_that_does_not_come_is_told(error, tiny_root, monkeypatch):
+def test_a_failed_sacrebleu_download_is_reported(error, tiny_root, monkeypatch):
     from sacrebleu.dataset import DATASETS
 
     def fail(_):

@@ -1,4 +1,4 @@
-"""The training step against its definition, decoding that keeps its promises, and whole cells."""
+"""The training step against its definition, decoding against its definition, and whole cells."""
 
 import math
 
@@ -22,7 +22,7 @@ LEARNER = {
     "model__feed_forward": 128,
     "model__heads": 4,
     "model__dropout": 0.0,
-    "model__label_smoothing": 0.0,  # with it a beam likes to end early: every further piece costs probability
+    "model__label_smoothing": 0.0,  # with it a beam tends to end early: every token costs probability
     "data__train_size": 32,
     "data__extra_output": 20,
     "batch": {"size": 2048, "micro": 2048},
@@ -52,8 +52,8 @@ def opened(config):
 # ------------------------------------------------------------------------------------ the loss
 
 
-def test_the_loss_is_smoothed_cross_entropy_over_real_pieces():
-    """NeMo's: the true piece has probability 0.9, all others share 0.1; the mean is over all pieces but padding."""
+def test_the_loss_is_smoothed_cross_entropy_over_real_tokens():
+    """NeMo's: the true token has probability 0.9, all others share 0.1; the mean is over all tokens except padding."""
     config = small_config(runtime__precision="64-true")
     module, data = opened(config)
     module.double()
@@ -68,9 +68,9 @@ def test_the_loss_is_smoothed_cross_entropy_over_real_pieces():
             if true == PAD:
                 continue
             log_probabilities = logits[row, t - 1].log_softmax(-1)
-            wanted = torch.full((vocabulary,), 0.1 / (vocabulary - 1), dtype=torch.float64)
-            wanted[true] = 0.9
-            total -= float(wanted @ log_probabilities)
+            labels_distribution = torch.full((vocabulary,), 0.1 / (vocabulary - 1), dtype=torch.float64)
+            labels_distribution[true] = 0.9
+            total -= float(labels_distribution @ log_probabilities)
             count += 1
     assert module.training_step(batch, 0).item() == pytest.approx(total / count, rel=1e-12)
 
@@ -86,7 +86,7 @@ def test_padding_changes_no_logit():
     torch.testing.assert_close(module(source, target)[:, : narrow.shape[1]], narrow)
 
 
-def test_a_random_batch_has_the_size_it_was_asked_for():
+def test_a_random_batch_has_the_requested_size():
     module, _ = opened(small_config())
     batch = module.random_batch(4096)
     assert batch.source.numel() + batch.target.numel() == 4096
@@ -98,7 +98,7 @@ def test_a_random_batch_has_the_size_it_was_asked_for():
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
-    """32 pairs learnt by heart in some seconds: (config, module, data)."""
+    """32 pairs memorized in a few seconds: (config, module, data)."""
     folder = small_cell(tmp_path_factory.mktemp("learnt"), budget="300steps", **LEARNER)
     cell.run(folder.path)
     config = small_config(budget="300steps", **LEARNER)
@@ -108,17 +108,17 @@ def learnt(tmp_path_factory):
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_32_pairs_are_learnt_by_heart(learnt, beams):
+def test_32_pairs_are_memorized(learnt, beams):
     _, module, data = learnt
-    known = [(x.tolist(), y.tolist()) for x, y in zip(data.train.source, data.train.target, strict=True)]
+    pairs = [(x.tolist(), y.tolist()) for x, y in zip(data.train.source, data.train.target, strict=True)]
     with torch.no_grad():
-        found = module.translate(padded([x for x, _ in known]), beams).tolist()
-    outputs, references = [data.text(row) for row in found], [data.text(y) for _, y in known]
+        rows = module.translate(padded([x for x, _ in pairs]), beams).tolist()
+    outputs, references = [data.text(row) for row in rows], [data.text(y) for _, y in pairs]
     assert sacrebleu(outputs, references) > 99
 
 
 def new_sentences(config, data, count=60):
-    """Sentences that are in no split of the config, where outputs are unsure and beams matter."""
+    """Sentences outside all splits, where outputs are uncertain and beams matter."""
     used = config.data.test_size + config.data.search_size + config.data.train_size
     text = Pairs(*map(list, zip(*corpus()[used : used + count], strict=True)))
     pairs = EvaluationPairs(text, data.model, beams=4)
@@ -126,17 +126,17 @@ def new_sentences(config, data, count=60):
 
 
 def outputs(module, data, items, beams, size):
-    found = []
+    texts = []
     with torch.no_grad():
         for start in range(0, len(items), size):
             batch = collate(items[start : start + size])
-            found += [data.text(row) for row in module.translate(batch.source, beams).tolist()]
-    return found
+            texts += [data.text(row) for row in module.translate(batch.source, beams).tolist()]
+    return texts
 
 
 @pytest.mark.parametrize(("precision", "most"), [(torch.float64, 0), (torch.float32, 0.01)])
 @pytest.mark.parametrize("beams", [1, 4])
-def test_the_company_of_a_sentence_does_not_change_its_translation(learnt, beams, precision, most):
+def test_a_translation_does_not_depend_on_the_rest_of_the_batch(learnt, beams, precision, most):
     config, module, data = learnt
     items = new_sentences(config, data)
     module.to(precision)
@@ -147,11 +147,11 @@ def test_the_company_of_a_sentence_does_not_change_its_translation(learnt, beams
     changed = sum(a != b for a, b in zip(alone, together, strict=True))
     changed += sum(b != expected[i.index] for b, i in zip(mixed, items[::7] + items[1::3], strict=True))
     assert changed <= most * 2 * len(items)
-    assert len(set(alone)) > 30  # they are translations, not one answer to all
+    assert len(set(alone)) > 30  # they are translations, not all the same
 
 
 def test_beam_search_is_beam_search(learnt):
-    """Against the search written out, a sentence at a time; and hardly ever does it lose what greedy decoding finds.
+    """Compared with the search written out for one sentence at a time. It is rarely worse than greedy decoding.
 
     A beam of 4 may drop the greedy output on its way: the metric `beam_not_worse` says how often. This net knows 32
     sentences and no more, and so is less sure than one that has learnt to translate.
@@ -162,12 +162,12 @@ def test_beam_search_is_beam_search(learnt):
     source = collate(items).source
     with torch.no_grad():
         greedy, beam = (module.translate(source, beams) for beams in (1, 4))
-        scores = [module.log_probability(source, pieces) for pieces in (greedy, beam)]
+        scores = [module.log_probability(source, outputs) for outputs in (greedy, beam)]
         for i in range(0, 100, 10):
             alone = torch.tensor([items[i].source])
             limit = len(items[i].source) + module.config.data.extra_output
             expected, score = written_out_search(module, alone, 4, limit)
-            assert [piece for piece in beam[i].tolist() if piece != PAD] == expected
+            assert [token for token in beam[i].tolist() if token != PAD] == expected
             assert float(scores[1][i]) == pytest.approx(score, abs=1e-9)
         module.evaluation_start()
         module.evaluation_step(collate(items))
@@ -176,21 +176,21 @@ def test_beam_search_is_beam_search(learnt):
     worse = (scores[1] < scores[0] - 1e-9).double().mean()
     assert worse <= 0.05
     assert (share.value, share.n) == (pytest.approx(100 - 100 * worse), 100)
-    assert (scores[1] > scores[0] + 1e-6).any()  # and the two do differ
+    assert (scores[1] > scores[0] + 1e-6).any()  # and sometimes better
 
 
 def written_out_search(module, source, width, limit):
-    """The likeliest output of at most `limit` pieces that a beam of `width` finds, without cache, and its score."""
+    """The most likely output of at most `limit` tokens that a beam of `width` finds, without a cache, and its score."""
     running, finished = [([BEGIN], 0.0)], []
-    while not finished or running[0][1] > finished[0][1]:  # no piece makes an output likelier
-        pieces = torch.tensor([output for output, _ in running])
-        steps = module(source.expand(len(running), -1), pieces)[:, -1].log_softmax(-1).tolist()
-        last = pieces.shape[1] == limit
+    while not finished or running[0][1] > finished[0][1]:  # no token makes an output more likely
+        tokens = torch.tensor([output for output, _ in running])
+        steps = module(source.expand(len(running), -1), tokens)[:, -1].log_softmax(-1).tolist()
+        last = tokens.shape[1] == limit
         longer = [
-            ([*output, piece], score + (0.0 if last else step[piece]))
+            ([*output, token], score + (0.0 if last else step[token]))
             for (output, score), step in zip(running, steps, strict=True)
-            for piece in ([END] if last else range(len(step)))
-            if piece not in (PAD, BEGIN)
+            for token in ([END] if last else range(len(step)))
+            if token not in (PAD, BEGIN)
         ]
         longer.sort(key=lambda hypothesis: -hypothesis[1])
         finished += [hypothesis for hypothesis in longer[:width] if hypothesis[0][-1] == END]
@@ -202,14 +202,14 @@ def written_out_search(module, source, width, limit):
 
 
 def test_outputs_end_at_their_limit():
-    """An untrained model hardly ever ends by itself."""
+    """An untrained model rarely ends an output by itself."""
     module, data = opened(small_config(data__extra_output=3, data__max_output=20))
     items = [data.evaluation_sets[1].dataset[i] for i in range(12)]
     batch = collate(items)
     for beams in (1, 4):
         with torch.no_grad():
-            found = module.translate(batch.source, beams)
-        for row, item in zip(found.tolist(), items, strict=True):
+            outputs_ = module.translate(batch.source, beams)
+        for row, item in zip(outputs_.tolist(), items, strict=True):
             limit = min(len(item.source) + 3, 20)
             assert row[0] == BEGIN
             assert END in row
@@ -233,7 +233,7 @@ def test_outputs_end_at_their_limit():
         ({"data__max_length": 257}, r"'data\.max_length' 257 is more than"),
     ],
 )
-def test_what_the_config_refuses(changes, message):
+def test_the_config_refuses_values_that_do_not_match(changes, message):
     with pytest.raises(ConfigError, match=message):
         small_config(**changes)
 
@@ -251,35 +251,35 @@ def test_evaluation_counts_each_sentence_once_and_scores_the_corpus(tmp_path):
     references = [row["reference"] for row in rows]
     assert test["sacrebleu"].value == sacrebleu([row["output"] for row in rows], references)
     assert test["sacrebleu_greedy"].value == sacrebleu([row["greedy"] for row in rows], references)
-    assert "sacrebleu_greedy" not in search  # greedy is all there is
+    assert "sacrebleu_greedy" not in search  # the search set is decoded greedily only
     assert test["sentences_per_second"].value > 0
     assert record.scoring["sacrebleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2")
     module, data = opened(small_config())
     module.load_state_dict(checkpoints.load_newest(folder.checkpoints)["model"])
     module.double()
-    nats, pieces = 0.0, 0
+    nats, tokens = 0.0, 0
     for i in range(12):
         batch = collate([data.evaluation_sets[1].dataset[i]])
         chosen = module(batch.source, batch.target[:, :-1]).detach().log_softmax(-1)
         nats -= float(chosen.gather(-1, batch.target[:, 1:, None]).sum())
-        pieces += batch.target.shape[1] - 1
-    assert test["loss"].value == pytest.approx(nats / pieces, rel=1e-5)
-    assert test["loss"].n == pieces
+        tokens += batch.target.shape[1] - 1
+    assert test["loss"].value == pytest.approx(nats / tokens, rel=1e-5)
+    assert test["loss"].n == tokens
 
 
-def test_the_nearest_neighbour_is_looked_for_once_and_recorded_as_a_baseline(tmp_path, monkeypatch):
+def test_the_nearest_neighbour_baseline_is_computed_once_and_recorded(tmp_path, monkeypatch):
     folder = small_cell(tmp_path, budget="1steps", data__neighbours=True)
     cell.run(folder.path)
-    found = folder.read_record().baselines["test"]["neighbour_sacrebleu"]
-    assert 5 < found.value < 60
-    assert found.n == 12
+    baseline = folder.read_record().baselines["test"]["neighbour_sacrebleu"]
+    assert 5 < baseline.value < 60
+    assert baseline.n == 12
 
-    def looked_again(*_):
-        raise AssertionError("looked for again")
+    def computed_again(*_):
+        raise AssertionError("computed again")
 
-    monkeypatch.setattr("novobench.tasks.translation.data.nearest_neighbours", looked_again)
+    monkeypatch.setattr("novobench.tasks.translation.data.nearest_neighbours", computed_again)
     _, data = opened(small_config(data__neighbours=True))
-    assert data.baselines["test"]["neighbour_sacrebleu"] == found
+    assert data.baselines["test"]["neighbour_sacrebleu"] == baseline
 
 
 # ------------------------------------------------------------------------------------ same bits, any processes
@@ -314,7 +314,7 @@ def test_loader_workers(uninterrupted, tmp_path):
 
 
 def test_an_update_is_the_mean_of_its_micro_batches(tmp_path):
-    """One update of SGD without schedule, against the two micro-batches' gradients worked out here."""
+    """One update of SGD without schedule, against the two micro-batches' gradients computed here."""
     changes = {
         "budget": "1steps",
         "optimizer__name": "sgd",
@@ -357,7 +357,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
 
 
 def test_dropout_depends_on_seed_update_and_micro_batch_alone():
-    """What makes any number of processes agree: the generator is seeded before each micro-batch."""
+    """The generator is seeded before each micro-batch, so that any number of processes agree."""
     module, data = opened(small_config(model__dropout=0.5))
     module.train()
     batch = data.train[SampleKey(0, 0)]

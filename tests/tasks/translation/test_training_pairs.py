@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
         (128, 128, ""),
         (129, 128, "long"),
         (60, 35, ""),
-        (61, 35, "unequal"),  # 26 pieces more
+        (61, 35, "unequal"),  # 26 tokens more
         (12, 6, ""),  # 10 = 2.5 × 4
         (13, 6, "unequal"),
         (3, 3, ""),
@@ -55,14 +55,14 @@ def test_pairs_that_are_left_out_are_counted(root, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "\n" * TRAIN])
-def test_a_training_text_without_a_sentence_is_told(text_root, content):
+def test_a_training_text_without_a_sentence_is_reported(text_root, content):
     for language in ("en", "de"):
         (text_root / "text" / f"train.{language}").write_text(content)
     with pytest.raises(DataError, match=r"train.en has only empty pairs"):
         open_pairs(files(), text_root)
 
 
-def test_nothing_left_is_told(root):
+def test_nothing_left_is_reported(root):
     config = files()
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, max_length=4))
     with pytest.raises(DataError, match="none of 600 pairs is left. Left out are 600 long: raise data.max_length 4"):
@@ -77,7 +77,7 @@ def test_nothing_left_is_told(root):
         ({"data__target_language": "en"}, "Left out are 18 same: provide translations"),
     ],
 )
-def test_why_no_pair_is_left_is_told_with_its_key(changes, message, tiny_root):
+def test_the_reasons_why_no_pair_is_left_are_reported_with_their_keys(changes, message, tiny_root):
     assert message in error_message(tiny_files(**changes), tiny_root)
 
 
@@ -93,17 +93,16 @@ def test_data_are_identified_by_their_text_without_preparing_any(text_root, monk
     with monkeypatch.context() as patch:
         patch.setattr("novobench.tasks.translation.training_pairs.train_bpe", lambda *_: pytest.fail("trained a BPE"))
         patch.setenv("NOVOBENCH_CACHE", str(text_root / "cache"))
-        found = [identify(config, text_root) for config in (files(), files(seed=1))]
-    assert found == [open_pairs(files(), text_root).fingerprint] * 2
+        fingerprints = [identify(config, text_root) for config in (files(), files(seed=1))]
+    assert fingerprints == [open_pairs(files(), text_root).fingerprint] * 2
     for split, place in (("train", 1), ("validation", 2), ("test", 3)):
         path = text_root / "text" / f"{split}.de"
         before = path.read_text()
         path.write_text(before[:-3] + "!.\n")  # the same number of lines and bytes
-        assert [a != b for a, b in zip(identify(files(), text_root).split(":"), found[0].split(":"), strict=True)] == [
-            number == place for number in range(4)
-        ]
+        parts = zip(identify(files(), text_root).split(":"), fingerprints[0].split(":"), strict=True)
+        assert [new != old for new, old in parts] == [number == place for number in range(4)]
         path.write_text(before)
-    assert identify(files(), text_root) == found[0]
+    assert identify(files(), text_root) == fingerprints[0]
 
 
 def test_a_hub_set_and_a_given_bpe_are_identified_by_content(root, tmp_path):
@@ -115,14 +114,14 @@ def test_a_hub_set_and_a_given_bpe_are_identified_by_content(root, tmp_path):
     rows[3]["translation"]["de"] = "Etwas anderes."
     datasets.Dataset.from_list(rows).to_parquet(str(path))
     assert identify(hub(), tmp_path) != before
-    given = {"data__bpe_model": "bpe.model", "model__vocabulary": 160}
+    own_bpe = {"data__bpe_model": "bpe.model", "model__vocabulary": 160}
     pairs = open_pairs(hub(), root).tests["test"].text
     models = [train_bpe(Pairs(x, x), 120, hub().data, "test") for x in pairs]
-    found = set()
+    fingerprints = set()
     for model in models:
         (tmp_path / "bpe.model").write_bytes(model)
-        found.add(identify(hub(**{**given, "model__vocabulary": 120}), tmp_path))
-    assert len(found) == 2
+        fingerprints.add(identify(hub(**{**own_bpe, "model__vocabulary": 120}), tmp_path))
+    assert len(fingerprints) == 2
 
 
 def test_line_ends_and_marks_of_an_editor_leave_the_identity(text_root):
