@@ -35,6 +35,13 @@ def workspace(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def empty_workspace(tmp_path, monkeypatch) -> Path:
+    """An empty folder as the workspace."""
+    monkeypatch.setattr(places, "workspace", lambda: places.Workspace(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def heard_signals():
     """Handle signals as in a terminal; in the background or under nohup, Python ignores some of them."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
