@@ -1,4 +1,4 @@
-"""A workspace of its own for tests that run commands: experiments, configs, runs and results in a temporary folder."""
+"""Fixtures of all tests: workspaces in a temporary folder, and commands run in this process."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ from novobench import places
 from novobench.places import ROOT
 from tests.fuzz.summary import pytest_terminal_summary  # noqa: F401
 
-# Before Triton is imported: `NovoGrad(fused=True)` then runs its kernels on the CPU. On a GPU they shall be compiled:
-# `make test-gpu` sets 0.
+# Set before Triton is imported, so that `NovoGrad(fused=True)` runs its kernels on the CPU. `make test-gpu` sets 0 to
+# compile them.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SMALL_EXPERIMENT = Path(__file__).parent / "suite" / "small.yaml"
@@ -20,13 +20,13 @@ SMALL_EXPERIMENT = Path(__file__).parent / "suite" / "small.yaml"
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory):
-    """Derived data of the tests, in a folder of their own."""
+    """Derived data goes to a temporary folder that all processes of a test run share."""
     os.environ["NOVOBENCH_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "cache")
 
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch) -> Path:
-    """A checkout in miniature: the real configs, `experiments/small.yaml`, nothing run yet."""
+    """A small checkout as the workspace: the real configs and `experiments/small.yaml`, without runs or results."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "experiments").mkdir()
     shutil.copy(SMALL_EXPERIMENT, tmp_path / "experiments" / "small.yaml")
@@ -35,8 +35,15 @@ def workspace(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def empty_workspace(tmp_path, monkeypatch) -> Path:
+    """An empty folder as the workspace."""
+    monkeypatch.setattr(places, "workspace", lambda: places.Workspace(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def heard_signals():
-    """Signals as programs of a terminal have them; tests in the background, or under nohup, ignore some."""
+    """Handle signals as in a terminal; in the background or under nohup, Python ignores some of them."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
@@ -46,7 +53,7 @@ def heard_signals():
 
 @pytest.fixture
 def novobench(capsys):
-    """Run a command in this process: `novobench("plan", "small")` -> (exit code, standard output, standard error)."""
+    """Runs a command in this process: `novobench("plan", "small")` returns exit code, standard output and error."""
     from novobench.cli import main
 
     def run(*words: str) -> tuple[int, str, str]:

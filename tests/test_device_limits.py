@@ -1,4 +1,4 @@
-"""Settings that would silently become others on some devices."""
+"""Settings that some devices would silently replace are rejected."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.cells import small_cell, small_config
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "right", "wrong"),
+    ("key", "value", "accepting", "rejecting"),
     [
         ("runtime__precision", "16-mixed", ["cuda", "mps"], ["cpu"]),
         ("runtime__precision", "bf16-mixed", ["cuda", "cpu"], []),
@@ -19,11 +19,11 @@ from tests.cells import small_cell, small_config
         ("runtime__channels_last", True, ["cuda", "cpu", "mps"], []),
     ],
 )
-def test_what_a_device_cannot_do_is_refused(key, value, right, wrong):
-    config = small_config(runtime__accelerator="auto", **{key: value})  # plans for machines that are not here
-    for device in right:
+def test_settings_that_a_device_lacks_are_rejected(key, value, accepting, rejecting):
+    config = small_config(runtime__accelerator="auto", **{key: value})  # plans may be made on another machine
+    for device in accepting:
         check_device(config, device)
-    for device in wrong:
+    for device in rejecting:
         with pytest.raises(ConfigError, match=key.replace("__", ".")):
             check_device(config, device)
         if device != "mps":
@@ -32,7 +32,7 @@ def test_what_a_device_cannot_do_is_refused(key, value, right, wrong):
 
 
 def test_lightning_still_replaces_half_precision_on_a_cpu():
-    """The reason for the refusal: if this fails, it can go."""
+    """The reason for the check; if this test fails, the check can go."""
     import pytorch_lightning as pl
 
     with pytest.warns(UserWarning, match="precision='16-mixed'.* not supported on CPU. Using .*'bf16-mixed'"):
@@ -40,10 +40,10 @@ def test_lightning_still_replaces_half_precision_on_a_cpu():
     assert trainer.precision == "bf16-mixed"
 
 
-def test_a_cell_of_half_precision_does_not_start_without_a_gpu(tmp_path, monkeypatch):
+def test_a_cell_in_half_precision_does_not_start_without_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "accelerator", lambda: "cpu")
     folder = small_cell(tmp_path / "cell", runtime__accelerator="auto", runtime__precision="16-mixed")
     with pytest.raises(ConfigError, match="'runtime.precision' 16-mixed needs a GPU"):
         cell.run(folder.path)
     assert "16-mixed needs a GPU" in folder.failure_reason()
-    assert not folder.environment.exists()  # nothing was opened or trained
+    assert not folder.environment.exists()  # neither data nor training was started

@@ -301,8 +301,7 @@ def test_a_failed_build_leaves_nothing_and_can_be_repeated(error, message, cache
     built()
 
 
-def test_a_training_and_a_collection_remove_leftovers(tmp_path, monkeypatch):
-    from novobench.places import Workspace
+def test_a_training_and_a_collection_remove_leftovers(tmp_path, empty_workspace):
     from novobench.suite import collection
     from novobench.suite.results import Results
     from novobench.training import cell
@@ -314,7 +313,6 @@ def test_a_training_and_a_collection_remove_leftovers(tmp_path, monkeypatch):
     (tmp_path / "results" / "laptop").mkdir(parents=True)
     leftovers = [temporary(where, "x", GONE, files._machine()) for where in (folder.path, folder.checkpoints)]
     cell.run(folder.path)
-    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     leftovers.append(temporary(tmp_path / "results" / "laptop", "cells.json", GONE, files._machine()))
     collection.collect([], Results.load("laptop"))
     assert not any(path.exists() for path in leftovers)

@@ -1,4 +1,4 @@
-"""One `fuzz` a test, whose counts go to the report."""
+"""One `fuzz` per test; its counts go into the summary."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from tests.fuzz.summary import PROPERTY
 
 @pytest.fixture
 def fuzz(request: pytest.FixtureRequest, record_property: Any) -> Iterator[Fuzz]:
-    made = Fuzz()
-    yield made
+    inputs = Fuzz()
+    yield inputs
     kind = request.node.originalname.removeprefix("test_").replace("_", " ")
-    record_property(PROPERTY, f"{kind}: {dict(made.counts)}")
+    record_property(PROPERTY, f"{kind}: {dict(inputs.counts)}")

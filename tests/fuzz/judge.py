@@ -1,6 +1,6 @@
-"""What may become of an input: it works, or ends in one clear line. All else is a failure of the product.
+"""Judges what an input does: it works, or it ends in one clear line. Anything else is a bug in novobench.
 
-No function here knows what is wrong with an input; each module that draws inputs says what an error must name.
+No function here knows what is wrong with an input; the modules that draw inputs say what an error must name.
 """
 
 import gc
@@ -20,20 +20,20 @@ from novobench.errors import MAX_LENGTH, NovobenchError, one_line
 
 WORKED, CLEAR_ERROR = "worked", "clear errors"
 LONGEST_SECONDS = 60.0
-"""After which an input counts as one that hangs."""
+"""After this time an input counts as hanging."""
 MOST_MEMORY = 4 << 30
-"""Bytes that one input may ask for, on top of what the process has."""
+"""Bytes that one input may allocate in addition to those of the process."""
 _RAW = ("Traceback", " object at 0x", "<class '", "<function ")
-"""What Python says to programmers."""
+"""Signs of text that is meant for programmers."""
 
 
 class _Hangs(BaseException):
-    """Not an Exception, so that code that takes any of them for a bad input does not take this."""
+    """Not an Exception, so that code that treats any Exception as a bad input does not catch it."""
 
 
 def judge(call: Callable[[], Any], *names: str) -> str:
-    """`WORKED` or `CLEAR_ERROR`; fails for anything else. `names`: files, keys or words of which an error must name
-    one; none: any error will do."""
+    """Return `WORKED` or `CLEAR_ERROR`; fail for anything else. An error must name one of `names`: files, keys or
+    words. Without names, any clear error passes."""
     try:
         with _limited():
             call()
@@ -42,14 +42,14 @@ def judge(call: Callable[[], Any], *names: str) -> str:
         return CLEAR_ERROR
     except (Exception, KeyboardInterrupt, pytest.fail.Exception):
         raise
-    except BaseException as error:  # a hang, an exit, a panic of foreign code
+    except BaseException as error:  # a hang, an exit, a panic in another library
         raise AssertionError(f"ended by {type(error).__name__}: {error}") from error
     return WORKED
 
 
 def judge_command(words: list[str], *names: str) -> str:
-    """The same for `novobench words`: exit code 0, or 1 or 2 and one line on standard error; argparse's usage may
-    stand above it. Standard output must take every character that is printed."""
+    """The same for `novobench words`: exit code 0, or 1 or 2 with one line on standard error, below argparse's usage if
+    there is one. Standard output must be able to encode every printed character."""
     from novobench.cli import main
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
@@ -64,31 +64,31 @@ def judge_command(words: list[str], *names: str) -> str:
         except _Hangs as error:
             raise AssertionError(f"hangs: {error}") from error
     err.flush()
-    told = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    message = err.buffer.getvalue().decode()  # type: ignore[attr-defined]
     if code == 0:
-        assert told == "", told
+        assert message == "", message
         return WORKED
-    assert code in (1, 2), f"exit code {code}: {told}"
-    usage = told.startswith("usage: ")
-    start = told.find("\nnovobench") + 1 if usage else 0
-    line = told[start:].removesuffix("\n")
-    assert line.startswith("novobench"), f"exit code {code}: {told}"
+    assert code in (1, 2), f"exit code {code}: {message}"
+    usage = message.startswith("usage: ")
+    start = message.find("\nnovobench") + 1 if usage else 0
+    line = message[start:].removesuffix("\n")
+    assert line.startswith("novobench"), f"exit code {code}: {message}"
     _check_line(line, () if usage else names)
     return CLEAR_ERROR
 
 
 def _check_line(line: str, names: tuple[str, ...]) -> None:
-    assert line.strip(), "an error without a word"
+    assert line.strip(), "an empty error message"
     assert len(line) <= MAX_LENGTH, f"{len(line)} characters: {line}"
     assert line.isprintable(), f"not printable, or not one line: {line!r}"
     assert not any(raw in line for raw in _RAW), line
-    named = [one_line(name)[:60] for name in names]
-    assert not named or any(name in line for name in named), f"names none of {named}: {line}"
+    expected = [one_line(name)[:60] for name in names]
+    assert not expected or any(name in line for name in expected), f"names none of {expected}: {line}"
 
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Time and memory of one input; in the main thread, which alone gets signals."""
+    """Limit time and memory of one input. Does nothing outside the main thread, which alone receives signals."""
     if threading.current_thread() is not threading.main_thread() or sys.platform != "linux":
         yield
         return
@@ -107,7 +107,7 @@ def _limited() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        if _address_space() > now + MOST_MEMORY // 8:  # errors and the frames that they passed hold each other
+        if _address_space() > now + MOST_MEMORY // 8:  # errors and their frames refer to each other
             gc.collect()
 
 
@@ -120,14 +120,14 @@ def _address_space() -> int:
 
 
 class Fuzz:
-    """Draws inputs and counts what became of them."""
+    """Draws inputs and counts the results."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def __call__(self, inputs: int, attempt: Callable[..., str], **strategies: Any) -> None:
-        """Call `attempt` with `inputs` draws from the strategies; it returns what `judge` did. The first failure ends
-        the run, with the smallest input that fails in the same way."""
+        """Call `attempt` with `inputs` draws from the strategies; it returns what `judge` returned. The first failure
+        ends the run and is reported with the smallest input that fails in the same way."""
         from hypothesis import HealthCheck, Phase, given, settings
 
         def counted(**drawn: Any) -> None:
@@ -146,11 +146,11 @@ class Fuzz:
 
 
 FEW = 100
-"""Inputs below which a test draws the same ones each time."""
+"""A test with fewer inputs than this draws the same ones every time."""
 
 
 def extents(few: int, many: int) -> Any:
-    """How many inputs a test tries: `few` in `make test`, `many` in `make test-long`."""
+    """Number of inputs of a test: `few` in `make test`, `many` in `make test-long`."""
     assert few < FEW <= many
     return pytest.mark.parametrize(
         "inputs", [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.long)]

@@ -1,4 +1,4 @@
-"""Odd words and damage: what people, editors and disks make of a text or a file."""
+"""Odd words and damage: what people, editors and disks do to a text or a file."""
 
 from typing import Any
 
@@ -22,12 +22,12 @@ ODD_WORDS = [
     "1.5steps", "ep", "os:system", "torch.optim:SGD", "torch.optim:Adam", "novobench.optim:NovoGrad", "this:x",
     "a:b:c", ":", "x.y:", "math:pi",
 ]  # fmt: skip
-"""Words that something somewhere takes for something else."""
+"""Words that some parser may take for something else."""
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
-"""Lone surrogates and characters without a meaning, too."""
+"""Includes lone surrogates and unassigned characters."""
 SAFE_TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
-"""What UTF-8 can hold."""
+"""Text that UTF-8 can encode."""
 
 
 def words() -> st.SearchStrategy[str]:
@@ -44,15 +44,15 @@ def numbers() -> st.SearchStrategy[str]:
 
 
 def argument(text: str) -> str:
-    """As a word of the command line comes: no null characters, and surrogates only where a byte is no UTF-8."""
+    """Text as an argument of the command line: no null characters, and surrogates only for bytes that are not UTF-8."""
     content = text.replace("\0", "").encode("utf-8", "surrogatepass")
     return content.decode("utf-8", "surrogateescape")
 
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes, most: int = 2) -> bytes:
-    """A file with bytes flipped, cut, doubled, replaced or moved: up to `most` times, mostly near its start, where
-    headers are."""
+    """A file after up to `most` damages: bytes flipped, cut, duplicated, replaced or moved. Most are near its start,
+    where headers are."""
     for _ in range(draw(st.integers(1, most))):
         kind = draw(st.sampled_from(["set", "flip", "cut", "drop", "double", "insert", "zero", "swap"]))
         end = len(content)
@@ -79,8 +79,8 @@ def damaged(draw: st.DrawFn, content: bytes, most: int = 2) -> bytes:
 
 @st.composite
 def edited(draw: st.DrawFn, text: str, most: int = 2, odd: Any = None) -> bytes:
-    """A text file after up to `most` slips: words replaced, lines lost, doubled or exchanged, odd words put in, another
-    encoding, Windows' line ends."""
+    """A text file after up to `most` mistakes: words replaced, lines lost, duplicated or exchanged, odd words inserted,
+    another encoding, Windows line ends."""
     odd = odd or words()
     for _ in range(draw(st.integers(1, most))):
         lines = text.split("\n")
@@ -120,7 +120,7 @@ def edited(draw: st.DrawFn, text: str, most: int = 2, odd: Any = None) -> bytes:
 
 
 def _split(line: str) -> list[str]:
-    """Words and what is between them."""
+    """Words and the text between them."""
     parts = [""]
     for sign in line:
         if parts[-1] and (sign.isalnum() or sign in "._-+") != (parts[-1][-1].isalnum() or parts[-1][-1] in "._-+"):
@@ -130,7 +130,7 @@ def _split(line: str) -> list[str]:
 
 
 def data(depth: int = 3) -> st.SearchStrategy[Any]:
-    """Anything that YAML or JSON can say."""
+    """Any data that YAML or JSON can express."""
     leaf = st.one_of(
         st.none(), st.booleans(), st.integers(), st.integers(-2, 9), st.floats(), words(),
     )  # fmt: skip
@@ -141,7 +141,7 @@ def data(depth: int = 3) -> st.SearchStrategy[Any]:
 
 @st.composite
 def replaced(draw: st.DrawFn, tree: Any) -> Any:
-    """Nested data in which one value, key or entry is another, gone or new."""
+    """Nested data in which one value, key or entry is replaced, removed or added."""
     if not isinstance(tree, dict | list) or not tree or draw(st.integers(0, 3)) == 0:
         return draw(data())
     if isinstance(tree, list):
@@ -155,5 +155,5 @@ def replaced(draw: st.DrawFn, tree: Any) -> Any:
         return {**tree, key: draw(replaced(tree[key]))}
     if kind == "new":
         return {**tree, draw(words()): draw(data())}
-    rest = {name: value for name, value in tree.items() if name != key}
-    return {**rest, draw(words()): tree[key]} if kind == "rename" else rest
+    others = {name: value for name, value in tree.items() if name != key}
+    return {**others, draw(words()): tree[key]} if kind == "rename" else others

@@ -1,4 +1,4 @@
-"""The judge of the fuzz tests lets nothing through but what works and what ends in one clear line."""
+"""The judge of the fuzz tests passes only inputs that work or end in one clear line."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ def raising(error):
     return call
 
 
-def test_what_works_and_what_is_clear():
+def test_success_and_clear_errors_pass():
     assert judge(lambda: None) == WORKED
     assert judge(raising(DataError("a.png cannot be decoded.")), "a.png") == CLEAR_ERROR
     assert judge(raising(ConfigError("'x\x1b[31m' is no key.")), "x\x1b[31m") == CLEAR_ERROR
@@ -37,7 +37,7 @@ def test_what_works_and_what_is_clear():
         (lambda: bytearray(1 << 40), MemoryError),
     ],
 )
-def test_all_else_fails(call, kind):
+def test_anything_else_fails(call, kind):
     with pytest.raises(kind):
         judge(call, "a.png")
 
@@ -89,7 +89,7 @@ def test_commands(code, out, err, expected, monkeypatch):
             judge_command(["plan"], "a.png")
 
 
-def test_output_that_a_terminal_cannot_take(monkeypatch):
+def test_output_that_a_terminal_cannot_encode_fails(monkeypatch):
     monkeypatch.setattr("novobench.cli.main", command(0, "\udcff"))
     with pytest.raises(UnicodeEncodeError):
         judge_command(["plan"])

@@ -1,6 +1,6 @@
 """Whole cells on CUDA: the same promises as on the CPU, updates that never wait, and a net that learns.
 
-Each test stands alone and starts a few processes of its own, one after another, so that `-n 6` runs six at a time.
+Each test is independent and starts its processes one after another, so `-n 6` runs six at a time.
 """
 
 import importlib.util
@@ -16,17 +16,17 @@ from tests.tasks.translation.small import small_cell as small_translation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-# Read when CUDA starts, in this process and in those that its forkserver makes. Ten bits of mantissa in convolutions
-# would hide what else differs from the CPU; and a process that multiplied without the second never is deterministic.
+# CUDA reads these when it starts, in this process and those of its forkserver. TF32's ten bits of mantissa would hide
+# other differences from the CPU, and without the second variable a process that has multiplied is never deterministic.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 ON_CUDA = {"runtime__accelerator": "cuda"}
 NEEDED = {"speech": "espeakng_loader", "translation": "num2words"}
-"""Packages that built-in data are made with; a machine with a GPU may lack them."""
+"""Packages that create built-in data; a machine with a GPU may lack them."""
 WIDTHS = {
     "image": {"runtime__channels_last": True},
-    "language": {"model__head_width": 8},  # attention's fast kernels want multiples of 8
+    "language": {"model__head_width": 8},  # attention's fast kernels need multiples of 8
     "translation": {},
     "speech": {"data__features_on": "accelerator"},
 }
@@ -39,7 +39,7 @@ WITHOUT_DROPOUT = {
 
 
 def make(path, task, **changes):
-    """A small cell of any task, on CUDA unless `changes` say otherwise."""
+    """A small cell of any task, on CUDA by default."""
     package = NEEDED.get(task)
     if package and not importlib.util.find_spec(package):
         pytest.skip(f"the built-in data of {task} need the package {package}")
@@ -103,7 +103,7 @@ def test_the_laptop_recipe_learns_on_a_gpu(precision, tmp_path):
 
 @pytest.mark.parametrize("task", WIDTHS)
 def test_cpu_and_cuda_agree_on_the_first_updates(task, tmp_path):
-    """Float32 on both: the losses of eight updates differ by rounding alone. Dropout draws others on a GPU."""
+    """In float32 the losses of eight updates differ only by rounding. No dropout, which draws other masks on a GPU."""
     losses = {}
     for name in ("cpu", "cuda"):
         folder = make(tmp_path / name, task, runtime__accelerator=name, **WITHOUT_DROPOUT[task])
@@ -114,8 +114,8 @@ def test_cpu_and_cuda_agree_on_the_first_updates(task, tmp_path):
 
 @pytest.fixture
 def no_waiting(monkeypatch):
-    """From the first step on, what waits for the device is an error, but where something is logged; gives the updates
-    that passed so."""
+    """After the first step, waiting for the device is an error except while logging; yields the updates that were
+    checked."""
     passed = []
     start, end = UpdateLoop.on_train_batch_start, UpdateLoop.on_train_batch_end
 
@@ -132,7 +132,7 @@ def no_waiting(monkeypatch):
         end(loop, trainer, module, outputs, batch, batch_idx)
         if watched and loop.update > before:
             passed.append(loop.update)
-        if loop.guard._stepped_parameters and loop.update < loop.total:  # the next batch's way to the device, too
+        if loop.guard._stepped_parameters and loop.update < loop.total:  # includes moving the next batch to the device
             torch.cuda.set_sync_debug_mode("error")
 
     monkeypatch.setattr(UpdateLoop, "on_train_batch_start", on_train_batch_start)
@@ -150,7 +150,7 @@ def test_an_update_never_waits_for_the_device(task, optimizer, precision, no_wai
     rarely = {"runtime__log_every": 8, "runtime__checkpoint_every": 8, "runtime__curve_points": 2}
     changes = {"budget": "16steps", "optimizer__clip_norm": 0.5, "optimizer__name": optimizer}
     cell.run(make(tmp_path, task, runtime__precision=precision, **rarely, **changes).path)
-    # The first update waits, and so do those that half precision skips until its scale has come down.
+    # The first update waits, and so do those that half precision skips until its loss scale is low enough.
     first = no_waiting[0]
     assert no_waiting == list(range(first, 17))
     assert first <= 10 if precision == "16-mixed" else first == 2

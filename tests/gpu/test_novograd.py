@@ -86,7 +86,7 @@ def test_twenty_steps_equal_the_papers_algorithm(path, options):
     [{"overlap": True}, {"reverse": False}, {"evict": False}, {"block": 1024, "warps": 4}, {"block": 4096}],
     ids=str,
 )
-def test_other_tunings_give_the_same_bits_but_for_the_sums(settings, single_launch, monkeypatch):
+def test_other_tunings_give_the_same_bits_except_for_the_order_of_sums(settings, single_launch, monkeypatch):
     """Large enough that programs of both launches run at once, and that chunks of a tensor finish in any order."""
     results = []
     for changes in ({}, settings):
@@ -142,8 +142,8 @@ def test_odd_layouts(kind):
 
 
 @path
-def test_a_rounded_moment_has_the_bits_that_its_counter_says(path):
-    """From m = 0, so that both optimizers work out the same m."""
+def test_a_rounded_moment_has_the_bits_of_its_counter(path):
+    """From m = 0, so that both optimizers compute the same m."""
     parameters, others = weights(), weights()
     rounded, exact = NovoGrad(parameters, 0.1, moment_dtype=torch.bfloat16, **path), NovoGrad(others, 0.1, **path)
     give(parameters, 0)
@@ -151,11 +151,11 @@ def test_a_rounded_moment_has_the_bits_that_its_counter_says(path):
     rounded.step()
     exact.step()
     for one, other in zip(parameters, others, strict=True):
-        wanted = torch.empty_like(other, device="cpu", dtype=torch.bfloat16)
+        expected = torch.empty_like(other, device="cpu", dtype=torch.bfloat16)
         own = rounded.state[one]
-        rounding.stochastic_round(exact.state[other]["exp_avg"].cpu(), int(own["rounding_counter"]) - 1, wanted)
+        rounding.stochastic_round(exact.state[other]["exp_avg"].cpu(), int(own["rounding_counter"]) - 1, expected)
         # a norm that is added up in another order may move an m across a threshold
-        assert (own["exp_avg"].cpu() != wanted).sum() <= (2 if "single_launch" in path else 0) + one.numel() // 10_000
+        assert (own["exp_avg"].cpu() != expected).sum() <= (2 if "single_launch" in path else 0) + one.numel() // 10_000
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
@@ -249,7 +249,7 @@ def test_a_compiled_step_equals_an_eager_one(options):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_tensors_of_a_device_that_is_not_the_current_one():
+def test_tensors_on_a_device_that_is_not_current():
     parameters = [p.detach().to("cuda:1").requires_grad_() for p in weights()]
     references = [PaperNovoGrad(p.detach().cpu(), 0.1, (0.95, 0.25)) for p in parameters]
     optimizer = NovoGrad(parameters, 0.1)
@@ -262,7 +262,7 @@ def test_tensors_of_a_device_that_is_not_the_current_one():
     assert_near(parameters, [r.w for r in references], 1e-5)
 
 
-def test_a_first_step_may_not_be_captured():
+def test_a_first_step_cannot_be_captured():
     parameters = weights()
     optimizer = NovoGrad(parameters, 0.1)
     give(parameters, 0)
@@ -319,7 +319,7 @@ def test_launches_are_few_and_the_host_never_waits(options, launches):
     assert len(kernels) == launches, [e.name for e in kernels]
 
 
-def test_gradients_set_to_none_give_their_memory_back():
+def test_gradients_set_to_none_free_their_memory():
     parameter = normal(1 << 22, 0).requires_grad_()
     optimizer = NovoGrad([parameter], 0.1)
     parameter.grad = torch.ones_like(parameter)

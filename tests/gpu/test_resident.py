@@ -1,4 +1,4 @@
-"""Pictures that lie on the GPU: the bits of the loader's batches, and no wait for the device."""
+"""Images that stay on the GPU: the bits of the loader's batches, without waiting for the device."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Compiles the fused kernels for NVIDIA GPUs, which needs none, and says what became of them.
+"""Compiles the fused kernels for NVIDIA GPUs, without a GPU, and describes the result.
 
 `python -m tests.optim.compiled` prints a line for each variant, a JSON object: kernel, element types of weight,
 gradient and moment, flags, capability, `registers` and `stack` bytes per thread, `shared` bytes per program, and how

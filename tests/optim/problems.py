@@ -34,7 +34,7 @@ OVERFLOW_STEP = 2
 
 @dataclass(frozen=True)
 class Path:
-    """A way to a backend."""
+    """How a backend is selected."""
 
     options: dict[str, Any]
     backend: type[Backend] | None = None
@@ -65,7 +65,7 @@ INDUCTOR_PATHS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Options of NovoGrad, and who scales its gradients."""
+    """Options of NovoGrad, and the scaler of its gradients."""
 
     novograd: dict[str, Any] = field(default_factory=dict)
     scaler: str | None = None
@@ -74,7 +74,7 @@ class Options:
 
     @property
     def needs_global_norm(self) -> bool:
-        """Whether all norms come before the first update, so that a single launch is out of the question."""
+        """Whether all norms are needed before the first update, which rules out a single launch."""
         whole_step = "max_grad_norm" in self.novograd or self.novograd.get("skip_nonfinite") == "step"
         return whole_step or self.scaler == "ours"
 
@@ -126,13 +126,13 @@ def normal(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32) 
 
 
 def steady_gradient(step: int, i: int, weight: Tensor) -> Tensor:
-    """Normal, of a size that changes from step to step."""
+    """Normal, with a scale that changes from step to step."""
     return (1 + step % 4) * normal(weight.shape, 1000 * (step + 1) + i, weight.dtype)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Tensors, and the gradient that each has at each step."""
+    """Tensors, and the gradient of each at each step."""
 
     weights: Callable[[], list[Tensor]]
     gradient: Callable[[int, int, Tensor], Tensor | None] = steady_gradient
@@ -271,7 +271,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def check(problem: Problem, options: Options, betas: tuple[float, float], path: Path) -> None:
-    """Run one cell of the table. Raises AssertionError."""
+    """Run one cell of the table. Raises AssertionError if it differs from the reference."""
     weights = problem.weights()
     holes = [_holes(weight) for weight in weights]
     parameters = [weight.requires_grad_() for weight in weights]
@@ -371,7 +371,7 @@ def _compare(
 def _check_unchanged(
     optimizer: NovoGrad, parameter: Tensor, before: dict[str, Tensor], *, had_gradient: bool, where: str
 ) -> None:
-    """Bit for bit; a gradient that was skipped may have made a state, but an empty one."""
+    """Same bits; a skipped gradient may have created a state, but an empty one."""
     after = _snapshot(optimizer, parameter)
     if "exp_avg" not in before and "exp_avg" in after:
         assert had_gradient, f"{where} has a state without ever having had a gradient"
@@ -404,7 +404,7 @@ def _copy(x: Tensor) -> Tensor:
 
 
 def _holes(x: Tensor) -> Tensor:
-    """The numbers that lie in x's memory without being x's."""
+    """The numbers in x's memory that are not elements of x."""
     x = x.detach()
     size = x.untyped_storage().nbytes() // x.element_size()
     own = torch.arange(size).as_strided(x.shape, x.stride(), x.storage_offset()).reshape(-1)

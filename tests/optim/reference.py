@@ -1,4 +1,4 @@
-"""Optimizers in NumPy, float64, one parameter tensor each, written from the papers; for tests alone.
+"""Optimizers in NumPy, float64, for one parameter tensor each, written from the papers. Only for tests.
 
 `step(gradient, lr)` takes a step. `state` is what torch's and ours keep, by the same names.
 """
@@ -66,13 +66,13 @@ class PaperNovoGradModel:
         self.max_grad_norm, self.skip_nonfinite = max_grad_norm, skip_nonfinite
 
     def take_over(self, i, weight, state):
-        """Go on from the weight and m of another optimizer."""
+        """Continue from the weight and m of another optimizer."""
         self.tensors[i].w = _float64(weight)
         if self.tensors[i].m is not None:
             self.tensors[i].m = _float64(state["exp_avg"])
 
     def step(self, gradients, rates, grad_scale=None, found_inf=None):
-        """`gradients` has None where there is none. Returns which tensors moved."""
+        """`gradients` has None for a missing gradient. Returns which tensors moved."""
         together = self.max_grad_norm is not None or self.skip_nonfinite == "step" or grad_scale is not None
         gradients = [None if g is None else _float64(g) / (grad_scale or 1.0) for g in gradients]
         norms = [0.0 if g is None else np.sqrt((g * g).sum()) for g in gradients]

@@ -159,7 +159,7 @@ def replicas(share):
 
 
 def checkpoint(mesh, share, folder):
-    """Saved from shards after two steps, loaded into whole tensors: the last two steps go on the same way."""
+    """Saved from shards after two steps, loaded into whole tensors: the last two steps are the same."""
     reference, _ = alone()
     found = {}
     for path, chosen in PATHS.items():
@@ -182,7 +182,7 @@ def checkpoint(mesh, share, folder):
 
 
 def rounded(mesh, share, folder):
-    """Moments in bf16: near one process but for rounding errors, and the same bits if resumed from a checkpoint."""
+    """Moments in bf16: equal to one process up to rounding errors, and the same bits if resumed from a checkpoint."""
     options = {"moment_dtype": torch.bfloat16, **OPTIONS}
     reference, _ = alone()
     found = {}

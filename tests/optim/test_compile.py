@@ -1,4 +1,4 @@
-"""Single properties of `torch.compile(optimizer.step)`; `test_matrix` has its steps in numbers."""
+"""Properties of `torch.compile(optimizer.step)`; `test_matrix` compares the numbers of its steps."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""States of other NovoGrads go on as ours."""
+"""States of other NovoGrad implementations continue in this one."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_timm(options):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
-def test_what_other_programs_keep_in_groups_stays():
+def test_group_entries_of_other_programs_are_kept():
     """A scheduler's first rate, timm's own factor, names; and a scheduler that asks for them can be made."""
     theirs = [torch.nn.Parameter(p.detach()) for p in weights(torch.float32, torch.float32)]
     groups = [{"params": [(f"layer{i}", p)], "lr_scale": 0.5 + i, "name": f"group {i}"} for i, p in enumerate(theirs)]
@@ -111,7 +111,7 @@ def test_apex_keeps_norms_by_position_and_precision():
         torch.testing.assert_close(one.detach(), two.detach(), rtol=5e-3 if half else 1e-5, atol=5e-3 if half else 1e-6)
 
 
-def test_what_cannot_be_converted_is_named():
+def test_a_state_that_cannot_be_converted_is_named():
     parameters = weights(torch.float32, torch.float32)
     apex = Apex(parameters, 0.02, (0.95, 0.7), 0.05)
     give(parameters, 0)

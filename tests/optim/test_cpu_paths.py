@@ -1,4 +1,4 @@
-"""How NovoGrad's implementations work on a CPU: half precision, memory for a while, what is read, launches saved."""
+"""NovoGrad's implementations on a CPU: half precision, temporary memory, numbers read, launches saved."""
 
 import itertools
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def normal(shape, seed, dtype=torch.float32):
 
 
 def assert_rounded_once(tensor, wanted):
-    """Half a unit in the last place of a half-precision number, and what fp32 arithmetic may add."""
+    """Equal within half a unit in the last place of half precision, plus fp32 rounding errors."""
     wanted, kind = np.asarray(wanted), torch.finfo(tensor.dtype)
     rounding = kind.eps / 2 * np.maximum(np.abs(wanted), kind.tiny)
     assert (np.abs(tensor.detach().double().numpy() - wanted) <= 1.001 * rounding + 1e-6).all()
@@ -80,7 +80,7 @@ def test_half_precision_is_rounded_once_per_step(path, dtype, options, monkeypat
 @path
 @half_precision
 def test_the_norm_of_a_large_tensor_of_half_precision(path, dtype):
-    """More than one block; squares that fp16 cannot hold; gradients with holes are copied to be measured."""
+    """More than one block, squares that overflow fp16, and gradients with holes, which are copied first."""
     parameters = [torch.zeros(3 * (1 << 17) + 7, dtype=dtype), torch.zeros(300, 5, dtype=dtype)]
     parameters[0].grad = normal(parameters[0].shape, 0, dtype) * 300
     parameters[1].grad = normal((300, 10), 1, dtype)[:, ::2] * 300
@@ -125,8 +125,8 @@ def test_a_skipped_tensor_keeps_even_what_is_not_finite(path, dtype, decoupled):
 @path
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["fp32", "fp64", "bf16"])
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 0.5, "amsgrad": True, "grad_averaging": True}], ids=str)
-def test_the_defaults_of_torch_change_nothing(path, dtype, options, monkeypatch):
-    """A default device that holds no numbers, and a default dtype that is too short."""
+def test_default_device_and_dtype_of_torch_change_nothing(path, dtype, options, monkeypatch):
+    """A default device without numbers, and a default dtype of too little precision."""
     results = []
     for device, default in (("cpu", torch.float32), ("meta", torch.float16)):
         monkeypatch.setattr(half, "_of_thread", SimpleNamespace())
@@ -147,7 +147,7 @@ def test_the_defaults_of_torch_change_nothing(path, dtype, options, monkeypatch)
 
 
 def extra_bytes(optimizer):
-    """The most memory that a step takes for a while."""
+    """The most memory that a step takes temporarily."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
         optimizer.step()
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -173,8 +173,8 @@ def extra_bytes(optimizer):
     ],
     ids=str,
 )
-def test_memory_that_a_step_takes_for_a_while(dtype, options, copies, layout):
-    """In copies of the parameter. The gradients of fp32 may lie in another order than their parameters."""
+def test_temporary_memory_of_a_step(dtype, options, copies, layout):
+    """In copies of the parameter. fp32 gradients may have another memory order than their parameters."""
     parameter = normal((64, 32, 16, 16), 0, dtype).requires_grad_()
     gradient = normal(parameter.shape, 1, dtype).to(memory_format=layout)
     if dtype is not torch.float32:
@@ -188,7 +188,7 @@ def test_memory_that_a_step_takes_for_a_while(dtype, options, copies, layout):
 
 
 class NothingRead(TorchDispatchMode):
-    """Fails where a number is read from a tensor, for which a CUDA device would have to be waited for."""
+    """Fails if a number is read from a tensor, which on CUDA would wait for the device."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)

@@ -1,4 +1,4 @@
-"""The docstrings of what `novobench.optim` exports name every argument."""
+"""The docstrings of everything that `novobench.optim` exports name every argument."""
 
 import inspect
 import re

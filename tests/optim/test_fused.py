@@ -1,4 +1,4 @@
-"""The Triton path, in Triton's interpreter: sizes and layouts that its tables must get right, and what it launches."""
+"""The Triton path in Triton's interpreter: sizes and layouts that its tables must handle, and its launches."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ SETTINGS = {"betas": (0.9, 0.5), "weight_decay": 0.05}
 
 
 def step_both(parameters, make_gradients, steps=3, tolerance=1e-5, **options):
-    """Steps of the fused path beside the paper's algorithm in float64; returns the optimizer."""
+    """Compare steps of the fused path with the paper's algorithm in float64; returns the optimizer."""
     references = [PaperNovoGrad(p.detach(), 0.1, **SETTINGS) for p in parameters]
     optimizer = NovoGrad(parameters, 0.1, **SETTINGS, fused=True, **options)
     for step in range(steps):
@@ -142,7 +142,7 @@ def test_one_launch_takes_norms_ahead_of_updates(tuned, launches):
 
 
 def test_a_single_launch_after_steps_in_two_waits_for_its_own_norms(launches):
-    """Counters of a single launch count single launches alone."""
+    """The counters of a single launch count only single launches."""
     parameter, other = normal(9000, 0).requires_grad_(), normal(9000, 0).requires_grad_()
     optimizer = NovoGrad([parameter], 0.1, fused=True, single_launch=True)
     plain = NovoGrad([other], 0.1, foreach=False, fused=False)
@@ -203,7 +203,7 @@ def test_a_grad_scaler_adds_no_work_for_the_device(monkeypatch):
     assert [name for name in computed if not name.startswith("profiler::")] == []
 
 
-def test_what_concerns_the_whole_step_takes_the_usual_launches(launches):
+def test_options_for_the_whole_step_need_the_usual_launches(launches):
     parameter = normal(3000, 0).requires_grad_()
     parameter.grad = normal(3000, 1)
     for options in ({"max_grad_norm": 1.0}, {"skip_nonfinite": "step"}):
@@ -211,7 +211,7 @@ def test_what_concerns_the_whole_step_takes_the_usual_launches(launches):
     assert launches == {"norms": 2, "decide": 2, "update": 2}
 
 
-def test_gradients_that_become_unaligned_are_noticed():
+def test_gradients_that_become_unaligned_are_detected():
     store = normal(5001, 1)
     step_both([normal(5000, 0).requires_grad_()], lambda step: [store[:5000] if step == 0 else store[1:]])
 
@@ -274,7 +274,7 @@ def test_v_is_one_vector_whose_elements_are_the_state():
     assert len({s.untyped_storage().data_ptr() for s in seconds}) == 1
 
 
-def test_a_frozen_tensor_that_thaws_later_and_the_same_bits_as_alone():
+def test_a_tensor_that_is_unfrozen_later_gets_the_same_bits_as_alone():
     frozen, other = normal(3000, 0).requires_grad_(), normal(50, 1).requires_grad_()
     alone = frozen.detach().clone().requires_grad_()
     together = NovoGrad([other, frozen], 0.1, fused=True)
@@ -290,7 +290,7 @@ def test_a_frozen_tensor_that_thaws_later_and_the_same_bits_as_alone():
     assert torch.equal(together.state[frozen]["exp_avg_sq"], single.state[alone]["exp_avg_sq"])
 
 
-def test_tensors_that_the_kernels_cannot_take_go_another_way():
+def test_tensors_that_the_kernels_do_not_support_take_another_path():
     parameters = [
         normal(5, 0).requires_grad_(),
         normal((2,) * 6, 1).requires_grad_(),
@@ -313,8 +313,8 @@ def test_tensors_that_the_kernels_cannot_take_go_another_way():
 
 
 @pytest.mark.parametrize(("setting", "expected"), [({}, "True"), ({"TRITON_INTERPRET": "0"}, "False")], ids=str)
-def test_the_tests_interpret_the_kernels_unless_told_to_compile_them(setting, expected):
-    """As `make test-gpu` does: interpreted kernels would leave CUDA tensors to another path."""
+def test_the_tests_interpret_the_kernels_by_default(setting, expected):
+    """`make test-gpu` compiles them: with interpreted kernels, CUDA tensors would take another path."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | setting
     code = "import tests.conftest; from novobench.optim.novograd import kernels; print(kernels.INTERPRETED)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -346,7 +346,7 @@ ROUNDED = ["fp32", "fp32", "bf16"]
 
 
 def assert_fills_the_chip(rows):
-    """64 registers let four programs of eight warps share a multiprocessor; what does not fit would be spilled."""
+    """64 registers let four programs of eight warps share a multiprocessor; more would be spilled."""
     assert [row for row in rows if row["registers"] > 64 or row["stack"] > 0] == []
 
 
@@ -392,7 +392,7 @@ def test_plain_variants_are_compiled_to_fill_the_chip(plain_variants):
             assert_rounded_to_nearest(row)
 
 
-def test_a_single_launch_says_and_hears_with_the_right_fences(plain_variants):
+def test_a_single_launch_releases_and_acquires_with_the_right_fences(plain_variants):
     for row in plain_variants:
         if row["kernel"] == "norms_and_update":
             assert {

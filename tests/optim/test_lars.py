@@ -1,4 +1,4 @@
-"""LARS, LARC and normalised SGD."""
+"""LARS, LARC and normalized SGD."""
 
 import math
 
@@ -70,7 +70,7 @@ def test_larc_shrinks_a_large_gradient():
     torch.testing.assert_close(weight.grad, torch.full((4,), 0.25), rtol=1e-4, atol=0)
 
 
-def test_normalised_sgd_takes_steps_of_the_rates_length():
+def test_normalized_sgd_takes_steps_as_long_as_the_rate():
     parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2))]
     optimizer = NormalizedSGD(parameters, lr=0.5)
     for parameter in parameters:
@@ -79,7 +79,7 @@ def test_normalised_sgd_takes_steps_of_the_rates_length():
     assert math.sqrt(sum(float((p.detach() ** 2).sum()) for p in parameters)) == pytest.approx(0.5)
 
 
-def test_layer_wise_normalised_sgd_is_novograd_without_beta2():
+def test_layer_wise_normalized_sgd_is_novograd_without_beta2():
     mine, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
     one = registry.build(
         "normalized_sgd", [mine], lr=0.1, weight_decay=0.01, options={"momentum": 0.9, "layer_wise": True}
@@ -155,7 +155,7 @@ def test_a_training_with_larc_takes_openseq2seqs_steps(mode, tmp_path):
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in registry.entries()])
-def test_larc_takes_over_the_decay_of_sgd_and_adam_alone(name):
+def test_larc_adds_the_decay_only_for_sgd_and_adam(name):
     weight = nn.Parameter(torch.full((4,), 5.0))
     weight.grad = torch.zeros(4)
     group = {"params": [weight], "lr": 0.02, "weight_decay": 0.1}

@@ -34,7 +34,7 @@ def name_of(value):
 
 
 def is_distinct(path, options):
-    """Whether a cell takes its path: a step that needs the global norm is in two launches on either CUDA path."""
+    """Whether a cell takes its path: a step that needs the global norm takes two launches on both CUDA paths."""
     return path != "cuda single launch" or not OPTIONS[options].needs_global_norm
 
 
@@ -141,7 +141,7 @@ def test_inductor(path, problem, options):
 
 
 @eager
-def test_a_path_leads_to_its_backend(path):
+def test_a_path_selects_its_backend(path):
     parameters = [weight.requires_grad_() for weight in PROBLEMS["usual"].weights()]
     [backend] = NovoGrad(parameters, 0.1, **EAGER_PATHS[path].options)._assign_backends()
     assert type(backend) is EAGER_PATHS[path].backend
@@ -157,7 +157,7 @@ def test_a_path_leads_to_its_backend(path):
     ],
     ids=str,
 )
-def test_the_check_notices_another_option(options, wrong, monkeypatch):
+def test_the_check_detects_another_option(options, wrong, monkeypatch):
     original = NovoGrad.__init__
 
     def construct(self, *arguments, **settings):

@@ -44,7 +44,7 @@ def neighbours(x):
 
 
 def assert_rounded(stored, exact):
-    """One of the two neighbours; near a neighbour, fp32 arithmetic may fall on its other side."""
+    """One of the two neighbors; near a neighbor, fp32 arithmetic may end on its other side."""
     below, above = neighbours(exact)
     tolerance = 1e-6 * np.abs(exact).max(initial=1.0)
     is_neighbour = (stored == below) | (stored == above)
@@ -54,8 +54,8 @@ def assert_rounded(stored, exact):
 
 @path
 @pytest.mark.parametrize("options", UNSCALED.values(), ids=UNSCALED)
-def test_every_step_is_the_papers_but_for_the_rounding_of_m(path, options):
-    """The reference takes over the rounded m before each step. The weight moves by m as it was before rounding."""
+def test_every_step_is_the_papers_except_for_the_rounding_of_m(path, options):
+    """The reference takes the rounded m before each step. The weight moves by m as it was before rounding."""
     parameters = weights()
     shared = {"betas": (0.95, 0.25), "weight_decay": 0.1, **options}
     for_reference = {k: v for k, v in shared.items() if k not in ("skip_nonfinite", "max_grad_norm", "unscale_in_step")}
@@ -96,7 +96,7 @@ def test_the_first_step_is_that_in_fp32_with_m_rounded_by_its_counter(name):
 
 @path
 def test_m_is_rounded_up_as_often_as_it_should_be(path):
-    """With equal gradients all elements of m are one number, a quarter of the way between two bf16 numbers."""
+    """With equal gradients all elements of m are the same number, a quarter of the way between two bf16 numbers."""
     parameter = torch.zeros(10_000, requires_grad=True)
     optimizer = NovoGrad([parameter], 0.0, eps=0.0, **BF16, **path)
     parameter.grad = torch.full((10_000,), (1 + 2**-9) / 100 / (1.0 / 128) * (1.0 / 128))
@@ -135,7 +135,7 @@ def test_m_goes_all_the_way_to_its_limit_where_rounding_to_nearest_stops_short(n
 
 
 @path
-def test_the_counter_counts_updates_and_tells_tensors_apart(path):
+def test_the_counter_counts_updates_and_distinguishes_tensors(path):
     parameters = weights([(5,), (5,), (5,)])
     optimizer = NovoGrad(parameters, 0.1, **BF16, **path)
     for step in range(4):
@@ -170,7 +170,7 @@ def test_equal_tensors_are_rounded_differently(path):
 
 @path
 @pytest.mark.parametrize("how", ["state_dict", "deepcopy", "pickle"])
-def test_a_copy_goes_on_bit_for_bit(path, how):
+def test_a_copy_continues_with_the_same_bits(path, how):
     parameters = weights()
     optimizer = NovoGrad(parameters, 0.1, weight_decay=0.1, amsgrad=True, **BF16, **path)
     for step in range(2):
@@ -202,7 +202,7 @@ def trained(options, parameters=None):
     return optimizer, parameters
 
 
-def test_a_state_in_fp32_is_rounded_to_nearest_and_one_in_bf16_taken_over_exactly():
+def test_a_loaded_fp32_state_is_rounded_to_nearest_and_a_bf16_state_kept_exactly():
     wide, wide_parameters = trained({})
     narrow, narrow_parameters = trained(BF16)
     to_narrow, to_wide = NovoGrad(weights(), 0.1, **BF16), NovoGrad(weights(), 0.1)
@@ -223,7 +223,7 @@ def test_a_state_in_fp32_is_rounded_to_nearest_and_one_in_bf16_taken_over_exactl
         optimizer.step()
 
 
-def test_by_default_nothing_of_it_is_in_a_state_dict():
+def test_by_default_the_state_dict_has_no_trace_of_it():
     default, parameters = trained({})
     fp32, others = trained({"moment_dtype": torch.float32})
     state = default.state_dict()
@@ -310,7 +310,7 @@ def test_a_compiled_step_is_the_same_step(options):
 
 
 @pytest.mark.parametrize("value", [torch.float16, torch.float64, torch.int8, "bfloat16"], ids=str)
-def test_other_dtypes_are_refused(value):
+def test_other_dtypes_are_rejected(value):
     with pytest.raises(ValueError, match=f"Invalid moment_dtype value: {value}"):
         NovoGrad(weights(), 0.1, moment_dtype=value)
 

@@ -42,7 +42,7 @@ def assert_near(tensors, arrays, tolerance):
 
 @path
 @pytest.mark.parametrize("peer", [NvNovoGrad, KozistrNovoGrad], ids=["timm", "pytorch_optimizer"])
-def test_equals_other_libraries_where_they_mean_the_same(path, peer):
+def test_equals_other_libraries_that_share_the_update(path, peer):
     mine, theirs = weights(dtype=torch.float64), weights(dtype=torch.float64)
     settings = {"lr": 0.03, "betas": (0.95, 0.98), "weight_decay": 0.01}
     optimizers = NovoGrad(mine, **settings, **path), peer(theirs, **settings)
@@ -55,7 +55,7 @@ def test_equals_other_libraries_where_they_mean_the_same(path, peer):
     assert_near(mine, [p.detach().numpy() for p in theirs], tolerance)
 
 
-def test_beta2_zero_is_layerwise_normalised_sgd_with_momentum():
+def test_beta2_zero_is_layerwise_normalized_sgd_with_momentum():
     parameters, plain = weights(), weights()
     optimizer = NovoGrad(parameters, 0.1, (0.9, 0.0), eps=0.0)
     sgd = torch.optim.SGD(plain, 0.1, momentum=0.9)
@@ -82,7 +82,7 @@ def test_the_norm_of_millions_of_elements_keeps_its_digits(kind, layout):
 
 @pytest.mark.parametrize("kind", ["reference", "foreach", "cpu"])
 @pytest.mark.parametrize("shape", [(3, 2), (600, 500)])
-def test_a_norm_too_large_for_its_square_counts_as_not_finite(kind, shape):
+def test_a_norm_whose_square_overflows_counts_as_not_finite(kind, shape):
     parameter = torch.ones(shape, dtype=torch.float64, requires_grad=True)
     parameter.grad = torch.full_like(parameter, 1e200)
     optimizer = NovoGrad([parameter], 0.1, **PATHS[kind])
@@ -134,7 +134,7 @@ def test_unscaling_in_the_step_with_a_grad_scaler(path, kind, limit, monkeypatch
     assert_near(parameters, [p.detach().numpy() for p in plain], 1e-5)
 
 
-def test_our_grad_scaler_treats_other_cases_as_torch_does():
+def test_novobenchs_grad_scaler_handles_other_cases_like_torchs():
     """Other optimizers, unscaled gradients, a second step without update, no gradients."""
     for options in ({}, {"unscale_in_step": True}):
         parameters, plain = weights(), weights()
@@ -164,8 +164,8 @@ def test_amp_support_is_announced_only_when_the_step_unscales_or_clips():
 
 
 @path
-def test_a_state_or_group_or_parameter_put_in_anothers_place_is_noticed(path):
-    """As training scripts do that reset an optimizer, or grow a model by replacing its parameters."""
+def test_a_replaced_state_group_or_parameter_is_detected(path):
+    """Training scripts do this to reset an optimizer, or to grow a model by replacing its parameters."""
     parameters = weights()
     optimizer = NovoGrad(parameters, 0.1, **path)
     for step in range(2):
@@ -213,7 +213,7 @@ def test_groups_have_their_own_options_and_may_be_added_later(path):
 @path
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("how", ["state_dict", "deepcopy", "pickle"])
-def test_a_copy_goes_on_bit_for_bit(path, dtype, how):
+def test_a_copy_continues_with_the_same_bits(path, dtype, how):
     parameters = weights(dtype=dtype)
     optimizer = NovoGrad(parameters, 0.1, (0.95, 0.98), amsgrad=True, **path)
     for step in range(3):
@@ -283,19 +283,19 @@ def test_a_closure_is_evaluated_with_gradients():
         ({"skip_nonfinite": "never"}, "Invalid skip_nonfinite value: 'never'"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, message):
+def test_invalid_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(").replace("-", r"\-")):
         NovoGrad(weights(), **{"lr": 0.1, **arguments})
 
 
-def test_contradictory_implementations_are_refused():
+def test_contradictory_implementations_are_rejected():
     with pytest.raises(RuntimeError, match="cannot be `True` together"):
         NovoGrad(weights(), 0.1, foreach=True, fused=True)
     with pytest.raises(RuntimeError, match="capturable"):
         NovoGrad(weights(), 0.1, foreach=True, capturable=True)
 
 
-def test_sparse_gradients_are_refused():
+def test_sparse_gradients_are_rejected():
     parameter = torch.zeros(3, requires_grad=True)
     parameter.grad = torch.ones(3).to_sparse()
     with pytest.raises(RuntimeError, match="does not support sparse gradients"):

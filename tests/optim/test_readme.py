@@ -1,4 +1,4 @@
-"""The README of `novobench.optim`: its examples run, its numbers are those of `results/`, its tables name sources."""
+"""The README of `novobench.optim`: examples run, numbers match `results/`, and the tables name their sources."""
 
 import ast
 import csv

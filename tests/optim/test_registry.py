@@ -1,4 +1,4 @@
-"""What holds for every registered optimizer, and the registry."""
+"""The registry, and properties of every registered optimizer."""
 
 import copy
 import dataclasses
@@ -76,7 +76,7 @@ def test_the_claimed_state_size_is_the_measured_one(name):
 
 
 @every_entry
-def test_every_optimizer_leaves_parameters_without_gradient_alone(name):
+def test_every_optimizer_skips_parameters_without_gradient(name):
     parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
     optimizer = registry.build(name, parameters, lr=0.1, weight_decay=0.1)
     parameters[0].grad = torch.ones(3)
@@ -86,11 +86,11 @@ def test_every_optimizer_leaves_parameters_without_gradient_alone(name):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_torchs_own_run_fused_on_a_cpu(name):
+def test_torchs_optimizers_run_fused_on_a_cpu(name):
     assert registry.build(name, [nn.Parameter(torch.ones(2))], lr=0.1, weight_decay=0.0).param_groups[0]["fused"]
 
 
-def test_where_there_is_no_fused_kernel_torchs_own_run_foreach():
+def test_without_a_fused_kernel_torchs_optimizers_run_foreach():
     optimizer = registry.build("adam", [nn.Parameter(torch.ones(2, device="meta"))], lr=0.1, weight_decay=0.0)
     assert optimizer.param_groups[0]["foreach"] is True
     assert not registry.guards_on_device("adam", optimizer)
@@ -101,7 +101,7 @@ GUARDED = [entry.name for entry in registry.entries() if entry.guards_on_device]
 
 @pytest.mark.parametrize("name", GUARDED)
 def test_found_inf_leaves_weights_and_state_as_they_are(name):
-    """What an entry promises by `guards_on_device`."""
+    """The promise of `guards_on_device`."""
     parameters = [nn.Parameter(torch.randn(shape)) for shape in ((40, 30), (30,), ())]
     optimizer = registry.build(name, parameters, lr=0.01, weight_decay=0.1)
     assert registry.guards_on_device(name, optimizer)
@@ -156,7 +156,7 @@ def test_an_update_that_overflows_in_half_precision_leaves_no_trace(name, overfl
     torch.testing.assert_close(train(overflows, range(6)), train((), usual), rtol=0, atol=0)
 
 
-def test_without_the_fused_kernel_torchs_own_wait():
+def test_without_the_fused_kernel_torchs_optimizers_wait():
     parameter = nn.Parameter(torch.ones(2))
     for implementation in ("loop", "foreach"):
         options = {"implementation": implementation}
@@ -183,7 +183,7 @@ def test_a_class_path_is_an_optimizer_with_its_own_options():
 
 
 @pytest.mark.parametrize("path", ["no.such.module:Class", "torch.optim:NoSuchClass"])
-def test_a_class_path_that_leads_nowhere_is_named(path):
+def test_an_invalid_class_path_is_named(path):
     with pytest.raises(registry.UnknownOptimizerError, match=path.split(":")[1] if "torch" in path else "no.such"):
         registry.get(path)
 
@@ -210,7 +210,7 @@ def test_another_package_offers_an_entry(tmp_path):
     assert done.returncode == 0, done.stderr.decode()
 
 
-def test_a_name_cannot_be_taken_twice():
+def test_a_name_can_be_registered_only_once():
     with pytest.raises(ValueError, match="'sgd' is already registered"):
         registry.register(ENTRIES["sgd"])
 

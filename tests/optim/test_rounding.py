@@ -31,7 +31,7 @@ def bits_of(number, updates, element):
 
 
 def rounded_one(x, number, updates, element):
-    """By hand: the two neighbours, and the lower one if the bits are too few to reach the upper one."""
+    """By hand: the upper of the two neighbors if the random bits reach it, else the lower one."""
     pattern = struct.unpack("<I", struct.pack("<f", x))[0]
     lower, rest = divmod(pattern, 2**16)
     pattern = lower + (rest + bits_of(number, updates, element) >= 2**16)
@@ -70,7 +70,7 @@ def test_every_element_is_rounded_by_the_bits_of_its_counter_and_place():
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000, 2**16, 2**16 + 1, 3 * 2**16 + 7])
-def test_the_way_without_the_hosts_help_gives_the_same_bits(count):
+def test_the_path_without_the_host_gives_the_same_bits(count):
     x = normal(count)
     out = torch.empty_like(x, dtype=torch.bfloat16)
     rounding._round_on_device(x, torch.tensor((3 << 32) + 5), out)
@@ -111,7 +111,7 @@ def test_the_mean_over_steps_is_the_number_itself():
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("scale", [1.0, 2.0**60, 2.0**-126, 2.0**-131], ids=str)
 def test_the_mean_over_elements_is_the_number_itself(scale, sign):
-    """At all sizes, also those below the smallest normal number."""
+    """At all magnitudes, including subnormal numbers."""
     count = 3 * 2**16
     step = 2**-7 * scale if scale >= 2**-126 else 2.0**-133
     x = torch.full((count,), sign * (1.5 * scale + 0.25 * step))
@@ -152,7 +152,7 @@ def test_bits_of_other_steps_and_tensors_are_independent(one, other):
     assert_independent(bits(**one), bits(**other))
 
 
-def test_bits_of_neighbours_are_independent():
+def test_bits_of_neighbors_are_independent():
     drawn = [bits(updates=t) for t in range(4)]
     for distance in (1, 2, 3, 16, 256, 4096):
         pairs = [(one[:-distance], one[distance:]) for one in drawn]
@@ -169,7 +169,7 @@ def assert_independent(a, b):
         assert abs(correlation) < 5.5 / math.sqrt(len(a))
 
 
-def test_what_bf16_holds_stays_as_it_is():
+def test_bf16_numbers_stay_unchanged():
     patterns = torch.arange(-(2**15), 2**15, dtype=torch.int16)
     every = patterns.view(torch.bfloat16)
     numbers = every[~every.isnan()]
@@ -177,7 +177,7 @@ def test_what_bf16_holds_stays_as_it_is():
     assert rounded(every[every.isnan()].float()).isnan().all()
 
 
-def test_nan_and_infinity_stay_and_what_is_too_large_may_become_infinite():
+def test_nan_and_infinity_stay_and_too_large_numbers_may_become_infinite():
     nan = torch.tensor([0x7F800001, 0x7FFFFFFF, -1, -(2**23) + 1], dtype=torch.int32).view(torch.float32)
     assert nan.isnan().all()
     largest = torch.finfo(torch.bfloat16).max

@@ -18,7 +18,7 @@ def test_quadratic_decay_with_a_floor():
 
 
 @pytest.mark.parametrize("name", ["polynomial", "cosine"])
-def test_a_floor_can_cut_the_decay_off_instead_of_lifting_it(name):
+def test_a_floor_can_clip_the_decay_instead_of_shifting_it(name):
     """DeepLearningExamples' lr_policy: max(lr * ((N - step) / N) ** 2, min_lr)."""
     spec = ScheduleSpec(name=name, power=2.0, min_lr=1e-5, floor="max")
     for step in range(1001):
@@ -39,7 +39,7 @@ def test_cosine_equals_torchs():
 
 
 @pytest.mark.parametrize(("counts_from", "first"), [(0, 0.0), (1, 1 / 6)])
-def test_both_conventions_of_warming_up(counts_from, first):
+def test_both_warm_up_conventions(counts_from, first):
     spec = ScheduleSpec(name="cosine", warmup_updates=5, warmup_counts_from=counts_from)
     rates = [learning_rate(update, 20, 1.0, spec) for update in range(20)]
     assert rates[0] == pytest.approx(first)
@@ -52,7 +52,7 @@ def test_a_warm_up_may_be_a_fraction_and_start_above_zero():
     assert [learning_rate(u, 16, 2.0, spec) for u in range(5)] == pytest.approx([1.0, 1.25, 1.5, 1.75, 2.0])
 
 
-def test_a_decay_over_the_whole_is_joined_in_its_middle():
+def test_a_decay_over_the_whole_run_starts_before_the_warm_up_ends():
     spec = ScheduleSpec(name="cosine", warmup_updates=10, decay_spans="whole")
     assert learning_rate(10, 20, 1.0, spec) == pytest.approx(0.5)
 
@@ -77,6 +77,6 @@ def test_weight_decay_in_steps():
         ({"weight_decay_milestones": [0.5]}, "1 weight_decay_milestones need the same number"),
     ],
 )
-def test_contradictory_schedules_are_refused(fields, message):
+def test_contradictory_schedules_are_rejected(fields, message):
     with pytest.raises(ValueError, match=message):
         validate(ScheduleSpec(**fields))

@@ -1,4 +1,4 @@
-"""States that are loaded, and states that torch.distributed.checkpoint makes before there is any."""
+"""Loaded states, and states that torch.distributed.checkpoint creates before the first step."""
 
 import copy
 
@@ -25,7 +25,7 @@ def stepped(make, shapes=((4, 3), (3,)), dtype=torch.float32):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_all_of_a_loaded_state_is_what_the_hooks_made_of_it(dtype):
+def test_hooks_can_change_all_of_a_loaded_state(dtype):
     """A pre-hook that matches parameters by name, as torch's documentation has it; a post-hook has the last word."""
     saver, (a, b) = stepped(lambda p: NovoGrad(zip("ab", p, strict=True), 0.1, amsgrad=True), ((4,), (4,)), dtype)
     loader, (new_b, new_a) = stepped(lambda p: NovoGrad(zip("ba", p, strict=True), 0.1), ((4,), (4,)), dtype)
@@ -56,11 +56,11 @@ def test_all_of_a_loaded_state_is_what_the_hooks_made_of_it(dtype):
     ],
     ids=["Adam", "SGD", "SGD without state", "timm"],
 )
-def test_another_optimizers_state_is_refused(other, message):
+def test_the_state_of_another_optimizer_is_rejected(other, message):
     assert_refused(stepped(other)[0].state_dict(), message)
 
 
-def test_a_state_that_does_not_fit_is_refused():
+def test_a_state_that_does_not_fit_is_rejected():
     given = stepped(lambda p: NovoGrad(p, 0.1), ((3, 4), (3,)))[0].state_dict()
     assert_refused(given, r"exp_avg of a parameter of shape \(4, 3\) is \(3, 4\), expected \(4, 3\)")
     own = stepped(lambda p: NovoGrad(p, 0.1))[0].state_dict()
@@ -82,8 +82,8 @@ def assert_refused(given, message):
 
 
 @path
-def test_a_step_that_only_makes_a_state_is_no_first_step(path):
-    """torch.distributed.checkpoint makes a state by a step with zero gradients and rate 0."""
+def test_a_step_that_only_creates_state_does_not_count_as_the_first(path):
+    """torch.distributed.checkpoint creates state with a step of zero gradients and rate 0."""
     net = torch.nn.Linear(3, 2)
     parameters = [net.weight, net.bias]
     references = [PaperNovoGrad(p, 0.1, (0.9, 0.5), weight_decay=0.1, grad_averaging=True) for p in parameters]
@@ -95,8 +95,8 @@ def test_a_step_that_only_makes_a_state_is_no_first_step(path):
 
 
 @path
-def test_a_first_step_at_rate_0_is_one_if_it_has_gradients(path):
-    """A warm-up that begins at 0."""
+def test_a_first_step_at_rate_0_counts_if_it_has_gradients(path):
+    """A warm-up may begin at 0."""
     parameters = [torch.randn(4, 3, requires_grad=True), torch.randn(3, requires_grad=True)]
     references = [PaperNovoGrad(p, 0.1, (0.9, 0.5), weight_decay=0.1, grad_averaging=True) for p in parameters]
     optimizer = NovoGrad(parameters, 0.1, (0.9, 0.5), weight_decay=0.1, grad_averaging=True, **path)
@@ -116,7 +116,7 @@ def _step_both(optimizer, parameters, references, rates):
 
 
 @pytest.mark.parametrize("keeps_names", [False, True], ids=["flat", "pieces"])
-def test_flattened_parameters_are_refused(keeps_names):
+def test_flattened_parameters_are_rejected(keeps_names):
     """What FullyShardedDataParallel leaves of a net, with `use_orig_params` once it has cut it; marked as it marks."""
     parameters = [torch.nn.Parameter(torch.randn(7)), torch.nn.Parameter(torch.randn(0))]
     for parameter in parameters:

@@ -1,4 +1,4 @@
-"""All optimizers but NovoGrad (see `test_matrix`) with all options, step by step, against a float64 loop."""
+"""All optimizers except NovoGrad (see `test_matrix`) with all options, step by step, against a float64 loop."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Optimizers named by path: whatever their constructors take, from wherever a user may import them."""
+"""Optimizers named by path, with any constructor, from any place that a user can import from."""
 
 import os
 import subprocess
@@ -77,13 +77,13 @@ def build(name, **options):
         ("make", {"momentum": 0.7}, {"lr": 0.2, "momentum": 0.7}),
     ],
 )
-def test_whatever_a_constructor_takes(mine, name, options, expected):
+def test_constructors_of_all_kinds(mine, name, options, expected):
     optimizer = build(f"{mine}:{name}", **options)
     assert {key: optimizer.param_groups[0][key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", ["Rprop", "RMSprop", "NAdam", "LBFGS", "Adagrad", "SGD"])
-def test_torchs_own_classes_by_path(name):
+def test_torchs_classes_by_path(name):
     config = small_config(optimizer__name=f"torch.optim:{name}", optimizer__weight_decay=0.0)
     options = vars(config.optimizer.options)
     assert isinstance(build(f"torch.optim:{name}", **options), getattr(torch.optim, name))
@@ -102,7 +102,7 @@ def test_torchs_own_classes_by_path(name):
         ("Outer", {}, "neither a subclass of torch.optim.Optimizer nor a function"),
     ],
 )
-def test_what_a_constructor_does_not_take_is_named_before_any_training(mine, name, changes, message):
+def test_an_option_that_a_constructor_lacks_is_named_before_training(mine, name, changes, message):
     changes = {f"optimizer__{key}": value for key, value in {"weight_decay": 0.0, **changes}.items()}
     with pytest.raises(ConfigError, match=message):
         small_config(optimizer__name=f"{mine}:{name}", **changes)
@@ -131,7 +131,7 @@ def test_an_optimizer_that_cannot_be_used_says_so(mine, name, options, message):
         ("import not_installed", "No module named 'not_installed'"),
     ],
 )
-def test_a_module_that_does_not_load_takes_one_line(tmp_path, monkeypatch, capsys, code, reason):
+def test_a_module_that_does_not_load_is_reported_in_one_line(tmp_path, monkeypatch, capsys, code, reason):
     name = f"broken_{abs(hash(code))}"
     (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
@@ -144,14 +144,14 @@ def test_a_module_that_does_not_load_takes_one_line(tmp_path, monkeypatch, capsy
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_current_folder_takes_no_librarys_place(tmp_path, monkeypatch):
+def test_the_current_folder_does_not_shadow_libraries(tmp_path, monkeypatch):
     (tmp_path / "timm.py").write_text("raise RuntimeError('the wrong one')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
     assert third_party.load("timm.optim:Lamb").__name__ == "Lamb"
 
 
-def test_a_plug_in_that_does_not_load_stops_nothing_else(tmp_path):
+def test_a_plug_in_that_does_not_load_affects_nothing_else(tmp_path):
     (tmp_path / "broken_plug_in.py").write_text("undefined_name")
     (tmp_path / "broken_plug_in-1.dist-info").mkdir()
     (tmp_path / "broken_plug_in-1.dist-info" / "METADATA").write_text(
@@ -178,7 +178,7 @@ def test_a_plug_in_that_does_not_load_stops_nothing_else(tmp_path):
 
 
 def test_training_processes_find_it_too(mine, tmp_path):
-    """As the `novobench` command starts them: Python's path does not hold the current folder."""
+    """The `novobench` command starts them without the current folder on Python's path."""
     code = (
         "import multiprocessing, sys\n"
         "from novobench.optim import registry\n"

@@ -15,7 +15,7 @@ def network():
 
 
 class Block(nn.Module):
-    """One of each kind of parameter that patterns tell apart, with names that resemble each other."""
+    """One parameter of each kind that patterns distinguish, with similar names."""
 
     def __init__(self):
         super().__init__()
@@ -47,8 +47,8 @@ def test_another_order_of_the_same_patterns_is_another_split():
     ]
 
 
-def test_each_parameter_lands_where_its_module_says():
-    """Against a walk over the modules by hand: no names, no patterns."""
+def test_each_parameter_is_grouped_by_its_module():
+    """Compared with a walk over the modules, without names and patterns."""
     model = Block()
     groups = weight_decay_groups(model, 0.2, {"@norm": 0.0, "@bias": 0.25, "^embedding": 2.0})
     norms = {id(p) for m in (*model.norms, model.instance_norm) for p in m.parameters()}
@@ -64,7 +64,7 @@ def test_each_parameter_lands_where_its_module_says():
 
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, NovoGrad], ids=["AdamW", "NovoGrad"])
-def test_any_optimizer_decays_by_them(make):
+def test_every_optimizer_decays_by_group(make):
     """With zero gradients a first step of either multiplies a weight by 1 - λ·d."""
     model = network()
     nn.init.constant_(model[1].bias, 0.5)
@@ -90,12 +90,12 @@ def test_regular_expressions_are_searched_in_full_names():
     assert groups[0]["param_names"] == ["2.weight", "2.bias"]
 
 
-def test_a_pattern_that_decides_about_no_parameter_makes_no_group():
+def test_a_pattern_that_matches_no_parameter_makes_no_group():
     groups = weight_decay_groups(network(), 0.1, {"": 0.5, "@bias": 0.0})
     assert [len(group["params"]) for group in groups] == [6]
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_omitted():
     model = network()
     model[0].requires_grad_(False)
     assert sum(len(group["params"]) for group in weight_decay_groups(model, 0.1)) == 4
@@ -115,6 +115,6 @@ def test_frozen_parameters_are_left_out():
         (math.nan, {}, "Invalid weight_decay: nan"),
     ],
 )
-def test_wrong_arguments_are_named(weight_decay, factors, message):
+def test_invalid_arguments_are_named(weight_decay, factors, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         weight_decay_groups(network(), weight_decay, factors)

@@ -5,7 +5,6 @@ import time
 import pytest
 
 from novobench.errors import MAX_LENGTH
-from novobench.places import Workspace
 from novobench.suite import executors
 from novobench.suite.plan import PlannedCell
 from tests.cells import small_config
@@ -41,13 +40,8 @@ def cell(fault, rank="", **runtime):
     )
 
 
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
-
-
 @pytest.mark.slow
-def test_the_error_says_in_one_line_what_ended_a_training(runs, monkeypatch, heard_signals):
+def test_the_error_says_in_one_line_what_ended_a_training(empty_workspace, monkeypatch, heard_signals):
     monkeypatch.setattr(executors, "_LINGER_SECONDS", 3.0)
     hangs = {"SIGSTOP", "hang", "hang_computing"}
     cells = {fault: cell(fault, stall_minutes=0.05 if fault in hangs else 30.0) for fault in ENDS}
@@ -81,7 +75,7 @@ RANKS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", RANKS)
-def test_if_one_of_two_processes_ends_the_other_ends_too(fault, runs):
+def test_if_one_of_two_processes_ends_the_other_ends_too(fault, empty_workspace):
     planned = cell(fault, "1", devices=2, stall_minutes=0.2 if fault == "hang" else 30.0)
     begun = time.monotonic()
     failed = executors.run_local([planned], 1, lambda event: None)

@@ -13,7 +13,6 @@ import pytest
 
 from novobench import hardware
 from novobench.errors import ConfigError, TrainingError
-from novobench.places import Workspace
 from novobench.suite import executors, forkserver
 from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.plan import PlannedCell
@@ -115,7 +114,7 @@ def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     assert forecast(cell, speeds).seconds == 8 * 32 / 160  # eight updates of 32
 
 
-def test_a_process_that_cannot_be_started_is_a_failed_cell(monkeypatch, tmp_path):
+def test_a_process_that_cannot_be_started_is_a_failed_cell(monkeypatch, empty_workspace):
     """The forkserver may be dead, or the system allows no more processes. The other cells are still tried."""
 
     def start(process):
@@ -123,7 +122,6 @@ def test_a_process_that_cannot_be_started_is_a_failed_cell(monkeypatch, tmp_path
 
     events = []
     monkeypatch.setattr(executors, "start", start)
-    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     some = cells(3, accelerator="cpu")
     assert executors.run_local(some, 2, events.append) == {cell.id: "no process" for cell in some}
     assert [event.kind for event in events] == ["started", "failed"] * 3

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from novobench.places import Workspace
 from novobench.processes import activity
 from novobench.suite import executors
 from novobench.suite.plan import PlannedCell
@@ -134,9 +133,8 @@ def test_a_process_with_a_record_is_killed_if_it_lingers(watched):
     assert ended == ["kill", "join"]
 
 
-def test_a_cell_that_cannot_start_stops_no_other(tmp_path, monkeypatch):
+def test_a_cell_that_cannot_start_stops_no_other(empty_workspace, monkeypatch):
     """A folder is in the place of its config, or of the reason of its last failure."""
-    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
     cells = [PlannedCell(small_config(seed=seed)) for seed in range(3)]
     for cell, name in zip(cells, ("config.yaml", "failure.json", ""), strict=True):
         (cell.folder.path / name).mkdir(parents=True)
@@ -184,8 +182,7 @@ def test_during_set_up_the_process_of_the_heartbeat_is_watched(watched, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["slow_setup", "slow_evaluation", "hanging_setup", "hanging_batch"])
-def test_slow_cells_finish_and_hanging_ones_are_stopped(what, tmp_path, monkeypatch):
-    monkeypatch.setattr("novobench.places.workspace", lambda: Workspace(tmp_path))
+def test_slow_cells_finish_and_hanging_ones_are_stopped(what, empty_workspace, monkeypatch):
     monkeypatch.setattr("novobench.training.worker.train", getattr(slow_cells, what))
     cell = PlannedCell(small_config(runtime__stall_minutes=0.05))
     failed = executors.run_local([cell], 1, lambda event: None)
