@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -66,8 +66,9 @@ class Record:
     """Identity of the data, measured from their content."""
     counts: dict[str, int]
     """Split -> number of samples."""
-    files: dict[str, str]
-    """File name -> sha256 of each other file of the run folder that results are made from."""
+    files: dict[str, str] = field(default_factory=dict)
+    """File name -> sha256 of each other file of the run folder that results are made from. Empty if the record was
+    written before records had it."""
     code: str
     """Commit of the code."""
     dirty: bool
@@ -91,8 +92,8 @@ class Record:
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
         if content.get("schema") != SCHEMA:
             raise ValueError(f"its schema is {content.get('schema')!r:.100}; this version reads {SCHEMA}")
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        required = {name for name in fields if name != "selected_update"}
+        fields = {spec.name: spec for spec in dataclasses.fields(cls)}
+        required = fields.keys() - {"selected_update", "files"}
         if missing := required - content.keys():
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         if unknown := content.keys() - fields:
@@ -102,7 +103,7 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Write `record.json` atomically. Raises NovobenchError if the file cannot be written."""
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        content = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
         for key in ("metrics", "baselines"):
             content[key] = {
                 split: {name: metric._asdict() for name, metric in metrics.items()}

@@ -72,9 +72,19 @@ def test_a_damaged_record_is_refused(changes, message, tmp_path):
         Record.read(path)
 
 
-@pytest.mark.parametrize(
-    "key", [f.name for f in dataclasses.fields(Record) if f.name not in ("schema", "selected_update")]
-)
+OPTIONAL = ("selected_update", "files")
+
+
+def test_a_record_from_before_digests_is_read(tmp_path):
+    path = tmp_path / "record.json"
+    RECORD.write(path)
+    content = json.loads(path.read_text())
+    del content["files"]
+    path.write_text(json.dumps(content))
+    assert Record.read(path) == dataclasses.replace(RECORD, files={})
+
+
+@pytest.mark.parametrize("key", [f.name for f in dataclasses.fields(Record) if f.name not in ("schema", *OPTIONAL)])
 def test_a_key_that_is_missing_is_named(key, tmp_path):
     path = tmp_path / "record.json"
     RECORD.write(path)
