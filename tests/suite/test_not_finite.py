@@ -45,7 +45,7 @@ def test_numbers_are_read_back():
     assert [number(x) for x in (1, 2.5, "3", "1e3")] == [1.0, 2.5, 3.0, 1000.0]
     assert all(math.isnan(number(x)) for x in (None, "nan", "inf", "-Infinity", NAN, -INF))
     for wrong in ("", "abc", True, [1], {}):
-        with pytest.raises(ValueError, match=r".*"):
+        with pytest.raises(ValueError, match="not a number|could not convert"):
             number(wrong)
 
 
