@@ -156,5 +156,5 @@ def test_images_are_identified_without_decoding_them_all(tmp_path, monkeypatch):
     config = small_config(**changes, model__in_channels=3, model__classes=2)
     _, data = base.build(config)
     data.setup("fit")
-    monkeypatch.setattr(resident, "_kept", lambda *_: pytest.fail("pictures were decoded"))
+    monkeypatch.setattr(resident, "_cached_pixels", lambda *_: pytest.fail("images were decoded"))
     assert identified(config) == data.fingerprint
