@@ -226,5 +226,5 @@ class Deadly(torch.utils.data.Dataset):
 def test_a_killed_worker_has_a_plain_message() -> None:
     _, data = base.build(small_config("image", runtime__workers=1))
     with pytest.raises(RuntimeError) as raised:
-        list(data._loader(Deadly(), [[0, 1], [2, 3]]))
+        list(data.evaluation_batches(Deadly(), rank=0, world=1))
     assert "ended from outside" in loader_problem(str(raised.value))
