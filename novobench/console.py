@@ -34,6 +34,11 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(highlight=False, markup=False, emoji=False, width=240)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 cell`, `3 cells`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `3.5 min`, `18.2 h`."""
     if seconds < 90:

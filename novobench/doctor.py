@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from novobench import hardware, places, requirements
+from novobench.console import counted
 from novobench.errors import NovobenchError, one_line
 from novobench.requirements import BASE, SUITE
 
@@ -37,7 +38,7 @@ def check() -> int:
         print(f"{state:<5} {one_line(text)}", flush=True)
         failures += state == "FAIL"
     if failures:
-        print(f"{failures} problem(s) would stop a run.")
+        print(f"{counted(failures, 'problem')} would stop a run.")
     elif _is_base_install():
         print(f"novobench.optim is ready. To run experiments, install the suite: {requirements.install_command(SUITE)}")
     else:

@@ -36,7 +36,7 @@ def test_a_missing_package_stops_runs_of_the_suite(workspace, novobench, install
     assert code == 1
     command = "Run: pip install 'novobench[suite] @ file:///src'"
     assert f"FAIL  no-such-package is not installed. {command}\n" in out
-    assert out.endswith("\n1 problem(s) would stop a run.\n")
+    assert out.endswith("\n1 problem would stop a run.\n")
 
 
 def test_the_base_install_is_complete_without_the_suite(workspace, novobench, installed):

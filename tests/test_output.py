@@ -228,7 +228,7 @@ def test_doctor_needs_the_standard_library_alone():
     assert (done.returncode, done.stderr) == (1, "")
     for name in ("rich", "omegaconf", "filelock", "torch", "numpy", "transformers"):
         assert any(line.startswith(f"FAIL  {name} ") for line in done.stdout.splitlines()), name
-    assert "problem(s) would stop a run" in done.stdout
+    assert "would stop a run" in done.stdout
 
 
 def test_a_missing_package_is_named():

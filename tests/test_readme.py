@@ -144,7 +144,7 @@ def your_optimizer(tmp_path):
 def test_your_optimizer_is_one_cell(your_optimizer):
     done, checkout = your_optimizer("plan", "optimizer.options.scale=0.5")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "1 cells, 1 to do" in done.stdout
+    assert "1 cell, 1 to do" in done.stdout
     assert "image-my_package_optim_MyOptimizer-s0-" in done.stdout
     assert not (checkout / "runs").exists()
 

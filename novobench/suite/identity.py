@@ -19,6 +19,7 @@ from rich.console import Console
 
 from novobench import hardware
 from novobench.config import CellConfig, data_root
+from novobench.console import counted
 from novobench.errors import NovobenchError
 from novobench.suite.collection import undamaged
 from novobench.suite.forkserver import forkserver, start
@@ -42,14 +43,16 @@ def changed_data_errors(cells: Sequence[PlannedCell], out: Console) -> dict[str,
     if not cells_by_data:
         return {}
     count = sum(map(len, cells_by_data.values()))
-    out.print(f"{count} finished cells: comparing their data with the data they were trained on.")
+    out.print(f"{counted(count, 'finished cell')}: comparing their data with the data they were trained on.")
     measured = _fingerprints([group[0].config for group in cells_by_data.values()])
     errors = {}
     for group, (fingerprint, problem) in zip(cells_by_data.values(), measured, strict=True):
         config = group[0].config
         data = f"data '{config.data.name}' ({config.data.source} {config.data.path or config.data.name})"
         if not fingerprint and not (data_root(config) / (config.data.path or config.data.name)).exists():
-            out.print(f"{len(group)} finished cells: {data} cannot be compared, so their records are kept: {problem}")
+            out.print(
+                f"{counted(len(group), 'finished cell')}: {data} cannot be compared, so their records are kept: {problem}"
+            )
             continue
         for cell in group:
             try:

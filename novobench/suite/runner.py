@@ -11,7 +11,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from novobench import places
-from novobench.console import console, duration
+from novobench.console import console, counted, duration
 from novobench.errors import DataError, NovobenchError, one_line
 from novobench.files import readable_os_errors
 from novobench.places import display_path
@@ -138,7 +138,7 @@ def search(
         )
     if failed:
         first = next(iter(failed.values()))
-        out.print(f"{len(failed)} cells failed, and their trials cannot win. The first error: {first}")
+        out.print(f"{counted(len(failed), 'cell')} failed, and their trials cannot win. The first error: {first}")
     return 0
 
 
@@ -148,7 +148,7 @@ def train(cells: Sequence[PlannedCell], results: Results, jobs: int | None, out:
     speeds = measured_speeds(results)
     # The longest cell first, so that the last one to finish is short.
     to_do.sort(key=lambda cell: -(forecast(cell, speeds).seconds or 0.0))
-    out.print(f"{len(cells)} cells: {len(cells) - len(to_do)} already finished, {len(to_do)} to train.")
+    out.print(f"{counted(len(cells), 'cell')}: {len(cells) - len(to_do)} already finished, {len(to_do)} to train.")
     if not to_do:
         return {}
     jobs = jobs or default_jobs(to_do)

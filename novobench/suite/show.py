@@ -10,7 +10,7 @@ from rich.table import Table
 
 from novobench.config import SCALES, CellConfig
 from novobench.config_loading import check_overridable
-from novobench.console import console, duration
+from novobench.console import console, counted, duration
 from novobench.errors import ConfigError
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
 from novobench.suite.forecast import forecast, measured_speeds
@@ -112,7 +112,7 @@ def plan(plan: Plan) -> None:
     at_a_time = max(cells_per_gpu, default=1)
     order = f"{at_a_time} at a time on one GPU" if at_a_time > 1 else "one after another"
     total = duration(seconds_to_do)
-    out.print(f"{len(plan.cells)} cells, {to_do} to do: {total} of training {order}{without}{basis}.")
+    out.print(f"{counted(len(plan.cells), 'cell')}, {to_do} to do: {total} of training {order}{without}{basis}.")
 
 
 def batch_arithmetic(config: CellConfig) -> str:

@@ -34,7 +34,7 @@ def test_plan_shows_size_and_cost_and_trains_nothing(tuned, novobench):
 def test_only_some_rows(tuned, novobench):
     code, out, _ = novobench("plan", "small", "--rows", "sgd_again")
     assert code == 0
-    assert "1 cells, 1 to do" in out
+    assert "1 cell, 1 to do" in out
     assert "small/sgd_again" in out
     assert "small/sgd " not in out
 

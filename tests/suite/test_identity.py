@@ -61,7 +61,7 @@ def test_other_data_with_the_same_name_and_counts_never_get_the_old_result(mine,
     shutil.copytree(mine, mine.parent / "copy")
     code, out, err = novobench("run", "one", "--set", "data.path=copy")  # the same data elsewhere
     assert (code, err) == (0, "")
-    assert "1 finished cells: comparing their data" in out
+    assert "1 finished cell: comparing their data" in out
 
     write_text(mine, seed=1)
     code, out, err = novobench("run", "one", "--seeds", "2")
@@ -92,8 +92,7 @@ def test_other_data_with_the_same_name_and_counts_never_get_the_old_result(mine,
     code, out, err = novobench("run", "one")
     assert (code, err) == (0, "")
     assert (
-        "1 finished cells: data 'mine' (files mine) cannot be compared, so their records are kept: No data folder"
-        in out
+        "1 finished cell: data 'mine' (files mine) cannot be compared, so the records are kept: No data folder" in out
     )
 
 
