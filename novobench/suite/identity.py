@@ -50,9 +50,8 @@ def changed_data_errors(cells: Sequence[PlannedCell], out: Console) -> dict[str,
         config = group[0].config
         data = f"data '{config.data.name}' ({config.data.source} {config.data.path or config.data.name})"
         if not fingerprint and not (data_root(config) / (config.data.path or config.data.name)).exists():
-            out.print(
-                f"{counted(len(group), 'finished cell')}: {data} cannot be compared, so their records are kept: {problem}"
-            )
+            finished = counted(len(group), "finished cell")
+            out.print(f"{finished}: {data} cannot be compared, so the records are kept: {problem}")
             continue
         for cell in group:
             try:
