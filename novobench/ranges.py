@@ -40,6 +40,9 @@ _NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 """Characters that no path, table or UTF-8 file can hold: control characters except white space, and lone surrogates."""
 
 
+_SCALARS = {str: "text", int: "a number", float: "a number", bool: "true or false"}
+
+
 def check(config: Any, where: str) -> None:
     """Raise ConfigError, naming `where` and the full key, for the first field of a dataclass whose value is outside its
     range."""
@@ -67,6 +70,9 @@ def _check(value: Any, hint: Any, key: str) -> None:
     if value is None or hint is Any:  # the schema decides whether None is allowed
         return
     origin, inner = get_origin(hint), get_args(hint)
+    scalar = inner[0] if origin is Annotated else hint
+    if scalar in _SCALARS and isinstance(value, dict | list):  # OmegaConf lets them into a list of scalars
+        raise ConfigError(f"'{key}' must be {_SCALARS[scalar]}, not {_quoted(value)}.")
     if origin is Annotated:
         for rule in inner[1:]:
             if requirement := violated(rule, value):

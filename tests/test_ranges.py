@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pytest
 
 from novobench.errors import ConfigError
-from novobench.ranges import NOT_EMPTY, FileName, PositiveFloat, PositiveInt, check
+from novobench.ranges import NOT_EMPTY, FileName, Name, PositiveFloat, PositiveInt, check
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Example:
     whole: Annotated[float, "(0, 1]"] = 1.0
     clip: PositiveFloat | None = None
     widths: Annotated[list[PositiveInt], NOT_EMPTY] = field(default_factory=lambda: [1])
+    splits: list[Name] = field(default_factory=list)
     sizes: dict[FileName, PositiveInt] = field(default_factory=dict)
     inner: Inner = field(default_factory=Inner)
     layers: list[Inner] = field(default_factory=list)
@@ -44,6 +45,8 @@ class Named:
         ({"clip": 0.0}, "'clip' must be above 0 and finite, not 0.0."),
         ({"widths": []}, "'widths' must be a collection of at least one entry, not []."),
         ({"widths": [4, 0]}, "'widths[1]' must be 1 or more, not 0."),
+        ({"splits": ["dev", {"x": 1}]}, "'splits[1]' must be text, not {'x': 1}."),
+        ({"splits": [["dev"]]}, "'splits[0]' must be text, not ['dev']."),
         ({"sizes": {"dev": 0}}, "'sizes.dev' must be 1 or more, not 0."),
         ({"sizes": {"../up": 1}}, "'sizes' key '../up' must be usable in a file name"),
         ({"inner": Inner(0)}, "'inner.width' must be 1 or more, not 0."),
