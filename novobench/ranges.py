@@ -30,7 +30,7 @@ FileName = Annotated[str, FILE_NAME]
 Name = Annotated[str, NOT_EMPTY]
 """A name that is only looked up, never written as a file name."""
 
-_LARGEST_INT = 2**63 - 1
+LARGEST_INT = 2**63 - 1
 """The largest integer of torch and numpy."""
 _INTERVAL = re.compile(r"([\[(])\s*(\S+)\s*,\s*(\S+)\s*([\])])")
 _UNSAFE_IN_FILE_NAMES = re.compile(r"[/\\\x00-\x1f\x7f:*?\"<>|]|^\.|^\s|\s$")
@@ -72,11 +72,11 @@ def _check(value: Any, hint: Any, key: str) -> None:
     origin, inner = get_origin(hint), get_args(hint)
     scalar = inner[0] if origin is Annotated else hint
     if scalar in _SCALARS and isinstance(value, dict | list):  # OmegaConf lets them into a list of scalars
-        raise ConfigError(f"'{key}' must be {_SCALARS[scalar]}, not {_quoted(value)}.")
+        raise ConfigError(f"'{key}' must be {_SCALARS[scalar]}, not {quoted(value)}.")
     if origin is Annotated:
         for rule in inner[1:]:
             if requirement := violated(rule, value):
-                raise ConfigError(f"'{key}' must be {requirement}, not {_quoted(value)}.")
+                raise ConfigError(f"'{key}' must be {requirement}, not {quoted(value)}.")
         _check(value, inner[0], key)
     elif origin in (Union, types.UnionType):
         kind = next((kind for kind in inner if kind is not type(None)), Any)
@@ -89,11 +89,11 @@ def _check(value: Any, hint: Any, key: str) -> None:
             _check(name, inner[0], f"{key}' key '{name}")
             _check(entry, inner[1], f"{key}.{name}")
     elif isinstance(value, str) and _NOT_TEXT.search(value):
-        raise ConfigError(f"'{key}' must be text without control characters, not {_quoted(value)}.")
+        raise ConfigError(f"'{key}' must be text without control characters, not {quoted(value)}.")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"'{key}' must be a finite number, not {value}.")
-    elif isinstance(value, int) and abs(value) > _LARGEST_INT:
-        raise ConfigError(f"'{key}' must be a number below 2^63, not {_quoted(value)}.")
+    elif isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise ConfigError(f"'{key}' must be a number below 2^63, not {quoted(value)}.")
 
 
 def violated(rule: str, value: Any) -> str:
@@ -138,6 +138,7 @@ def _in_words(low_sign: str, low: float, high: float, high_sign: str, *, whole: 
     return f"{low:g} to {high:g}" if (low_sign, high_sign) == ("[", "]") else f"{lower} and {upper}"
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
+    """A value for a message, cut if it is long."""
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"

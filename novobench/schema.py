@@ -32,7 +32,7 @@ def typed(tree: DictConfig, schema: type, nodes: Mapping[str, type], where: str)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_explain(error)}") from None
-    except (TypeError, ValueError) as error:  # OmegaConf raises some of these itself
+    except (TypeError, ValueError, OverflowError) as error:  # OmegaConf raises some of these itself
         raise ConfigError(f"{where}: {first_line(error)}") from None
     ranges.check(config, where)
     return config
@@ -75,6 +75,8 @@ def _check_kinds(structure: DictConfig, tree: DictConfig, where: str, path: str 
                     structure[key] = {}
         elif get_origin(hints[key]) is list and not isinstance(value, ListConfig):
             raise _wrong_kind(where, path + key, "a list", value)
+        elif isinstance(value, int) and abs(value) > ranges.LARGEST_INT:  # OmegaConf would not name the key
+            raise _wrong_kind(where, path + key, "a number below 2^63", ranges.quoted(value))
         elif hints[key] is bool and type(value) is int and value not in (0, 1):  # OmegaConf takes any number for true
             raise _wrong_kind(where, path + key, "true or false", value)
 
