@@ -75,10 +75,15 @@ def _check_kinds(structure: DictConfig, tree: DictConfig, where: str, path: str 
                     structure[key] = {}
         elif get_origin(hints[key]) is list and not isinstance(value, ListConfig):
             raise _wrong_kind(where, path + key, "a list", value)
-        elif isinstance(value, int) and abs(value) > ranges.LARGEST_INT:  # OmegaConf would not name the key
+        elif _is_numeric(hints[key]) and isinstance(value, int) and abs(value) > ranges.LARGEST_INT:
+            # OmegaConf would not name the key.
             raise _wrong_kind(where, path + key, "a number below 2^63", ranges.quoted(value))
         elif hints[key] is bool and type(value) is int and value not in (0, 1):  # OmegaConf takes any number for true
             raise _wrong_kind(where, path + key, "true or false", value)
+
+
+def _is_numeric(hint: Any) -> bool:
+    return not {int, float}.isdisjoint((hint, *get_args(hint)))
 
 
 def _wrong_kind(where: str, key: str, kind: str, value: Any) -> ConfigError:
