@@ -58,8 +58,12 @@ _hints = cache(get_type_hints)
 
 
 def _check_kinds(structure: DictConfig, tree: DictConfig, where: str, path: str = "") -> None:
-    """Raise ConfigError for a value that must be a mapping, a list or a boolean and is not. Clear the default of each
-    mapping that `tree` sets: it replaces the default, instead of being merged with it."""
+    """Raise ConfigError, with the key, for a value of a wrong kind that OmegaConf accepts or does not name: not a mapping,
+    a list or a boolean where one is needed, or a number that no float holds. Fields without a default are skipped:
+    OmegaConf does not count them as `in` the structure.
+
+    Clear the default of each mapping that `tree` sets: it replaces the default, instead of being merged with it.
+    """
     hints = _hints(OmegaConf.get_type(structure))  # type: ignore[arg-type]
     for key, value in ((str(key), value) for key, value in tree.items()):
         if key not in structure:
@@ -76,7 +80,6 @@ def _check_kinds(structure: DictConfig, tree: DictConfig, where: str, path: str 
         elif get_origin(hints[key]) is list and not isinstance(value, ListConfig):
             raise _wrong_kind(where, path + key, "a list", value)
         elif _is_numeric(hints[key]) and isinstance(value, int) and abs(value) > ranges.LARGEST_INT:
-            # OmegaConf would not name the key.
             raise _wrong_kind(where, path + key, "a number below 2^63", ranges.quoted(value))
         elif hints[key] is bool and type(value) is int and value not in (0, 1):  # OmegaConf takes any number for true
             raise _wrong_kind(where, path + key, "true or false", value)
