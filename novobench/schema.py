@@ -58,9 +58,9 @@ _hints = cache(get_type_hints)
 
 
 def _check_kinds(structure: DictConfig, tree: DictConfig, where: str, path: str = "") -> None:
-    """Raise ConfigError, with the key, for a value of a wrong kind that OmegaConf accepts or does not name: not a mapping,
-    a list or a boolean where one is needed, or a number that no float holds. Fields without a default are skipped:
-    OmegaConf does not count them as `in` the structure.
+    """Raise ConfigError, with the key, for a value of a wrong kind that OmegaConf accepts or does not name: not a
+    mapping, a list or a boolean where one is needed, or a number that no float holds. Fields without a default are
+    skipped: OmegaConf does not count them as `in` the structure.
 
     Clear the default of each mapping that `tree` sets: it replaces the default, instead of being merged with it.
     """
