@@ -10,12 +10,15 @@ import dataclasses
 import difflib
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from novobench.optim import third_party
+from novobench.optim.built_in import BUILT_IN, AdamOptions, NovoGradOptions, SGDOptions
+from novobench.optim.entry import RANGES
+from novobench.optim.entry import OptimizerEntry as OptimizerEntry
+from novobench.optim.rivals import RIVALS
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -27,214 +30,7 @@ class UnknownOptimizerError(LookupError):
     """No entry and no importable optimizer has this name. The message is one line."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """The interval from which `novobench search` samples a value, uniformly in its logarithm."""
-
-    low: float
-    high: float
-
-
-_RANGES = {"lr": Range(1e-4, 1.0), "weight_decay": Range(1e-5, 1e-1)}
-
-
-@dataclass(frozen=True)
-class OptimizerEntry:
-    """What novobench knows about an optimizer: how to build it, its options and their search ranges."""
-
-    name: str
-    factory: str
-    """`module:Class`, imported at the first build; called with the groups, the arguments in `takes` and the options."""
-    options: type
-    """A frozen dataclass of its options besides lr and weight_decay, with their defaults. An annotation such as
-    `Annotated[float, "[0, 1)"]` gives the interval of valid values."""
-    description: str
-    reference: str
-    state_bytes_per_parameter: float
-    """Bytes of state per fp32 parameter of a large matrix, apart from the one or two numbers per tensor."""
-    tunable: Mapping[str, Range] = field(default_factory=lambda: dict(_RANGES))
-    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Named sets of options."""
-    guards_on_device: bool = False
-    """Whether its step reads the attribute `found_inf` (0-d fp32 tensor, as torch's GradScaler sets it) and leaves
-    weights and state unchanged unless it is 0. Training then needs no host sync to check whether an update is finite;
-    with any other optimizer it needs one per update."""
-    decays_gradient: bool = False
-    """Whether its weight decay is L2 regularization, which the step adds to the gradient first. LARC then comes after
-    this addition; see `larc_`."""
-    takes: tuple[str, ...] = ("lr", "weight_decay")
-    """Which of these two arguments the factory accepts. Without `weight_decay`, weights do not decay. In any case each
-    update's rate is written into `lr` of the optimizer's groups."""
-
-
-Implementation = Literal["auto", "loop", "foreach", "fused"]
-
-
-@dataclass(frozen=True)
-class NovoGradOptions:
-    """See `novobench.optim.NovoGrad`."""
-
-    betas: list[Annotated[float, "[0, 1)"]] = field(default_factory=lambda: [0.95, 0.25])
-    """Decay of the momentum and of the layer-wise second moment; the defaults are those that the paper prints."""
-    eps: Annotated[float, "[0, inf)"] = 1e-8
-    """Added to the norm that a gradient is divided by."""
-    grad_averaging: bool = False
-    """Multiply the normalized gradient by 1 - beta1 before it enters the momentum."""
-    amsgrad: bool = False
-    """Divide by the largest second moment so far."""
-    eps_inside_sqrt: bool = False
-    """Add `eps` to the second moment instead of to its root (OpenSeq2Seq)."""
-    decoupled_weight_decay: bool = False
-    """Decay weights directly, as AdamW, instead of through the momentum."""
-    update_clip: Annotated[float, "(0, inf)"] | None = None
-    """NeMo's layer-wise update clipping; 0.001 there."""
-    moment_dtype: Literal["float32", "bfloat16"] | None = None
-    """Dtype of exp_avg for fp32 parameters. `bfloat16` halves the state to 2 bytes per parameter. The default is
-    the parameter's dtype."""
-    implementation: Implementation = "auto"
-    """`loop`, `foreach` or `fused` forces that one; `auto`: the fastest that the tensors allow."""
-
-
-@dataclass(frozen=True)
-class SGDOptions:
-    """See `torch.optim.SGD`. Momentum 0.9, as in every recipe of the paper's baselines."""
-
-    momentum: Annotated[float, "[0, 1)"] = 0.9
-    """Decay of the momentum buffer."""
-    dampening: Annotated[float, "[0, 1]"] = 0.0
-    """The new gradient enters the momentum buffer times 1 - this."""
-    nesterov: bool = False
-    """Step along the gradient plus the decayed buffer."""
-    implementation: Implementation = "auto"
-    """`loop`, `foreach` or `fused` forces that one; `auto`: fused on CPU and CUDA, else foreach."""
-
-
-@dataclass(frozen=True)
-class AdamOptions:
-    """See `torch.optim.Adam` and `AdamW`, whose defaults these are."""
-
-    betas: list[Annotated[float, "[0, 1)"]] = field(default_factory=lambda: [0.9, 0.999])
-    """Decay of the first and of the second moment."""
-    eps: Annotated[float, "[0, inf)"] = 1e-8
-    """Added to the root of the second moment."""
-    amsgrad: bool = False
-    """Divide by the largest second moment so far."""
-    implementation: Implementation = "auto"
-    """`loop`, `foreach` or `fused` forces that one; `auto`: fused on CPU and CUDA, else foreach."""
-
-
-@dataclass(frozen=True)
-class LARSOptions:
-    """See `novobench.optim.LARS`."""
-
-    momentum: Annotated[float, "[0, 1)"] = 0.9
-    """Decay of the momentum buffer."""
-    trust: Annotated[float, "(0, inf)"] = 0.001
-    """Trust coefficient: a layer's step relative to its weight norm."""
-    eps: Annotated[float, "[0, inf)"] = 1e-8
-    """Added to the norm that a layer's rate is divided by."""
-
-
-@dataclass(frozen=True)
-class AdafactorOptions:
-    """See `torch.optim.Adafactor`, whose defaults these are. `lr` is the upper bound of its relative step."""
-
-    beta2_decay: Annotated[float, "(-inf, 0]"] = -0.8
-    """Exponent c of the second moment's decay 1 - t^c."""
-    d: Annotated[float, "[1, inf)"] = 1.0
-    """Threshold of the root mean square at which an update is clipped."""
-
-
-@dataclass(frozen=True)
-class NormalizedSGDOptions:
-    """See `novobench.optim.NormalizedSGD`."""
-
-    momentum: Annotated[float, "[0, 1)"] = 0.0
-    """Decay of the momentum buffer; 0: no buffer."""
-    layer_wise: bool = False
-    """Normalize each tensor's gradient on its own instead of all together."""
-    eps: Annotated[float, "[0, inf)"] = 1e-8
-    """Added to the norm that a gradient is divided by."""
-
-
-_BUILT_IN = (
-    OptimizerEntry(
-        name="novograd",
-        factory="novobench.optim.novograd:NovoGrad",
-        options=NovoGradOptions,
-        description="SGD with momentum on layer-wise normalized gradients",
-        reference="Ginsburg et al., 2019, arXiv:1905.11286",
-        state_bytes_per_parameter=4,
-        tunable={"lr": Range(1e-3, 0.3), "weight_decay": Range(1e-5, 1e-2)},
-        presets={
-            "printed": {"betas": [0.95, 0.25]},
-            "os2s": {"betas": [0.95, 0.0], "eps_inside_sqrt": True},
-            "dle": {"betas": [0.95, 0.0]},
-        },
-        guards_on_device=True,
-    ),
-    OptimizerEntry(
-        name="sgd",
-        factory="torch.optim:SGD",
-        options=SGDOptions,
-        description="stochastic gradient descent with momentum",
-        reference="Sutskever et al., 2013",
-        state_bytes_per_parameter=4,
-        tunable={"lr": Range(1e-3, 1.0), "weight_decay": Range(1e-6, 1e-2)},
-        guards_on_device=True,
-        decays_gradient=True,
-    ),
-    OptimizerEntry(
-        name="adam",
-        factory="torch.optim:Adam",
-        options=AdamOptions,
-        description="adaptive moments; weight decay in the gradient",
-        reference="Kingma & Ba, 2015, arXiv:1412.6980",
-        state_bytes_per_parameter=8,
-        tunable={"lr": Range(1e-4, 3e-2), "weight_decay": Range(1e-6, 1e-2)},
-        guards_on_device=True,
-        decays_gradient=True,
-    ),
-    OptimizerEntry(
-        name="adamw",
-        factory="torch.optim:AdamW",
-        options=AdamOptions,
-        description="Adam with decoupled weight decay",
-        reference="Loshchilov & Hutter, 2019, arXiv:1711.05101",
-        state_bytes_per_parameter=8,
-        tunable={"lr": Range(1e-4, 3e-2), "weight_decay": Range(1e-3, 1.0)},
-        guards_on_device=True,
-    ),
-    OptimizerEntry(
-        name="lars",
-        factory="novobench.optim.lars:LARS",
-        options=LARSOptions,
-        description="SGD with layer-wise adaptive rates",
-        reference="You et al., 2017, arXiv:1708.03888",
-        state_bytes_per_parameter=4,
-        tunable={"lr": Range(0.1, 50.0), "weight_decay": Range(1e-6, 1e-2)},
-    ),
-    OptimizerEntry(
-        name="adafactor",
-        factory="torch.optim:Adafactor",
-        options=AdafactorOptions,
-        description="second moments factored into rows and columns, no first moment",
-        reference="Shazeer & Stern, 2018, arXiv:1804.04235",
-        state_bytes_per_parameter=0,
-        tunable={"lr": Range(1e-3, 0.3), "weight_decay": Range(1e-5, 1e-1)},
-    ),
-    OptimizerEntry(
-        name="normalized_sgd",
-        factory="novobench.optim.normalized_sgd:NormalizedSGD",
-        options=NormalizedSGDOptions,
-        description="steps of fixed length along the gradient",
-        reference="Hazan et al., 2015, arXiv:1507.02030",
-        state_bytes_per_parameter=0,
-        tunable={"lr": Range(1e-3, 1.0), "weight_decay": Range(1e-6, 1e-2)},
-    ),
-)
-
-_entries: dict[str, OptimizerEntry] = {entry.name: entry for entry in _BUILT_IN}
+_entries: dict[str, OptimizerEntry] = {entry.name: entry for entry in (*BUILT_IN, *RIVALS)}
 
 
 def register(entry: OptimizerEntry) -> None:
@@ -307,8 +103,8 @@ def _from_path(path: str) -> OptimizerEntry:
         description="a class of another package",
         reference=path,
         state_bytes_per_parameter=float("nan"),
-        tunable={name: _RANGES[name] for name in ("lr", "weight_decay") if name == "lr" or name in takes},
-        decays_gradient=any(entry.factory == path and entry.decays_gradient for entry in _BUILT_IN),
+        tunable={name: RANGES[name] for name in ("lr", "weight_decay") if name == "lr" or name in takes},
+        decays_gradient=any(entry.factory == path and entry.decays_gradient for entry in BUILT_IN),
         takes=takes,
     )
 

@@ -191,7 +191,8 @@ def test_an_invalid_class_path_is_named(path):
 def test_another_package_offers_an_entry(tmp_path):
     """Through the entry point of an installed distribution; a config then names it, and it is built."""
     (tmp_path / "their_package.py").write_text(
-        "from novobench.optim.registry import OptimizerEntry, SGDOptions\n"
+        "from novobench.optim.built_in import SGDOptions\n"
+        "from novobench.optim.registry import OptimizerEntry\n"
         "entry = OptimizerEntry(name='theirs', factory='torch.optim:SGD', options=SGDOptions, description='d',\n"
         "    reference='r', state_bytes_per_parameter=4, presets={'fast': {'momentum': 0.5}})\n"
     )
