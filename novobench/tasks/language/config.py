@@ -68,7 +68,8 @@ class LanguageDataConfig(DataConfig):
     """The source of the text, its length, and how it is cut into segments."""
 
     source: Literal["glosses", "files", "hub"] = field(default="files", metadata=PRACTICAL)
-    """`glosses`: WordNet's definitions in the timm package; `files`: `wiki.train.tokens`, `train.txt` and the like;
+    """`glosses`: WordNet's definitions in the timm package, as words or, with the name `glosses-characters`, as
+    characters; `files`: `wiki.train.tokens`, `train.txt` and the like;
     `hub`: a Hugging Face data set."""
     name: Name = "wikitext-103"
     """Identity of the data: the same text from another source is the same data."""
@@ -145,6 +146,7 @@ BUILT_IN = "glosses"
 """The source that needs no files."""
 SHIPPED: dict[str, tuple[str, ...]] = {
     "glosses": (),
+    "glosses-characters": (),
     "wikitext-2": ("wikitext-2", "Salesforce/wikitext"),
     "wikitext-103": ("wikitext-103", "Salesforce/wikitext"),
 }

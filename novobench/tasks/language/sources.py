@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 from novobench.errors import DataError, suggestion
 from novobench.tasks.hub import check_text, column_values, open_hub, split_label
-from novobench.tasks.language.builtin import glosses
+from novobench.tasks.language.builtin import glosses, glosses_as_characters
 from novobench.tasks.language.config import BUILT_IN, LanguageDataConfig
 from novobench.tasks.sources import VALIDATION_NAMES, data_folder, list_folder, listed, text_lines
 
 SPLITS = ("train", "valid", "test")
 _SPLIT_NAMES = {"train": ("train",), "valid": VALIDATION_NAMES, "test": ("test",)}
 """Names of each split in file names."""
+_BUILT_IN_TEXTS = {"glosses": glosses, "glosses-characters": glosses_as_characters}
 _SHARE_BLOCK = 50
 """Lines that `train_share` keeps or drops together."""
 
@@ -43,9 +44,11 @@ def open_texts(config: LanguageDataConfig, data_root: Path) -> dict[str, Text]:
 
 def _read(config: LanguageDataConfig, data_root: Path) -> dict[str, Text]:
     if config.source == BUILT_IN:
-        if config.name != BUILT_IN:
-            raise DataError(f"data.name '{config.name}' is not a built-in text. Built in: {BUILT_IN}.")
-        return {split: Text(split_label(BUILT_IN, split), lines) for split, lines in glosses().items()}
+        if config.name not in _BUILT_IN_TEXTS:
+            names = ", ".join(_BUILT_IN_TEXTS)
+            raise DataError(f"data.name '{config.name}' is not a built-in text. Built in: {names}.")
+        texts = _BUILT_IN_TEXTS[config.name]()
+        return {split: Text(split_label(config.name, split), lines) for split, lines in texts.items()}
     if config.source == "files":
         return {split: Text(str(path), text_lines(path)) for split, path in text_files(config, data_root).items()}
     return {split: _hub_text(config, data_root, split) for split in SPLITS}
