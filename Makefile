@@ -12,7 +12,7 @@ SEARCH := $(BIN)/novobench search --scale $(SCALE) $(if $(BUDGET),--budget $(BUD
 FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not long and not gpu"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-long test-gpu lint format docs tables search wheel doctor clean
+.PHONY: help setup test test-all test-long test-gpu lint format docs tables rivals search wheel doctor clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,8 +66,11 @@ figure2: ## Transformer-XL: learning curves, gap between training and validation
 tables: $(READY) ## all tables and figures at SCALE (laptop: 7 minutes on 2 cores)
 	$(RUN) $(EXPERIMENTS)
 
-.PHONY: $(EXPERIMENTS)
-$(EXPERIMENTS): $(READY)
+rivals: $(READY) ## optimizers of other authors on three of the paper's tasks (laptop: 5 minutes on 2 cores)
+	$(RUN) $(RIVALS)
+
+.PHONY: $(EXPERIMENTS) $(RIVALS)
+$(EXPERIMENTS) $(RIVALS): $(READY)
 	$(RUN) $@
 
 search: $(READY) ## repeat the search for learning rates (laptop: 45 minutes on 2 cores)

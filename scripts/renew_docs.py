@@ -14,13 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def experiments() -> list[Experiment]:
-    """Tables first, then figures."""
-    return [load_experiment(name) for name in sorted(experiment_names(), key=lambda name: (name[0] != "t", name))]
+    """The paper's tables, then its figures, then what the paper does not have."""
+    loaded = map(load_experiment, experiment_names())
+    return sorted(loaded, key=lambda experiment: (not experiment.in_paper, experiment.name[0] != "t", experiment.name))
 
 
 def makefile_block(experiments: list[Experiment]) -> str:
     """The names of the experiments, and a line for `make help` about each."""
-    lines = [f"EXPERIMENTS := {' '.join(experiment.name for experiment in experiments)}"]
+    names = {in_paper: [e.name for e in experiments if e.in_paper is in_paper] for in_paper in (True, False)}
+    lines = [f"EXPERIMENTS := {' '.join(names[True])}", f"RIVALS := {' '.join(names[False])}"]
     for experiment in experiments:
         lines.append(f"{experiment.name}: ## {experiment.summary} (laptop: {experiment.cost.laptop})")
     return "\n".join(lines)

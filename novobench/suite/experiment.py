@@ -179,6 +179,8 @@ class Experiment:
     gpu: dict[str, Any] = field(default_factory=dict)
     laptop: dict[str, Any] = field(default_factory=dict)
     search: Search = field(default_factory=Search)
+    in_paper: bool = True
+    """Whether it is one of the paper's tables or figures, which `make tables` trains."""
     name: str = ""
 
     @property
