@@ -20,6 +20,7 @@ from novobench.config import CellConfig
 from novobench.errors import TrainingError
 from novobench.optim import registry
 from novobench.tasks.base import TaskModule
+from novobench.training.rates import optimizer_parts
 
 
 class Guard:
@@ -43,7 +44,8 @@ class Guard:
 
     def start(self, module: TaskModule, optimizer: Optimizer) -> None:
         """Call before the first update of this process, with the module on its device."""
-        self._on_device = registry.guards_on_device(self.config.optimizer.name, optimizer)
+        parts = optimizer_parts(optimizer, self.config.optimizer)
+        self._on_device = all(registry.guards_on_device(part.entry.name, part.optimizer) for part in parts)
         self._module = module
         self._buffers = [_Buffers(group) for group in _by_type(module.buffers())]
 
