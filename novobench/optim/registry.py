@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import importlib.util
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
@@ -28,6 +29,10 @@ ENTRY_POINTS = "novobench.optimizers"
 
 class UnknownOptimizerError(LookupError):
     """No entry and no importable optimizer has this name. The message is one line."""
+
+
+class MissingPackageError(ImportError):
+    """An entry's package is not installed. The message is one line."""
 
 
 _entries: dict[str, OptimizerEntry] = {entry.name: entry for entry in (*BUILT_IN, *RIVALS)}
@@ -125,16 +130,22 @@ def build(
 
     Raises:
         UnknownOptimizerError: see `get`.
+        MissingPackageError: the package that the entry requires is not installed; the message names the extra.
         ValueError: the constructor raised an error; the message quotes it.
         TypeError: the result has no parameter groups with `lr`.
     """
     entry, params, options = get(name), list(params), dict(options or {})
+    if entry.requires and importlib.util.find_spec(entry.requires) is None:
+        raise MissingPackageError(
+            f"optimizer '{name}' needs the package {entry.requires}, which is not installed. "
+            "Run: pip install 'novobench[rivals]', or make setup in a checkout."
+        )
     if ":" in name:  # omit options at their defaults: a constructor may itself set some arguments of its base class
         defaults = third_party.defaults(entry.options)
         arguments = {key: value for key, value in options.items() if key not in defaults or value != defaults[key]}
         implementation = None
     else:
-        arguments = {**dataclasses.asdict(entry.options()), **options}
+        arguments = {**dataclasses.asdict(entry.options()), **options, **entry.constants}
         implementation = arguments.pop("implementation", None)
     if entry.options is NovoGradOptions and arguments["moment_dtype"] is not None:
         import torch
