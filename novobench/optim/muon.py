@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Muon(torch.optim.Muon):  # type: ignore[misc]
+class Muon(torch.optim.Muon):
     """`torch.optim.Muon`, which accepts matrices alone; here dimensions after the first count as one.
 
     Args:

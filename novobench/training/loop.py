@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 
 from novobench.config import CellConfig, cell_id
 from novobench.errors import TrainingError, one_line
-from novobench.optim import registry, schedules
 from novobench.optim.lars import larc_
 from novobench.processes import end_at_signals
 from novobench.tasks.base import EvaluationSet, TaskData, TaskModule
@@ -29,6 +28,7 @@ from novobench.training import checkpoints, graphs
 from novobench.training.evaluation import average_batch_norm, evaluate
 from novobench.training.guard import Guard, nonfinite_tensors
 from novobench.training.metrics_log import MetricsLog
+from novobench.training.rates import optimizer_parts, set_rates
 from novobench.training.run_folder import RunFolder
 
 _HEARTBEAT_SECONDS = 0.5
@@ -181,14 +181,7 @@ class UpdateLoop(pl.Callback):
             self.guard.begin_update()
 
     def _set_rates(self, optimizer: Optimizer) -> None:
-        """Give each parameter group the learning rate and the weight decay of this update."""
-        config = self.config
-        base_lr = config.optimizer.lr * config.optimizer.lr_factor
-        lr = schedules.learning_rate(self.update, self.total, base_lr, config.schedule)
-        decay = schedules.weight_decay(self.update, self.total, config.optimizer.weight_decay, config.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-            group["weight_decay"] = decay * group["weight_decay_factor"]
+        set_rates(optimizer_parts(optimizer, self.config.optimizer), self.update, self.total, self.config)
 
     # ------------------------------------------------------------------------------------ before the step
 
@@ -202,8 +195,9 @@ class UpdateLoop(pl.Callback):
         if config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
         if config.larc_trust is not None:
-            decay_first = registry.get(config.name).decays_gradient
-            larc_(optimizer.param_groups, config.larc_trust, config.larc_mode, decay_first=decay_first)
+            for part in optimizer_parts(optimizer, config):
+                decay_first = part.entry.decays_gradient
+                larc_(part.optimizer.param_groups, config.larc_trust, config.larc_mode, decay_first=decay_first)
 
     # ------------------------------------------------------------------------------------ after the step
 
@@ -252,7 +246,7 @@ class UpdateLoop(pl.Callback):
         if self.trainer.is_global_zero:
             values = {
                 "loss": float(loss),
-                "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+                "lr": self.trainer.optimizers[0].param_groups[0].get("lr", math.nan),
                 "gradient_norm": self.guard.norm,
                 "epoch": self.update / self.config.epoch_updates,
                 "seconds": self.counters["train_seconds"],
