@@ -8,7 +8,7 @@ from torch import nn
 
 from novobench.optim import registry
 from novobench.optim.composite import switchable
-from tests.optim.every_entry import ENTRIES, RATES, Training, every_entry, rate
+from tests.optim.every_entry import ENTRIES, Training, every_entry, rate
 
 COUPLED = {"normalized_sgd", "prodigy"}
 """A parameter's step depends on the gradients and weights of all others."""
@@ -18,7 +18,17 @@ DECAYED = {"embedding.weight", "hidden.weight", "sequence.weight", "image.weight
 
 
 def assert_equal(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    """The same bits. Dicts of `actual` may have further keys: torch's optimizers add some as they load a state."""
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            assert_equal(actual[key], value)
+    elif isinstance(expected, list | tuple):
+        for one, other in zip(actual, expected, strict=True):
+            assert_equal(one, other)
+    elif torch.is_tensor(expected):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    else:
+        assert actual == expected
 
 
 def different(before, after) -> set[str]:
@@ -29,7 +39,7 @@ def different(before, after) -> set[str]:
 def test_it_learns(name):
     training = Training(name, budget="100steps", optimizer__weight_decay=1e-4, schedule__name="polynomial")
     losses = [training.update(number) for number in range(100)]
-    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.1 * sum(losses[:10])
 
 
 @every_entry
@@ -51,11 +61,13 @@ def test_it_resumes_with_the_same_bits(name):
     def missing(number):
         return ["image.bias", "hidden.weight"] if number < 7 else []
 
-    whole, killed = Training(name), Training(name)
+    # torch's fused SGD raises an error for a parameter whose first gradient comes late.
+    changes = {"optimizer__options__implementation": "foreach"} if name == "sgd" else {}
+    whole, killed = Training(name, **changes), Training(name, **changes)
     for number in range(5):
         whole.update(number, without=missing(number))
         killed.update(number, without=missing(number))
-    resumed = Training(name, seed=1)
+    resumed = Training(name, seed=1, **changes)
     resumed.load(killed.saved())
     for number in range(5, 10):
         whole.update(number, without=missing(number))
@@ -81,7 +93,7 @@ def test_the_rate_is_the_one_that_training_writes(name):
 @every_entry
 def test_weight_decay_of_a_group_is_its_own(name):
     """Weights that decay end smaller; biases, whose factor is 0, are as without decay until gradients differ."""
-    changes = {"optimizer__options": {"d0": 0.01}} if name == "prodigy" else {}  # or its steps are tiny
+    changes = {"optimizer__options__d0": 0.01} if name == "prodigy" else {}  # or its steps are tiny
     decayed, free = (Training(name, optimizer__weight_decay=decay, **changes) for decay in (0.3 / rate(name), 0.0))
     first = 2 if name in SKIPS_FIRST_UPDATE else 1
     for number in range(6):
@@ -200,7 +212,3 @@ def test_an_update_that_overflows_in_half_precision_leaves_no_trace(name, overfl
 
     usual = [number for number in range(6) if number not in overflows]
     assert_equal(train(overflows, range(6)), train((), usual))
-
-
-def test_the_rates_of_these_tests_are_of_registered_optimizers():
-    assert RATES.keys() <= ENTRIES.keys()
