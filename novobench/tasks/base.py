@@ -213,7 +213,8 @@ class TaskData(pl.LightningDataModule):
 
     def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
         """The micro-batches of process `rank` of `world`, from update `start` to update `stop`. Called once per
-        training."""
+        training, and before evaluations with an optimizer whose evaluation weights are others (see
+        `training.evaluation_weights`)."""
         config, batch = self.config, self.config.batch
         keys = MicroBatches(
             len(cast(Sized, self.train)) if self.packed else config.data.train_size,
