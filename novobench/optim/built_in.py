@@ -131,7 +131,7 @@ BUILT_IN = (
         description="not the paper's: NovoGrad with steps of equal RMS; rate lr times the root of a tensor's size",
         reference="novobench, not published",
         state_bytes_per_parameter=4,
-        tunable={"lr": Range(2e-5, 6e-3), "weight_decay": Range(1e-6, 1e-3)},
+        tunable={"lr": Range(2e-5, 6e-3), "weight_decay": Range(1e-5, 1e-2)},
         guards_on_device=True,
     ),
     OptimizerEntry(

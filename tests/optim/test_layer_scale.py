@@ -68,6 +68,24 @@ def test_equals_a_group_for_each_tensor_with_its_own_rate(path, options, dtype):
             torch.testing.assert_close(one, other, **tolerance)
 
 
+@pytest.mark.parametrize(("options", "factor"), [({}, 1 - 0.9), ({"grad_averaging": True}, 1.0)], ids=str)
+def test_the_rate_that_takes_adams_steps(options, factor):
+    """Under a steady gradient of one size, both moments reach their limits, and every weight moves by Adam's rate."""
+    for shape in SHAPES:
+        mine, adams = torch.zeros(shape, requires_grad=True), torch.zeros(shape, requires_grad=True)
+        optimizers = (
+            NovoGrad([mine], 0.01 * factor, (0.9, 0.25), **RMS, **options),
+            torch.optim.Adam([adams], 0.01, (0.9, 0.999)),
+        )
+        gradient = random(shape, 0, torch.float32).sign()
+        for step in range(150):
+            for parameter, optimizer in zip((mine, adams), optimizers, strict=True):
+                before, parameter.grad = parameter.detach().clone(), gradient
+                optimizer.step()
+                if step == 149:
+                    torch.testing.assert_close(parameter.detach() - before, -0.01 * gradient, rtol=1e-3, atol=1e-6)
+
+
 @path
 def test_decoupled_weight_decay_keeps_the_rate(path):
     """With zero gradients after the first one and β₁ = 0, only decay moves the weights."""
