@@ -154,7 +154,8 @@ def no_waiting(monkeypatch):
 
 @pytest.mark.parametrize("task", ["image", "language", "translation"])  # torch's CTC itself waits
 @pytest.mark.parametrize(
-    ("optimizer", "precision"), [("novograd", "bf16-mixed"), ("adamw", "32-true"), ("sgd", "16-mixed")]
+    ("optimizer", "precision"),
+    [("novograd", "bf16-mixed"), ("adamw", "32-true"), ("sgd", "16-mixed"), ("novograd_adamw", "bf16-mixed")],
 )
 def test_an_update_never_waits_for_the_device(task, optimizer, precision, no_waiting, tmp_path):
     rarely = {"runtime__log_every": 8, "runtime__checkpoint_every": 8, "runtime__curve_points": 2}
