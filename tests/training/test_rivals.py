@@ -70,7 +70,7 @@ def test_muon_with_adamw(tmp_path):
             matrices.append(matrix)
         return [
             torch.optim.Muon(matrices, lr=LR, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(rest, lr=LR, weight_decay=DECAY),
+            torch.optim.AdamW(rest, lr=LR, weight_decay=DECAY, fused=True),
         ]
 
     module, *_ = loop(small_config(**changes), optimizers)
