@@ -12,6 +12,7 @@ from novobench.errors import NovobenchError
 from novobench.suite import search
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.suite.plan import PlannedCell
+from novobench.suite.trials import Trial
 from tests.suite.finished import finished
 
 NAN, INF = math.nan, math.inf
@@ -36,7 +37,7 @@ def searched(workspace, results):
                 cells.append(PlannedCell(row_config(experiment, experiment.row("sgd"), "laptop", seed, rates)))
                 if value is not None:
                     finished("small", "sgd", {"search": {"top1": value}}, seed=seed, overrides=rates)
-            trials.append(search.Trial("key", experiment.row("sgd"), number, rates, cells))
+            trials.append(Trial("key", experiment.row("sgd"), 0, 0, number, rates, cells))
         return search.conclude(experiment, "laptop", trials, "command")["key"].number
 
     return conclude
