@@ -35,10 +35,17 @@ class Column:
     better: Literal["larger", "smaller"] = "larger"
     difference_to: str = ""
     """Another split, whose value of the metric is subtracted: the gap between training and validation."""
-    at_equal: str = ""
-    """Another split: the value is read off the cell's curves at the point where this split's metric was at the level
-    that every row reached (the worst of their last values). A row that trained less then does not look like a row that
-    generalizes better."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row to compare with others, seed by seed, below the table."""
+
+    row: FileName
+    to: Annotated[list[FileName], NOT_EMPTY]
+    """Ids of other rows."""
+    column: str = ""
+    """Key of the column to compare; the first by default."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,9 @@ class Row:
     quoted: str = ""
     """Source of a number that the paper itself quotes from elsewhere; such a row trains nothing."""
     diagnostic: bool = False
-    """Trained but shown separately; no claim is judged by it."""
+    """Trained but shown separately, and in no figure; no claim is judged by it."""
+    in_paper: bool = True
+    """Whether the paper has this row, with or without a number. Markdown marks the others with †."""
     paper: dict[str, float] = field(default_factory=dict)
     """The paper's values by column key."""
     set: dict[str, Any] = field(default_factory=dict)
@@ -151,6 +160,8 @@ class Experiment:
     """Config key whose value the figure's legend shows after each row's label, e.g. `batch.size`."""
     baselines: list[Column] = field(default_factory=list)
     """Values that come from the data alone, without training; printed below the table."""
+    comparisons: list[Comparison] = field(default_factory=list)
+    """Differences between rows, to print below the table with their intervals."""
     flags: list[Flag] = field(default_factory=list)
     """Warnings to show next to rows."""
     settings: dict[str, str] = field(default_factory=dict)
@@ -210,6 +221,18 @@ def load_experiment(name: str) -> Experiment:
         for key in row.paper:
             if key not in keys:
                 raise ConfigError(f"{where} row '{row.id}': 'paper.{key}' is not a column.{suggestion(key, keys)}")
+        if row.paper and not row.in_paper:
+            raise ConfigError(f"{where} row '{row.id}': 'paper' has values, so 'in_paper' cannot be false.")
+    for number, comparison in enumerate(experiment.comparisons):
+        place = f"{where}: 'comparisons[{number}]"
+        for row_id in (comparison.row, *comparison.to):
+            if row_id not in ids:
+                raise ConfigError(f"{place}' names '{row_id}', which is no row.{suggestion(row_id, ids)}")
+        if comparison.row in comparison.to:
+            raise ConfigError(f"{place}.to' has the row '{comparison.row}' itself.")
+        if comparison.column and comparison.column not in keys:
+            column = comparison.column
+            raise ConfigError(f"{place}.column' is '{column}', which is no column.{suggestion(column, keys)}")
     _check_overrides(experiment, where)
     _check_figure(experiment.figure, where)
     check_search(experiment.search, where)

@@ -31,8 +31,12 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 def write_figure(experiment: Experiment, scale: str, entries: Sequence[TableRow]) -> Path:
-    """Write `results/<scale>/figures/<name>.svg`; returns its path. The same results give the same bytes."""
-    rows = [(_label(experiment, entry), list(map(entry.results.curves, entry.cells))) for entry in entries]
+    """Write `results/<scale>/figures/<name>.svg`; returns its path. The same results give the same bytes.
+
+    Diagnostic rows are left out.
+    """
+    shown = [entry for entry in entries if not entry.row.diagnostic]
+    rows = [(_label(experiment, entry), list(map(entry.results.curves, entry.cells))) for entry in shown]
     columns = min(2, len(experiment.figure))
     height = -(-len(experiment.figure) // columns)
     with rc_context({"svg.hashsalt": experiment.name, "svg.fonttype": "none", "font.size": 9}):
