@@ -106,6 +106,9 @@ class Row:
     label: str
     note: str = ""
     """Shown below the table: what is special about this row."""
+    special_case_of: str = ""
+    """Id of a row whose optimizer includes this row's, with other settings. If that row is worse than this one, its
+    search failed, and the table says so."""
     quoted: str = ""
     """Source of a number that the paper itself quotes from elsewhere; such a row trains nothing."""
     diagnostic: bool = False
@@ -221,6 +224,10 @@ def load_experiment(name: str) -> Experiment:
         for key in row.paper:
             if key not in keys:
                 raise ConfigError(f"{where} row '{row.id}': 'paper.{key}' is not a column.{suggestion(key, keys)}")
+        general = row.special_case_of
+        if general and (general == row.id or general not in ids):
+            place = f"{where} row '{row.id}': 'special_case_of'"
+            raise ConfigError(f"{place} must be the id of another row, not '{general}'.{suggestion(general, ids)}")
         if row.paper and not row.in_paper:
             raise ConfigError(f"{where} row '{row.id}': 'paper' has values, so 'in_paper' cannot be false.")
     for number, comparison in enumerate(experiment.comparisons):

@@ -33,9 +33,10 @@ from novobench.suite.search_file import (
     search_path,
     searched_keys,
 )
-from novobench.suite.search_space import LAST_ROUND, check_power_of_two, edges
+from novobench.suite.search_space import LAST_ROUND, check_power_of_two, edge_text, edges
 from novobench.suite.tables import four_digits
 from novobench.suite.trials import Trial, best_trials, check_keys, check_ranges, outcomes_of, rows_to_search, trials
+from novobench.suite.tuning_curves import write_tuning_curves
 
 
 def search(
@@ -106,13 +107,15 @@ def _search(
     command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
     with locked(scale):
         conclude(experiment, scale, done, command)
+        written = [search_path(scale), *write_tuning_curves([experiment], scale)]
     lines = read_search(scale)
     for each in searched_keys(lines, experiment.task):
         if each.key in rows and each.study == study:
             _print_outcome(each, out)
     for key in rows:
         _print_studies([each for each in searched_keys(lines, experiment.task) if each.key == key], out)
-    out.print(f"Written: {display_path(search_path(scale))}")
+    for path in written:
+        out.print(f"Written: {display_path(path)}")
     tuned = display_path(places.workspace().tuned_rates(experiment.task, scale))
     if study == 0:
         out.print(f"Written: {tuned}")
@@ -134,21 +137,14 @@ def _at_edge(experiment: Experiment, done: Sequence[Trial]) -> list[str]:
     return [f"{key}: {edge_text(best[key].rates, at_edge)}." for key, at_edge in found.items() if at_edge]
 
 
-def edge_text(best: Mapping[str, float], found: Mapping[str, str]) -> str:
-    """`the best optimizer.lr, 0.2, is the largest tried`."""
-    return ", and ".join(
-        f"the best {key}, {best[key]:g}, is the {which} that was tried" for key, which in found.items()
-    )
-
-
 def _print_outcome(searched: SearchedKey, out: Console) -> None:
     best = searched.best
     assert best.mean is not None  # it could not have won
     rates = ", ".join(f"{key} {value:g}" for key, value in best.rates.items())
     score = f"{searched.split} {searched.metric} {four_digits(best.mean)}"
-    rounds = f"round {best.round + 1} of {searched.rounds}"
+    rounds = f"best in round {best.round + 1} of {searched.rounds}"
     edge = f"; still at an edge: {edge_text(best.rates, searched.edges)}" if searched.edges else ""
-    out.print(f"{searched.key}: {rates}; {score} in {rounds}{edge}")
+    out.print(f"{searched.key}: {rates}; {score}; {rounds}{edge}")
 
 
 def _print_studies(studies: Sequence[SearchedKey], out: Console) -> None:

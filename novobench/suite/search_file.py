@@ -74,7 +74,8 @@ def read_search(scale: str) -> list[SearchLine]:
 
 
 def _search_of(line: SearchLine) -> tuple[str, str, int]:
-    return line.key, line.cell.partition("-")[0], int(line.study)
+    """Task, key and study."""
+    return line.cell.partition("-")[0], line.key, int(line.study)
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class SearchedTrial:
 class SearchedKey:
     """One study of a key as `search.csv` has it."""
 
+    task: str
     key: str
     experiment: str
     """That it was searched for."""
@@ -120,12 +122,12 @@ class SearchedKey:
         return search_space.edges(self.best.rates, [trial.rates for trial in self.trials])
 
 
-def searched_keys(lines: Iterable[SearchLine], task: str) -> list[SearchedKey]:
-    """The studies of a task's keys in the order of their lines."""
-    studies: dict[tuple[str, str], list[SearchLine]] = {}
+def searched_keys(lines: Iterable[SearchLine], task: str | None = None) -> list[SearchedKey]:
+    """The studies of a task's keys, or of all tasks', in the order of their lines."""
+    studies: dict[tuple[str, str, int], list[SearchLine]] = {}
     for line in lines:
-        if is_of_task(line, task):
-            studies.setdefault((line.key, line.study), []).append(line)
+        if task is None or is_of_task(line, task):
+            studies.setdefault(_search_of(line), []).append(line)
     return [_searched_key(lines) for lines in studies.values()]
 
 
@@ -139,4 +141,5 @@ def _searched_key(lines: Sequence[SearchLine]) -> SearchedKey:
         trial.values.append(number(line.value) if line.value else math.nan)
     first = lines[0]
     split = next((line.split for line in lines if line.split), "")
-    return SearchedKey(first.key, first.experiment, int(first.study), first.metric, split, list(trials.values()))
+    task, key, study = _search_of(first)
+    return SearchedKey(task, key, first.experiment, study, first.metric, split, list(trials.values()))

@@ -24,7 +24,7 @@ Ranges = Mapping[str, Sequence[float]]
 class Search:
     """How `novobench search` looks for the rates that rows name: the same way for each of their optimizers."""
 
-    budget: Annotated[int, "[8, 65536]"] = 16
+    budget: Annotated[int, "[8, 4096]"] = 16
     """Trials per set of rates and round: a power of two, because Sobol points are balanced only then."""
     seeds: Annotated[int, "[2, 1000]"] = 2
     """Cells per trial, with seeds 0, 1, …"""
@@ -142,3 +142,8 @@ def edges(best: Mapping[str, float], tried: Sequence[Mapping[str, float]]) -> di
         if value in (min(values), max(values)):
             found[key] = "smallest" if value == min(values) else "largest"
     return found
+
+
+def edge_text(best: Mapping[str, float], found: Mapping[str, str]) -> str:
+    """`the best optimizer.lr, 0.2, is the largest tried`."""
+    return ", and ".join(f"the best {key}, {best[key]:g}, is the {which} tried" for key, which in found.items())

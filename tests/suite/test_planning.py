@@ -60,7 +60,7 @@ PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"
     [
         ({"search": {"novogard": {"optimizer.lr": [0.1, 1]}}}, "'search.novogard': .* Did you mean 'novograd'"),
         ({"search": {"budgt": 3}}, "'search.budgt': .* Did you mean 'budget'"),
-        ({"search": {"budget": 4}}, "'search.budget' must be 8 to 65536, not 4"),
+        ({"search": {"budget": 4}}, "'search.budget' must be 8 to 4096, not 4"),
         ({"search": {"budget": 12}}, "'search.budget' must be a power of two, e.g. 8 or 16, not 12"),
         ({"search": {"seeds": "two"}}, "'search.seeds'"),
         ({"search": {"seeds": 1}}, "'search.seeds' must be 2 to 1000, not 1"),
