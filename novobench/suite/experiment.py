@@ -230,6 +230,18 @@ def load_experiment(name: str) -> Experiment:
             raise ConfigError(f"{place} must be the id of another row, not '{general}'.{suggestion(general, ids)}")
         if row.paper and not row.in_paper:
             raise ConfigError(f"{where} row '{row.id}': 'paper' has values, so 'in_paper' cannot be false.")
+    _check_comparisons(experiment, where)
+    _check_overrides(experiment, where)
+    _check_figure(experiment.figure, where)
+    check_search(experiment.search, where)
+    task_config(experiment.task, where)
+    return dataclasses.replace(experiment, name=name)
+
+
+def _check_comparisons(experiment: Experiment, where: str) -> None:
+    """Raise ConfigError for comparisons of rows or columns that do not exist, and of a row with itself."""
+    ids = [row.id for row in experiment.rows]
+    keys = [column.key for column in experiment.columns]
     for number, comparison in enumerate(experiment.comparisons):
         place = f"{where}: 'comparisons[{number}]"
         for row_id in (comparison.row, *comparison.to):
@@ -240,11 +252,6 @@ def load_experiment(name: str) -> Experiment:
         if comparison.column and comparison.column not in keys:
             column = comparison.column
             raise ConfigError(f"{place}.column' is '{column}', which is no column.{suggestion(column, keys)}")
-    _check_overrides(experiment, where)
-    _check_figure(experiment.figure, where)
-    check_search(experiment.search, where)
-    task_config(experiment.task, where)
-    return dataclasses.replace(experiment, name=name)
 
 
 def _check_overrides(experiment: Experiment, where: str) -> None:

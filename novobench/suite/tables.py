@@ -131,14 +131,14 @@ def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> st
         if block:
             lines += [heading, ""] if heading else []
             lines += [*_block(experiment, block, scale, columns, footnotes), ""]
-    compared = differences(experiment, rows)
-    lines += _differences_block(experiment, rows, compared)
     if footnotes:
         lines += [*(f"[{number}] {note}  " for number, note in enumerate(footnotes, 1)), ""]
+    compared = differences(experiment, rows)
+    lines += _differences_block(experiment, rows, compared)
     notes = [*experiment.notes, *_rates_notes(rows, scale), *_baseline_notes(experiment, rows)]
     if any(not row.row.in_paper for row in [*regular, *diagnostic]):
         notes.append("†: not in the paper.")
-    notes += [*_noise_notes(experiment, rows), _seeds_note(rows, compared), _hardware_note(rows)]
+    notes += [*_noise_notes(experiment, rows), _seeds_note(rows), *_differences_notes(compared), _hardware_note(rows)]
     return "\n".join([*lines, *(f"- {prose(note)}" for note in notes)]) + "\n"
 
 
@@ -193,7 +193,7 @@ def _differences_block(experiment: Experiment, rows: Sequence[TableRow], compare
         "difference",
         "seeds",
         "verdict",
-        "seeds to decide, about",
+        "seeds to decide",
     ]
     column = compared[0].column
     heading = "Differences" if several else f"Differences in {plain(column.label)} ({column.better} is better)"
@@ -262,20 +262,25 @@ def seeds_per_row() -> int:
     return seeds
 
 
-def _seeds_note(rows: Sequence[TableRow], compared: Sequence[Difference]) -> str:
+def _differences_notes(compared: Sequence[Difference]) -> list[str]:
+    """How to read the differences; nothing about those of a single seed."""
+    if all(each.estimate.n == 1 for each in compared):
+        return []
+    notes = [
+        "Differences are paired by seed, and undecided if the 95 % t interval of their mean contains 0. Of 20 pairs of "
+        "rows that do not differ, one is called better or worse on average."
+    ]
+    if any(each.seeds_to_decide for each in compared):
+        notes.append(
+            "With about as many seeds as “seeds to decide” says, a paired t test at 5 % finds a true difference of the "
+            "size observed with probability 0.8."
+        )
+    return notes
+
+
+def _seeds_note(rows: Sequence[TableRow]) -> str:
     if any(len(row.cells) > 1 for row in rows):
-        note = "± is half the width of the 95 % t interval of the mean over seeds. Rows with one seed have no interval."
-        if compared:
-            note += (
-                " Differences are paired by seed; a row is undecided against another if the interval contains 0. One "
-                "pair of rows in 20 that do not differ is called better or worse."
-            )
-        if any(each.seeds_to_decide for each in compared):
-            note += (
-                " Seeds to decide: with about so many, a paired t test at 5 % finds a difference of the size observed with "
-                "probability 0.8."
-            )
-        return note
+        return "± is half the width of the 95 % t interval of the mean over seeds. Rows with one seed have no interval."
     return "One seed per row: there are no intervals, and small differences between rows mean nothing. Use SEEDS=5."
 
 

@@ -61,6 +61,7 @@ def test_an_undecided_difference_says_what_would_decide_it(results, workspace):
         ["NovoGrad", "SGD", difference, "5", "undecided", line["seeds_to_decide"]]
     ]
     assert "Differences in top-1 (larger is better):" in markdown
+    assert "seeds to decide” says" in markdown
 
 
 @pytest.mark.parametrize(("better", "shift", "verdict"), [("larger", 9, "better"), ("larger", -9, "worse"),
@@ -72,7 +73,8 @@ def test_a_decided_difference(results, workspace, better, shift, verdict):
     record("novograd", {seed: value + shift for seed, value in NOVOGRAD.items()})
     (line,), markdown = written(results)
     assert (line["verdict"], line["seeds_to_decide"]) == (verdict, "")
-    assert "Seeds to decide:" not in markdown
+    assert "seeds to decide” says" not in markdown
+    assert "paired by seed" in markdown
     assert cells_below_differences(markdown)[0][4:] == [verdict, ""]
 
 
