@@ -9,7 +9,7 @@ from novobench.console import counted
 from novobench.errors import NovobenchError
 from novobench.suite.experiment import Experiment, Row, load_experiment, tuned_rates
 from novobench.suite.search_file import SearchedKey, read_search, searched_keys
-from novobench.suite.search_space import edge_text
+from novobench.suite.search_space import are_points_of, edge_text
 
 
 def search_warnings(experiment: Experiment, rows: Sequence[Row], scale: str) -> dict[str, list[str]]:
@@ -51,9 +51,24 @@ def shortcomings(searched: SearchedKey, experiment: Experiment, of_experiment: S
     if budgets != {declared.budget} or seeds != {declared.seeds}:
         tried = " × ".join("-".join(map(str, sorted(counts))) for counts in (budgets, seeds))
         found.append(f"searched with {tried} trials per round instead of {declared.budget} × {declared.seeds}")
+    if not _has_declared_ranges(searched, experiment):
+        found.append(f"searched in other ranges than {experiment.name} declares")
     most = max(each.rounds for each in of_experiment)
     if searched.rounds < most:
         found.append(f"searched in {counted(searched.rounds, 'round')}, other rates of {experiment.name} in {most}")
     if edges := searched.edges:
         found.append(f"{edge_text(searched.best.rates, edges)}, so a better one may lie beyond it")
     return found
+
+
+def _has_declared_ranges(searched: SearchedKey, experiment: Experiment) -> bool:
+    try:
+        ranges = experiment.search.ranges_of(searched.optimizer)
+    except LookupError:  # an optimizer of another package, which is not installed here
+        return True
+    return all(
+        are_points_of(
+            ranges, experiment.search.widen, round, [trial.rates for trial in searched.trials if trial.round == round]
+        )
+        for round in {trial.round for trial in searched.trials}
+    )

@@ -104,6 +104,7 @@ class SearchedKey:
     experiment: str
     """That it was searched for."""
     study: int
+    optimizer: str
     metric: str
     split: str
     trials: list[SearchedTrial]
@@ -142,4 +143,4 @@ def _searched_key(lines: Sequence[SearchLine]) -> SearchedKey:
     first = lines[0]
     split = next((line.split for line in lines if line.split), "")
     task, key, study = _search_of(first)
-    return SearchedKey(task, key, first.experiment, study, first.metric, split, list(trials.values()))
+    return SearchedKey(task, key, first.experiment, study, first.optimizer, first.metric, split, list(trials.values()))

@@ -16,6 +16,9 @@ LAST_ROUND = 2
 _WIDTH_TOLERANCE = 0.02
 """Ranges count as equally wide up to this share of their widths in logarithm: they are written with few digits."""
 
+_ROUNDING = 0.055
+"""The most by which rounding to two digits changes a logarithm: 1.05 becomes 1.0 or 1.1."""
+
 Ranges = Mapping[str, Sequence[float]]
 """Config key -> [low, high]."""
 
@@ -129,6 +132,20 @@ def points(ranges: Ranges, budget: int, widen: float, study: int, round: int) ->
     sampler = qmc.Sobol(len(ranges), scramble=True, rng=(LAST_ROUND + 1) * study + round)
     scaled = qmc.scale(sampler.random_base2(budget.bit_length() - 1), low, high)
     return [{key: float(f"{math.exp(x):.2g}") for key, x in zip(ranges, point, strict=True)} for point in scaled]
+
+
+def are_points_of(ranges: Ranges, widen: float, round: int, tried: Sequence[Mapping[str, float]]) -> bool:
+    """Whether these rates can be `points` of a round, of any study: each of as many slices of each range, equal in the
+    logarithm, has one of them, up to rounding."""
+    if any(rates.keys() != ranges.keys() for rates in tried):
+        return False
+    for key, (low, high) in widened(ranges, widen, round).items():
+        slice_width = math.log(high / low) / len(tried)
+        for number, value in enumerate(sorted(rates[key] for rates in tried)):
+            distance = math.log(value / low) - number * slice_width if value > 0 else math.inf
+            if not -_ROUNDING <= distance <= slice_width + _ROUNDING:
+                return False
+    return True
 
 
 def edges(best: Mapping[str, float], tried: Sequence[Mapping[str, float]]) -> dict[str, str]:

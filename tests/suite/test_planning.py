@@ -71,6 +71,14 @@ PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"
         ({"search": {"novograd": {"optimizer.lr": [0, 0.1]}}}, "two increasing numbers above 0"),
         ({"search": {"novograd": {"optimizer.lr": [0.1]}}}, "two increasing numbers above 0"),
         ({"search": {"novograd": {"optimizer.lr": ["a", "b"]}}}, "two increasing numbers above 0"),
+        (
+            {"rows": [{"id": "a", "label": "A", "special_case_of": "b"}]},
+            "row 'a': 'special_case_of' must be the id of another row, not 'b'",
+        ),
+        (
+            {"rows": [{"id": "a", "label": "A", "special_case_of": "a"}]},
+            "row 'a': 'special_case_of' must be the id of another row, not 'a'",
+        ),
         ({"set": {"seed": 3}}, "'set' cannot set 'seed'"),
         ({"laptop": {"recipe_version": 3}}, "'laptop' cannot set 'recipe_version'"),
         ({"rows": [{"id": "a", "label": "A", "laptop": {"scale": "gpu"}}]}, "row 'a': 'laptop' cannot set 'scale'"),

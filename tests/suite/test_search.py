@@ -186,6 +186,16 @@ def test_after_two_widenings_an_edge_is_reported(two_keys, workspace, capsys):
     assert markdown.count(warning) == 2
 
 
+def test_rates_that_were_edited_after_the_search(two_keys, workspace):
+    two_keys(keys=["novograd-b32"], novograd=INSIDE)
+    path = workspace / "configs" / "image" / "tuned-laptop.yaml"
+    edited = path.read_text().replace(f"optimizer.lr: {INSIDE}", "optimizer.lr: 0.05")
+    path.write_text(edited + "sgd-b32: {optimizer.lr: 0.1}\n")
+    rows, _ = written_table()
+    assert rows["novograd"]["warnings"].endswith("; its rates are not those that its search chose")
+    assert rows["sgd"]["warnings"] == ""  # `search.csv` has no trials of its own
+
+
 def test_only_selected_keys_are_widened(two_keys):
     lines = two_keys(keys=["novograd-b32"], novograd=JUST_OUTSIDE)
     assert rounds(lines) == {"novograd-b32": [8, 8]}
