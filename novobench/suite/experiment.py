@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,11 @@ from novobench import places
 from novobench.config import SCALES, CellConfig
 from novobench.config_loading import check_overridable, load_tree, read_yaml, set_keys
 from novobench.errors import ConfigError, suggestion
-from novobench.optim import registry
 from novobench.places import display_path
-from novobench.ranges import NOT_EMPTY, FileName, Name, PositiveInt
+from novobench.ranges import NOT_EMPTY, FileName, Name
 from novobench.schema import typed
+from novobench.suite.search_space import Search, check_search, split_ranges
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config
-from novobench.yaml_text import untyped_value
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,9 @@ class Row:
     label: str
     note: str = ""
     """Shown below the table: what is special about this row."""
+    special_case_of: str = ""
+    """Id of a row whose optimizer includes this row's, with other settings. If that row is worse than this one, its
+    search failed, and the table says so."""
     quoted: str = ""
     """Source of a number that the paper itself quotes from elsewhere; such a row trains nothing."""
     diagnostic: bool = False
@@ -140,19 +141,6 @@ class Layer:
     origin: str
     """Where they are written, e.g. `row set`."""
     overrides: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Search:
-    """How `novobench search` looks for the rates that rows name: the same way for each of their optimizers."""
-
-    budget: PositiveInt = 16
-    """Trials per set of rates."""
-    seeds: PositiveInt = 2
-    """Cells per trial, with seeds 0, 1, …"""
-    ranges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Optimizer -> key -> [low, high]; without an entry, the registry's ranges. In YAML the optimizers are written next
-    to `budget` and `seeds`."""
 
 
 @dataclass(frozen=True)
@@ -238,11 +226,16 @@ def load_experiment(name: str) -> Experiment:
         for key in row.paper:
             if key not in keys:
                 raise ConfigError(f"{where} row '{row.id}': 'paper.{key}' is not a column.{suggestion(key, keys)}")
+        general = row.special_case_of
+        if general and (general == row.id or general not in ids):
+            place = f"{where} row '{row.id}': 'special_case_of'"
+            raise ConfigError(f"{place} must be the id of another row, not '{general}'.{suggestion(general, ids)}")
         if row.paper and not row.in_paper:
             raise ConfigError(f"{where} row '{row.id}': 'paper' has values, so 'in_paper' cannot be false.")
     _check_comparisons(experiment, where)
     _check_overrides(experiment, where)
     _check_figure(experiment.figure, where)
+    check_search(experiment.search, where)
     task_config(experiment.task, where)
     return dataclasses.replace(experiment, name=name)
 
@@ -299,7 +292,7 @@ def _as_typed(tree: DictConfig, where: str) -> DictConfig:
     """
     content: Any = OmegaConf.to_container(tree)
     if isinstance(content.get("search"), dict):
-        content["search"] = _search(content["search"], where)
+        content["search"] = split_ranges(content["search"], where)
     rows = content.get("rows")
     for number, row in enumerate(rows if isinstance(rows, list) else []):
         for scale in SCALES if isinstance(row, dict) else ():
@@ -312,33 +305,6 @@ def _scale_overrides(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{where} must be a mapping, not {content}.")
     return {"tuned": content.pop("tuned", None), "overrides": content}
-
-
-def _search(content: dict[str, Any], where: str) -> dict[str, Any]:
-    """`search:` with the optimizers moved into `ranges`.
-
-    Raises ConfigError for an unknown optimizer, and for a range that is not two increasing numbers above 0.
-    """
-    fields = ("budget", "seeds")
-    ranges = {name: keys for name, keys in content.items() if name not in fields}
-    for name, keys in ranges.items():
-        try:
-            registry.get(name)
-        except LookupError as error:
-            raise ConfigError(f"{where}: 'search.{name}': {error.args[0]}{suggestion(name, fields)}") from None
-        if not isinstance(keys, dict) or not keys:
-            raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {keys}.")
-        for key, bounds in keys.items():
-            if not _is_range(untyped_value(bounds)):
-                rule = "must be [low, high], two increasing numbers above 0"
-                raise ConfigError(f"{where}: 'search.{name}.{key}' {rule}, not {bounds}.")
-    return {**{name: content[name] for name in fields if name in content}, "ranges": ranges}
-
-
-def _is_range(bounds: Any) -> bool:
-    if not isinstance(bounds, list) or len(bounds) != 2:
-        return False
-    return all(type(bound) in (int, float) and math.isfinite(bound) for bound in bounds) and 0 < bounds[0] < bounds[1]
 
 
 # ---------------------------------------------------------------------------------------------- from row to config

@@ -13,7 +13,8 @@ from novobench.config import CellConfig, cell_id, scientific
 from novobench.suite.experiment import Column, Experiment, Row
 from novobench.suite.plan import PlannedRow, planned_rows
 from novobench.suite.results import Results
-from novobench.suite.statistics import Estimate, estimate, pooled_sd
+from novobench.suite.search_checks import search_warnings
+from novobench.suite.statistics import Estimate, estimate, paired_difference, pooled_sd
 
 
 @dataclass
@@ -67,6 +68,10 @@ def table_rows(experiment: Experiment, results: Results, planned: Sequence[Plann
         row.warnings += _raised_flags(experiment, row) + _not_finite(row) + _mixed_data(row)
         if left_out := _cells_of(row.config, incomplete):
             row.warnings.append(f"left out, because their results are incomplete: {_seeds(map(seed_of, left_out))}")
+    of_search = search_warnings(experiment, [row.row for row in rows if row.searched], results.scale)
+    for row in rows:
+        row.warnings += of_search.get(row.row.id, [])
+    _warn_of_special_cases(experiment, rows)
     _warn_of_other_data(rows)
     return rows
 
@@ -167,6 +172,22 @@ def _warn_of_other_data(rows: list[TableRow]) -> None:
                 row.warnings.append(
                     f"trained on other data ({' and '.join(own)}) than {', '.join(others)}, under the same name"
                 )
+
+
+def _warn_of_special_cases(experiment: Experiment, rows: list[TableRow]) -> None:
+    """Warn of rows that are worse than a special case of theirs: its settings were theirs to choose.
+
+    Worse means: in the first column, beyond the 95 % interval of the difference over common seeds.
+    """
+    by_id, column = {row.row.id: row for row in rows}, experiment.columns[0]
+    for special in rows:
+        if not special.row.special_case_of:
+            continue
+        general = by_id[special.row.special_case_of]
+        better, worse = (special, general) if column.better == "larger" else (general, special)
+        lead = paired_difference(better.values[column.key], worse.values[column.key])
+        if lead.excludes_zero and lead.mean > 0:
+            general.warnings.append(f"its search failed: its special case {special.row.label} is better by {lead}")
 
 
 def _seeds(seeds: Iterable[int]) -> str:

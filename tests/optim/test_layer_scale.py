@@ -9,7 +9,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from novobench.optim import NovoGrad, registry
-from novobench.optim.novograd import foreach
 from tests.optim.problems import EAGER_PATHS
 
 SHAPES = [(), (7,), (5, 3), (4, 3, 2), (40, 30)]
@@ -152,27 +151,38 @@ def test_a_loaded_state_brings_its_scale_along_with_its_rate(saved, own):
         assert all(torch.equal(one, two) for one, two in pairs)
 
 
-def test_foreach_launches_once_more_for_each_size(monkeypatch):
-    """On a device whose operations are launches, the last of them takes one factor for all its tensors."""
-    monkeypatch.setattr(foreach, "_WITHOUT_LAUNCHES", ())
+def operations_of_a_step(path, options):
+    """How often a step calls each of torch's operations."""
 
     class Counted(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             called[function.name()] += 1
             return function(*args, **(kwargs or {}))
 
-    counts = []
-    for options in ({}, RMS):
-        parameters = [random(size, 0, torch.float32).requires_grad_() for size in (5, 5, 7, 9, 7, 5)]
-        give(parameters, 0)
-        optimizer = NovoGrad(parameters, 0.1, foreach=True, **options)
+    parameters = [random(size, 0, torch.float32).requires_grad_() for size in (5, 5, 7, 9, 7, 5)]
+    give(parameters, 0)
+    optimizer = NovoGrad(parameters, 0.1, weight_decay=0.1, **options, **path)
+    optimizer.step()
+    called = Counter()
+    with Counted():
         optimizer.step()
-        called = Counter()
-        with Counted():
-            optimizer.step()
-        counts.append(called)
-    assert counts[1] - counts[0] == {"aten::_foreach_add_.List": 2}
-    assert not counts[0] - counts[1]
+    return called
+
+
+@pytest.mark.parametrize("name", ["reference", "capturable", "cpu", "cuda"])
+def test_a_step_takes_no_more_operations(name):
+    path = EAGER_PATHS[name].options
+    plain = operations_of_a_step(path, {})
+    assert plain
+    assert operations_of_a_step(path, RMS) == plain
+
+
+def test_foreach_adds_an_operation_for_each_further_size():
+    """Its last operation takes one factor for all its tensors."""
+    path = EAGER_PATHS["foreach"].options
+    plain, scaled = operations_of_a_step(path, {}), operations_of_a_step(path, RMS)
+    assert scaled - plain == {"aten::_foreach_add_.List": 2}
+    assert not plain - scaled
 
 
 def test_an_entry_has_it_by_default():

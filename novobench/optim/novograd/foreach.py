@@ -103,10 +103,6 @@ def _update(group: Group, tensors: Sequence[ParamState], grad_norms: Sequence[Te
         torch._foreach_add_(exp_avgs, updates)
     if decoupled:
         torch._foreach_mul_(weights, 1 - lr * decoupled)
-    if device.type in _WITHOUT_LAUNCHES:
-        for (t, *_), weight, exp_avg in zip(moving, weights, exp_avgs, strict=True):
-            weight.add_(exp_avg, alpha=-lr * t.rate_scale)
-        return
     by_scale: dict[float, list[int]] = {}  # one launch per scale: a factor per tensor would need a copy of m
     for i, (t, *_) in enumerate(moving):
         by_scale.setdefault(t.rate_scale, []).append(i)
