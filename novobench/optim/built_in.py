@@ -135,6 +135,21 @@ BUILT_IN = (
         guards_on_device=True,
     ),
     OptimizerEntry(
+        name="novograd_adamw",
+        factory="novobench.optim.novograd:NovoGrad",
+        options=NovoGradOptions,
+        description="NovoGrad for weight matrices and convolutions, AdamW for the rest; not in the paper",
+        reference="Ginsburg et al., 2019, arXiv:1905.11286; Loshchilov & Hutter, 2019, arXiv:1711.05101",
+        state_bytes_per_parameter=4,
+        tunable={
+            "lr": Range(1e-3, 0.3),
+            "weight_decay": Range(1e-5, 1e-2),
+            "others.lr_ratio": Range(1e-2, 1.0),
+        },
+        guards_on_device=True,
+        roles=("matrix",),
+    ),
+    OptimizerEntry(
         name="sgd",
         factory="torch.optim:SGD",
         options=SGDOptions,
