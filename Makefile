@@ -23,7 +23,7 @@ setup: $(READY) ## install everything into .venv (2 to 5 minutes, 6 GB)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,espeak,tensorboard,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,espeak,rivals,tensorboard,test,lint]'
 	@touch $@
 
 test: lint ## lint and the fast tests (8 minutes on 2 cores)
@@ -47,7 +47,7 @@ format: $(READY) ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## renew what the Makefile and README say about experiments
+docs: $(READY) ## renew what the Makefile and README say about experiments, and experiments about seed noise
 	$(BIN)/python scripts/renew_docs.py
 
 # Written by `make docs`:
@@ -60,7 +60,7 @@ table5: ## Jasper DR: NovoGrad with batches of 512 to 32K (laptop: 2 minutes)
 table6: ## a Transformer that translates: Adam, AdamW and NovoGrad (laptop: 1.5 minutes)
 table7: ## Transformer-XL: Adam, AdamW and NovoGrad (laptop: 80 s)
 figure1: ## Jasper DR: learning curves of Table 5's cells (laptop: none after Table 5)
-figure2: ## Transformer-XL: learning curves, gap between training and validation (laptop: 30 s)
+figure2: ## Transformer-XL: learning curves, gap between training and validation (laptop: 1 minute)
 # End of what `make docs` writes.
 
 tables: $(READY) ## all tables and figures at SCALE (laptop: 7 minutes on 2 cores)

@@ -46,6 +46,8 @@ class OptimizerEntry:
     """Key below `optimizer` in a config, such as `lr` or `others.lr_ratio`, -> its search range."""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Named sets of options."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the factory that no config can change."""
     guards_on_device: bool = False
     """Whether its step reads the attribute `found_inf` (0-d fp32 tensor, as torch's GradScaler sets it) and leaves
     weights and state unchanged unless it is 0. Training then needs no host sync to check whether an update is finite;

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from novobench.optim import third_party
-from novobench.optim.built_in import BUILT_IN, AdamOptions, NovoGradOptions, SGDOptions
+from novobench.optim.built_in import BUILT_IN, NovoGradOptions, SGDOptions
 from novobench.optim.entry import RANGES, ROLES
 from novobench.optim.entry import OptimizerEntry as OptimizerEntry
 from novobench.optim.rivals import RIVALS
@@ -28,6 +29,10 @@ ENTRY_POINTS = "novobench.optimizers"
 
 class UnknownOptimizerError(LookupError):
     """No entry and no importable optimizer has this name. The message is one line."""
+
+
+class MissingPackageError(ImportError):
+    """An entry's package is not installed. The message is one line."""
 
 
 _entries: dict[str, OptimizerEntry] = {entry.name: entry for entry in (*BUILT_IN, *RIVALS)}
@@ -113,6 +118,15 @@ def _from_path(path: str) -> OptimizerEntry:
     )
 
 
+def check_package(entry: OptimizerEntry) -> None:
+    """Raise MissingPackageError if the package that an entry requires is not installed."""
+    if entry.requires and importlib.util.find_spec(entry.requires) is None:
+        raise MissingPackageError(
+            f"optimizer '{entry.name}' needs the package {entry.requires}, which is not installed. "
+            "Run: pip install 'novobench[rivals]', or make setup in a checkout."
+        )
+
+
 def build(
     name: str, params: Any, *, lr: float, weight_decay: float, options: Mapping[str, Any] | None = None
 ) -> Optimizer:
@@ -129,18 +143,20 @@ def build(
 
     Raises:
         UnknownOptimizerError: see `get`.
+        MissingPackageError: the package that the entry requires is not installed; the message names the extra.
         ValueError: the constructor raised an error; the message quotes it.
         TypeError: the result has no parameter groups, or, unless its schedule is `own`, they have no `lr`.
     """
     entry, params, options = get(name), list(params), dict(options or {})
+    check_package(entry)
     if ":" in name:  # omit options at their defaults: a constructor may itself set some arguments of its base class
         defaults = third_party.defaults(entry.options)
         arguments = {key: value for key, value in options.items() if key not in defaults or value != defaults[key]}
         implementation = None
     else:
-        arguments = {**dataclasses.asdict(entry.options()), **options}
+        arguments = {**dataclasses.asdict(entry.options()), **options, **entry.constants}
         implementation = arguments.pop("implementation", None)
-    if entry.options is NovoGradOptions and arguments["moment_dtype"] is not None:
+    if issubclass(entry.options, NovoGradOptions) and arguments["moment_dtype"] is not None:
         import torch
 
         arguments["moment_dtype"] = getattr(torch, arguments["moment_dtype"])
@@ -183,16 +199,17 @@ def validate(entry: OptimizerEntry, options: Any, weight_decay: float, where: st
     optimizer.
 
     Raises:
-        ValueError: the number of betas is not two; the optimizer accepts no weight decay; torch rejects this
-            Nesterov momentum.
+        ValueError: the number of betas is not that of the default; the optimizer accepts no weight decay; torch rejects
+            this Nesterov momentum.
     """
     if weight_decay and "weight_decay" not in entry.takes:
         raise ValueError(
             f"'{where}.weight_decay' is {weight_decay:g}, but {entry.name} accepts no such argument. "
             f"Set {where}.weight_decay=0, or give the class a weight_decay."
         )
-    if isinstance(options, (NovoGradOptions, AdamOptions)) and len(options.betas) != 2:
-        raise ValueError(f"'{where}.options.betas' of {entry.name} must be two numbers, not {list(options.betas)}.")
+    if ":" not in entry.name and hasattr(options, "betas") and len(options.betas) != len(entry.options().betas):
+        count = {2: "two", 3: "three"}[len(entry.options().betas)]
+        raise ValueError(f"'{where}.options.betas' of {entry.name} must be {count} numbers, not {list(options.betas)}.")
     if isinstance(options, SGDOptions) and options.nesterov and (options.momentum == 0 or options.dampening != 0):
         raise ValueError(f"'{where}.options.nesterov' needs momentum above 0 and dampening 0.")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from novobench.optim.entry import Role
+from novobench.optim.entry import ROLES, Role
 from novobench.optim.patterns import first_matches, norm_parameters
 
 
@@ -59,20 +59,15 @@ def split_groups(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The parts of parameter groups (with `param_names`) whose parameters have a role in `taken`, and the rest.
 
-    Both keep the order and the other keys of the groups; groups that would be empty are left out.
+    Both keep the order and the other keys of the groups; groups that would be empty are left out. A group of the first
+    kind has parameters of one role, its key `role`.
     """
 
-    def part(chosen: bool) -> list[dict[str, Any]]:
-        result = []
-        for group in groups:
-            members = [
-                (name, parameter)
-                for name, parameter in zip(group["param_names"], group["params"], strict=True)
-                if (roles[name] in taken) == chosen
-            ]
-            if members:
-                names, parameters = map(list, zip(*members, strict=True))
-                result.append({**group, "params": parameters, "param_names": names})
-        return result
+    def part(group: dict[str, Any], chosen: Collection[str]) -> dict[str, Any]:
+        named = zip(group["param_names"], group["params"], strict=True)
+        members = [(name, parameter) for name, parameter in named if roles[name] in chosen]
+        return {**group, "params": [p for _, p in members], "param_names": [name for name, _ in members]}
 
-    return part(True), part(False)
+    own = [{**part(group, {role}), "role": role} for group in groups for role in ROLES if role in taken]
+    rest = [part(group, set(ROLES).difference(taken)) for group in groups]
+    return [group for group in own if group["params"]], [group for group in rest if group["params"]]
