@@ -145,7 +145,7 @@ def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[
         if weight.is_complex():
             weight, grad, exp_avg = (torch.view_as_real(x) for x in (weight, grad, exp_avg))
         v, v_max, counter = own["exp_avg_sq"], own.get("max_exp_avg_sq"), own.get("rounding_counter")
-        scale = rate_scale(parameter, group)
+        scale = 1.0 if group.get("layer_scale") is None else rate_scale(parameter, group)
         with_grad.append((group, ParamState(weight, grad, exp_avg, v, v_max, dtensor, counter, scale)))
     return with_grad
 

@@ -103,6 +103,9 @@ def _update(group: Group, tensors: Sequence[ParamState], grad_norms: Sequence[Te
         torch._foreach_add_(exp_avgs, updates)
     if decoupled:
         torch._foreach_mul_(weights, 1 - lr * decoupled)
+    if group.get("layer_scale") is None:
+        torch._foreach_add_(weights, exp_avgs, alpha=-lr)
+        return
     by_scale: dict[float, list[int]] = {}  # one launch per scale: a factor per tensor would need a copy of m
     for i, (t, *_) in enumerate(moving):
         by_scale.setdefault(t.rate_scale, []).append(i)
