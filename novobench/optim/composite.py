@@ -37,6 +37,7 @@ class Composite(Optimizer):
         ValueError: a parameter belongs to two parts, or a part's step requires a closure.
     """
 
+    parts: tuple[Part, ...]
     _step_supports_amp_scaling = False
     """GradScaler unscales before the step, as for the parts."""
 
@@ -56,8 +57,6 @@ class Composite(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {"parts": self.parts, "defaults": self.defaults}
-
-    parts: tuple[Part, ...]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -10,6 +10,7 @@ from torch import nn
 
 from novobench.errors import ConfigError
 from novobench.optim import registry, third_party
+from novobench.optim.entry import ROLES
 from novobench.places import ROOT
 from tests.cells import small_config
 
@@ -44,6 +45,22 @@ class Strict(torch.optim.SGD):
 
 class Outer:
     Inner = Plain
+
+class Declared(Plain):
+    novobench_schedule = "own"
+    novobench_roles = ["head", "matrix"]
+
+class OddSchedule(Plain):
+    novobench_schedule = "cosine"
+
+class OddRoles(Plain):
+    novobench_roles = ("matrix", "bias")
+
+class NoRoles(Plain):
+    novobench_roles = ()
+
+class RatesOfItsOwn(WithoutRate):
+    novobench_schedule = "own"
 
 def make(params, lr, weight_decay=0.0, momentum=0.3):
     return torch.optim.SGD(params, lr, momentum, weight_decay=weight_decay)
@@ -193,3 +210,32 @@ def test_training_processes_find_it_too(mine, tmp_path):
     words = [sys.executable, str(tmp_path / "elsewhere" / "command.py"), f"{mine}:Plain"]
     done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_class_declares_its_schedule_and_roles(mine):
+    entry = registry.get(f"{mine}:Declared")
+    assert (entry.schedule, entry.roles) == ("own", ("head", "matrix"))
+    entry = registry.get(f"{mine}:Plain")
+    assert (entry.schedule, entry.roles) == ("task", ROLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("OddSchedule", "its novobench_schedule is 'cosine', which must be one of task, constant, own"),
+        (
+            "OddRoles",
+            r"its novobench_roles are \('matrix', 'bias'\), which must be a tuple of some of matrix, embedding",
+        ),
+        ("NoRoles", r"its novobench_roles are \(\), which must be"),
+    ],
+)
+def test_a_declaration_that_means_nothing_is_refused(mine, name, message):
+    with pytest.raises(registry.UnknownOptimizerError, match=message):
+        registry.get(f"{mine}:{name}")
+
+
+def test_only_an_optimizer_with_rates_of_its_own_needs_no_lr(mine):
+    assert "lr" not in build(f"{mine}:RatesOfItsOwn").param_groups[0]
+    with pytest.raises(TypeError, match="no parameter groups with an 'lr'"):
+        build(f"{mine}:WithoutRate")

@@ -9,8 +9,9 @@ from torch import nn
 
 from novobench.optim import registry
 from novobench.optim.composite import Composite, Part
+from novobench.training import cell
 from novobench.training.rates import optimizer_parts, set_rates
-from tests.cells import small_config
+from tests.cells import small_cell, small_config
 
 TOTAL, WARMUP, LR, MIN_LR = 12, 4, 0.3, 0.02
 
@@ -78,3 +79,16 @@ def test_one_optimizer_is_one_part():
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
     (only,) = optimizer_parts(optimizer, config(optimizer__weight_decay=0.25).optimizer)
     assert (only.entry.name, only.optimizer, only.weight_decay) == ("novograd", optimizer, 0.25)
+
+
+def test_larc_adds_the_decay_for_the_parts_that_add_it_to_the_gradient(monkeypatch, tmp_path):
+    seen = []
+
+    def larc(groups, trust, mode, *, decay_first):
+        seen.append((groups[0]["param_names"][0], decay_first))
+
+    monkeypatch.setattr("novobench.training.loop.larc_", larc)
+    others = {"name": "sgd", "lr_ratio": 0.5}
+    changes = {"optimizer__name": "novograd_adamw", "optimizer__others": others, "optimizer__larc_trust": 0.01}
+    cell.run(small_cell(tmp_path, budget="1steps", optimizer__decay_factors={}, **changes).path)
+    assert seen == [("network.stem.weight", False), ("network.blocks.0.norm1.weight", True)]
