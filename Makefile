@@ -23,7 +23,7 @@ setup: $(READY) ## install everything into .venv (2 to 5 minutes, 6 GB)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,espeak,tensorboard,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[suite,espeak,rivals,tensorboard,test,lint]'
 	@touch $@
 
 test: lint ## lint and the fast tests (8 minutes on 2 cores)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from novobench import places, yaml_text
 from novobench.budget import parse_budget
 from novobench.errors import ConfigError, suggestion
-from novobench.ranges import FileName, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from novobench.ranges import FileName, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 SCALES = ("laptop", "gpu", "full")
 _SCALE_ALIASES = {"paper": "full"}
@@ -36,6 +36,20 @@ class BatchConfig:
     """Effective batch: samples per weight update."""
     micro: PositiveInt
     """Samples per forward pass. Batch norm takes its statistics over these (ghost batch norm; paper §4.2 uses 128)."""
+
+
+@dataclass(frozen=True)
+class OthersConfig:
+    """The optimizer of the parameters that `optimizer` does not take, because of their roles."""
+
+    name: str = "adamw"
+    """A name in the registry, or `package.module:Class`."""
+    lr_ratio: PositiveFloat = 1.0
+    """Its learning rate as a share of the optimizer's, at every update if both follow the schedule."""
+    weight_decay: NonNegativeFloat | None = None
+    """Its decay coefficient, before `decay_factors` and the schedule. None: the optimizer's."""
+    options: Any = field(default_factory=dict)
+    """Its own options, checked against its registry entry."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,13 @@ class OptimizerConfig:
     """Layer-wise adaptive rate clipping with this trust coefficient (paper §4.3), of the gradient and its L2 decay."""
     larc_mode: Literal["clip", "scale"] = "clip"
     """`clip` can only shrink a gradient; `scale` gives each layer's gradient the norm trust × ‖w‖."""
+    roles: list[Name] | None = None
+    """The roles of the parameters that the optimizer takes: `matrix`, `embedding`, `head`, `norm_bias`. None: those of
+    its registry entry. `others` takes the rest."""
+    role_patterns: dict[str, Name] = field(default_factory=dict)
+    """Ordered pattern -> role, with the patterns of `decay_factors`; the first match wins over the task's own roles."""
+    others: OthersConfig = field(default_factory=OthersConfig)
+    """The optimizer of the parameters of other roles."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from functools import cache
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
@@ -77,12 +78,17 @@ def _check_kinds(structure: DictConfig, tree: DictConfig, where: str, path: str 
             else:
                 with read_write(structure):
                     structure[key] = {}
-        elif get_origin(hints[key]) is list and not isinstance(value, ListConfig):
+        elif _must_be_list(hints[key], value) and not isinstance(value, ListConfig):
             raise _wrong_kind(where, path + key, "a list", value)
         elif _is_numeric(hints[key]) and isinstance(value, int) and abs(value) > ranges.LARGEST_INT:
             raise _wrong_kind(where, path + key, "a number below 2^63", ranges.quoted(value))
         elif hints[key] is bool and type(value) is int and value not in (0, 1):  # OmegaConf takes any number for true
             raise _wrong_kind(where, path + key, "true or false", value)
+
+
+def _must_be_list(hint: Any, value: Any) -> bool:
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return any(get_origin(kind) is list for kind in kinds) and not (value is None and type(None) in kinds)
 
 
 def _is_numeric(hint: Any) -> bool:

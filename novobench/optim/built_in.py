@@ -31,8 +31,19 @@ class NovoGradOptions:
     moment_dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of exp_avg for fp32 parameters. `bfloat16` halves the state to 2 bytes per parameter. The default is
     the parameter's dtype."""
+    layer_scale: Literal["rms"] | None = None
+    """`rms`: steps of equal RMS, which is not the paper's: the rate of a tensor is lr times the root of its number of
+    elements."""
     implementation: Implementation = "auto"
     """`loop`, `foreach` or `fused` forces that one; `auto`: the fastest that the tensors allow."""
+
+
+@dataclass(frozen=True)
+class NovoGradRmsOptions(NovoGradOptions):
+    """NovoGrad's options, with steps of equal RMS by default."""
+
+    layer_scale: Literal["rms"] | None = "rms"
+    """`null` makes it the paper's NovoGrad."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +123,31 @@ BUILT_IN = (
             "dle": {"betas": [0.95, 0.0]},
         },
         guards_on_device=True,
+    ),
+    OptimizerEntry(
+        name="novograd_rms",
+        factory="novobench.optim.novograd:NovoGrad",
+        options=NovoGradRmsOptions,
+        description="not the paper's: NovoGrad with steps of equal RMS; rate lr times the root of a tensor's size",
+        reference="novobench, not published",
+        state_bytes_per_parameter=4,
+        tunable={"lr": Range(2e-5, 6e-3), "weight_decay": Range(1e-5, 1e-2)},
+        guards_on_device=True,
+    ),
+    OptimizerEntry(
+        name="novograd_adamw",
+        factory="novobench.optim.novograd:NovoGrad",
+        options=NovoGradOptions,
+        description="NovoGrad for weight matrices and convolutions, AdamW for the rest; not in the paper",
+        reference="Ginsburg et al., 2019, arXiv:1905.11286; Loshchilov & Hutter, 2019, arXiv:1711.05101",
+        state_bytes_per_parameter=4,
+        tunable={
+            "lr": Range(1e-3, 0.3),
+            "weight_decay": Range(1e-5, 1e-2),
+            "others.lr_ratio": Range(1e-2, 1.0),
+        },
+        guards_on_device=True,
+        roles=("matrix",),
     ),
     OptimizerEntry(
         name="sgd",

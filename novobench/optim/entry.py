@@ -11,6 +11,11 @@ Role = Literal["matrix", "embedding", "head", "norm_bias"]
 normalization layer, a bias or another vector."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
+Schedule = Literal["task", "constant", "own"]
+"""Which learning rate an optimizer expects. `task`: the config's schedule. `constant`: the config's warm-up, then its
+base rate. `own`: it sets its rates itself from the base rate, and training leaves `lr` of its groups alone."""
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+
 
 @dataclass(frozen=True)
 class Range:
@@ -38,8 +43,11 @@ class OptimizerEntry:
     state_bytes_per_parameter: float
     """Bytes of state per fp32 parameter of a large matrix, apart from the one or two numbers per tensor."""
     tunable: Mapping[str, Range] = field(default_factory=lambda: dict(RANGES))
+    """Key below `optimizer` in a config, such as `lr` or `others.lr_ratio`, -> its search range."""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Named sets of options."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the factory that no config can change."""
     guards_on_device: bool = False
     """Whether its step reads the attribute `found_inf` (0-d fp32 tensor, as torch's GradScaler sets it) and leaves
     weights and state unchanged unless it is 0. Training then needs no host sync to check whether an update is finite;
@@ -47,13 +55,12 @@ class OptimizerEntry:
     decays_gradient: bool = False
     """Whether its weight decay is L2 regularization, which the step adds to the gradient first. LARC then comes after
     this addition; see `larc_`."""
-    schedule: Literal["task", "constant", "own"] = "task"
-    """Which learning rate it expects. `task`: the config's schedule. `constant`: the config's warm-up, then its base
-    rate. `own`: it sets its rates itself, and training leaves `lr` of its groups alone."""
+    schedule: Schedule = "task"
+    """Which learning rate it expects. Milestones of weight decay apply with any."""
     roles: tuple[Role, ...] = ROLES
     """The parameters that it takes by default; `optimizer.others` gets those of other roles."""
     requires: str = ""
     """The package that must be installed to build it, other than torch; novobench's extra `rivals` has it."""
     takes: tuple[str, ...] = ("lr", "weight_decay")
-    """Which of these two arguments the factory accepts. Without `weight_decay`, weights do not decay. In any case each
-    update's rate is written into `lr` of the optimizer's groups."""
+    """Which of these two arguments the factory accepts. Without `weight_decay`, weights do not decay. Unless
+    `schedule` is `own`, each update's rate is written into `lr` of the optimizer's groups in any case."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from novobench.optim import third_party
-from novobench.optim.built_in import BUILT_IN, AdamOptions, NovoGradOptions, SGDOptions
-from novobench.optim.entry import RANGES
+from novobench.optim.built_in import BUILT_IN, NovoGradOptions, SGDOptions
+from novobench.optim.entry import RANGES, ROLES
 from novobench.optim.entry import OptimizerEntry as OptimizerEntry
 from novobench.optim.rivals import RIVALS
 
@@ -28,6 +29,10 @@ ENTRY_POINTS = "novobench.optimizers"
 
 class UnknownOptimizerError(LookupError):
     """No entry and no importable optimizer has this name. The message is one line."""
+
+
+class MissingPackageError(ImportError):
+    """An entry's package is not installed. The message is one line."""
 
 
 _entries: dict[str, OptimizerEntry] = {entry.name: entry for entry in (*BUILT_IN, *RIVALS)}
@@ -91,7 +96,9 @@ def _load_entry_points() -> None:
 def _from_path(path: str) -> OptimizerEntry:
     """The entry of a constructor. Its options are all arguments except the parameters, `lr` and `weight_decay`."""
     try:
-        takes, options = third_party.signature(third_party.load(path))
+        factory = third_party.load(path)
+        takes, options = third_party.signature(factory)
+        schedule, roles = third_party.declared(factory)
     except Exception as error:
         raise UnknownOptimizerError(
             f"optimizer '{path}' cannot be used: {third_party.type_and_message(error)}."
@@ -105,8 +112,19 @@ def _from_path(path: str) -> OptimizerEntry:
         state_bytes_per_parameter=float("nan"),
         tunable={name: RANGES[name] for name in ("lr", "weight_decay") if name == "lr" or name in takes},
         decays_gradient=any(entry.factory == path and entry.decays_gradient for entry in BUILT_IN),
+        schedule=schedule,
+        roles=roles,
         takes=takes,
     )
+
+
+def check_package(entry: OptimizerEntry) -> None:
+    """Raise MissingPackageError if the package that an entry requires is not installed."""
+    if entry.requires and importlib.util.find_spec(entry.requires) is None:
+        raise MissingPackageError(
+            f"optimizer '{entry.name}' needs the package {entry.requires}, which is not installed. "
+            "Run: pip install 'novobench[rivals]', or make setup in a checkout."
+        )
 
 
 def build(
@@ -125,18 +143,20 @@ def build(
 
     Raises:
         UnknownOptimizerError: see `get`.
+        MissingPackageError: the package that the entry requires is not installed; the message names the extra.
         ValueError: the constructor raised an error; the message quotes it.
-        TypeError: the result has no parameter groups with `lr`.
+        TypeError: the result has no parameter groups, or, unless its schedule is `own`, they have no `lr`.
     """
     entry, params, options = get(name), list(params), dict(options or {})
+    check_package(entry)
     if ":" in name:  # omit options at their defaults: a constructor may itself set some arguments of its base class
         defaults = third_party.defaults(entry.options)
         arguments = {key: value for key, value in options.items() if key not in defaults or value != defaults[key]}
         implementation = None
     else:
-        arguments = {**dataclasses.asdict(entry.options()), **options}
+        arguments = {**dataclasses.asdict(entry.options()), **options, **entry.constants}
         implementation = arguments.pop("implementation", None)
-    if entry.options is NovoGradOptions and arguments["moment_dtype"] is not None:
+    if issubclass(entry.options, NovoGradOptions) and arguments["moment_dtype"] is not None:
         import torch
 
         arguments["moment_dtype"] = getattr(torch, arguments["moment_dtype"])
@@ -153,7 +173,7 @@ def build(
     except Exception as error:
         raise ValueError(f"optimizer '{name}' cannot be built: {third_party.type_and_message(error)}.") from error
     groups = getattr(optimizer, "param_groups", None)
-    if not groups or any("lr" not in group for group in groups):
+    if not groups or (entry.schedule != "own" and any("lr" not in group for group in groups)):
         raise TypeError(f"optimizer '{name}' has no parameter groups with an 'lr' for the schedule to set.")
     # If True, as in torch's fused optimizers, GradScaler leaves the gradients scaled, so clipping would be wrong.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -174,19 +194,58 @@ def guards_on_device(name: str, optimizer: Optimizer) -> bool:
     return entry.guards_on_device and all(unset if chosen is None else chosen for chosen in fused)
 
 
-def validate(entry: OptimizerEntry, options: Any, weight_decay: float) -> None:
-    """Check the constraints that types and intervals of single options cannot express.
+def validate(entry: OptimizerEntry, options: Any, weight_decay: float, where: str = "optimizer") -> None:
+    """Check the constraints that types and intervals of single options cannot express. where: the config key of the
+    optimizer.
 
     Raises:
-        ValueError: the number of betas is not two; the optimizer accepts no weight decay; torch rejects this
-            Nesterov momentum.
+        ValueError: the number of betas is not that of the default; the optimizer accepts no weight decay; torch rejects
+            this Nesterov momentum.
     """
     if weight_decay and "weight_decay" not in entry.takes:
         raise ValueError(
-            f"'optimizer.weight_decay' is {weight_decay:g}, but {entry.name} accepts no such argument. "
-            "Set optimizer.weight_decay=0, or give the class a weight_decay."
+            f"'{where}.weight_decay' is {weight_decay:g}, but {entry.name} accepts no such argument. "
+            f"Set {where}.weight_decay=0, or give the class a weight_decay."
         )
-    if isinstance(options, (NovoGradOptions, AdamOptions)) and len(options.betas) != 2:
-        raise ValueError(f"'optimizer.options.betas' of {entry.name} must be two numbers, not {list(options.betas)}.")
+    if ":" not in entry.name and hasattr(options, "betas") and len(options.betas) != len(entry.options().betas):
+        count = {2: "two", 3: "three"}[len(entry.options().betas)]
+        raise ValueError(f"'{where}.options.betas' of {entry.name} must be {count} numbers, not {list(options.betas)}.")
     if isinstance(options, SGDOptions) and options.nesterov and (options.momentum == 0 or options.dampening != 0):
-        raise ValueError("'optimizer.options.nesterov' needs momentum above 0 and dampening 0.")
+        raise ValueError(f"'{where}.options.nesterov' needs momentum above 0 and dampening 0.")
+
+
+def validate_roles(
+    entry: OptimizerEntry, roles: Sequence[str], patterns: Mapping[str, str], others: OptimizerEntry, has_others: bool
+) -> None:
+    """Check which optimizer takes which parameters.
+
+    Args:
+        entry: the optimizer.
+        roles: those that it takes.
+        patterns: the config's pattern -> role.
+        others: the optimizer of the other roles.
+        has_others: whether the config says anything about it.
+
+    Raises:
+        ValueError: a role does not exist or is named twice; there is none; `others` or `patterns` are set although one
+            optimizer takes all parameters; the others' entry does not take the rest.
+    """
+    for key, role in [*(("roles", role) for role in roles), *((f"role_patterns.{p}", r) for p, r in patterns.items())]:
+        if role not in ROLES:
+            near = difflib.get_close_matches(role, ROLES, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"'optimizer.{key}': there is no role '{role}'.{hint} Known: {', '.join(ROLES)}.")
+    if not roles or len(set(roles)) < len(roles):
+        raise ValueError(f"'optimizer.roles' must be different roles, at least one, not {list(roles)}.")
+    rest = [role for role in ROLES if role not in roles]
+    if not rest and (has_others or patterns):
+        key = "others" if has_others else "role_patterns"
+        raise ValueError(
+            f"'optimizer.{key}' is set, but {entry.name} takes the parameters of all roles. Remove it, or set "
+            "optimizer.roles, e.g. to [matrix]."
+        )
+    if refused := [role for role in rest if role not in others.roles]:
+        raise ValueError(
+            f"'optimizer.others.name': {others.name} takes {', '.join(others.roles)}, but {entry.name} leaves "
+            f"{', '.join(refused)}. Choose one that takes all roles, e.g. adamw."
+        )

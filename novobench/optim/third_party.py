@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from novobench.optim.entry import ROLES, SCHEDULES, Role, Schedule
+
 _EMPTY = inspect.Parameter.empty
 
 
@@ -95,6 +97,22 @@ def signature(factory: Any) -> tuple[tuple[str, ...], type]:
         if name not in takes and (default is _EMPTY or _is_data(default))
     ]
     return takes, dataclasses.make_dataclass("Options", options, frozen=True, kw_only=True)
+
+
+def declared(factory: Any) -> tuple[Schedule, tuple[Role, ...]]:
+    """The schedule and the roles that an optimizer's class or function declares by its attributes `novobench_schedule`
+    and `novobench_roles`, as in `OptimizerEntry`; by default `task` and all roles.
+
+    Raises:
+        ValueError: there is no such schedule or role, or the roles are none.
+    """
+    schedule = getattr(factory, "novobench_schedule", "task")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"its novobench_schedule is {schedule!r}, which must be one of {', '.join(SCHEDULES)}")
+    roles = getattr(factory, "novobench_roles", ROLES)
+    if not isinstance(roles, (list, tuple)) or not roles or any(role not in ROLES for role in roles):
+        raise ValueError(f"its novobench_roles are {roles!r}, which must be a tuple of some of {', '.join(ROLES)}")
+    return schedule, tuple(roles)
 
 
 def defaults(options: type) -> dict[str, Any]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+from novobench.optim.patterns import first_matches
 
 
 def weight_decay_groups(
@@ -50,42 +47,19 @@ def weight_decay_groups(
     for name, value in [("weight_decay", weight_decay), *((f"factor of '{p}'", f) for p, f in factors.items())]:
         if not 0.0 <= value < math.inf:
             raise ValueError(f"Invalid {name}: {value} (must be finite and at least 0)")
-    norms = {id(p) for m in module.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
-    trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    matchers = {pattern: _matcher(pattern) for pattern in factors}
-    members: dict[str | None, list[tuple[str, nn.Parameter]]] = {pattern: [] for pattern in (*factors, None)}
-    unmatched = dict(matchers)
-    for name, parameter in trainable:
-        hits = [pattern for pattern, matches in matchers.items() if matches(name, id(parameter) in norms)]
-        members[hits[0] if hits else None].append((name, parameter))
-        for pattern in hits:
-            unmatched.pop(pattern, None)
-    for pattern in unmatched:
-        near = difflib.get_close_matches(pattern, [name for name, _ in trainable], n=3, cutoff=0.3)
-        raise ValueError(
-            f"Weight-decay pattern '{pattern}' matches no trainable parameter. "
-            f"Names look like: {', '.join(near or [name for name, _ in trainable[:3]])}."
-        )
+    matches = first_matches(module, tuple(factors), "Weight-decay")
+    parameters = dict(module.named_parameters())
+    members = [
+        (factor, [name for name, match in matches.items() if match == pattern])
+        for pattern, factor in (*factors.items(), (None, 1.0))
+    ]
     return [
         {
-            "params": [parameter for _, parameter in chosen],
-            "param_names": [name for name, _ in chosen],
+            "params": [parameters[name] for name in names],
+            "param_names": names,
             "weight_decay": weight_decay * factor,
             "weight_decay_factor": factor,
         }
-        for chosen, factor in zip(members.values(), (*factors.values(), 1.0), strict=True)
-        if chosen
+        for factor, names in members
+        if names
     ]
-
-
-def _matcher(pattern: str) -> Callable[[str, bool], bool]:
-    """Whether `pattern` matches a parameter, given its full name and whether a normalization layer owns it."""
-    if pattern == "@norm":
-        return lambda _, is_norm: is_norm
-    if pattern == "@bias":
-        return lambda name, _: name.rpartition(".")[2] == "bias"
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"Weight-decay pattern '{pattern}' is not a valid regular expression: {error}") from None
-    return lambda name, _: expression.search(name) is not None

@@ -33,16 +33,20 @@ def listing(what: str) -> None:
             table.add_row(experiment.name, experiment.task, rows, experiment.where, summary, *costs)
     elif what == "optimizers":
         from novobench.optim import registry
+        from novobench.optim.entry import ROLES
 
-        for heading in ("optimizer", "state B/param", "waits", "presets", "what", "reference"):
+        for heading in ("optimizer", "state B/param", "waits", "schedule", "takes", "presets", "what", "reference"):
             table.add_column(heading)
-        # "waits": how often training on a GPU waits for the host to learn whether gradients are finite.
+        # "waits": how often training on a GPU waits for the host to learn whether gradients are finite. "takes": the
+        # roles of its parameters; `optimizer.others` gets the rest.
         for entry in registry.entries():
             state = f"{entry.state_bytes_per_parameter:g}"
             waits = "never" if entry.guards_on_device else "per update"
-            table.add_row(entry.name, state, waits, ", ".join(entry.presets), entry.description, entry.reference)
+            roles = "all" if set(entry.roles) == set(ROLES) else ", ".join(entry.roles)
+            columns = (entry.name, state, waits, entry.schedule, roles, ", ".join(entry.presets))
+            table.add_row(*columns, entry.description, entry.reference)
         for name, reason in registry.broken().items():
-            table.add_row(name, "-", "-", "", f"its entry point cannot be loaded: {reason}", "")
+            table.add_row(name, "-", "-", "-", "-", "", f"its entry point cannot be loaded: {reason}", "")
     else:
         table.add_column("task")
         for name in task_names():

@@ -12,7 +12,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from novobench.config import CellConfig
+from novobench.errors import ConfigError
 from novobench.optim import registry
+from novobench.optim.composite import Composite, Part
+from novobench.optim.entry import ROLES, Role
+from novobench.optim.roles import parameter_roles, split_groups
 from novobench.optim.weight_decay import weight_decay_groups
 from novobench.processes import end_with_parent
 from novobench.tasks.metric import Metric
@@ -43,9 +47,12 @@ class TaskModule(pl.LightningModule):
     """Model, loss and corpus-level evaluation. Works under a plain `Trainer`; `training.cell` adds the rest.
 
     A subclass implements `training_step(batch, batch_idx)`, which returns the mean loss over the micro-batch, and the
-    abstract methods. Only `graphable`, `scoring` and `determinism_on_cuda` are optional.
+    abstract methods. Only `graphable`, `role_patterns`, `scoring` and `determinism_on_cuda` are
+    optional.
     """
 
+    role_patterns: ClassVar[Mapping[str, Role]] = {}
+    """Ordered pattern -> role of parameters whose role `parameter_roles` cannot tell from types: the output layer."""
     scoring: Mapping[str, str] = {}
     """Metric -> how it is computed, if that needs saying, e.g. sacreBLEU's signature. Goes into the record."""
     determinism_on_cuda: Literal["strict", "to rounding"] = "strict"
@@ -96,17 +103,54 @@ class TaskModule(pl.LightningModule):
         raise NotImplementedError
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The config's optimizer over its weight-decay groups. `training.loop` sets the rates of each update."""
+        """The config's optimizer over its weight-decay groups, or a `Composite` of it and the optimizer of other roles.
+        `training.loop` sets the rates of each update.
+
+        Raises ConfigError if no parameter has a role that the optimizer takes.
+        """
         config = self.config.optimizer
-        optimizer = registry.build(
-            config.name,
-            weight_decay_groups(self, config.weight_decay, config.decay_factors),
-            lr=config.lr * config.lr_factor,
-            weight_decay=config.weight_decay,
-            options=dataclasses.asdict(config.options),
+        entry, lr = registry.get(config.name), config.lr * config.lr_factor
+        groups = weight_decay_groups(self, config.weight_decay, config.decay_factors)
+        roles = entry.roles if config.roles is None else config.roles
+        if set(roles) == set(ROLES):
+            optimizer = registry.build(
+                config.name,
+                groups,
+                lr=lr,
+                weight_decay=config.weight_decay,
+                options=dataclasses.asdict(config.options),
+            )
+            is_ours = entry.factory.startswith(("novobench.", "torch.optim:"))
+            return optimizer if is_ours else _with_closure_called_first(optimizer)
+        overrides = cast(dict[str, Role], config.role_patterns)
+        own, rest = split_groups(groups, parameter_roles(self, self.role_patterns, overrides), roles)
+        if not own:
+            raise ConfigError(
+                f"No parameter has a role that optimizer '{config.name}' takes ({', '.join(roles)}). Choose another "
+                "optimizer, or set optimizer.roles or optimizer.role_patterns."
+            )
+        others = config.others
+        decays = (config.weight_decay, config.weight_decay if others.weight_decay is None else others.weight_decay)
+        return Composite(
+            [
+                Part(
+                    registry.get(name),
+                    registry.build(
+                        name,
+                        [{**g, "weight_decay": decay * g["weight_decay_factor"], "lr_ratio": ratio} for g in part],
+                        lr=lr * ratio,
+                        weight_decay=decay,
+                        options=dataclasses.asdict(options),
+                    ),
+                    decay,
+                )
+                for name, part, ratio, decay, options in (
+                    (config.name, own, 1.0, decays[0], config.options),
+                    (others.name, rest, others.lr_ratio, decays[1], others.options),
+                )
+                if part
+            ]
         )
-        is_ours = registry.get(config.name).factory.startswith(("novobench.", "torch.optim:"))
-        return optimizer if is_ours else _with_closure_called_first(optimizer)
 
     # The same evaluation under Lightning's own `validate` and `test`.
     def on_validation_epoch_start(self) -> None:
@@ -169,7 +213,8 @@ class TaskData(pl.LightningDataModule):
 
     def train_batches(self, start: int, stop: int, rank: int, world: int) -> DataLoader:
         """The micro-batches of process `rank` of `world`, from update `start` to update `stop`. Called once per
-        training."""
+        training, and before evaluations with an optimizer whose evaluation weights are others (see
+        `training.evaluation_weights`)."""
         config, batch = self.config, self.config.batch
         keys = MicroBatches(
             len(cast(Sized, self.train)) if self.packed else config.data.train_size,

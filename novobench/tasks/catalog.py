@@ -14,11 +14,12 @@ from typing import Any, cast, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from novobench.budget import parse_budget, parse_warmup, rounded_share
-from novobench.config import CellConfig
+from novobench.config import CellConfig, OthersConfig, scientific
 from novobench.config_loading import load_tree, merge_over, override
 from novobench.device_limits import check_device
 from novobench.errors import ConfigError, suggestion
 from novobench.optim import registry, schedules
+from novobench.optim.entry import ROLES
 from novobench.places import display_path
 from novobench.schema import typed
 from novobench.tasks.base_config import TaskConfig
@@ -63,11 +64,8 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     where: names the file and row in errors. Raises ConfigError in one line.
     """
     task = task_config(tree.get("task"), where)
-    name = OmegaConf.select(tree, "optimizer.name")
-    try:
-        entry = registry.get(str(name))
-    except LookupError as error:
-        raise ConfigError(f"{where}: 'optimizer.name': {error.args[0]}") from None
+    entry = _entry(tree, "optimizer.name", where)
+    others = _entry(tree, "optimizer.others.name", where)
     tree = _with_preset(tree, entry, where)
     tree = override(tree, {"recipe_version": task.RECIPE_VERSION}, where)
     warmup = _pop_warmup(tree, where)
@@ -76,12 +74,13 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
         "data": task.DATA,
         "schedule": schedules.ScheduleSpec,
         "optimizer.options": entry.options,
+        "optimizer.others.options": others.options,
     }
     config: CellConfig = typed(tree, CellConfig, nodes, where)
     try:
         if config.runtime.accelerator != "auto":
             check_device(config, config.runtime.accelerator)
-        registry.validate(entry, config.optimizer.options, config.optimizer.weight_decay)
+        config = _with_roles(config, entry, others)
         _check_data_name(config, task)
         _ = config.accumulation
         parse_budget(config.budget)
@@ -101,6 +100,31 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
     return config
+
+
+def _entry(tree: DictConfig, key: str, where: str) -> registry.OptimizerEntry:
+    """The registry entry that a key of the config names; the optimizer of other roles is AdamW by default."""
+    default = OthersConfig.name if key == "optimizer.others.name" else None
+    try:
+        return registry.get(str(OmegaConf.select(tree, key, default=default)))
+    except LookupError as error:
+        raise ConfigError(f"{where}: '{key}': {error.args[0]}") from None
+
+
+def _with_roles(config: CellConfig, entry: registry.OptimizerEntry, others: registry.OptimizerEntry) -> CellConfig:
+    """Check the optimizers of the config and their roles. Roles come back in the order of `ROLES`, and as None if the
+    entry has the same, so that equal trainings have one id."""
+    optimizer = config.optimizer
+    registry.validate(entry, optimizer.options, optimizer.weight_decay)
+    roles = entry.roles if optimizer.roles is None else optimizer.roles
+    registry.validate_roles(entry, roles, optimizer.role_patterns, others, bool(scientific(optimizer.others)))
+    if set(roles) != set(ROLES):
+        decay = optimizer.others.weight_decay
+        decay = optimizer.weight_decay if decay is None else decay
+        registry.validate(others, optimizer.others.options, decay, "optimizer.others")
+    same = set(roles) == set(entry.roles)
+    ordered: list[str] | None = None if same else [role for role in ROLES if role in roles]
+    return dataclasses.replace(config, optimizer=dataclasses.replace(optimizer, roles=ordered))
 
 
 def _pop_warmup(tree: DictConfig, where: str) -> str | None:
@@ -138,8 +162,13 @@ def default_list(tree: DictConfig, key: str) -> Any:
     """The list that the key of an optimizer option has by preset or default; None for any other key. For `override`: no
     file holds these lists, and they depend on the optimizer."""
     kind, _, option = key.rpartition(".")
-    name, preset = (OmegaConf.select(tree, f"optimizer.{part}") for part in ("name", "preset"))
-    if kind != "optimizer.options" or not isinstance(name, str):
+    if kind not in ("optimizer.options", "optimizer.others.options"):
+        return None
+    optimizer = kind.removesuffix(".options")
+    name, preset = (OmegaConf.select(tree, f"{optimizer}.{part}") for part in ("name", "preset"))
+    if name is None and optimizer == "optimizer.others":
+        name = OthersConfig.name
+    if not isinstance(name, str):
         return None
     try:
         entry = registry.get(name)

@@ -27,8 +27,9 @@ from novobench import hardware
 from novobench.config import CellConfig, cell_id
 from novobench.config_loading import load_tree
 from novobench.device_limits import check_device
-from novobench.errors import NovobenchError, TrainingError
+from novobench.errors import ConfigError, NovobenchError, TrainingError
 from novobench.files import lock, readable_os_errors, remove_leftovers, write_json, write_text
+from novobench.optim import registry
 from novobench.processes import end_at_signals, end_with_parent
 from novobench.tasks import base
 from novobench.tasks.catalog import resolve
@@ -94,6 +95,11 @@ def train(config: CellConfig, folder: RunFolder, rank: int | None = None) -> Non
     """Train and evaluate in this process and write the record. rank: of this process, if torchrun has started it."""
     if config.runtime.accelerator == "auto":
         check_device(config, hardware.accelerator())
+    try:
+        for name in (config.optimizer.name, config.optimizer.others.name):
+            registry.check_package(registry.get(name))
+    except registry.MissingPackageError as error:
+        raise ConfigError(str(error)) from None
     _set_up_torch(config)
     _silence_lightning()
     try:

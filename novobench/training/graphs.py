@@ -5,6 +5,8 @@ Only the launches change. Operations, inputs and random numbers stay the same, s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -44,6 +46,21 @@ def capture(module: TaskModule, batch: Any, trainer: pl.Trainer) -> None:
     with torch.no_grad():
         for name, buffer in part.named_buffers():
             buffer.copy_(before[name])
+
+
+@contextmanager
+def bypassed(module: TaskModule) -> Iterator[None]:
+    """Within it, a module in train mode runs its layers themselves: a graph has batch norm's momentum built in.
+
+    A graph is replayed only in the mode of its capture, which the flag of the captured part tells, not those of its
+    layers. That part is the one whose `forward` was replaced.
+    """
+    captured = [part for part in module.modules() if part.training and "forward" in vars(part)]
+    for part in captured:
+        part.training = False
+    yield
+    for part in captured:
+        part.training = True
 
 
 def own_gradients(module: TaskModule) -> None:

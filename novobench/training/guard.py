@@ -20,6 +20,7 @@ from novobench.config import CellConfig
 from novobench.errors import TrainingError
 from novobench.optim import registry
 from novobench.tasks.base import TaskModule
+from novobench.training.rates import optimizer_parts
 
 
 class Guard:
@@ -40,10 +41,14 @@ class Guard:
         self._on_device = False
         self._stepped_parameters = 0
         """Parameters that the optimizer is known to have state for."""
+        self._groups: list[dict[str, Any]] = []
+        """The parameter groups before the step, if the host knows that the update is skipped."""
 
     def start(self, module: TaskModule, optimizer: Optimizer) -> None:
         """Call before the first update of this process, with the module on its device."""
-        self._on_device = registry.guards_on_device(self.config.optimizer.name, optimizer)
+        parts = optimizer_parts(optimizer, self.config.optimizer)
+        self._on_device = all(registry.guards_on_device(part.entry.name, part.optimizer) for part in parts)
+        optimizer.register_step_post_hook(self._restore_groups)
         self._module = module
         self._buffers = [_Buffers(group) for group in _by_type(module.buffers())]
 
@@ -76,9 +81,17 @@ class Guard:
         if nonfinite:
             for parameter in parameters:
                 parameter.grad = None
+            self._groups = [dict(group) for group in optimizer.param_groups]
             return None
         self._stepped_parameters = len(parameters)
         return parameters, norm
+
+    def _restore_groups(self, optimizer: Optimizer, *_: Any) -> None:
+        """Some optimizers count steps in their groups, also steps without any gradient."""
+        for group, before in zip(optimizer.param_groups, self._groups, strict=False):
+            group.clear()
+            group.update(before)
+        self._groups = []
 
     @torch.no_grad()
     def _restore_streams(self, skip: Tensor) -> None:

@@ -19,16 +19,17 @@ from torch.optim import Optimizer
 
 from novobench.config import CellConfig, cell_id
 from novobench.errors import TrainingError, one_line
-from novobench.optim import registry, schedules
 from novobench.optim.lars import larc_
 from novobench.processes import end_at_signals
 from novobench.tasks.base import EvaluationSet, TaskData, TaskModule
 from novobench.tasks.metric import Metric
-from novobench.tasks.sampling import derive_seed
 from novobench.training import checkpoints, graphs
 from novobench.training.evaluation import average_batch_norm, evaluate
+from novobench.training.evaluation_weights import EvaluationWeights
 from novobench.training.guard import Guard, nonfinite_tensors
 from novobench.training.metrics_log import MetricsLog
+from novobench.training.random_numbers import seed_micro_batch
+from novobench.training.rates import optimizer_parts, set_rates
 from novobench.training.run_folder import RunFolder
 
 _HEARTBEAT_SECONDS = 0.5
@@ -47,6 +48,7 @@ class UpdateLoop(pl.Callback):
 
     trainer: pl.Trainer
     module: TaskModule
+    weights: EvaluationWeights
 
     def __init__(self, config: CellConfig, data: TaskData, folder: RunFolder, metrics_log: MetricsLog) -> None:
         self.config, self.data, self.folder, self.metrics_log = config, data, folder, metrics_log
@@ -153,6 +155,7 @@ class UpdateLoop(pl.Callback):
             self._load_module_state(self._checkpoint_state)
             self._checkpoint_state = None
         self.guard.start(self.module, trainer.optimizers[0])
+        self.weights = EvaluationWeights(self.config, trainer, self.module, self.data, self._write_heartbeat)
         self._clock_start = time.perf_counter()
         self._write_heartbeat()
         if self.update >= self.total:  # killed between the last checkpoint and the record
@@ -171,24 +174,13 @@ class UpdateLoop(pl.Callback):
             self._needs_capture = False
         position = batch_idx % self.config.accumulation
         k = position * trainer.world_size + trainer.global_rank
-        # Only the default generators: torch.manual_seed takes a hundred times as long.
-        seed = derive_seed(self.config.seed, "model", self.update, k)
-        torch.default_generator.manual_seed(seed)
-        if module.device.type == "cuda":
-            torch.cuda.default_generators[module.device.index or 0].manual_seed(seed)
+        seed_micro_batch(self.config.seed, self.update, k, module.device)
         if position == 0:
             self._set_rates(trainer.optimizers[0])
             self.guard.begin_update()
 
     def _set_rates(self, optimizer: Optimizer) -> None:
-        """Give each parameter group the learning rate and the weight decay of this update."""
-        config = self.config
-        base_lr = config.optimizer.lr * config.optimizer.lr_factor
-        lr = schedules.learning_rate(self.update, self.total, base_lr, config.schedule)
-        decay = schedules.weight_decay(self.update, self.total, config.optimizer.weight_decay, config.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-            group["weight_decay"] = decay * group["weight_decay_factor"]
+        set_rates(optimizer_parts(optimizer, self.config.optimizer), self.update, self.total, self.config)
 
     # ------------------------------------------------------------------------------------ before the step
 
@@ -202,8 +194,9 @@ class UpdateLoop(pl.Callback):
         if config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
         if config.larc_trust is not None:
-            decay_first = registry.get(config.name).decays_gradient
-            larc_(optimizer.param_groups, config.larc_trust, config.larc_mode, decay_first=decay_first)
+            for part in optimizer_parts(optimizer, config):
+                decay_first = part.entry.decays_gradient
+                larc_(part.optimizer.param_groups, config.larc_trust, config.larc_mode, decay_first=decay_first)
 
     # ------------------------------------------------------------------------------------ after the step
 
@@ -252,7 +245,7 @@ class UpdateLoop(pl.Callback):
         if self.trainer.is_global_zero:
             values = {
                 "loss": float(loss),
-                "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+                "lr": self.trainer.optimizers[0].param_groups[0].get("lr", math.nan),
                 "gradient_norm": self.guard.norm,
                 "epoch": self.update / self.config.epoch_updates,
                 "seconds": self.counters["train_seconds"],
@@ -269,11 +262,12 @@ class UpdateLoop(pl.Callback):
     def _evaluate_curves(self) -> None:
         self._stop_clock()
         average_batch_norm(self.module, self.trainer.world_size)
-        for split in self.data.evaluation_sets:
-            if split.role == "search" or (split.role == "train" and self.config.purpose == "table"):
-                self._evaluate(split)
-            if split.role == "search" and self.update in self.selection_updates:
-                self._select(self.results[split.name]["loss"].value)
+        with self.weights.used():
+            for split in self.data.evaluation_sets:
+                if split.role == "search" or (split.role == "train" and self.config.purpose == "table"):
+                    self._evaluate(split)
+                if split.role == "search" and self.update in self.selection_updates:
+                    self._select(self.results[split.name]["loss"].value)
         self._clock_start = time.perf_counter()  # evaluation is not training time
 
     def _select(self, loss: float) -> None:
@@ -313,13 +307,15 @@ class UpdateLoop(pl.Callback):
             self.finish()
 
     def finish(self) -> None:
-        """Evaluate what this cell is judged on; `search` trials never see anything of role `test`.
+        """Evaluate what this cell is judged on, with the evaluation weights, which the module keeps; `search` trials
+        never see anything of role `test`.
 
         Selected weights of an earlier update are not logged: the log belongs to the last update. Raises TrainingError
         if weights, statistics or metrics are not finite: such a training has no result.
         """
         self._check_finite(nonfinite_tensors(self.module))
         average_batch_norm(self.module, self.trainer.world_size)
+        self.weights.use()
         earlier_weights = self.best is not None and self.best["update"] < self.update
         if self.best is not None:
             self.counters["selected_update"] = self.best["update"]

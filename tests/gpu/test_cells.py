@@ -86,6 +86,16 @@ def test_a_graph_changes_no_bit(task, precision, workers, tmp_path):
     assert graphed == plain
 
 
+@pytest.mark.parametrize("name", ["novograd_adamw", "tests.training.averaged:AveragedSGD"])
+def test_a_graph_changes_no_bit_of_several_optimizers_or_of_evaluation_weights(name, tmp_path):
+    both = [
+        make(tmp_path / str(on), "image", optimizer__name=name, runtime__cuda_graphs=on, runtime__workers=1)
+        for on in (False, True)
+    ]
+    plain, graphed = map(trained, both)
+    assert graphed == plain
+
+
 def test_speech_comes_out_the_same_to_rounding(tmp_path):
     first, second = (trained(make(tmp_path / name, "speech")) for name in ("first", "second"))
     assert first["record"]["determinism"] == "to rounding"
@@ -144,7 +154,8 @@ def no_waiting(monkeypatch):
 
 @pytest.mark.parametrize("task", ["image", "language", "translation"])  # torch's CTC itself waits
 @pytest.mark.parametrize(
-    ("optimizer", "precision"), [("novograd", "bf16-mixed"), ("adamw", "32-true"), ("sgd", "16-mixed")]
+    ("optimizer", "precision"),
+    [("novograd", "bf16-mixed"), ("adamw", "32-true"), ("sgd", "16-mixed"), ("novograd_adamw", "bf16-mixed")],
 )
 def test_an_update_never_waits_for_the_device(task, optimizer, precision, no_waiting, tmp_path):
     rarely = {"runtime__log_every": 8, "runtime__checkpoint_every": 8, "runtime__curve_points": 2}

@@ -27,6 +27,11 @@ REFUSED = [
     ("image", ["optimizer.options.eps=-1"], "'optimizer.options.eps' must be 0 or more and finite, not -1.0."),
     ("image", ["optimizer.options.update_clip=0"], "'optimizer.options.update_clip' must be above 0"),
     ("image", ["optimizer.options.betas=[0.9]"], "'optimizer.options.betas' of novograd must be two numbers"),
+    (
+        "image",
+        ["optimizer.name=ademamix", "optimizer.options.betas=[0.9, 0.99]"],
+        "'optimizer.options.betas' of ademamix must be three numbers",
+    ),
     ("image", ["optimizer.options.betas[1]=1"], "'optimizer.options.betas[1]' must be 0 or more and below 1, not 1.0."),
     ("image", ["optimizer.name=sgd", "optimizer.options.momentum=1.5"], "'optimizer.options.momentum' must be"),
     ("image", ["optimizer.name=sgd", "optimizer.options={nesterov: true, momentum: 0}"], "nesterov' needs momentum"),

@@ -84,6 +84,32 @@ def test_a_graph_changes_no_bit(task, stand_in, tmp_path):
     assert result(graphed_one) == result(plain)
 
 
+@pytest.mark.slow
+def test_batch_norm_statistics_of_evaluation_weights_need_no_graph(stand_in, monkeypatch, tmp_path):
+    """A graph has the momentum of the running averages built in."""
+
+    def checked(part, inputs, **options):
+        graphed(part, inputs, **options)
+        replay = part.forward
+
+        def forward(*arguments):
+            momenta = {layer.momentum for layer in part.modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+            assert momenta == {0.1} or not part.training
+            return replay(*arguments)
+
+        part.forward = forward
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", checked)
+    name = "tests.training.averaged:AveragedSGD"
+    folders = [
+        small_cell(tmp_path / str(on), optimizer__name=name, runtime__cuda_graphs=on, runtime__accelerator="auto")
+        for on in (False, True)
+    ]
+    cell.run(folders[0].path)
+    cell.run(folders[1].path)
+    assert result(folders[1]) == result(folders[0])
+
+
 def test_a_resumed_training_makes_its_graph_anew(stand_in, tmp_path):
     folder = small_cell(tmp_path, "language", runtime__cuda_graphs=True, runtime__accelerator="auto")
     cell.run(folder.path)

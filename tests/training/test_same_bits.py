@@ -72,8 +72,8 @@ def test_one_or_two_cells_at_a_time(uninterrupted, tmp_path, monkeypatch):
     assert results[1][0] == uninterrupted
 
 
-def test_adamw_and_sgd_resume_too(tmp_path):
-    for name in ("adamw", "sgd"):
+def test_other_optimizers_resume_too(tmp_path):
+    for name in ("adamw", "sgd", "novograd_adamw"):
         whole = small_cell(tmp_path / name, optimizer__name=name)
         killed = small_cell(tmp_path / f"{name}-killed", optimizer__name=name)
         assert train_apart(whole) == 0

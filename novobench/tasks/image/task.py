@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from novobench.config import CellConfig
+from novobench.optim.entry import Role
 from novobench.tasks.base import TaskModule
 from novobench.tasks.image import scoring
 from novobench.tasks.image.batches import SKIPPED_LABEL, ImageBatch
@@ -19,6 +20,8 @@ from novobench.tasks.metric import Metric
 
 class ImageTask(TaskModule):
     """Plain softmax cross-entropy (no label smoothing, as the authors' code), accuracy in percent."""
+
+    role_patterns: ClassVar[dict[str, Role]] = {r"^network\.classifier\.weight$": "head"}
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)

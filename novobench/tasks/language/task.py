@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from novobench.config import CellConfig
+from novobench.optim.entry import Role
 from novobench.tasks.base import TaskModule
 from novobench.tasks.language import scoring
 from novobench.tasks.language.data import IGNORED, LanguageData, ScoredBatch, SegmentBatch, targets_per_cluster
@@ -21,6 +22,11 @@ class LanguageTask(TaskModule):
 
     Training memory belongs to the micro-batch number k; an evaluation has its own memory.
     """
+
+    role_patterns: ClassVar[dict[str, Role]] = {
+        r"^network\.softmax\.cluster_weight$": "head",
+        r"^network\.(content|position)_bias$": "norm_bias",  # one vector per head
+    }
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)

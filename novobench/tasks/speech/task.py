@@ -5,7 +5,7 @@ B utterances, F Mel bands, T frames, T' outputs, L tokens (letters), V letters a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from novobench.config import CellConfig
 from novobench.errors import DataError
+from novobench.optim.entry import Role
 from novobench.tasks.base import TaskModule
 from novobench.tasks.metric import Metric
 from novobench.tasks.speech import scoring
@@ -32,6 +33,7 @@ class SpeechTask(TaskModule):
     """CTC summed over each utterance, averaged over the micro-batch (not divided by the transcript's length), in
     float32 at least; an utterance that cannot be aligned counts as 0 (OpenSeq2Seq ctc_loss.py)."""
 
+    role_patterns: ClassVar[dict[str, Role]] = {r"^network\.output\.weight$": "head"}
     determinism_on_cuda = "to rounding"  # torch's CTC accumulates its gradient atomically
 
     def __init__(self, config: CellConfig) -> None:
