@@ -71,14 +71,7 @@ $(EXPERIMENTS): $(READY)
 	$(RUN) $@
 
 search: $(READY) ## repeat the search for learning rates (laptop: 45 minutes on 2 cores)
-	$(SEARCH) table1
-	$(SEARCH) table3 --keys novograd-b256 novograd-b1024
-	$(SEARCH) table2 --keys lars-b256 lars-b1024
-	$(SEARCH) table4
-	$(SEARCH) table5
-	$(SEARCH) table6
-	$(SEARCH) table7
-	$(SEARCH) figure2
+	$(SEARCH) table1 table2 table4 table5 table6 table7 figure2
 
 wheel: $(READY) ## build the wheel and the sdist into dist/
 	$(BIN)/python -m hatchling build
