@@ -15,11 +15,11 @@ from novobench import places
 from novobench.config import cell_id
 from novobench.config_loading import read_yaml
 from novobench.console import console, counted
-from novobench.errors import DataError
+from novobench.errors import DataError, NovobenchError
 from novobench.files import write_bytes, write_text
 from novobench.places import display_path
 from novobench.suite.checked_files import SCHEMA, check_line, csv_bytes
-from novobench.suite.experiment import Experiment, Row
+from novobench.suite.experiment import Experiment, Row, load_experiment
 from novobench.suite.identity import changed_data_errors
 from novobench.suite.plan import PlannedCell
 from novobench.suite.results import Results, locked
@@ -50,21 +50,30 @@ def search(
 ) -> int:
     """Search the experiments one after another; writes `search.csv` and, in study 0, the tuned rates after each.
 
-    `budget` and `seeds` replace those of the experiments. `keys` selects the sets of rates to search, none means all;
-    ranges are widened for the selected ones only. A key of several experiments is searched for the first of them.
+    `budget` and `seeds` replace those of the experiments. `keys` selects the sets of rates to search, none means all
+    that no other experiment searches; ranges are widened for the selected ones only.
     """
     out = console()
     check_writable(scale)
-    read_search(scale)  # a damaged file is reported before hours of training
     if budget is not None:
         check_power_of_two(budget, "--budget")
     check_keys(keys, experiments, scale)
+    # A damaged `search.csv` is reported here, before hours of training.
+    owners = {(each.task, each.key): each for each in searched_keys(read_search(scale)) if each.study == 0}
     searches: list[tuple[Experiment, dict[str, Row]]] = []
     taken: set[tuple[str, str]] = set()
     for experiment in experiments:
-        wanted = {key: row for key, row in rows_to_search(experiment, scale).items() if not keys or key in keys}
-        rows = {key: row for key, row in wanted.items() if (experiment.task, key) not in taken}
-        taken |= {(experiment.task, key) for key in rows}
+        rows = {}
+        for key, row in rows_to_search(experiment, scale).items():
+            name = experiment.task, key
+            if (keys and key not in keys) or name in taken:
+                continue
+            if not keys and name in owners and _belongs_to_another(owners[name], experiment, scale):
+                owner = owners[name].experiment
+                out.print(f"{experiment.name}: {key} was searched for {owner} and stays so. --keys {key} searches it.")
+                continue
+            rows[key] = row
+            taken.add(name)
         check_ranges(experiment, rows, scale)
         searches.append((experiment, rows))
     for experiment, rows in searches:
@@ -72,6 +81,20 @@ def search(
             counts = budget or experiment.search.budget, seeds or experiment.search.seeds
             _search(experiment, rows, scale, *counts, study, jobs, out)
     return 0
+
+
+def _belongs_to_another(searched: SearchedKey, experiment: Experiment, scale: str) -> bool:
+    """Whether a key was searched for another experiment, which still names it and declares ranges for its optimizer.
+
+    The other table would lose its equal budgets if this experiment's search replaced the trials.
+    """
+    if searched.experiment == experiment.name:
+        return False
+    try:
+        other = load_experiment(searched.experiment)
+        return searched.key in rows_to_search(other, scale) and searched.optimizer in other.search.ranges
+    except NovobenchError:  # it was removed, is being edited or has no keys any more
+        return False
 
 
 def _search(

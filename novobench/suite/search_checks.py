@@ -32,15 +32,18 @@ def search_warnings(experiment: Experiment, rows: Sequence[Row], scale: str) -> 
             except NovobenchError:  # it was removed or is being edited; what it declared is unknown
                 continue
         of_experiment = [each for each in by_key.values() if each.experiment == name]
-        warnings[row.id] = shortcomings(searched, searched_for[name], of_experiment)
+        warnings[row.id] = departures(searched, searched_for[name], of_experiment)
+        if edges := searched.edges:
+            text = edge_text(searched.best.rates, edges)
+            warnings[row.id].append(f"{text}, so a better one may lie beyond it")
         rates = tuned_rates(experiment.task, scale, key, row.id, own=True)
         if rates and {name: float(rate) for name, rate in rates.items()} != searched.best.rates:
             warnings[row.id].append("its rates are not those that its search chose")
     return warnings
 
 
-def shortcomings(searched: SearchedKey, experiment: Experiment, of_experiment: Sequence[SearchedKey]) -> list[str]:
-    """How the search of a key differs from what its experiment declares, and whether its best trial is at an edge.
+def departures(searched: SearchedKey, experiment: Experiment, of_experiment: Sequence[SearchedKey]) -> list[str]:
+    """How the search of a key differs from what its experiment declares.
 
     of_experiment: all keys that were searched for that experiment.
     """
@@ -56,8 +59,6 @@ def shortcomings(searched: SearchedKey, experiment: Experiment, of_experiment: S
     most = max(each.rounds for each in of_experiment)
     if searched.rounds < most:
         found.append(f"searched in {counted(searched.rounds, 'round')}, other rates of {experiment.name} in {most}")
-    if edges := searched.edges:
-        found.append(f"{edge_text(searched.best.rates, edges)}, so a better one may lie beyond it")
     return found
 
 

@@ -122,10 +122,10 @@ def two_keys(workspace, monkeypatch):
     monkeypatch.setattr(search, "train", trained)
     monkeypatch.setattr(search, "changed_data_errors", lambda *_: {})
 
-    def run(novograd, study=0, keys=()):
+    def run(novograd, study=0, keys=(), experiments=("small",)):
         best.update(sgd=0.13, novograd=novograd)
         shutil.rmtree(workspace / "runs", ignore_errors=True)
-        search.search([load_experiment("small")], "laptop", 8, 1, study, None, keys)
+        search.search(list(map(load_experiment, experiments)), "laptop", 8, 1, study, None, keys)
         with (workspace / "results" / "laptop" / "search.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
@@ -199,6 +199,23 @@ def test_rates_that_were_edited_after_the_search(two_keys, workspace):
 def test_only_selected_keys_are_widened(two_keys):
     lines = two_keys(keys=["novograd-b32"], novograd=JUST_OUTSIDE)
     assert rounds(lines) == {"novograd-b32": [8, 8]}
+
+
+def test_a_key_of_two_experiments_is_searched_for_one(two_keys, workspace, capsys):
+    """A second search would replace the trials of the first, which its table compares."""
+    folder = workspace / "experiments"
+    shutil.copy(folder / "small.yaml", folder / "other.yaml")
+    lines = two_keys(experiments=["small", "other"], novograd=INSIDE)
+    assert {line["experiment"] for line in lines} == {"small"}
+    assert rounds(lines) == {"sgd-b32": [8], "novograd-b32": [8]}
+    assert two_keys(experiments=["other"], novograd=INSIDE) == lines
+    out = " ".join(capsys.readouterr().out.split())
+    assert "other: sgd-b32 was searched for small and stays so. --keys sgd-b32 searches it." in out
+    lines = two_keys(experiments=["other"], keys=["sgd-b32"], novograd=INSIDE)
+    assert {(line["key"], line["experiment"]) for line in lines} == {("sgd-b32", "other"), ("novograd-b32", "small")}
+    (folder / "small.yaml").unlink()
+    lines = two_keys(experiments=["other"], novograd=INSIDE)
+    assert {line["experiment"] for line in lines} == {"other"}
 
 
 def test_a_search_repeated_in_a_new_round_replaces_its_lines(two_keys):
