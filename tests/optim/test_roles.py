@@ -73,9 +73,10 @@ def test_groups_are_split_in_order_and_keep_their_keys():
     net = Net()
     groups = weight_decay_groups(net, 0.5, {"^table": 0.0, "@bias": 0.1})
     taken, rest = split_groups(groups, parameter_roles(net), ["matrix", "embedding"])
-    assert [(g["param_names"], g["weight_decay_factor"]) for g in taken] == [
-        (["table.weight"], 0.0),
-        (["offsets", "bag.weight", "convolution.weight", "inner.weight", "head.weight"], 1.0),
+    assert [(g["param_names"], g["weight_decay_factor"], g["role"]) for g in taken] == [
+        (["table.weight"], 0.0, "embedding"),
+        (["offsets", "convolution.weight", "inner.weight", "head.weight"], 1.0, "matrix"),
+        (["bag.weight"], 1.0, "embedding"),
     ]
     assert [g["weight_decay"] for g in rest] == [0.05, 0.5]
     assert rest[1]["param_names"] == ["gain", "norm.weight", "batch_norm.weight"]
