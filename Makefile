@@ -47,7 +47,7 @@ format: $(READY) ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## renew what the Makefile and README say about experiments
+docs: $(READY) ## renew what the Makefile and README say about experiments, and experiments about seed noise
 	$(BIN)/python scripts/renew_docs.py
 
 # Written by `make docs`:
@@ -60,7 +60,7 @@ table5: ## Jasper DR: NovoGrad with batches of 512 to 32K (laptop: 2 minutes)
 table6: ## a Transformer that translates: Adam, AdamW and NovoGrad (laptop: 1.5 minutes)
 table7: ## Transformer-XL: Adam, AdamW and NovoGrad (laptop: 80 s)
 figure1: ## Jasper DR: learning curves of Table 5's cells (laptop: none after Table 5)
-figure2: ## Transformer-XL: learning curves, gap between training and validation (laptop: 30 s)
+figure2: ## Transformer-XL: learning curves, gap between training and validation (laptop: 1 minute)
 # End of what `make docs` writes.
 
 tables: $(READY) ## all tables and figures at SCALE (laptop: 7 minutes on 2 cores)

@@ -125,14 +125,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(
         "search",
         _search,
-        "Search learning rates for an experiment's rows, with the same budget for each optimizer.",
-        "search table1 --scale laptop --keys sgd-b32",
+        "Search learning rates for experiments' rows, with the same budget for each optimizer.",
+        "search table1 table4 --scale laptop",
     )
-    sub.add_argument("experiment")
+    sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="each is searched by itself")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
-    sub.add_argument("--budget", type=_positive, help="trials per set of rates (default: the experiment's)")
+    text = "trials per set of rates and round, a power of two (default: the experiment's)"
+    sub.add_argument("--budget", type=_positive, help=text)
     sub.add_argument("--seeds", type=_positive, help="seeds per trial (default: the experiment's)")
-    _add_list(sub, "--keys", "KEY", "only these sets of rates")
+    text = "number of an independent search, with points of its own; only study 0 sets the tuned rates (default: 0)"
+    sub.add_argument("--study", type=_not_negative, default=0, help=text)
+    _add_list(sub, "--keys", "KEY", "only these sets of rates (default: all; then all are widened together)")
     _add_running(sub)
 
     verb("doctor", _doctor, "Check packages, devices, folders and disk space.", "doctor")
@@ -206,12 +209,20 @@ _MAX_COUNT = 1_000_000
 
 
 def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def _not_negative(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
     try:
         number = int(text)
     except ValueError:  # not a number, or one with thousands of digits
-        number = 0
-    if not 1 <= number <= _MAX_COUNT:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to {_MAX_COUNT:,}")
+        number = -1
+    if not least <= number <= _MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} to {_MAX_COUNT:,}")
     return number
 
 
@@ -247,11 +258,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from novobench.suite import runner
-    from novobench.suite.experiment import load_experiment
+    from novobench.suite import search
 
-    experiment = load_experiment(arguments.experiment)
-    return runner.search(experiment, arguments.scale, arguments.budget, arguments.seeds, arguments.jobs, arguments.keys)
+    counts = arguments.budget, arguments.seeds, arguments.study
+    return search.search(_experiments(arguments), arguments.scale, *counts, arguments.jobs, arguments.keys)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -78,6 +78,7 @@ def contenders(device: torch.device) -> dict[str, Contender]:
         "NovoGrad(reference)": Contender(novograd(foreach=False, fused=False)),
         "NovoGrad(foreach)": Contender(novograd(foreach=True)),
         "NovoGrad(bf16 moment)": Contender(novograd(moment_dtype=torch.bfloat16), 20),
+        "NovoGrad(rms)": Contender(novograd(layer_scale="rms"), 24, by_name_only=True),
         "NovoGrad(bf16 weights)": Contender(_converted(torch.bfloat16), 12, by_name_only=True),
         "NovoGrad(fp16 weights)": Contender(_converted(torch.float16), 12, by_name_only=True),
         "SGD(fused)": Contender(lambda p: torch.optim.SGD(p, 1e-3, 0.9, weight_decay=1e-4, fused=True), 20),

@@ -31,8 +31,19 @@ class NovoGradOptions:
     moment_dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of exp_avg for fp32 parameters. `bfloat16` halves the state to 2 bytes per parameter. The default is
     the parameter's dtype."""
+    layer_scale: Literal["rms"] | None = None
+    """`rms`: steps of equal RMS, which is not the paper's: the rate of a tensor is lr times the root of its number of
+    elements."""
     implementation: Implementation = "auto"
     """`loop`, `foreach` or `fused` forces that one; `auto`: the fastest that the tensors allow."""
+
+
+@dataclass(frozen=True)
+class NovoGradRmsOptions(NovoGradOptions):
+    """NovoGrad's options, with steps of equal RMS by default."""
+
+    layer_scale: Literal["rms"] | None = "rms"
+    """`null` makes it the paper's NovoGrad."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,16 @@ BUILT_IN = (
             "os2s": {"betas": [0.95, 0.0], "eps_inside_sqrt": True},
             "dle": {"betas": [0.95, 0.0]},
         },
+        guards_on_device=True,
+    ),
+    OptimizerEntry(
+        name="novograd_rms",
+        factory="novobench.optim.novograd:NovoGrad",
+        options=NovoGradRmsOptions,
+        description="not the paper's: NovoGrad with steps of equal RMS; rate lr times the root of a tensor's size",
+        reference="novobench, not published",
+        state_bytes_per_parameter=4,
+        tunable={"lr": Range(2e-5, 6e-3), "weight_decay": Range(1e-5, 1e-2)},
         guards_on_device=True,
     ),
     OptimizerEntry(

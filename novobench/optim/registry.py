@@ -156,7 +156,7 @@ def build(
     else:
         arguments = {**dataclasses.asdict(entry.options()), **options, **entry.constants}
         implementation = arguments.pop("implementation", None)
-    if entry.options is NovoGradOptions and arguments["moment_dtype"] is not None:
+    if issubclass(entry.options, NovoGradOptions) and arguments["moment_dtype"] is not None:
         import torch
 
         arguments["moment_dtype"] = getattr(torch, arguments["moment_dtype"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,11 @@ from novobench import places
 from novobench.config import SCALES, CellConfig
 from novobench.config_loading import check_overridable, load_tree, read_yaml, set_keys
 from novobench.errors import ConfigError, suggestion
-from novobench.optim import registry
 from novobench.places import display_path
-from novobench.ranges import NOT_EMPTY, FileName, Name, PositiveInt
+from novobench.ranges import NOT_EMPTY, FileName, Name
 from novobench.schema import typed
+from novobench.suite.search_space import Search, check_search, split_ranges
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config
-from novobench.yaml_text import untyped_value
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,17 @@ class Column:
     better: Literal["larger", "smaller"] = "larger"
     difference_to: str = ""
     """Another split, whose value of the metric is subtracted: the gap between training and validation."""
-    at_equal: str = ""
-    """Another split: the value is read off the cell's curves at the point where this split's metric was at the level
-    that every row reached (the worst of their last values). A row that trained less then does not look like a row that
-    generalizes better."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row to compare with others, seed by seed, below the table."""
+
+    row: FileName
+    to: Annotated[list[FileName], NOT_EMPTY]
+    """Ids of other rows."""
+    column: str = ""
+    """Key of the column to compare; the first by default."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,15 @@ class Row:
     label: str
     note: str = ""
     """Shown below the table: what is special about this row."""
+    special_case_of: str = ""
+    """Id of a row whose optimizer includes this row's, with other settings. If that row is worse than this one, its
+    search failed, and the table says so."""
     quoted: str = ""
     """Source of a number that the paper itself quotes from elsewhere; such a row trains nothing."""
     diagnostic: bool = False
-    """Trained but shown separately; no claim is judged by it."""
+    """Trained but shown separately, and in no figure; no claim is judged by it."""
+    in_paper: bool = True
+    """Whether the paper has this row, with or without a number. Markdown marks the others with †."""
     paper: dict[str, float] = field(default_factory=dict)
     """The paper's values by column key."""
     set: dict[str, Any] = field(default_factory=dict)
@@ -134,19 +144,6 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Search:
-    """How `novobench search` looks for the rates that rows name: the same way for each of their optimizers."""
-
-    budget: PositiveInt = 16
-    """Trials per set of rates."""
-    seeds: PositiveInt = 2
-    """Cells per trial, with seeds 0, 1, …"""
-    ranges: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Optimizer -> key -> [low, high]; without an entry, the registry's ranges. In YAML the optimizers are written next
-    to `budget` and `seeds`."""
-
-
-@dataclass(frozen=True)
 class Experiment:
     """A table, a figure or a claim's test."""
 
@@ -166,6 +163,8 @@ class Experiment:
     """Config key whose value the figure's legend shows after each row's label, e.g. `batch.size`."""
     baselines: list[Column] = field(default_factory=list)
     """Values that come from the data alone, without training; printed below the table."""
+    comparisons: list[Comparison] = field(default_factory=list)
+    """Differences between rows, to print below the table with their intervals."""
     flags: list[Flag] = field(default_factory=list)
     """Warnings to show next to rows."""
     settings: dict[str, str] = field(default_factory=dict)
@@ -225,10 +224,34 @@ def load_experiment(name: str) -> Experiment:
         for key in row.paper:
             if key not in keys:
                 raise ConfigError(f"{where} row '{row.id}': 'paper.{key}' is not a column.{suggestion(key, keys)}")
+        general = row.special_case_of
+        if general and (general == row.id or general not in ids):
+            place = f"{where} row '{row.id}': 'special_case_of'"
+            raise ConfigError(f"{place} must be the id of another row, not '{general}'.{suggestion(general, ids)}")
+        if row.paper and not row.in_paper:
+            raise ConfigError(f"{where} row '{row.id}': 'paper' has values, so 'in_paper' cannot be false.")
+    _check_comparisons(experiment, where)
     _check_overrides(experiment, where)
     _check_figure(experiment.figure, where)
+    check_search(experiment.search, where)
     task_config(experiment.task, where)
     return dataclasses.replace(experiment, name=name)
+
+
+def _check_comparisons(experiment: Experiment, where: str) -> None:
+    """Raise ConfigError for comparisons of rows or columns that do not exist, and of a row with itself."""
+    ids = [row.id for row in experiment.rows]
+    keys = [column.key for column in experiment.columns]
+    for number, comparison in enumerate(experiment.comparisons):
+        place = f"{where}: 'comparisons[{number}]"
+        for row_id in (comparison.row, *comparison.to):
+            if row_id not in ids:
+                raise ConfigError(f"{place}' names '{row_id}', which is no row.{suggestion(row_id, ids)}")
+        if comparison.row in comparison.to:
+            raise ConfigError(f"{place}.to' has the row '{comparison.row}' itself.")
+        if comparison.column and comparison.column not in keys:
+            column = comparison.column
+            raise ConfigError(f"{place}.column' is '{column}', which is no column.{suggestion(column, keys)}")
 
 
 def _check_overrides(experiment: Experiment, where: str) -> None:
@@ -267,7 +290,7 @@ def _as_typed(tree: DictConfig, where: str) -> DictConfig:
     """
     content: Any = OmegaConf.to_container(tree)
     if isinstance(content.get("search"), dict):
-        content["search"] = _search(content["search"], where)
+        content["search"] = split_ranges(content["search"], where)
     rows = content.get("rows")
     for number, row in enumerate(rows if isinstance(rows, list) else []):
         for scale in SCALES if isinstance(row, dict) else ():
@@ -280,33 +303,6 @@ def _scale_overrides(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{where} must be a mapping, not {content}.")
     return {"tuned": content.pop("tuned", None), "overrides": content}
-
-
-def _search(content: dict[str, Any], where: str) -> dict[str, Any]:
-    """`search:` with the optimizers moved into `ranges`.
-
-    Raises ConfigError for an unknown optimizer, and for a range that is not two increasing numbers above 0.
-    """
-    fields = ("budget", "seeds")
-    ranges = {name: keys for name, keys in content.items() if name not in fields}
-    for name, keys in ranges.items():
-        try:
-            registry.get(name)
-        except LookupError as error:
-            raise ConfigError(f"{where}: 'search.{name}': {error.args[0]}{suggestion(name, fields)}") from None
-        if not isinstance(keys, dict) or not keys:
-            raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {keys}.")
-        for key, bounds in keys.items():
-            if not _is_range(untyped_value(bounds)):
-                rule = "must be [low, high], two increasing numbers above 0"
-                raise ConfigError(f"{where}: 'search.{name}.{key}' {rule}, not {bounds}.")
-    return {**{name: content[name] for name in fields if name in content}, "ranges": ranges}
-
-
-def _is_range(bounds: Any) -> bool:
-    if not isinstance(bounds, list) or len(bounds) != 2:
-        return False
-    return all(type(bound) in (int, float) and math.isfinite(bound) for bound in bounds) and 0 < bounds[0] < bounds[1]
 
 
 # ---------------------------------------------------------------------------------------------- from row to config

@@ -31,24 +31,38 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 def write_figure(experiment: Experiment, scale: str, entries: Sequence[TableRow]) -> Path:
-    """Write `results/<scale>/figures/<name>.svg`; returns its path. The same results give the same bytes."""
-    rows = [(_label(experiment, entry), list(map(entry.results.curves, entry.cells))) for entry in entries]
-    columns = min(2, len(experiment.figure))
-    height = -(-len(experiment.figure) // columns)
-    with rc_context({"svg.hashsalt": experiment.name, "svg.fonttype": "none", "font.size": 9}):
+    """Write `results/<scale>/figures/<name>.svg`; returns its path. The same results give the same bytes.
+
+    Diagnostic rows are left out.
+    """
+    shown = [entry for entry in entries if not entry.row.diagnostic]
+    rows = [(_label(experiment, entry), list(map(entry.results.curves, entry.cells))) for entry in shown]
+    return write_panels(experiment.name, experiment.title, scale, experiment.figure, rows)
+
+
+def write_panels(
+    name: str, title: str, scale: str, panels: Sequence[Panel], rows: Sequence[tuple[str, list[Curves]]]
+) -> Path:
+    """Write `results/<scale>/figures/<name>.svg` with these panels, two in a row; returns its path.
+
+    rows: label, and the curves of each cell.
+    """
+    columns = min(2, len(panels))
+    height = -(-len(panels) // columns)
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(4.6 * columns, 3.5 * height), layout="constrained")
         grid = figure.subplots(height, columns, squeeze=False)
-        for axes in grid.flat[len(experiment.figure) :]:
+        for axes in grid.flat[len(panels) :]:
             axes.remove()
-        for axes, panel in zip(grid.flat, experiment.figure, strict=False):
+        for axes, panel in zip(grid.flat, panels, strict=False):
             draw(axes, panel, rows)
-        figure.suptitle(f"{one_line(experiment.title)} ({scale} scale)", fontsize=10, parse_math=False)
+        figure.suptitle(f"{one_line(title)} ({scale} scale)", fontsize=10, parse_math=False)
         buffer = io.StringIO()
         with warnings.catch_warnings():
             # Text stays text in the file: the viewer's fonts draw it.
             warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "novobench"})
-    path = places.workspace().results(scale) / "figures" / f"{experiment.name}.svg"
+    path = places.workspace().results(scale) / "figures" / f"{name}.svg"
     write_changed(path, buffer.getvalue().encode())
     return path
 
@@ -60,7 +74,7 @@ def _label(experiment: Experiment, entry: TableRow) -> str:
     return one_line(f"{label} ({experiment.settings.get(key, key)} {setting(entry.config, key)})") if key else label
 
 
-def draw(axes: Axes, panel: Panel, rows: list[tuple[str, list[Curves]]]) -> None:
+def draw(axes: Axes, panel: Panel, rows: Sequence[tuple[str, list[Curves]]]) -> None:
     """Draw a line per row, seed and series; it has a gap at values that are not finite.
 
     rows: label, and the curves of each cell.

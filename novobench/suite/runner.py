@@ -1,4 +1,4 @@
-"""`run` and `search`: train the missing cells, show progress, collect the records, write tables, figures and rates."""
+"""`run`: train the missing cells, show progress, collect the records, write tables and figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from novobench import places
 from novobench.console import console, counted, duration
-from novobench.errors import DataError, NovobenchError, one_line
+from novobench.errors import NovobenchError, one_line
 from novobench.files import readable_os_errors
 from novobench.places import display_path
 from novobench.suite.collection import collect, undamaged
@@ -35,7 +35,7 @@ def run(plan: Plan, jobs: int | None) -> int:
     """
     out = console()
     check_not_empty(plan)
-    _check_writable(plan.scale)
+    check_writable(plan.scale)
     files = source_files(plan.experiments)
     wrong_data = changed_data_errors(plan.cells, out)
     to_collect = [cell for cell in plan.cells if cell.own_recipe and cell.id not in wrong_data]
@@ -105,43 +105,6 @@ def _changed(experiment: Experiment, planned: Sequence[PlannedRow], scale: str) 
         return True
 
 
-def search(
-    experiment: Experiment, scale: str, budget: int | None, seeds: int | None, jobs: int | None, keys: Sequence[str]
-) -> int:
-    """Train all trials, then write `search.csv` and the tuned rates.
-
-    `budget` and `seeds` replace those of the experiment; `keys` selects the sets of rates to search, none means all.
-    """
-    from novobench.suite import search as searching
-
-    out = console()
-    _check_writable(scale)
-    budget, seeds = budget or experiment.search.budget, seeds or experiment.search.seeds
-    trials = searching.trials(experiment, scale, budget, range(seeds), keys)
-    cells = list({cell.id: cell for trial in trials for cell in trial.cells}.values())
-    for cell, error in changed_data_errors(cells, out).items():
-        raise DataError(f"{cell}: {error}")
-    failed = train(cells, Results.load(scale), jobs, out)
-    only = f" --keys {' '.join(keys)}" if keys else ""
-    command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
-    with locked(scale):
-        best = searching.conclude(experiment, scale, trials, command)
-    for key, trial in best.items():
-        out.print(f"{key}: " + ", ".join(f"{name} {value:g}" for name, value in trial.rates.items()))
-    tuned = display_path(places.workspace().tuned_rates(experiment.task, scale))
-    out.print(f"Written: {tuned}")
-    if untraced := searching.untraced(experiment.task, scale):
-        path = places.workspace().results(scale) / "search.csv"
-        out.print(
-            f"{display_path(path)} has no trials for these rates in {tuned}: {', '.join(untraced)}. Restore it "
-            "from git, or search them again."
-        )
-    if failed:
-        first = next(iter(failed.values()))
-        out.print(f"{counted(len(failed), 'cell')} failed, and their trials cannot win. The first error: {first}")
-    return 0
-
-
 def train(cells: Sequence[PlannedCell], results: Results, jobs: int | None, out: Console) -> dict[str, str]:
     """Train the cells that have no record yet; returns the errors by cell id."""
     to_do = [cell for cell in cells if not cell.folder.finished]
@@ -192,7 +155,7 @@ class _Display:
             self.out.print(f"[{self.count}/{self.total}] {cell} ({', '.join(event.cell.requested_by)}) {outcome}")
 
 
-def _check_writable(scale: str) -> None:
+def check_writable(scale: str) -> None:
     """Raise NovobenchError before hours of training if their results could not be written."""
     for folder in (places.workspace().runs(scale), places.workspace().results(scale)):
         with readable_os_errors(folder, "write into"):

@@ -1,250 +1,204 @@
-"""Search for learning rates: the same number of quasi-random trials per optimizer, judged on the `search` split."""
+"""`search`: the same number of quasi-random trials per optimizer, in rounds of wider ranges; writes the best rates.
+
+A round tries `budget` points per key. If the best trial of some key is at an edge of what was tried, all keys of the
+experiment get another round, over ranges that are wider by one factor, so that the optimizers keep equal budgets.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
 
 import yaml
+from rich.console import Console
 
 from novobench import places
-from novobench.config import cell_id, cell_ids
+from novobench.config import cell_id
 from novobench.config_loading import read_yaml
-from novobench.errors import ConfigError, NovobenchError, suggestion
-from novobench.files import number, write_bytes, write_text
-from novobench.optim import registry
+from novobench.console import console, counted
+from novobench.errors import DataError
+from novobench.files import write_bytes, write_text
 from novobench.places import display_path
-from novobench.suite.checked_files import (
-    SCHEMA,
-    Flag,
-    Integer,
-    Name,
-    OptionalNumber,
-    Text,
-    check_line,
-    csv_bytes,
-    read_lines,
-)
-from novobench.suite.collection import undamaged
-from novobench.suite.experiment import Experiment, Row, row_config
+from novobench.suite.checked_files import SCHEMA, check_line, csv_bytes
+from novobench.suite.experiment import Experiment, Row
+from novobench.suite.identity import changed_data_errors
 from novobench.suite.plan import PlannedCell
+from novobench.suite.results import Results, locked
+from novobench.suite.runner import check_writable, train
+from novobench.suite.search_file import (
+    SearchedKey,
+    SearchLine,
+    is_of_task,
+    rates_text,
+    read_search,
+    search_path,
+    searched_keys,
+)
+from novobench.suite.search_space import LAST_ROUND, check_power_of_two, edge_text, edges
+from novobench.suite.tables import four_digits
+from novobench.suite.trials import Trial, best_trials, check_keys, check_ranges, outcomes_of, rows_to_search, trials
+from novobench.suite.tuning_curves import write_tuning_curves
 
 
-class SearchLine(NamedTuple):
-    """A line of `search.csv`: one cell (training run) of a trial."""
+def search(
+    experiments: Sequence[Experiment],
+    scale: str,
+    budget: int | None,
+    seeds: int | None,
+    study: int,
+    jobs: int | None,
+    keys: Sequence[str],
+) -> int:
+    """Search the experiments one after another; writes `search.csv` and, in study 0, the tuned rates after each.
 
-    schema: Integer
-    key: Name
-    experiment: Name
-    row: Name
-    optimizer: Name
-    trial: Integer
-    rates: Text
-    seed: Integer
-    cell: Name
-    split: Text
-    metric: Name
-    value: OptionalNumber
-    """Empty if the training failed, `nan` if it ended in a number that is not finite."""
-    chosen: Flag
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One set of rates for a key, with all its seeds."""
-
-    key: str
-    row: Row
-    number: int
-    rates: dict[str, float]
-    cells: list[PlannedCell]
-
-
-def trials(
-    experiment: Experiment, scale: str, budget: int, seeds: Sequence[int], keys: Sequence[str] = ()
-) -> list[Trial]:
-    """`budget` trials per key that the experiment's rows name as `tuned`, or per key in `keys`.
-
-    A key gets the recipe of the first row that names it. Raises ConfigError for a key that no row names.
+    `budget` and `seeds` replace those of the experiments. `keys` selects the sets of rates to search, none means all;
+    ranges are widened for the selected ones only. A key of several experiments is searched for the first of them.
     """
-    rows: dict[str, Row] = {}
-    for row in experiment.rows:
-        if (key := row.tuned_key(scale)) is not None:
-            rows.setdefault(key, row)
-    if not rows:
-        raise ConfigError(f"{experiment.name} has no row with `tuned:` at {scale} scale; there is nothing to search.")
-    for key in keys:
-        if key not in rows:
-            problem = f"--keys: no row of {experiment.name} has `tuned: {key}` at {scale} scale."
-            raise ConfigError(f"{problem}{suggestion(key, list(rows))} Known: {', '.join(rows)}.")
-    result = []
-    for key, row in rows.items():
-        if keys and key not in keys:
-            continue
-        for trial_number, rates in enumerate(_points(experiment, row, scale, budget)):
-            config = row_config(experiment, row, scale, seeds[0], extra={"purpose": "search"}, rates=rates)
-            assert config is not None  # a row with a key has a cell
-            ids = zip(seeds, cell_ids(config, seeds), strict=True)
-            cells = [PlannedCell(replace(config, seed=seed), [f"search/{key}"], id) for seed, id in ids]
-            result.append(Trial(key, row, trial_number, rates, cells))
-    return result
+    out = console()
+    check_writable(scale)
+    read_search(scale)  # a damaged file is reported before hours of training
+    if budget is not None:
+        check_power_of_two(budget, "--budget")
+    check_keys(keys, experiments, scale)
+    searches: list[tuple[Experiment, dict[str, Row]]] = []
+    taken: set[tuple[str, str]] = set()
+    for experiment in experiments:
+        wanted = {key: row for key, row in rows_to_search(experiment, scale).items() if not keys or key in keys}
+        rows = {key: row for key, row in wanted.items() if (experiment.task, key) not in taken}
+        taken |= {(experiment.task, key) for key in rows}
+        check_ranges(experiment, rows, scale)
+        searches.append((experiment, rows))
+    for experiment, rows in searches:
+        if rows:
+            counts = budget or experiment.search.budget, seeds or experiment.search.seeds
+            _search(experiment, rows, scale, *counts, study, jobs, out)
+    return 0
 
 
-def _points(experiment: Experiment, row: Row, scale: str, budget: int) -> list[dict[str, float]]:
-    """Sobol points over the ranges, log-uniform, rounded to two digits to keep configs readable."""
-    from scipy.stats import qmc
-
-    config = row_config(experiment, row, scale, 0, rates={"optimizer.lr": 1.0})
-    assert config is not None  # a row with a key has a cell
-    name = config.optimizer.name
-    ranges = experiment.search.ranges.get(name)
-    if ranges is None:
-        ranges = {f"optimizer.{key}": [bounds.low, bounds.high] for key, bounds in registry.get(name).tunable.items()}
-    if not ranges:
-        raise ConfigError(
-            f"row '{row.id}': optimizer '{name}' has no tunable parameters. Name their ranges in "
-            f"{display_path(experiment.file)}, under `search:`."
+def _search(
+    experiment: Experiment,
+    rows: Mapping[str, Row],
+    scale: str,
+    budget: int,
+    seeds: int,
+    study: int,
+    jobs: int | None,
+    out: Console,
+) -> None:
+    """One experiment: train round by round until no best trial is at an edge, then write the files and the outcome."""
+    done: list[Trial] = []
+    failed: dict[str, str] = {}
+    for round in range(LAST_ROUND + 1):
+        out.print(f"{experiment.name}, round {round + 1}: {counted(budget, 'trial')} for each of {', '.join(rows)}.")
+        new = trials(experiment, rows, scale, budget=budget, seeds=seeds, study=study, round=round)
+        cells = list({cell.id: cell for trial in new for cell in trial.cells}.values())
+        for cell, error in changed_data_errors(cells, out).items():
+            raise DataError(f"{cell}: {error}")
+        failed |= train(cells, Results.load(scale), jobs, out)
+        done += new
+        at_edge = _at_edge(experiment, done)
+        for text in at_edge:
+            out.print(text)
+        if not at_edge:
+            break
+        if round < LAST_ROUND:
+            out.print(f"All ranges are widened {experiment.search.widen:g}-fold on both sides.")
+    all_keys = rows.keys() == rows_to_search(experiment, scale).keys()
+    only = "" if all_keys else f" --keys {' '.join(rows)}"
+    command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
+    with locked(scale):
+        conclude(experiment, scale, done, command)
+        written = [search_path(scale), *write_tuning_curves([experiment], scale)]
+    lines = read_search(scale)
+    for each in searched_keys(lines, experiment.task):
+        if each.key in rows and each.study == study:
+            _print_outcome(each, out)
+    for key in rows:
+        _print_studies([each for each in searched_keys(lines, experiment.task) if each.key == key], out)
+    for path in written:
+        out.print(f"Written: {display_path(path)}")
+    tuned = display_path(places.workspace().tuned_rates(experiment.task, scale))
+    if study == 0:
+        out.print(f"Written: {tuned}")
+    if missing := untraced(experiment.task, scale):
+        out.print(
+            f"{display_path(search_path(scale))} has no trials for these rates in {tuned}: {', '.join(missing)}. "
+            "Restore it from git, or search them again."
         )
-    low, high = ([math.log(float(bounds[i])) for bounds in ranges.values()] for i in (0, 1))
-    sampler = qmc.Sobol(len(ranges), scramble=True, rng=0)
-    points = qmc.scale(sampler.random_base2(math.ceil(math.log2(budget)))[:budget], low, high)
-    return [{key: float(f"{math.exp(x):.2g}") for key, x in zip(ranges, point, strict=True)} for point in points]
+    if failed:
+        first = next(iter(failed.values()))
+        out.print(f"{counted(len(failed), 'cell')} failed, and their trials cannot win. The first error: {first}")
 
 
-def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command: str) -> dict[str, Trial]:
-    """Write `search.csv` and the tuned rates; returns the best trial per key.
-
-    The best trial has the best mean over seeds of the first column's metric on the split of role `search`; `better` of
-    that column says which direction is better. A trial with a failed cell cannot win.
-
-    Raises NovobenchError, with nothing written, if the trials of a key were trained on different data, if none of them
-    can win, or if `search.csv` is damaged.
-    """
-    column, task = experiment.columns[0], experiment.task
-    sign = 1.0 if column.better == "larger" else -1.0
-    outcomes = {
-        cell.id: _outcome(cell, column.metric) for trial in done for cell in trial.cells if cell.folder.finished
-    }
-    _check_same_data(done, outcomes)
-    scores = {(trial.key, trial.number): _score(trial, outcomes, sign) for trial in done}
-    best: dict[str, Trial] = {}
-    for trial in done:
-        leader = best.setdefault(trial.key, trial)
-        if scores[trial.key, trial.number] > scores[leader.key, leader.number]:
-            best[trial.key] = trial
-    if hopeless := [key for key, trial in best.items() if scores[key, trial.number] == -math.inf]:
-        raise NovobenchError(
-            f"Every trial of {', '.join(hopeless)} failed or ended in a {column.metric} that is not finite, so nothing "
-            "was written; see their log.txt in runs/."
-        )
-    split = next((outcome.split for outcome in outcomes.values()), "")
-    lines = [
-        check_line(
-            SearchLine(
-                schema=str(SCHEMA),
-                key=trial.key,
-                experiment=experiment.name,
-                row=trial.row.id,
-                optimizer=cell.config.optimizer.name,
-                trial=str(trial.number),
-                rates=" ".join(f"{key}={value:g}" for key, value in trial.rates.items()),
-                seed=str(cell.config.seed),
-                cell=cell_id(cell.config),
-                split=split,
-                metric=column.metric,
-                value=f"{outcomes[cell.id].value:.6g}" if cell.id in outcomes else "",
-                chosen=str(int(best[trial.key] is trial)),
-            )
-        )
-        for trial in done
-        for cell in trial.cells
-    ]
-    kept = [line for line in _read_search(task, scale) if line.key not in best or not _is_of_task(line, task)]
-    write_bytes(_search_path(scale), csv_bytes(SearchLine._fields, [*kept, *lines]))
-    _write_tuned(task, scale, best, column.metric, command)
-    return best
+def _at_edge(experiment: Experiment, done: Sequence[Trial]) -> list[str]:
+    """A sentence for each key whose best trial is at an edge of what was tried."""
+    best = best_trials(experiment, done, outcomes_of(done, experiment.columns[0].metric))
+    tried = {key: [trial.rates for trial in done if trial.key == key] for key in best}
+    found = {key: edges(trial.rates, tried[key]) for key, trial in best.items()}
+    return [f"{key}: {edge_text(best[key].rates, at_edge)}." for key, at_edge in found.items() if at_edge]
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What a finished cell of a trial is judged by."""
-
-    split: str
-    value: float
-    """NaN if it is not finite."""
-    fingerprint: str
-    """Of the data."""
-
-
-def _outcome(cell: PlannedCell, metric: str) -> _Outcome:
-    with undamaged(cell.folder, "record.json"):
-        record = cell.folder.read_record()
-        if record.search_split is None:
-            raise ValueError("it has no search split")
-        value = record.metrics[record.search_split][metric].value
-        return _Outcome(record.search_split, number(value), record.fingerprint)
+def _print_outcome(searched: SearchedKey, out: Console) -> None:
+    best = searched.best
+    assert best.mean is not None  # it could not have won
+    rates = ", ".join(f"{key} {value:g}" for key, value in best.rates.items())
+    score = f"{searched.split} {searched.metric} {four_digits(best.mean)}"
+    rounds = f"best in round {best.round + 1} of {searched.rounds}"
+    edge = f"; still at an edge: {edge_text(best.rates, searched.edges)}" if searched.edges else ""
+    out.print(f"{searched.key}: {rates}; {score}; {rounds}{edge}")
 
 
-def _check_same_data(done: Sequence[Trial], outcomes: Mapping[str, _Outcome]) -> None:
-    """Raise NovobenchError if the trials of a key were trained on different data."""
-    fingerprints: dict[str, set[str]] = {}
-    for trial in done:
-        own = {outcomes[cell.id].fingerprint for cell in trial.cells if cell.id in outcomes}
-        fingerprints.setdefault(trial.key, set()).update(own)
-    for key, names in fingerprints.items():
-        if len(names) > 1:
-            raise NovobenchError(
-                f"The trials of {key} were trained on different data ({', '.join(sorted(names))}), so none of them is "
-                "the best. Restore the data, and remove the run folders of the trials on other data."
-            )
-
-
-def _score(trial: Trial, outcomes: Mapping[str, _Outcome], sign: float) -> float:
-    """The trial's mean over seeds times `sign`: larger is better. -inf unless every seed has a finite value."""
-    values = [outcomes[cell.id].value for cell in trial.cells if cell.id in outcomes]
-    finite = [value for value in values if math.isfinite(value)]
-    return sign * math.fsum(finite) / len(finite) if len(finite) == len(trial.cells) else -math.inf
+def _print_studies(studies: Sequence[SearchedKey], out: Console) -> None:
+    """How far the best values of independent studies of one key are apart."""
+    means = {each.study: each.best.mean for each in studies if each.best.mean is not None}
+    if len(means) > 1:
+        values = ", ".join(f"{four_digits(mean)} (study {study})" for study, mean in sorted(means.items()))
+        spread = four_digits(max(means.values()) - min(means.values()))
+        out.print(f"{studies[0].key}: best of each study {values}; spread {spread}")
 
 
 # ---------------------------------------------------------------------------------------------- files
 
 
-def _search_path(scale: str) -> Path:
-    return places.workspace().results(scale) / "search.csv"
+def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command: str) -> dict[str, Trial]:
+    """Write `search.csv` and, in study 0, the tuned rates; returns the best trial per key. See `best_trials`.
 
+    done: the trials of all rounds of one study. Raises NovobenchError, with nothing written, if no trial of a key can
+    win, if the trials of a key were trained on different data, or if `search.csv` is damaged.
+    """
+    metric, task = experiment.columns[0].metric, experiment.task
+    outcomes = outcomes_of(done, metric)
+    best = best_trials(experiment, done, outcomes)
+    split = next((outcome.split for outcome in outcomes.values()), "")
 
-def _is_of_task(line: SearchLine, task: str) -> bool:
-    return line.cell.startswith(f"{task}-")  # two tasks may use the same key
-
-
-def _read_search(task: str, scale: str) -> list[SearchLine]:
-    """The lines of `search.csv`. Raises NovobenchError if the file is damaged or lacks the trial that won a search."""
-    path = _search_path(scale)
-    lines = read_lines(path, SearchLine, unique=("key", "trial", "seed", "cell"))
-    chosen = _chosen_keys(lines, task)
-    without_winner = [line.key for line in lines if _is_of_task(line, task) and line.key not in chosen]
-    if without_winner:
-        raise NovobenchError(
-            f"{display_path(path)} lacks the chosen trial of {', '.join(dict.fromkeys(without_winner))}, so some of "
-            "its lines are lost. Restore it from git, or remove the other lines of the key and search it again."
+    def line(trial: Trial, cell: PlannedCell) -> SearchLine:
+        return SearchLine(
+            schema=str(SCHEMA),
+            key=trial.key,
+            experiment=experiment.name,
+            row=trial.row.id,
+            optimizer=cell.config.optimizer.name,
+            study=str(trial.study),
+            round=str(trial.round),
+            trial=str(trial.number),
+            rates=rates_text(trial.rates),
+            seed=str(cell.config.seed),
+            cell=cell_id(cell.config),
+            split=split,
+            metric=metric,
+            value=f"{outcomes[cell.id].value:.6g}" if cell.id in outcomes else "",
+            chosen=str(int(best[trial.key] is trial)),
         )
-    return lines
+
+    lines = [check_line(line(trial, cell)) for trial in done for cell in trial.cells]
+    replaced = {(trial.key, str(trial.study)) for trial in done}
+    kept = [line for line in read_search(scale) if (line.key, line.study) not in replaced or not is_of_task(line, task)]
+    write_bytes(search_path(scale), csv_bytes(SearchLine._fields, [*kept, *lines]))
+    if done[0].study == 0:
+        _write_tuned(task, scale, best, metric, command)
+    return best
 
 
-def _chosen_keys(lines: Sequence[SearchLine], task: str) -> set[str]:
-    return {line.key for line in lines if line.chosen == "1" and _is_of_task(line, task)}
-
-
-def untraced(task: str, scale: str) -> list[str]:
-    """Keys of tuned rates of the task that no trial in `search.csv` led to."""
-    chosen = _chosen_keys(_read_search(task, scale), task)
-    return [key for key in read_yaml(places.workspace().tuned_rates(task, scale)) if key not in chosen]
-
-
-def _write_tuned(task: str, scale: str, best: dict[str, Trial], metric: str, command: str) -> None:
+def _write_tuned(task: str, scale: str, best: Mapping[str, Trial], metric: str, command: str) -> None:
     path = places.workspace().tuned_rates(task, scale)
     tuned = (read_yaml(path) if path.exists() else {}) | {key: dict(trial.rates) for key, trial in best.items()}
     header = (
@@ -253,3 +207,10 @@ def _write_tuned(task: str, scale: str, best: dict[str, Trial], metric: str, com
         f"# Last command: {command}\n"
     )
     write_text(path, header + yaml.safe_dump(dict(sorted(tuned.items())), sort_keys=False))
+
+
+def untraced(task: str, scale: str) -> list[str]:
+    """Keys of tuned rates of the task that no trial in `search.csv` led to."""
+    traced = {searched.key for searched in searched_keys(read_search(scale), task) if searched.study == 0}
+    path = places.workspace().tuned_rates(task, scale)
+    return [key for key in (read_yaml(path) if path.exists() else {}) if key not in traced]

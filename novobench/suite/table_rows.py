@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from novobench.config import CellConfig, cell_id, scientific
-from novobench.suite.curves import value_at_equal_level
 from novobench.suite.experiment import Column, Experiment, Row
 from novobench.suite.plan import PlannedRow, planned_rows
 from novobench.suite.results import Results
-from novobench.suite.statistics import Estimate, estimate
+from novobench.suite.search_checks import search_warnings
+from novobench.suite.statistics import Estimate, estimate, paired_difference, pooled_sd
 
 
 @dataclass
@@ -29,8 +29,8 @@ class TableRow:
     results: Results
     cells: list[str]
     """Ids, in the order of seeds."""
-    values: dict[str, list[float]] = field(default_factory=dict)
-    """Column key -> the value of each cell that has one; NaN if it is not finite."""
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+    """Column key -> seed -> the value of its cell; NaN if it is not finite. Without the seeds that have none."""
     warnings: list[str] = field(default_factory=list)
 
     @cached_property
@@ -49,7 +49,7 @@ class TableRow:
     @property
     def estimates(self) -> dict[str, Estimate]:
         """Column key -> mean and interval over the seeds whose value is finite."""
-        finite = {key: list(filter(math.isfinite, values)) for key, values in self.values.items()}
+        finite = {key: list(filter(math.isfinite, values.values())) for key, values in self.values.items()}
         return {key: estimate(values) for key, values in finite.items() if values}
 
 
@@ -63,14 +63,15 @@ def table_rows(experiment: Experiment, results: Results, planned: Sequence[Plann
     rows = [
         TableRow(each.row, each.config, each.searched, results, _cells_of(each.config, finished)) for each in planned
     ]
-    for column in experiment.columns:
-        values = _values(column, results, [cell for row in rows if not row.has_mixed_data for cell in row.cells])
-        for row in rows:
-            row.values[column.key] = [values[cell] for cell in row.cells if cell in values]
     for row in rows:
-        row.warnings += _raised_flags(experiment, row) + _not_finite(experiment, row) + _mixed_data(row)
+        row.values = {column.key: _values(column, row) for column in experiment.columns}
+        row.warnings += _raised_flags(experiment, row) + _not_finite(row) + _mixed_data(row)
         if left_out := _cells_of(row.config, incomplete):
             row.warnings.append(f"left out, because their results are incomplete: {_seeds(map(seed_of, left_out))}")
+    of_search = search_warnings(experiment, [row.row for row in rows if row.searched], results.scale)
+    for row in rows:
+        row.warnings += of_search.get(row.row.id, [])
+    _warn_of_special_cases(experiment, rows)
     _warn_of_other_data(rows)
     return rows
 
@@ -101,18 +102,24 @@ def seed_of(cell: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _values(column: Column, results: Results, cells: Sequence[str]) -> dict[str, float]:
-    """Cell -> the column's value, for the cells that have one."""
-    if column.at_equal:
-        curves = {cell: results.curves(cell) for cell in cells}
-        return value_at_equal_level(curves, f"{column.at_equal}/{column.metric}", f"{column.split}/{column.metric}")
+def _values(column: Column, row: TableRow) -> dict[int, float]:
+    """Seed -> the column's value, for the cells that have one; nothing if the seeds had different data."""
     values = {}
-    for cell in cells:
-        value = results.value(cell, column.split, column.metric)
-        other = results.value(cell, column.difference_to, column.metric) if column.difference_to else 0.0
+    for cell in [] if row.has_mixed_data else row.cells:
+        value = row.results.value(cell, column.split, column.metric)
+        other = row.results.value(cell, column.difference_to, column.metric) if column.difference_to else 0.0
         if value is not None and other is not None:
-            values[cell] = value - other
+            values[seed_of(cell)] = value - other
     return values
+
+
+def seed_noise(rows: Iterable[TableRow], key: str) -> float | None:
+    """The standard deviation over seeds of a column, pooled within rows; None if no row has two seeds.
+
+    Diagnostic rows have no part in it, and rows with the same training count once.
+    """
+    trainings = {tuple(row.cells): row.values.get(key, {}) for row in rows if not row.row.diagnostic}
+    return pooled_sd([*values.values()] for values in trainings.values())
 
 
 # ---------------------------------------------------------------------------------------------- warnings
@@ -128,18 +135,17 @@ def _raised_flags(experiment: Experiment, row: TableRow) -> list[str]:
     return texts
 
 
-def _not_finite(experiment: Experiment, row: TableRow) -> list[str]:
+def _not_finite(row: TableRow) -> list[str]:
     """A warning that names all values that are not finite, whether or not a column shows them."""
     metrics = [
         [f"{split} {metric}" for (split, metric), value in row.results.values(cell).items() if math.isnan(value)]
         for cell in row.cells
     ]
-    columns = [c.label for c in experiment.columns if c.at_equal and any(map(math.isnan, row.values.get(c.key, [])))]
-    names = list(dict.fromkeys([*(name for names in metrics for name in names), *columns]))
+    names = list(dict.fromkeys(name for names in metrics for name in names))
     if not names:
         return []
     some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    seeds = f"{sum(map(bool, metrics))} of {len(metrics)} seeds" if any(metrics) else "on some seeds' curves"
+    seeds = f"{sum(map(bool, metrics))} of {len(metrics)} seeds"
     return [f"not finite, so left out of means and intervals: {some} ({seeds})"]
 
 
@@ -166,6 +172,22 @@ def _warn_of_other_data(rows: list[TableRow]) -> None:
                 row.warnings.append(
                     f"trained on other data ({' and '.join(own)}) than {', '.join(others)}, under the same name"
                 )
+
+
+def _warn_of_special_cases(experiment: Experiment, rows: list[TableRow]) -> None:
+    """Warn of rows that are worse than a special case of theirs: its settings were theirs to choose.
+
+    Worse means: in the first column, beyond the 95 % interval of the difference over common seeds.
+    """
+    by_id, column = {row.row.id: row for row in rows}, experiment.columns[0]
+    for special in rows:
+        if not special.row.special_case_of:
+            continue
+        general = by_id[special.row.special_case_of]
+        better, worse = (special, general) if column.better == "larger" else (general, special)
+        lead = paired_difference(better.values[column.key], worse.values[column.key])
+        if lead.excludes_zero and lead.mean > 0:
+            general.warnings.append(f"its search failed: its special case {special.row.label} is better by {lead}")
 
 
 def _seeds(seeds: Iterable[int]) -> str:

@@ -12,17 +12,27 @@ from typing import Any
 from novobench import places
 from novobench.config import CellConfig
 from novobench.suite.checked_files import SCHEMA, csv_bytes, write_changed
+from novobench.suite.differences import Difference, differences
 from novobench.suite.experiment import Column, Experiment
-from novobench.suite.table_rows import TableRow
+from novobench.suite.statistics import seeds_to_detect
+from novobench.suite.table_rows import TableRow, seed_noise
 
 _NOT_FINITE = "not finite"
 
 
 def write_table(experiment: Experiment, scale: str, rows: Sequence[TableRow]) -> tuple[Path, Path]:
-    """Write `results/<scale>/<name>.csv` and `.md`; returns their paths."""
+    """Write `results/<scale>/<name>.csv` and `.md`; returns their paths.
+
+    If rows are compared, `<name>_differences.csv` has the differences.
+    """
     folder = places.workspace().results(scale)
     csv_path, markdown_path = folder / f"{experiment.name}.csv", folder / f"{experiment.name}.md"
     write_changed(csv_path, _csv(experiment, rows))
+    differences_path = folder / f"{experiment.name}_differences.csv"
+    if compared := differences(experiment, rows):
+        write_changed(differences_path, _differences_csv(compared))
+    else:
+        differences_path.unlink(missing_ok=True)
     write_changed(markdown_path, markdown(experiment, rows, scale).encode())
     return csv_path, markdown_path
 
@@ -37,6 +47,9 @@ def _csv(experiment: Experiment, rows: Sequence[TableRow]) -> bytes:
     keys = [column.key for column in _columns(experiment, rows)]
     fields = ["schema", "row", "label", *experiment.settings, "seeds", "warnings"]
     fields += [f"{key}{part}" for key in keys for part in ("", "_sd", "_low", "_high", "_paper")]
+    noise_key = experiment.columns[0].key
+    noise = seed_noise(rows, noise_key)
+    fields += [] if noise is None else [f"{noise_key}_pooled_sd"]
     lines = []
     for row in rows:
         line: dict[str, Any] = {"schema": SCHEMA, "row": row.row.id, "label": one_line(row.row.label)}
@@ -52,8 +65,21 @@ def _csv(experiment: Experiment, rows: Sequence[TableRow]) -> bytes:
             else:
                 line[key] = "nan" if _reason_without_value(row, key) == _NOT_FINITE else ""
             line[f"{key}_paper"] = row.row.paper.get(key, "")
+        line[f"{noise_key}_pooled_sd"] = _digits(noise)
         lines.append(line)
     return csv_bytes(fields, ([str(line.get(key, "")) for key in fields] for line in lines))
+
+
+def _differences_csv(compared: Sequence[Difference]) -> bytes:
+    fields = ["schema", "row", "other", "column", "seeds", "difference", "sd", "low", "high", "verdict"]
+    fields.append("seeds_to_decide")
+    lines = []
+    for each in compared:
+        estimate, seeds = each.estimate, each.seeds_to_decide
+        line = [str(SCHEMA), each.row.row.id, each.other.row.id, each.column.key, str(estimate.n)]
+        line += map(_digits, (estimate.mean, estimate.sd, estimate.low, estimate.high))
+        lines.append([*line, each.verdict, "" if seeds is None else str(seeds)])
+    return csv_bytes(fields, lines)
 
 
 def _digits(value: float | None) -> str:
@@ -92,13 +118,14 @@ def setting(config: CellConfig | None, key: str) -> str:
 def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> str:
     """The table that people read: our values, with 95 % intervals over seeds, next to the paper's; notes below it.
 
-    Diagnostic rows have a table of their own below the others, which leaves out rows without a cell at this scale.
+    Diagnostic rows have a table of their own below the others. It leaves out rows without a cell at this scale, and so
+    does the first table if they are not in the paper.
     """
     columns = _columns(experiment, rows)
     footnotes: list[str] = []
     lines = [f"# {plain(f'{experiment.name}: {experiment.title}')}", ""]
     lines += [f"{prose(experiment.where)}, at {scale} scale.", ""]
-    regular = [row for row in rows if not row.row.diagnostic]
+    regular = [row for row in rows if not row.row.diagnostic and (row.row.in_paper or row.config is not None)]
     diagnostic = [row for row in rows if row.row.diagnostic and row.config is not None]
     for heading, block in (("", regular), ("Diagnostic rows:", diagnostic)):
         if block:
@@ -106,8 +133,12 @@ def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> st
             lines += [*_block(experiment, block, scale, columns, footnotes), ""]
     if footnotes:
         lines += [*(f"[{number}] {note}  " for number, note in enumerate(footnotes, 1)), ""]
+    compared = differences(experiment, rows)
+    lines += _differences_block(experiment, rows, compared)
     notes = [*experiment.notes, *_rates_notes(rows, scale), *_baseline_notes(experiment, rows)]
-    notes += [_seeds_note(rows), _hardware_note(rows)]
+    if any(not row.row.in_paper for row in [*regular, *diagnostic]):
+        notes.append("†: not in the paper.")
+    notes += [*_noise_notes(experiment, rows), _seeds_note(rows), *_differences_notes(compared), _hardware_note(rows)]
     return "\n".join([*lines, *(f"- {prose(note)}" for note in notes)]) + "\n"
 
 
@@ -126,7 +157,8 @@ def _block(
         for text in filter(None, texts):
             footnotes.append(text)
             marks += f" [{len(footnotes)}]"
-        cells = [plain(row.row.label) + marks, *(plain(setting(row.config, key)) for key in experiment.settings)]
+        label = plain(row.row.label) + ("" if row.row.in_paper else " †")
+        cells = [label + marks, *(plain(setting(row.config, key)) for key in experiment.settings)]
         cells.append(str(len(row.cells)) if row.config is not None else "")
         estimates = row.estimates
         for column in columns:
@@ -134,7 +166,52 @@ def _block(
             cells.append(str(estimate) if estimate else _reason_without_value(row, column.key))
             cells.append("" if paper_value is None else f"{paper_value:.2f}")
         body.append(cells)
+    return _markdown_table(head, body)
+
+
+def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
+
+
+def _differences_block(experiment: Experiment, rows: Sequence[TableRow], compared: Sequence[Difference]) -> list[str]:
+    """The lines below the table that compare rows; none without comparisons."""
+    if not compared:
+        return []
+    labels = distinct_labels(experiment, rows)
+    several = len({each.column.key for each in compared}) > 1
+    body = []
+    for each in compared:
+        seeds = each.seeds_to_decide
+        cells = [plain(labels[each.row.row.id]), plain(labels[each.other.row.id])]
+        cells += [plain(each.column.label)] if several else []
+        cells += [str(each.estimate), str(each.estimate.n), each.verdict, "" if seeds is None else f"{seeds:,}"]
+        body.append(cells)
+    head = [
+        "row",
+        "minus",
+        *(["column"] if several else []),
+        "difference",
+        "seeds",
+        "verdict",
+        "seeds to decide",
+    ]
+    column = compared[0].column
+    heading = "Differences" if several else f"Differences in {plain(column.label)} ({column.better} is better)"
+    return [f"{heading}:", "", *_markdown_table(head, body), ""]
+
+
+def distinct_labels(experiment: Experiment, rows: Sequence[TableRow]) -> dict[str, str]:
+    """Row id -> label. Rows with the same label are told apart by the settings in which they differ."""
+    by_label: dict[str, list[TableRow]] = {}
+    for row in rows:
+        by_label.setdefault(row.row.label, []).append(row)
+    labels = {}
+    for label, group in by_label.items():
+        keys = [key for key in experiment.settings if len({setting(row.config, key) for row in group}) > 1]
+        for row in group:
+            parts = [f"{experiment.settings[key]} {setting(row.config, key)}" for key in keys]
+            labels[row.row.id] = f"{label} ({', '.join(parts)})" if parts else label
+    return labels
 
 
 def _rates_notes(rows: Sequence[TableRow], scale: str) -> list[str]:
@@ -166,6 +243,39 @@ def _baseline_notes(experiment: Experiment, rows: Sequence[TableRow]) -> list[st
 def four_digits(value: float) -> str:
     """A number for a sentence; in words if it is not finite."""
     return f"{value:.4g}" if math.isfinite(value) else _NOT_FINITE
+
+
+def _noise_notes(experiment: Experiment, rows: Sequence[TableRow]) -> list[str]:
+    """How much the first column varies with the seed, and what that takes."""
+    column = experiment.columns[0]
+    noise = seed_noise(rows, column.key)
+    if noise is None:
+        return []
+    sd = f"Seed noise of {column.label}: a standard deviation of {noise:.2g}, pooled within rows."
+    return [f"{sd} {seeds_per_row()} seeds per row detect a difference of that size (t test at 5 %, power 0.8)."]
+
+
+def seeds_per_row() -> int:
+    """The seeds per row that detect a difference of one standard deviation between two rows, if seeds are unpaired."""
+    seeds = seeds_to_detect(1.0, 1.0, paired=False)
+    assert seeds is not None
+    return seeds
+
+
+def _differences_notes(compared: Sequence[Difference]) -> list[str]:
+    """How to read the differences; nothing about those of a single seed."""
+    if all(each.estimate.n == 1 for each in compared):
+        return []
+    notes = [
+        "Differences are paired by seed, and undecided if the 95 % t interval of their mean contains 0. Of 20 pairs of "
+        "rows that do not differ, one is called better or worse on average."
+    ]
+    if any(each.seeds_to_decide for each in compared):
+        notes.append(
+            "With about as many seeds as “seeds to decide” says, a paired t test at 5 % finds a true difference of the "
+            "size observed with probability 0.8."
+        )
+    return notes
 
 
 def _seeds_note(rows: Sequence[TableRow]) -> str:

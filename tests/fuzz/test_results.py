@@ -43,8 +43,8 @@ class Finished:
         collected(*self.folders)
         cell = self.folders[1].path.name
         (root / "results" / "laptop" / "search.csv").write_text(
-            "schema,key,experiment,row,optimizer,trial,rates,seed,cell,split,metric,value,chosen\n"
-            f"1,novograd-b32,small,novograd,novograd,0,optimizer.lr=0.02,0,{cell},search,loss,1.5,1\n"
+            "schema,key,experiment,row,optimizer,study,round,trial,rates,seed,cell,split,metric,value,chosen\n"
+            f"1,novograd-b32,small,novograd,novograd,0,0,0,optimizer.lr=0.02,0,{cell},search,loss,1.5,1\n"
         )
         shutil.copytree(root / "results", root / "kept" / "results")
         shutil.copytree(root / "runs", root / "kept" / "runs")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from novobench.config import cell_id
 from novobench.suite.experiment import load_experiment
 from novobench.suite.plan import plan
-from novobench.suite.search import trials
+from novobench.suite.trials import check_ranges, rows_to_search, trials
 from tests.fuzz.judge import extents, judge, judge_command
 from tests.fuzz.odd import damaged, data, edited, replaced
 
@@ -38,7 +38,9 @@ def planned(scale):
     for cell in plan([experiment], scale, [0]).cells:
         assert cell_id(cell.config)
     if scale == "laptop":
-        trials(experiment, scale, 1, [0])
+        rows = rows_to_search(experiment, scale)
+        check_ranges(experiment, rows, scale)
+        trials(experiment, rows, scale, budget=1, seeds=1, round=2)
 
 
 @extents(16, 1200)

@@ -29,6 +29,7 @@ OPTIONS = [
     {"amsgrad": True, "eps_inside_sqrt": True},
     {"decoupled_weight_decay": True},
     {"update_clip": 0.01},
+    {"layer_scale": "rms"},
 ]
 
 path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)

@@ -93,6 +93,9 @@ OPTIONS = {
     "maximize": Options({**DECAY, "maximize": True}),
     "update clip": Options({**DECAY, "update_clip": 0.01}),
     "update clip, decoupled": Options({**DECAY, "update_clip": 0.01, "decoupled_weight_decay": True}),
+    "rms": Options({**DECAY, "layer_scale": "rms"}),
+    "rms, decoupled": Options({**DECAY, "layer_scale": "rms", "decoupled_weight_decay": True}),
+    "rms, update clip": Options({**DECAY, "layer_scale": "rms", "update_clip": 0.1}),
     "gradient clip": Options({**DECAY, "max_grad_norm": 1.5}),
     "skip step": Options({**DECAY, "skip_nonfinite": "step"}),
     "torch's scaler": Options({**DECAY, "unscale_in_step": True}, "torch"),
@@ -109,6 +112,7 @@ OPTIONS = {
             "maximize": True,
             "max_grad_norm": 1.5,
             "unscale_in_step": True,
+            "layer_scale": "rms",
         },
         "torch",
         tensor_lr=True,
@@ -230,6 +234,7 @@ OWN_OPTIONS = (
     {"betas": (0.0, 0.0), "weight_decay": 0.2, "decoupled_weight_decay": True},
     {"weight_decay": 0.2, "grad_averaging": True, "maximize": True},
     {"eps": 0.1, "eps_inside_sqrt": True},
+    {"layer_scale": "rms"},
 )
 PROBLEMS = {
     "usual": problem((), (7,), (5, 3), (4, 3, 2)),
@@ -245,6 +250,7 @@ PROBLEMS = {
     "groups": problem(*[(3, 2)] * len(OWN_OPTIONS), groups=OWN_OPTIONS),
     "amsgrad in one group": problem((3, 2), (3, 2), groups=({"amsgrad": True}, {"amsgrad": False})),
     "update clip in one group": problem((3, 2), (3, 2), groups=({"update_clip": 0.01}, {"update_clip": None})),
+    "layer scale in one group": problem((3, 2), (3, 2), groups=({"layer_scale": "rms"}, {"layer_scale": None})),
     "missing gradients": problem((3,), (5, 3), (2, 2), (4,), gradient=interrupted_gradient),
     "tiny gradients": problem((7,), (5, 3), gradient=sized(1e-15)),
     "huge gradients": problem((7,), (5, 3), gradient=sized(1e15)),
@@ -276,7 +282,8 @@ def check(problem: Problem, options: Options, betas: tuple[float, float], path: 
     holes = [_holes(weight) for weight in weights]
     parameters = [weight.requires_grad_() for weight in weights]
     shared = {"lr": LR, "betas": betas, **options.novograd}
-    own = [{**shared, **group} for group in problem.groups] or [shared] * len(parameters)
+    groups = problem.groups or [{}] * len(parameters)
+    own = [{**shared, **group, "elements": p.numel()} for p, group in zip(parameters, groups, strict=True)]
     whole_step = {name: shared[name] for name in ("max_grad_norm", "skip_nonfinite") if name in shared}
     paper = PaperNovoGradModel([_real(p) for p in parameters], own, **whole_step)
     precise = [p.dtype in (torch.float64, torch.complex128) for p in parameters]

@@ -12,7 +12,11 @@ def _float64(values):
 
 
 class PaperNovoGrad:
-    """The paper's Algorithm 1 and equations 4-6. Options as there; ε also at the first step, as all public code."""
+    """The paper's Algorithm 1 and equations 4-6. Options as there; ε also at the first step, as all public code.
+
+    With `layer_scale="rms"`, which is not the paper's, m moves the weight at √n times the rate. n is the number of
+    elements, `elements` if a complex number counts as one.
+    """
 
     def __init__(self, weight, lr, betas, eps=1e-8, weight_decay=0.0, **options):
         self.w = _float64(weight)
@@ -39,12 +43,15 @@ class PaperNovoGrad:
         else:
             share = 1 - self.beta1 if self.options.get("grad_averaging") else 1.0
             self.m = self.beta1 * self.m + share * term
-        clip, clipped_lr = self.options.get("update_clip"), lr
+        clip, rate = self.options.get("update_clip"), lr
+        if self.options.get("layer_scale") == "rms":
+            rate = lr * np.sqrt(self.options.get("elements", self.w.size))
         if clip is not None:
-            clipped_lr = min(lr, clip * np.linalg.norm(self.w) / (np.linalg.norm(self.m) + 1e-8))
+            rate = min(rate, clip * np.linalg.norm(self.w) / (np.linalg.norm(self.m) + 1e-8))
         if self.options.get("decoupled_weight_decay"):
-            self.w = self.w * (1 - lr * self.d)  # decoupled from what the gradients do, clipping included
-        self.w = self.w - clipped_lr * self.m
+            # decoupled from what the gradients do, scaling and clipping included
+            self.w = self.w * (1 - lr * self.d)
+        self.w = self.w - rate * self.m
 
     @property
     def state(self):

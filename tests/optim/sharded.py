@@ -31,7 +31,8 @@ PATHS = {
     "triton": {"fused": True},
 }
 OPTIONS = {"betas": (0.9, 0.5), "weight_decay": 0.05}
-VARIANTS = {"plain": {}, "clipped": {"max_grad_norm": 0.7}, "update_clip": {"update_clip": 0.02}}
+RMS = {"layer_scale": "rms"}
+VARIANTS = {"plain": {}, "clipped": {"max_grad_norm": 0.7}, "update_clip": {"update_clip": 0.02}, "rms": RMS}
 STEPS = 4
 
 

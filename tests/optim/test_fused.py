@@ -220,7 +220,10 @@ def test_two_launches_for_everything_of_one_dtype(launches):
     shapes = [(), (0,), (5, 3), (40_000,), (6, 4, 3, 3), *[(7,)] * 50]
     parameters = [normal(shape, i).requires_grad_() for i, shape in enumerate(shapes)]
     parameters.append(normal(101, 99)[1:].requires_grad_())  # not aligned
-    groups = [{"params": parameters[:20], "lr": 0.1, "weight_decay": 0.1}, {"params": parameters[20:], "lr": 0.3}]
+    groups = [
+        {"params": parameters[:20], "lr": 0.1, "weight_decay": 0.1},
+        {"params": parameters[20:], "lr": 0.3, "layer_scale": "rms"},
+    ]
     optimizer = NovoGrad(groups, 0.1, fused=True)
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)

@@ -154,6 +154,7 @@ def test_a_path_selects_its_backend(path):
         ({"eps": 0.1}, {"eps": 0.1, "eps_inside_sqrt": True}),
         ({"max_grad_norm": 1.5}, {"max_grad_norm": 1.501}),
         ({}, {"update_clip": 0.01}),
+        ({}, {"layer_scale": "rms"}),
     ],
     ids=str,
 )

@@ -281,6 +281,7 @@ def test_a_closure_is_evaluated_with_gradients():
         ({"max_grad_norm": 0.0}, "Invalid max_grad_norm value: 0.0"),
         ({"update_clip": -1.0}, "Invalid update_clip value: -1.0"),
         ({"skip_nonfinite": "never"}, "Invalid skip_nonfinite value: 'never'"),
+        ({"layer_scale": "RMS"}, "Invalid layer_scale value: 'RMS'"),
     ],
 )
 def test_invalid_arguments_are_named(arguments, message):

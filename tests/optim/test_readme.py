@@ -16,6 +16,7 @@ from novobench.places import ROOT
 
 FOLDER = ROOT / "novobench" / "optim"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
+BEYOND = (FOLDER / "BEYOND_THE_PAPER.md").read_text(encoding="utf-8")
 PEERS = [
     "apex FusedNovoGrad",
     "NVIDIA NeMo",
@@ -70,8 +71,16 @@ def test_the_examples_run():
     ]
 
 
-def test_linked_files_exist():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+def test_the_example_beyond_the_paper_runs():
+    names = {"model": Model()}
+    [example] = re.findall(r"```python\n(.*?)```", BEYOND, re.DOTALL)
+    exec(example, names)
+    assert [group["layer_scale"] for group in names["optimizer"].param_groups] == ["rms"]
+
+
+@pytest.mark.parametrize("page", [README, BEYOND], ids=["README", "BEYOND_THE_PAPER"])
+def test_linked_files_exist(page):
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("http")]
     assert links
     for link in links:
         assert (FOLDER / link).exists(), link

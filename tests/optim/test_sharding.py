@@ -24,6 +24,6 @@ def test_sharded_trainings_equal_one_process(processes, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 52 + 4 * (processes == 4)
+    assert len(found) == 60 + 4 * (processes == 4)
     wrong = {case: value for case, value in found.items() if not value < 1e-5}
     assert not wrong

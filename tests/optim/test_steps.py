@@ -87,4 +87,4 @@ def test_steps(name, implementation, options, dtype):
 
 
 def test_the_table_has_every_registered_optimizer():
-    assert {entry.name for entry in registry.entries()} == {"novograd", *OPTIMIZERS}
+    assert {entry.name for entry in registry.entries()} == {"novograd", "novograd_rms", *OPTIMIZERS}

@@ -44,6 +44,11 @@ def finished(
     if overrides:
         loaded = suite.load_experiment(experiment)
         config = suite.row_config(loaded, loaded.row(row), scale, seed, overrides)
+    return finished_cell(config, metrics, curves=curves, fingerprint=fingerprint)
+
+
+def finished_cell(config, metrics, *, curves=None, fingerprint="digits:0123"):
+    """Write a finished run folder of a cell with this config."""
     folder = PlannedCell(config).folder
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.config.write_text(to_yaml(config))
@@ -53,8 +58,8 @@ def finished(
         "cell": cell_id(config),
         "task": config.task,
         "optimizer": config.optimizer.name,
-        "seed": seed,
-        "scale": scale,
+        "seed": config.seed,
+        "scale": config.scale,
         "purpose": config.purpose,
         "updates": config.total_updates,
         "epochs": config.epochs,

@@ -8,7 +8,7 @@ from novobench.config_loading import parse_overrides
 from novobench.errors import ConfigError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.suite.plan import plan
-from novobench.suite.search import trials
+from novobench.suite.trials import check_ranges, rows_to_search, trials
 
 
 def only_line(err: str) -> str:
@@ -33,6 +33,8 @@ def only_line(err: str) -> str:
         (["plan", "small", "--set", "[recipe_version]=9"], "--set cannot set '[recipe_version]'"),
         (["search", "small", "--keys", "novograd-b32", "novograd-b23"], "Did you mean 'novograd-b32'? Known: novograd"),
         (["search", "small", "--budget", "0"], "'0' is not a whole number from 1 to 1,000,000"),
+        (["search", "small", "--budget", "6"], "--budget must be a power of two, e.g. 4 or 8, not 6."),
+        (["search", "small", "--study", "-1"], "'-1' is not a whole number from 0 to 1,000,000"),
         (["bench", "throughput", "image", "imag"], "there is no task 'imag'. Did you mean 'image'?"),
         (["bench", "throughput", "image", "--scale", "ful"], "There is no scale 'ful'. Did you mean 'full'?"),
         (["bench", "throughput", "image", "--set", "seed=1"], "--set cannot set 'seed'"),
@@ -58,14 +60,25 @@ PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"
     [
         ({"search": {"novogard": {"optimizer.lr": [0.1, 1]}}}, "'search.novogard': .* Did you mean 'novograd'"),
         ({"search": {"budgt": 3}}, "'search.budgt': .* Did you mean 'budget'"),
-        ({"search": {"budget": 0}}, "'search.budget' must be 1 or more, not 0"),
+        ({"search": {"budget": 4}}, "'search.budget' must be 8 to 4096, not 4"),
+        ({"search": {"budget": 12}}, "'search.budget' must be a power of two, e.g. 8 or 16, not 12"),
         ({"search": {"seeds": "two"}}, "'search.seeds'"),
+        ({"search": {"seeds": 1}}, "'search.seeds' must be 2 to 1000, not 1"),
+        ({"search": {"widen": 1}}, "'search.widen' must be above 1 and at most 1000, not 1"),
         ({"search": 5}, "'search' must be a mapping"),
         ({"search": {"novograd": [1, 2]}}, "'search.novograd' must be a mapping of keys"),
         ({"search": {"novograd": {"optimizer.lr": [1, 0.1]}}}, r"'search.novograd.optimizer.lr' must be \[low, high\]"),
         ({"search": {"novograd": {"optimizer.lr": [0, 0.1]}}}, "two increasing numbers above 0"),
         ({"search": {"novograd": {"optimizer.lr": [0.1]}}}, "two increasing numbers above 0"),
         ({"search": {"novograd": {"optimizer.lr": ["a", "b"]}}}, "two increasing numbers above 0"),
+        (
+            {"rows": [{"id": "a", "label": "A", "special_case_of": "b"}]},
+            "row 'a': 'special_case_of' must be the id of another row, not 'b'",
+        ),
+        (
+            {"rows": [{"id": "a", "label": "A", "special_case_of": "a"}]},
+            "row 'a': 'special_case_of' must be the id of another row, not 'a'",
+        ),
         ({"set": {"seed": 3}}, "'set' cannot set 'seed'"),
         ({"laptop": {"recipe_version": 3}}, "'laptop' cannot set 'recipe_version'"),
         ({"rows": [{"id": "a", "label": "A", "laptop": {"scale": "gpu"}}]}, "row 'a': 'laptop' cannot set 'scale'"),
@@ -151,7 +164,10 @@ def test_an_optimizer_without_weight_decay_is_searched_by_its_rate(workspace):
     path.write_text(
         path.read_text().replace("optimizer.name: novograd, tuned", "optimizer.name: torch.optim:Rprop, tuned")
     )
-    searched = trials(load_experiment("small"), "laptop", 2, range(2))
+    experiment = load_experiment("small")
+    rows = rows_to_search(experiment, "laptop")
+    check_ranges(experiment, rows, "laptop")
+    searched = trials(experiment, rows, "laptop", budget=2, seeds=2)
     assert [list(trial.rates) for trial in searched] == [["optimizer.lr"]] * 2
     assert [[cell.config.seed for cell in trial.cells] for trial in searched] == [[0, 1]] * 2
 
@@ -159,9 +175,9 @@ def test_an_optimizer_without_weight_decay_is_searched_by_its_rate(workspace):
 def test_budget_and_seeds_of_a_search_stand_in_the_experiment(workspace):
     assert (load_experiment("small").search.budget, load_experiment("small").search.seeds) == (16, 2)
     path = workspace / "experiments" / "small.yaml"
-    path.write_text(path.read_text().replace("search:\n", "search:\n  budget: 4\n  seeds: 3\n"))
+    path.write_text(path.read_text().replace("search:\n", "search:\n  budget: 8\n  seeds: 3\n  widen: 2\n"))
     search = load_experiment("small").search
-    assert (search.budget, search.seeds, list(search.ranges)) == (4, 3, ["novograd"])
+    assert (search.budget, search.seeds, search.widen, list(search.ranges)) == (8, 3, 2.0, ["novograd"])
 
 
 def test_a_seed_of_its_own(workspace):

@@ -1,9 +1,12 @@
-"""Intervals against those of SciPy."""
+"""Intervals and sample sizes against those of SciPy and published tables."""
 
+import math
+
+import numpy as np
 import pytest
 from scipy import stats
 
-from novobench.suite.statistics import estimate
+from novobench.suite.statistics import Estimate, estimate, paired_difference, pooled_sd, seeds_to_detect
 
 
 def test_the_interval_is_that_of_student():
@@ -19,9 +22,72 @@ def test_one_seed_has_no_interval():
     result = estimate([3.14159])
     assert (result.mean, result.sd, result.low, result.high) == (3.14159, None, None, None)
     assert str(result) == "3.14"
+    assert not result.excludes_zero
 
 
 def test_equal_seeds_have_an_interval_of_width_zero():
     result = estimate([2.0, 2.0, 2.0])
     assert result.low == result.high == 2.0
     assert result.sd == 0.0
+    assert str(result) == "2.00 ± 0.00"
+
+
+def test_a_narrow_interval_is_shown():
+    assert str(Estimate(0.04321, 5, 0.001, 0.04321 - 0.0042, 0.04321 + 0.0042)) == "0.043 ± 0.004"
+
+
+def test_paired_differences_agree_with_the_paired_t_test():
+    first, second = {0: 92.4, 1: 91.0, 2: 88.9, 4: 91.4, 7: 90.0}, {0: 93.3, 1: 93.4, 2: 93.2, 3: 93.3, 4: 93.6}
+    common = [0, 1, 2, 4]
+    test = stats.ttest_rel([first[seed] for seed in common], [second[seed] for seed in common])
+    result = paired_difference(first, second)
+    interval = test.confidence_interval()
+    assert (result.n, result.low, result.high) == (4, pytest.approx(interval.low), pytest.approx(interval.high))
+    assert result.excludes_zero == (test.pvalue < 0.05)
+
+
+def test_a_value_that_is_not_finite_makes_no_pair():
+    assert paired_difference({0: 1.0, 1: math.nan, 2: 5.0}, {0: 3.0, 1: 2.0, 2: math.inf}) == Estimate(-2.0, 1)
+    nothing = paired_difference({0: 1.0, 1: math.nan}, {1: 2.0})
+    assert (nothing.n, math.isnan(nothing.mean), nothing.excludes_zero) == (0, True, False)
+
+
+@pytest.mark.parametrize(("values", "excludes"), [([1.0, 1.1], True), ([-1.0, -1.1], True), ([-1.0, 2.0], False)])
+def test_the_interval_of_a_difference_on_either_side_of_zero(values, excludes):
+    assert estimate(values).excludes_zero is excludes
+
+
+def test_the_pooled_deviation_is_that_of_an_analysis_of_variance():
+    groups = [[92.9, 92.2, 92.1, 92.2, 91.9], [93.3, 93.4, 93.2], [92.4, 91.0, 88.9, 91.9]]
+    one_hot = np.repeat(np.eye(3), [5, 3, 4], axis=0)
+    _, residual, _, _ = np.linalg.lstsq(one_hot, np.concatenate(groups), rcond=None)
+    pooled = pooled_sd([*groups, [50.0], [], [math.nan, 1.0]])
+    assert pooled == pytest.approx(math.sqrt(residual[0] / (12 - 3)))
+    assert pooled_sd([[1.0], [2.0]]) is None
+
+
+@pytest.mark.parametrize(
+    ("effect", "paired", "unpaired"), [(0.2, 199, 394), (0.5, 34, 64), (0.8, 15, 26), (1.0, 10, 17)]
+)
+def test_seeds_are_those_of_published_tables(effect, paired, unpaired):
+    """Cohen's small, medium and large effects at a power of 0.8 (G*Power prints the same numbers)."""
+    assert seeds_to_detect(-3 * effect, 3.0, paired=True) == paired
+    assert seeds_to_detect(3 * effect, 3.0, paired=False) == unpaired
+
+
+def test_seeds_reach_the_power_and_one_less_does_not():
+    def power(n, effect):
+        critical = stats.t.isf(0.025, n - 1)
+        noncentral = stats.nct(n - 1, effect * math.sqrt(n))
+        return noncentral.sf(critical) + noncentral.cdf(-critical)
+
+    for effect in (0.05, 0.37, 1.4, 3.0):
+        n = seeds_to_detect(effect, 1.0, paired=True)
+        assert power(n, effect) >= 0.8 > power(n - 1, effect)
+
+
+def test_differences_without_a_scale():
+    assert seeds_to_detect(0.0, 1.0, paired=True) is None
+    assert seeds_to_detect(1.0, 0.0, paired=True) == 2
+    assert seeds_to_detect(1e6, 1e-6, paired=False) == 2
+    assert seeds_to_detect(1e-4, 1.0, paired=True) > 10**8

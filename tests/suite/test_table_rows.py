@@ -68,6 +68,30 @@ def test_a_figure_says_that_seeds_had_different_data(results, workspace):
     assert "SGD, seeds on different data" in figure()
 
 
+# ------------------------------------------------------------------------------------ seed noise
+
+
+def test_seed_noise_is_pooled_over_trainings(results):
+    """Row `sgd_again` has the cells of row `sgd`: they count once."""
+    values = {"sgd": [60.0, 64.0, 62.0], "novograd": [80.0, 81.0]}
+    for row, of_seeds in values.items():
+        for seed, top1 in enumerate(of_seeds):
+            record(row, seed, top1, "digits:aa")
+    rows, markdown = written_table()
+    pooled = (sum(stats.tvar(of_seeds) * (len(of_seeds) - 1) for of_seeds in values.values()) / 3) ** 0.5
+    (shown,) = {line["top1_pooled_sd"] for line in rows.values()}
+    assert float(shown) == pytest.approx(pooled, rel=1e-5)
+    noise = f"Seed noise of top-1: a standard deviation of {pooled:.2g}, pooled within rows."
+    assert f"- {noise} 17 seeds per row detect a difference of that size" in markdown
+
+
+def test_one_seed_has_no_seed_noise(results):
+    record("sgd", 0, 60.0, "digits:aa")
+    rows, markdown = written_table()
+    assert "top1_pooled_sd" not in rows["sgd"]
+    assert "Seed noise" not in markdown
+
+
 # ------------------------------------------------------------------------------------ not finite
 
 

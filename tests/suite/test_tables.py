@@ -12,6 +12,7 @@ from rich.markdown import Markdown
 
 from novobench import places
 from novobench.console import console
+from novobench.errors import ConfigError
 from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment
 from novobench.suite.results import Results
@@ -83,6 +84,27 @@ def test_diagnostic_rows_have_a_table_of_their_own(results):
     csv_path, _ = write_table(experiment, "laptop", rows)
     with csv_path.open(newline="", encoding="utf-8") as file:
         assert [line["row"] for line in csv.DictReader(file)] == [first.id, second.id, elsewhere.id]
+
+
+def test_rows_that_are_not_in_the_paper_are_marked(results, workspace):
+    experiment = load_experiment("small")
+    own, elsewhere = (dataclasses.replace(experiment.row(id), in_paper=False) for id in ("novograd", "later"))
+    rows = [
+        TableRow(row, config_of("small", row.id) if row is not elsewhere else None, True, Results("laptop"), [])
+        for row in (experiment.row("sgd"), own, elsewhere)
+    ]
+    text = markdown(experiment, rows, "laptop")
+    labels = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert labels[2:] == ["SGD", "NovoGrad † [1]"]
+    assert "- †: not in the paper.\n" in text
+    assert "†" not in markdown(experiment, [rows[0]], "laptop")
+
+
+def test_a_row_with_values_of_the_paper_is_in_the_paper(workspace):
+    path = workspace / "experiments" / "small.yaml"
+    path.write_text(path.read_text().replace("paper: {top1: 76.5}", "paper: {top1: 76.5}\n    in_paper: false"))
+    with pytest.raises(ConfigError, match="row 'sgd': 'paper' has values, so 'in_paper' cannot be false"):
+        load_experiment("small")
 
 
 # ------------------------------------------------------------------------------------ text with special characters
@@ -168,12 +190,15 @@ COMMITTED = [
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_committed_table_follows_from_the_committed_records(path, tmp_path, monkeypatch):
-    """Its Markdown, too, except for the notes, which belong to the experiment."""
+    """Its Markdown and differences, too, except for the notes, which belong to the experiment."""
     experiment, scale = load_experiment(path.stem), path.parent.name
     rows = table_rows(experiment, Results.load(scale))
     monkeypatch.setattr(places, "workspace", lambda: places.Workspace(tmp_path))
     csv_path, markdown_path = write_table(experiment, scale, rows)
-    assert csv_path.read_bytes() == path.read_bytes()
+    for suffix in (".csv", "_differences.csv"):
+        written, committed = (place.with_name(path.stem + suffix) for place in (csv_path, path))
+        assert written.exists() == committed.exists()
+        assert not written.exists() or written.read_bytes() == committed.read_bytes()
     table, committed_table = (
         [line for line in file.read_text().splitlines() if line.startswith("|")]
         for file in (markdown_path, path.with_suffix(".md"))

@@ -6,7 +6,7 @@ With n = (s·‖g‖)² and D = √v + ε a step is
 
     v ← β₂·v + (1 - β₂)·n          v = n at the first step
     m ← β₁·m + a·(s·g / D + d·w)   a = 1 - β₁ with gradient averaging after the first step, else 1
-    w ← w - λ·m
+    w ← w - λ·m                    r·λ instead of λ with `layer_scale="rms"`: r = √n, n the number of elements of w
 """
 
 from __future__ import annotations
@@ -69,11 +69,26 @@ class ParamState(NamedTuple):
     """The parameter as a whole, if it is sharded."""
     rounding_counter: Tensor | None = None
     """The counter behind the random bits that round m to bf16, 0-d int64, see `rounding`; None without rounding."""
+    rate_scale: float = 1.0
+    """r: what multiplies the rate at which m moves the weight."""
 
 
 def second_moment_dtype(parameter: Tensor) -> torch.dtype:
     """fp64 for fp64 parameters, and fp32 for all others, those of half precision included."""
     return torch.float64 if parameter.dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def rate_scale_squared(parameter: Tensor, group: Group) -> int:
+    """r²: 1, or with `layer_scale="rms"` the number of elements of the whole parameter, all its shards included."""
+    scale = group.get("layer_scale")
+    if scale not in (None, "rms"):
+        raise ValueError(f"Invalid layer_scale value: {scale!r} (choose 'rms' or None)")
+    return parameter.numel() if scale == "rms" else 1
+
+
+def rate_scale(parameter: Tensor, group: Group) -> float:
+    """r, as a number for backends whose rate is one."""
+    return math.sqrt(rate_scale_squared(parameter, group))
 
 
 def init_state(
@@ -130,7 +145,8 @@ def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[
         if weight.is_complex():
             weight, grad, exp_avg = (torch.view_as_real(x) for x in (weight, grad, exp_avg))
         v, v_max, counter = own["exp_avg_sq"], own.get("max_exp_avg_sq"), own.get("rounding_counter")
-        with_grad.append((group, ParamState(weight, grad, exp_avg, v, v_max, dtensor, counter)))
+        scale = rate_scale(parameter, group)
+        with_grad.append((group, ParamState(weight, grad, exp_avg, v, v_max, dtensor, counter, scale)))
     return with_grad
 
 

@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from novobench.optim.novograd.backend import Backend, GradScaling, Group, ParamState, State, param_states
+from novobench.optim.novograd.backend import (
+    Backend,
+    GradScaling,
+    Group,
+    ParamState,
+    State,
+    param_states,
+    rate_scale_squared,
+)
 from novobench.optim.novograd.kernel_tables import group_numbers
 from novobench.optim.novograd.launch_plan import GroupNumbers, LaunchPlan, Member, StateVectors
 from novobench.optim.novograd.tuning import LaunchSettings
@@ -31,6 +39,7 @@ class CompiledBackend(Backend):
         self._groups, self._state = groups, state
         self._tensors: list[ParamState] = []
         self._group_of: list[int] = []
+        self._rate_scales_squared: list[int] = []
         self._squares: Tensor | None = None
 
     def is_current(self) -> bool:
@@ -38,13 +47,14 @@ class CompiledBackend(Backend):
 
     def prepare(self) -> bool:
         for i, group in enumerate(self._groups):
-            for _, t in param_states([(group, parameter) for parameter in group["params"]], self._state):
-                self._tensors.append(t)
-                self._group_of.append(i)
+            members = [(group, parameter) for parameter in group["params"] if parameter.grad is not None]
+            self._tensors += [t for _, t in param_states(members, self._state)]
+            self._group_of += [i] * len(members)
+            self._rate_scales_squared += [rate_scale_squared(parameter, group) for _, parameter in members]
         return len(self._tensors) > 0
 
     def square_norm(self) -> Tensor:
-        self._squares = square_norms(*self._triples(), self._group_of, len(self._groups))
+        self._squares = square_norms(*self._triples(), self._group_of, self._rate_scales_squared, len(self._groups))
         return self._squares.double().sum()
 
     def update(self, scaling: GradScaling) -> None:
@@ -55,6 +65,7 @@ class CompiledBackend(Backend):
             [t.max_exp_avg_sq for t in self._tensors if t.max_exp_avg_sq is not None],
             [t.rounding_counter for t in self._tensors if t.rounding_counter is not None],
             self._group_of,
+            self._rate_scales_squared,
             [number for group in self._groups for number in group_numbers(group)],
             [lr if isinstance(lr, Tensor) else torch.tensor(lr) for lr in rates],
             scaling.grad_scale,
@@ -73,10 +84,15 @@ _UNSAFE = (torch.Tag.cudagraph_unsafe,)
 
 @torch.library.custom_op("novobench::novograd_square_norms", mutates_args=(), tags=_UNSAFE)
 def square_norms(
-    weights: Sequence[Tensor], grads: Sequence[Tensor], exp_avgs: Sequence[Tensor], group_of: Sequence[int], groups: int
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    group_of: Sequence[int],
+    rate_scales_squared: Sequence[int],
+    groups: int,
 ) -> Tensor:
     """‖g‖² of all tensors, fp32 [len(weights)], in an order that `novograd_update` knows."""
-    plan, _ = _tables(weights, grads, exp_avgs, group_of, groups)
+    plan, _ = _tables(weights, grads, exp_avgs, group_of, rate_scales_squared, groups)
     v = torch.zeros(len(weights), device=weights[0].device)
     counters = torch.zeros_like(v, dtype=torch.int64) if any(bucket.rounds for bucket in plan.buckets) else None
     plan.norms(StateVectors.of(v, v, counters))  # the copies are not read
@@ -96,6 +112,7 @@ def novograd_update(
     max_exp_avg_sqs: Sequence[Tensor],
     counters: Sequence[Tensor],
     group_of: Sequence[int],
+    rate_scales_squared: Sequence[int],
     numbers: Sequence[float],
     rates: Sequence[Tensor],
     grad_scale: Tensor | None,
@@ -105,11 +122,12 @@ def novograd_update(
 ) -> None:
     """One step over tensors of one device.
 
-    `group_of` has the number of each one's group; `numbers` and `rates` what groups set; `max_exp_avg_sqs` is empty
-    without amsgrad; `counters` are those of the moments that are rounded; `grad_scale`, `found_inf` and `decision` are
-    those of `GradScaling`; `squares` is what `square_norms` returned, if it was called.
+    `group_of` has the number of each one's group, `rate_scales_squared` r² of each one (see `backend`); `numbers` and
+    `rates` what groups set; `max_exp_avg_sqs` is empty without amsgrad; `counters` are those of the moments that are
+    rounded; `grad_scale`, `found_inf` and `decision` are those of `GradScaling`; `squares` is what `square_norms`
+    returned, if it was called.
     """
-    plan, own_numbers = _tables(weights, grads, exp_avgs, group_of, len(rates))
+    plan, own_numbers = _tables(weights, grads, exp_avgs, group_of, rate_scales_squared, len(rates))
     own_numbers.set(list(numbers), list(rates))
     v = torch.stack(list(exp_avg_sqs))
     v_max = torch.stack(list(max_exp_avg_sqs)) if max_exp_avg_sqs else v
@@ -145,15 +163,26 @@ def _(weights: Sequence[Tensor], *_: Any) -> Tensor:
 
 
 def _tables(
-    weights: Sequence[Tensor], grads: Sequence[Tensor], exp_avgs: Sequence[Tensor], group_of: Sequence[int], groups: int
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    group_of: Sequence[int],
+    rate_scales_squared: Sequence[int],
+    groups: int,
 ) -> tuple[LaunchPlan, GroupNumbers]:
     """The tables for these tensors, from the cache if they are among the last used."""
     tensors = (*weights, *grads, *exp_avgs)
-    key = (tuple(group_of), *((t.data_ptr(), t.dtype, t.shape, t.stride()) for t in tensors))
+    key = (
+        tuple(group_of),
+        tuple(rate_scales_squared),
+        *((t.data_ptr(), t.dtype, t.shape, t.stride()) for t in tensors),
+    )
     if key in _prepared:
         _prepared.move_to_end(key)
     else:
-        members = [Member(*member) for member in zip(group_of, weights, grads, exp_avgs, strict=True)]
+        members = [
+            Member(*member) for member in zip(group_of, weights, grads, exp_avgs, rate_scales_squared, strict=True)
+        ]
         plan = LaunchPlan(members, range(len(members)), LaunchSettings())
         _prepared[key] = plan, GroupNumbers(groups, weights[0].device)
         if len(_prepared) > _KEPT:

@@ -29,6 +29,7 @@ from novobench.optim.novograd.backend import (
     State,
     gather,
     init_state,
+    rate_scale,
     scalar_update,
     second_moment_dtype,
 )
@@ -66,6 +67,7 @@ class CpuBackend(Backend):
         self._v_max = gather(parameters, state, "max_exp_avg_sq", 0.0, dtype) if group["amsgrad"] else None
         rounds = rounding.applies(parameters[0], group)
         self._counters = gather(parameters, state, "rounding_counter", 0, torch.int64) if rounds else None
+        self._rate_scales = [rate_scale(p, group) for p in parameters]
         self._exp_avgs: list[Any] = [state.get(p, {}).get("exp_avg") for p in parameters]
         """m, or None before the first step."""
         self._squares: dict[int, float] = {}
@@ -128,7 +130,7 @@ class CpuBackend(Backend):
             options = {
                 "weight_decay": coupled / size,
                 "momentum": beta1 or _NO_MOMENTUM,
-                "lr": lr,
+                "lr": lr * self._rate_scales[i],
                 "dampening": 1 - average * size,
                 "nesterov": False,
                 "maximize": maximize,
@@ -167,7 +169,15 @@ class CpuBackend(Backend):
         assert grad is not None
         v_max = None if self._v_max is None else self._v_max[i]
         counter = None if self._counters is None else self._counters[i]
-        return ParamState(parameter, grad, self._exp_avgs[i], self._v[i], v_max, rounding_counter=counter)
+        return ParamState(
+            parameter,
+            grad,
+            self._exp_avgs[i],
+            self._v[i],
+            v_max,
+            rounding_counter=counter,
+            rate_scale=self._rate_scales[i],
+        )
 
 
 def _fits(parameter: Tensor, grad: Tensor, exp_avg: Tensor, *, rounds: bool) -> bool:

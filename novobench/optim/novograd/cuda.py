@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from novobench.optim.novograd import kernels, rounding, sharding
-from novobench.optim.novograd.backend import Backend, GradScaling, Group, State, gather, init_state
+from novobench.optim.novograd.backend import (
+    Backend,
+    GradScaling,
+    Group,
+    State,
+    gather,
+    init_state,
+    rate_scale_squared,
+)
 from novobench.optim.novograd.kernel_tables import DIMENSIONS
 from novobench.optim.novograd.launch_plan import (
     DTYPES,
@@ -186,7 +194,8 @@ class CudaBackend(Backend):
                 v_max = vectors.v_max[slot] if vectors.amsgrad else None
                 counter = None if vectors.counters is None else vectors.counters[slot]
                 init_state(whole, self._groups[group], self._state, vectors.v[slot], v_max, counter)
-            members.append(Member(group, parameter, grad, sharding.local(own["exp_avg"])))
+            scale = rate_scale_squared(whole, self._groups[group])
+            members.append(Member(group, parameter, grad, sharding.local(own["exp_avg"]), scale))
         self._first_exp_avg = self._exp_avg_of_first()
         return members
 

@@ -42,7 +42,8 @@ class Dispatcher:
             return [_backend_to_compile(groups, state)]
         signature: list[Any] = [id(state), id(groups), single_launch, settings]
         for group in groups:
-            signature += [id(group), len(group["params"]), *(group[name] for name in _OPTIONS)]
+            signature += [id(group), len(group["params"]), group.get("layer_scale")]
+            signature += [group[name] for name in _OPTIONS]
         parameters = list(itertools.chain.from_iterable(group["params"] for group in groups))
         unchanged = signature == self._signature and all(map(operator.is_, parameters, self._parameters))
         if not unchanged or not all(backend.is_current() for backend in self._backends):

@@ -103,4 +103,8 @@ def _update(group: Group, tensors: Sequence[ParamState], grad_norms: Sequence[Te
         torch._foreach_add_(exp_avgs, updates)
     if decoupled:
         torch._foreach_mul_(weights, 1 - lr * decoupled)
-    torch._foreach_add_(weights, exp_avgs, alpha=-lr)
+    by_scale: dict[float, list[int]] = {}  # one launch per scale: a factor per tensor would need a copy of m
+    for i, (t, *_) in enumerate(moving):
+        by_scale.setdefault(t.rate_scale, []).append(i)
+    for scale, places in by_scale.items():
+        torch._foreach_add_([weights[i] for i in places], [exp_avgs[i] for i in places], alpha=-lr * scale)

@@ -30,10 +30,12 @@ ALIGNED = tl.constexpr(7)
 """1: flat, and all three start at a multiple of 16 bytes."""
 DENSE_GRADIENT = tl.constexpr(8)
 """1: the gradient alone is dense, so that its norm may visit it in memory order."""
-SIZES = tl.constexpr(9)
+RATE_SCALE_SQUARED = tl.constexpr(9)
+"""n: its rate is √n times its group's, 1 unless `layer_scale="rms"`."""
+SIZES = tl.constexpr(10)
 """Five sizes, fastest first, then five strides each of weight, gradient and moment."""
 DIMENSIONS = tl.constexpr(5)
-COLUMNS = tl.constexpr(29)
+COLUMNS = tl.constexpr(30)
 
 # Columns of a group's row of numbers.
 BETA1 = tl.constexpr(0)
@@ -64,7 +66,7 @@ def strided(row, element, which: tl.constexpr):
     return offset
 
 
-def layout_columns(weight: Tensor, gradient: Tensor, moment: Tensor) -> list[int]:
+def layout_columns(weight: Tensor, gradient: Tensor, moment: Tensor, rate_scale_squared: int) -> list[int]:
     """A tensor's columns from FLAT on; without sizes and strides if the three lie dense in the same order."""
     flat = same_layout(weight, gradient, moment)
     aligned = flat and all(x.data_ptr() % 16 == 0 for x in (weight, gradient, moment))
@@ -75,7 +77,8 @@ def layout_columns(weight: Tensor, gradient: Tensor, moment: Tensor) -> list[int
             sizes[place] = weight.size(d)
             for of_tensor, tensor in zip(strides, (weight, gradient, moment), strict=True):
                 of_tensor[place] = tensor.stride(d)
-    return [int(flat), int(aligned), int(is_dense(gradient)), *sizes, *(s for of in strides for s in of)]
+    flags = int(flat), int(aligned), int(is_dense(gradient))
+    return [*flags, rate_scale_squared, *sizes, *(s for of in strides for s in of)]
 
 
 def group_numbers(group: dict[str, Any]) -> tuple[float, ...]:

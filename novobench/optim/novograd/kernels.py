@@ -172,10 +172,10 @@ def decide(
 
 
 @triton.jit
-def _moved(w, g, m, factor, beta1, decay, average, shrink, lr):
+def _moved(w, g, m, factor, beta1, decay, average, shrink, rate):
     """m and w after the step, in fp32."""
     m = tl.fma(beta1, m, average * tl.fma(factor, g, decay * w))
-    return m, tl.fma(-lr, m, shrink * w)
+    return m, tl.fma(-rate, m, shrink * w)
 
 
 @triton.jit
@@ -204,6 +204,7 @@ def _update_of_chunk(
     g_start = tl.load(g_address + t).to(tl.pointer_type(G))
     m_start = tl.load(m_address + t).to(tl.pointer_type(M))
     lr = tl.load(tl.load(lr_address + group).to(tl.pointer_type(tl.float32)))
+    rate = lr * tl.sqrt_rn(tl.load(row + column.RATE_SCALE_SQUARED).to(tl.float32))
     if OVERLAP:
         gdc_wait()  # everything above was written before the norms' launch, everything below may come from it
 
@@ -268,7 +269,7 @@ def _update_of_chunk(
                     g = tl.load(g_at + at, eviction_policy=DROP).to(tl.float32)
                     w = tl.load(w_at + at, eviction_policy=DROP).to(tl.float32)
                     m = tl.load(m_at + at, eviction_policy=DROP).to(tl.float32)
-                    m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
+                    m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, rate)
                     tl.store(m_at + at, _stored(m, M, key, e, lane), eviction_policy=DROP)
                     tl.store(w_at + at, w.to(W), eviction_policy=DROP)
                     e += BLOCK
@@ -278,7 +279,7 @@ def _update_of_chunk(
                 g = tl.load(g_start + at, mask=mask, other=0.0).to(tl.float32)
                 w = tl.load(w_start + at, mask=mask, other=0.0).to(tl.float32)
                 m = tl.load(m_start + at, mask=mask, other=0.0).to(tl.float32)
-                m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
+                m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, rate)
                 tl.store(m_start + at, _stored(m, M, key, e, lane), mask=mask)
                 tl.store(w_start + at, w.to(W), mask=mask)
                 e += BLOCK
@@ -293,7 +294,7 @@ def _update_of_chunk(
                 g = tl.load(g_start + strided(row, element, 1), mask=mask, other=0.0).to(tl.float32)
                 w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
                 m = tl.load(m_at, mask=mask, other=0.0).to(tl.float32)
-                m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, lr)
+                m, w = _moved(w, g, m, factor, beta1, decay, average, shrink, rate)
                 tl.store(m_at, _stored(m, M, key, e, strided_lane), mask=mask)
                 tl.store(w_at, w.to(W), mask=mask)
                 e += BLOCK // STRIDED_DIVISOR

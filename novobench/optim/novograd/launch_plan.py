@@ -36,6 +36,8 @@ class Member(NamedTuple):
     weight: Tensor
     grad: Tensor
     exp_avg: Tensor
+    rate_scale_squared: int = 1
+    """See `backend.rate_scale_squared`."""
 
 
 def current_device(device: torch.device) -> AbstractContextManager[Any]:
@@ -256,7 +258,7 @@ class _Bucket:
         tasks = _tasks(chunks[::2], tuning.ahead // (tuning.chunk * dtypes[1].itemsize)) if tuning.ahead else []
         device = squares.device
         mine = [members[i] for i in picked]
-        addresses = [[x.data_ptr() for x in part] for part in zip(*(m[1:] for m in mine), strict=True)]
+        addresses = [[x.data_ptr() for x in part] for part in zip(*(m[1:4] for m in mine), strict=True)]
         self.tasks, self.layout, self.chunks, self.w_address, self.g_address, self.m_address = (
             send(values, torch.empty(len(values), dtype=torch.int64, device=device), staging)
             for values in (tasks, rows, chunks, *addresses)

@@ -68,6 +68,10 @@ class NovoGrad(Optimizer):
             `torch.bfloat16` halves the state to 2 bytes per parameter: the weight moves by m in fp32, and m is then
             rounded stochastically, with bits from a hash (see `rounding`). None (default) and `torch.float32` keep
             fp32. Parameters of other dtypes keep m in their own.
+        layer_scale: `"rms"`: steps of equal RMS instead of equal norm, which goes beyond the paper: m moves the weight
+            at the rate λ·√n, n the number of elements of the tensor, all its shards included. Coupled weight decay is
+            part of m; decoupled weight decay keeps λ; `update_clip` clips λ·√n. A group may have its own. Default None:
+            the paper's λ.
 
     Raises:
         ValueError: an option is out of range; parameters that FullyShardedDataParallel has flattened.
@@ -108,6 +112,7 @@ class NovoGrad(Optimizer):
         single_launch: bool = False,
         capturable: bool = False,
         moment_dtype: torch.dtype | None = None,
+        layer_scale: Literal["rms"] | None = None,
     ) -> None:
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
@@ -124,6 +129,8 @@ class NovoGrad(Optimizer):
             raise ValueError(f"Invalid skip_nonfinite value: {skip_nonfinite!r} (choose 'tensor' or 'step')")
         if moment_dtype not in (None, torch.float32, torch.bfloat16):
             raise ValueError(f"Invalid moment_dtype value: {moment_dtype} (choose torch.float32 or torch.bfloat16)")
+        if layer_scale not in (None, "rms"):
+            raise ValueError(f"Invalid layer_scale value: {layer_scale!r} (choose 'rms' or None)")
         if fused and foreach:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if capturable and foreach:
@@ -143,8 +150,11 @@ class NovoGrad(Optimizer):
             "fused": fused,
             "capturable": capturable,
         }
-        if moment_dtype is torch.bfloat16:  # absent by default, so that a state_dict is what it was without the option
+        # Absent by default, so that a state_dict is what it was without these options.
+        if moment_dtype is torch.bfloat16:
             defaults["moment_dtype"] = moment_dtype
+        if layer_scale is not None:
+            defaults["layer_scale"] = layer_scale
         self.max_grad_norm = max_grad_norm
         self.skip_nonfinite = skip_nonfinite
         self.single_launch = single_launch
@@ -168,7 +178,8 @@ class NovoGrad(Optimizer):
         self._dispatcher = Dispatcher()
         for group in self.param_groups:
             for name, value in self.defaults.items():
-                group.setdefault(name, value)
+                if name != "layer_scale":  # a saved group without it had the paper's rates
+                    group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned. v keeps its precision: torch alone would cast it to a parameter's dtype.

@@ -92,7 +92,7 @@ def update_tensor(
     if on_host and dtype is torch.float32 and not in_place and group["update_clip"] is None and same_layout(*own):
         counter, in_place = t.rounding_counter, True
         parts = half.update_blocks(*own) if counter is None else rounding.update_rows(*own, counter)
-    rate = lr
+    rate = full_rate = lr if t.rate_scale == 1.0 else lr * t.rate_scale
     for weight, grad, exp_avg in parts:
         # m ← β₁·m + (g / (√v + ε) + d·w)
         m = exp_avg if in_place else exp_avg.to(dtype, copy=True)
@@ -104,9 +104,9 @@ def update_tensor(
         if group["update_clip"] is not None:
             longest = group["update_clip"] * number(norms.norm_of(t, weight))
             clipped = longest / (number(norms.norm_of(t, m)) + 1e-8)
-            rate = _choose(clipped < lr, clipped, lr)
+            rate = _choose(clipped < full_rate, clipped, full_rate)
 
-        # w ← w - λ·m, in the memory of m if that is a copy
+        # w ← w - λ·m (r·λ·m with `layer_scale`), in the memory of m if that is a copy
         if in_place:
             if decoupled:
                 weight.mul_(1 - lr * decoupled)
