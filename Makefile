@@ -29,10 +29,10 @@ $(READY): pyproject.toml constraints.txt
 test: lint ## lint and the fast tests (8 minutes on 2 cores)
 	$(FAST_TESTS)
 
-test-all: lint ## lint and all tests that need no GPU, except test-long (20 minutes on 2 cores)
+test-all: lint ## lint and all tests that need no GPU, except test-long (30 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 -m "not long and not gpu"
 
-test-long: $(READY) ## thousands of invalid inputs, kills, a rehearsal of scripts/gpu_proof.sh (30 minutes on 2 cores)
+test-long: $(READY) ## invalid inputs, kills, optimizers in two processes, a rehearsal of scripts/gpu_proof.sh (70 minutes on 2 cores)
 	$(BIN)/python -m pytest -m long
 
 test-gpu: $(READY) ## the tests that need a CUDA device
