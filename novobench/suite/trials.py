@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from omegaconf import DictConfig
+
 from novobench.config import cell_ids
 from novobench.errors import ConfigError, NovobenchError, suggestion
 from novobench.files import number
@@ -60,10 +62,10 @@ def check_ranges(experiment: Experiment, rows: Mapping[str, Row], scale: str) ->
     of the widest ranges is invalid.
     """
     where, base = display_path(experiment.file), task_tree(experiment, scale)
-    ranges = {key: ranges_of(experiment, row, scale) for key, row in rows.items()}
+    ranges = {key: ranges_of(experiment, row, scale, base) for key, row in rows.items()}
     for key, row in rows.items():
         if not ranges[key]:
-            name = _optimizer(experiment, row, scale)
+            name = _optimizer(experiment, row, scale, base)
             raise ConfigError(
                 f"row '{row.id}': optimizer '{name}' has no tunable parameters. Name their ranges in {where}, under "
                 "`search:`."
@@ -76,13 +78,13 @@ def check_ranges(experiment: Experiment, rows: Mapping[str, Row], scale: str) ->
             row_config(experiment, row, scale, 0, extra={"purpose": "search"}, rates=rates, base=base)
 
 
-def ranges_of(experiment: Experiment, row: Row, scale: str) -> Ranges:
-    """The ranges of a row's optimizer in the first round."""
-    return experiment.search.ranges_of(_optimizer(experiment, row, scale))
+def ranges_of(experiment: Experiment, row: Row, scale: str, base: DictConfig) -> Ranges:
+    """The ranges of a row's optimizer in the first round. base: the result of `task_tree`."""
+    return experiment.search.ranges_of(_optimizer(experiment, row, scale, base))
 
 
-def _optimizer(experiment: Experiment, row: Row, scale: str) -> str:
-    config = row_config(experiment, row, scale, 0, rates={"optimizer.lr": 1.0})
+def _optimizer(experiment: Experiment, row: Row, scale: str, base: DictConfig) -> str:
+    config = row_config(experiment, row, scale, 0, rates={"optimizer.lr": 1.0}, base=base)
     assert config is not None  # a row with a key has a cell
     return config.optimizer.name
 
@@ -100,7 +102,7 @@ def trials(
     """The trials of one round: `budget` of them per key in `rows`, with `seeds` cells each."""
     base, result = task_tree(experiment, scale), []
     for key, row in rows.items():
-        ranges = ranges_of(experiment, row, scale)
+        ranges = ranges_of(experiment, row, scale, base)
         for trial_number, rates in enumerate(points(ranges, budget, experiment.search.widen, study, round)):
             config = row_config(experiment, row, scale, 0, extra={"purpose": "search"}, rates=rates, base=base)
             assert config is not None

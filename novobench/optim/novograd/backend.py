@@ -123,10 +123,10 @@ def init_state(
         own["rounding_counter"] = rounding_counter.fill_(rounding.first_counter(len(state)))
 
 
-def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[tuple[Group, ParamState]]:
-    """The parameters that have a gradient, with their state, which is created if it is missing."""
+def param_states(members: Iterable[tuple[Group, Tensor, float]], state: State) -> list[tuple[Group, ParamState]]:
+    """The parameters that have a gradient, with their state, which is created if it is missing. Members come with r."""
     with_grad = []
-    for group, parameter in members:
+    for group, parameter, scale in members:
         grad = parameter.grad
         if grad is None:
             continue
@@ -145,7 +145,6 @@ def param_states(members: Iterable[tuple[Group, Tensor]], state: State) -> list[
         if weight.is_complex():
             weight, grad, exp_avg = (torch.view_as_real(x) for x in (weight, grad, exp_avg))
         v, v_max, counter = own["exp_avg_sq"], own.get("max_exp_avg_sq"), own.get("rounding_counter")
-        scale = 1.0 if group.get("layer_scale") is None else rate_scale(parameter, group)
         with_grad.append((group, ParamState(weight, grad, exp_avg, v, v_max, dtensor, counter, scale)))
     return with_grad
 

@@ -47,10 +47,11 @@ class CompiledBackend(Backend):
 
     def prepare(self) -> bool:
         for i, group in enumerate(self._groups):
-            members = [(group, parameter) for parameter in group["params"] if parameter.grad is not None]
+            # The kernels take r² apart from the tensors.
+            members = [(group, parameter, 1.0) for parameter in group["params"] if parameter.grad is not None]
             self._tensors += [t for _, t in param_states(members, self._state)]
             self._group_of += [i] * len(members)
-            self._rate_scales_squared += [rate_scale_squared(parameter, group) for _, parameter in members]
+            self._rate_scales_squared += [rate_scale_squared(parameter, group) for _, parameter, _ in members]
         return len(self._tensors) > 0
 
     def square_norm(self) -> Tensor:

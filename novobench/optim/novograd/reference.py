@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from novobench.optim.novograd import half, norms, rounding
-from novobench.optim.novograd.backend import Backend, GradScaling, Group, ParamState, State, param_states
+from novobench.optim.novograd.backend import Backend, GradScaling, Group, ParamState, State, param_states, rate_scale
 from novobench.optim.novograd.layout import same_layout
 
 Number = Any
@@ -20,7 +20,8 @@ class ReferenceBackend(Backend):
     """For any tensors on any device, in fp32 (fp64) arithmetic. Never reads a number from a device."""
 
     def __init__(self, members: Sequence[tuple[Group, Tensor]], state: State) -> None:
-        self._members, self._state = list(members), state
+        self._members = [(group, parameter, rate_scale(parameter, group)) for group, parameter in members]
+        self._state = state
         self._tensors: list[tuple[Group, ParamState]] = []
         self._norms: list[Tensor] | None = None
 
