@@ -51,7 +51,9 @@ def constant(update):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "rate"), [("task", cosine), ("constant", constant), ("own", lambda update: 7.0)], ids=str
+    ("schedule", "rate"),
+    [("task", cosine), ("constant", constant), ("own", lambda update: 7.0)],
+    ids=["task", "constant", "own"],
 )
 def test_each_kind_of_schedule(schedule, rate):
     """Milestones of weight decay apply with all of them."""
