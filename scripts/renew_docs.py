@@ -1,10 +1,10 @@
 """Renew what the Makefile and README say about experiments, from experiments/*.yaml, and what the header of each
-experiment says about seed noise, from results/laptop/.
+experiment says about seed noise and the page on NovoGrad's forms about their results, from results/laptop/.
 
     python scripts/renew_docs.py        (or: make docs)
 
-The Makefile and README have one generated block each between two marker lines, and a header has one generated line; the
-rest is written by hand.
+The Makefile, README and that page have one generated block each, between two marker lines, and a header has one
+generated line; the rest is written by hand.
 """
 
 import csv
@@ -43,8 +43,43 @@ def readme_block(experiments: list[Experiment]) -> str:
     return "\n".join(lines)
 
 
+FORMS = {
+    "table1": ("Table 1, 8 epochs: top-1, larger is better", "top1", "t1_{}_100"),
+    "table4": ("Table 4: WER on test-clean, smaller is better", "test_clean", "t4_{}"),
+    "table6": ("Table 6: BLEU, larger is better", "sacrebleu", "t6_{}"),
+    "table7": ("Table 7: test perplexity, smaller is better", "test", "t7_{}"),
+}
+"""Table -> heading, column and pattern of row ids of `forms_block`."""
+
+
+def forms_block(_: list[Experiment]) -> str:
+    """A Markdown table of NovoGrad's forms and the paper's other optimizers, from results/laptop/."""
+    labels = {"sgd": "SGD", "adam": "Adam", "adam_low_dropout": "Adam, NovoGrad's dropout", "adamw": "AdamW"}
+    labels |= {"novograd": "NovoGrad", "novograd_rms": "NovoGrad, equal RMS", "novograd_adamw": "NovoGrad + AdamW"}
+    tables = {name: {line["row"]: line for line in laptop_table(name)} for name in FORMS}
+    lines = [f"| | {' | '.join(heading for heading, _, _ in FORMS.values())} |", "| --- | --- | --- | --- | --- |"]
+    for form, label in labels.items():
+        cells = [_interval(tables[name].get(row.format(form), {}), column) for name, (_, column, row) in FORMS.items()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    seeds = sorted({int(line["seeds"]) for table in tables.values() for line in table.values() if line["seeds"] != "0"})
+    return "\n".join([*lines, "", f"Means over {seeds[-1]} seeds with 95 % intervals, at laptop scale."])
+
+
+def _interval(line: dict[str, str], column: str) -> str:
+    """`mean ± half the interval` of a line of a table's CSV file; empty if it has none."""
+    if not line.get(column):
+        return ""
+    mean = float(line[column])
+    return f"{mean:.1f} ± {float(line[f'{column}_high']) - mean:.1f}" if line[f"{column}_high"] else f"{mean:.1f}"
+
+
 BLOCKS: dict[str, tuple[str, str, Callable[[list[Experiment]], str]]] = {
     "Makefile": ("# Written by `make docs`:", "# End of what `make docs` writes.", makefile_block),
+    "novobench/optim/BEYOND_THE_PAPER.md": (
+        "<!-- Written by `make docs`: -->",
+        "<!-- End of what `make docs` writes. -->",
+        forms_block,
+    ),
     "README.md": ("<!-- Written by `make docs`: -->", "<!-- End of what `make docs` writes. -->", readme_block),
 }
 """File -> the marker lines around its block, and the function that writes the block."""
