@@ -172,10 +172,11 @@ def config_classes() -> list[type]:
 
 @pytest.mark.parametrize("kind", config_classes(), ids=lambda kind: kind.__name__)
 def test_every_field_is_explained(kind):
-    """A text follows each field where it is declared."""
-    [declaration] = ast.parse(inspect.getsource(kind)).body
+    """A text follows each field where it is declared, in the class or in its base."""
+    declarations = [ast.parse(inspect.getsource(cls)).body[0] for cls in kind.__mro__ if dataclasses.is_dataclass(cls)]
     explained = {
         node.target.id
+        for declaration in declarations
         for node, text in pairwise(declaration.body)
         if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }
