@@ -127,9 +127,11 @@ def test_table_5_is_the_papers(row, batch, per_epoch, lr, decay, warmup):
 def test_the_rows_of_table_4_share_one_clipping_policy():
     experiment = load_experiment("table4")
     for scale in SCALES:
-        configs = [row_config(experiment, row, scale, 0) for row in experiment.rows]
+        rows = [row for row in experiment.rows if row.at(scale) is not None]
+        configs = [row_config(experiment, row, scale, 0) for row in rows]
         assert len({(c.optimizer.clip_norm, c.optimizer.larc_trust, c.optimizer.larc_mode) for c in configs}) == 1
-        assert len({repr((c.model, c.data, c.batch, c.budget, c.schedule)) for c in configs}) == 1
+        regular = [config for row, config in zip(rows, configs, strict=True) if not row.diagnostic]
+        assert len({repr((c.model, c.data, c.batch, c.budget, c.schedule)) for c in regular}) == 1
 
 
 def test_table_6_has_the_papers_batches_and_rates():
@@ -155,8 +157,9 @@ def test_transformer_xl_is_judged_at_paper_scale_as_its_code_judges_it():
     """train.py evaluates every 4,000 updates and tests the best weights: 22.9 times in the paper's 91,553 updates."""
     experiment = load_experiment("table7")
     for row in experiment.rows:
-        config = row_config(experiment, row, "full", 0)
-        assert config.runtime.selection_points == round(91_553 / 4000)
+        if row.in_paper or row.full is not None:
+            config = row_config(experiment, row, "full", 0)
+            assert config.runtime.selection_points == round(91_553 / 4000)
     assert row_config(experiment, experiment.rows[0], "laptop", 0).runtime.selection_points == 0
 
 
@@ -201,23 +204,23 @@ def test_every_optimizer_of_a_table_had_the_same_budget():
     assert {line["split"] for line in lines} == {"search", "valid", "dev-clean"}
 
 
-def test_every_tuned_key_of_an_experiment_is_there():
+def test_every_row_has_a_rate():
+    """Tuned ones, or the row's own until its search has run."""
     for name in experiment_names():
         experiment = load_experiment(name)
-        keys = {row.tuned_key("laptop") for row in experiment.rows} - {None}
-        tuned = yaml.safe_load((ROOT / "configs" / experiment.task / "tuned-laptop.yaml").read_text())
-        assert keys <= tuned.keys()
+        for row in experiment.rows:
+            assert (row_config(experiment, row, "laptop", 0) is None) == (row.at("laptop") is None)
 
 
-def test_gpu_scale_has_the_papers_rows_and_fits_into_three_quarters_of_an_hour():
-    experiments = [load_experiment(name) for name in experiment_names()]
+def test_gpu_scale_has_the_papers_rows_and_fits_into_an_hour_and_a_quarter():
+    experiments = [experiment for name in experiment_names() if (experiment := load_experiment(name)).in_paper]
     for experiment in experiments:
-        (paper, gpu) = ({row.id for row in experiment.rows if row.at(scale) is not None} for scale in ("full", "gpu"))
-        assert paper - gpu <= {"t7_novograd_20b", "t7_novograd_t128"}, experiment.name
-        assert gpu <= paper, experiment.name
+        (full, gpu) = ({row.id for row in experiment.rows if row.at(scale) is not None} for scale in ("full", "gpu"))
+        assert full - gpu <= {"t7_novograd_20b", "t7_novograd_t128"}, experiment.name
+        assert gpu <= full | {row.id for row in experiment.rows if not row.in_paper}, experiment.name
     cells = plan(experiments, "gpu", [0]).cells
     seconds = [forecast(cell, {}).seconds / cell.config.runtime.cells_per_gpu for cell in cells]
-    assert sum(seconds) < 45 * 60
+    assert sum(seconds) < 75 * 60
 
 
 def test_a_searched_rate_wins_over_the_rows_own(workspace):

@@ -84,7 +84,7 @@ LOADED = [("table1", "gpu"), ("table2", "full"), ("table5", "laptop"), ("table6"
 @pytest.mark.parametrize(("name", "scale"), LOADED)
 def test_it_loads_to_the_config_that_is_trained(name, scale):
     experiment = load_experiment(name)
-    row = experiment.rows[-2]
+    row = [row for row in experiment.rows if row.at(scale) is not None][-2]
     assert yaml.safe_load(annotated_yaml(experiment, row, scale, {})) == dataclasses.asdict(
         row_config(experiment, row, scale, 0)
     )
