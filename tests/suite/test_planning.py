@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from novobench.config import cell_id
-from novobench.config_loading import parse_overrides
+from novobench.config_loading import parse_overrides, read_yaml
 from novobench.errors import ConfigError
 from novobench.suite.experiment import load_experiment, row_config
 from novobench.suite.plan import plan
@@ -196,5 +196,6 @@ def test_a_cell_of_an_overridden_recipe_is_marked(workspace):
     assert own_recipes(**{"runtime.workers": 1}) == [True]  # changes no result
     assert own_recipes(**{"optimizer.lr": 0.05}) == [True]  # the row's own
     assert own_recipes(**{"optimizer.lr": 0.06}) == [False]
-    novograd = {"optimizer.name": "novograd", "optimizer.lr": 0.015, "optimizer.weight_decay": 0.0014}
+    tuned = read_yaml(workspace / "configs" / "image" / "tuned-laptop.yaml")["novograd-b32"]
+    novograd = {"optimizer.name": "novograd", **tuned}
     assert own_recipes(**novograd) == [True]  # another row's, with its tuned rates
