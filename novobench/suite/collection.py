@@ -36,7 +36,7 @@ _TRAINING_UNITS = {
 `records.csv`, `parameters` last."""
 _ENTRY_FIELDS = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring", "finished", "purpose")
 """Fields of a record that `cells.json` holds."""
-_MAX_POINTS = 200
+_MAX_POINTS = 25
 """Points per series; of longer series every k-th is kept."""
 _MAX_EXAMPLES = 20
 _PRIVATE = ("data_root", "path", "trackers")
