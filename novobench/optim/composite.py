@@ -126,6 +126,6 @@ def switchable(optimizer: Optimizer) -> list[Any]:
     """The optimizers among `optimizer`, or its parts, that train other weights than those to be evaluated: they have
     the methods `train()` and `eval()`, as schedule-free optimizers do."""
     if isinstance(optimizer, Composite):
-        return [found for part in optimizer.parts for found in switchable(part.optimizer)]
+        return [each for part in optimizer.parts for each in switchable(part.optimizer)]
     has_both = all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))
     return [optimizer] if has_both else []

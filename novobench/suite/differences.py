@@ -43,7 +43,7 @@ class Difference:
 def differences(experiment: Experiment, rows: Sequence[TableRow]) -> list[Difference]:
     """The comparisons of which both rows are in `rows` and have a seed in common."""
     by_id = {row.row.id: row for row in rows}
-    found = []
+    compared = []
     for comparison in experiment.comparisons:
         key = comparison.column or experiment.columns[0].key
         column = next(column for column in experiment.columns if column.key == key)
@@ -52,5 +52,5 @@ def differences(experiment: Experiment, rows: Sequence[TableRow]) -> list[Differ
                 first, second = by_id[comparison.row], by_id[other]
                 estimate = paired_difference(first.values.get(key, {}), second.values.get(key, {}))
                 if estimate.n:
-                    found.append(Difference(first, second, column, estimate))
-    return found
+                    compared.append(Difference(first, second, column, estimate))
+    return compared

@@ -47,19 +47,19 @@ def departures(searched: SearchedKey, experiment: Experiment, of_experiment: Seq
 
     of_experiment: all keys that were searched for that experiment.
     """
-    found = []
+    problems = []
     declared = experiment.search
     budgets = set(Counter(trial.round for trial in searched.trials).values())
     seeds = {len(trial.values) for trial in searched.trials}
     if budgets != {declared.budget} or seeds != {declared.seeds}:
         tried = " × ".join("-".join(map(str, sorted(counts))) for counts in (budgets, seeds))
-        found.append(f"searched with {tried} trials per round instead of {declared.budget} × {declared.seeds}")
+        problems.append(f"searched with {tried} trials per round instead of {declared.budget} × {declared.seeds}")
     if not _has_declared_ranges(searched, experiment):
-        found.append(f"searched in other ranges than {experiment.name} declares")
+        problems.append(f"searched in other ranges than {experiment.name} declares")
     most = max(each.rounds for each in of_experiment)
     if searched.rounds < most:
-        found.append(f"searched in {counted(searched.rounds, 'round')}, other rates of {experiment.name} in {most}")
-    return found
+        problems.append(f"searched in {counted(searched.rounds, 'round')}, other rates of {experiment.name} in {most}")
+    return problems
 
 
 def _has_declared_ranges(searched: SearchedKey, experiment: Experiment) -> bool:

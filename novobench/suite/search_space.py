@@ -153,14 +153,14 @@ def edges(best: Mapping[str, float], tried: Sequence[Mapping[str, float]]) -> di
 
     A better value may lie beyond it.
     """
-    found = {}
+    at_edge = {}
     for key, value in best.items():
         values = [rates[key] for rates in tried]
         if value in (min(values), max(values)):
-            found[key] = "smallest" if value == min(values) else "largest"
-    return found
+            at_edge[key] = "smallest" if value == min(values) else "largest"
+    return at_edge
 
 
-def edge_text(best: Mapping[str, float], found: Mapping[str, str]) -> str:
+def edge_text(best: Mapping[str, float], at_edge: Mapping[str, str]) -> str:
     """`the best optimizer.lr, 0.2, is the largest tried`."""
-    return ", and ".join(f"the best {key}, {best[key]:g}, is the {which} tried" for key, which in found.items())
+    return ", and ".join(f"the best {key}, {best[key]:g}, is the {which} tried" for key, which in at_edge.items())
