@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from novobench.optim import NovoGrad, registry
+from novobench.optim.novograd import foreach
 from tests.optim.problems import EAGER_PATHS
 
 SHAPES = [(), (7,), (5, 3), (4, 3, 2), (40, 30)]
@@ -169,7 +170,7 @@ def operations_of_a_step(path, options):
     return called
 
 
-@pytest.mark.parametrize("name", ["reference", "capturable", "cpu", "cuda"])
+@pytest.mark.parametrize("name", ["reference", "foreach", "capturable", "cpu", "cuda"])
 def test_a_step_takes_no_more_operations(name):
     path = EAGER_PATHS[name].options
     plain = operations_of_a_step(path, {})
@@ -177,8 +178,9 @@ def test_a_step_takes_no_more_operations(name):
     assert operations_of_a_step(path, RMS) == plain
 
 
-def test_foreach_adds_an_operation_for_each_further_size():
-    """Its last operation takes one factor for all its tensors."""
+def test_foreach_adds_a_launch_for_each_further_size(monkeypatch):
+    """On devices where `_foreach` operations are launches: the last one takes one factor for all its tensors."""
+    monkeypatch.setattr(foreach, "_WITHOUT_LAUNCHES", ())
     path = EAGER_PATHS["foreach"].options
     plain, scaled = operations_of_a_step(path, {}), operations_of_a_step(path, RMS)
     assert scaled - plain == {"aten::_foreach_add_.List": 2}

@@ -88,26 +88,29 @@ def _update(group: Group, tensors: Sequence[ParamState], grad_norms: Sequence[Te
     weights, grads, exp_avgs = ([t[i] for t, *_ in moving] for i in range(3))
     decay = group["weight_decay"]
     coupled, decoupled = (0.0, decay) if group["decoupled_weight_decay"] else (decay, 0.0)
+    rates = [lr * t.rate_scale for t, *_ in moving]
     torch._foreach_mul_(exp_avgs, group["betas"][0])
     if device.type in _WITHOUT_LAUNCHES:
-        for weight, grad, exp_avg, factor, average in zip(weights, grads, exp_avgs, factors, averages, strict=True):
+        for weight, grad, exp_avg, factor, average, rate in zip(
+            weights, grads, exp_avgs, factors, averages, rates, strict=True
+        ):
             exp_avg.add_(grad, alpha=factor * average)
             if coupled:
                 exp_avg.add_(weight, alpha=coupled * average)
-    else:
-        updates = torch._foreach_mul(grads, factors)
-        if coupled:
-            torch._foreach_add_(updates, weights, alpha=coupled)
-        if group["grad_averaging"]:
-            torch._foreach_mul_(updates, averages)
-        torch._foreach_add_(exp_avgs, updates)
+            if decoupled:
+                weight.mul_(1 - lr * decoupled)
+            weight.add_(exp_avg, alpha=-rate)
+        return
+    updates = torch._foreach_mul(grads, factors)
+    if coupled:
+        torch._foreach_add_(updates, weights, alpha=coupled)
+    if group["grad_averaging"]:
+        torch._foreach_mul_(updates, averages)
+    torch._foreach_add_(exp_avgs, updates)
     if decoupled:
         torch._foreach_mul_(weights, 1 - lr * decoupled)
-    if group.get("layer_scale") is None:
-        torch._foreach_add_(weights, exp_avgs, alpha=-lr)
-        return
-    by_scale: dict[float, list[int]] = {}  # one launch per scale: a factor per tensor would need a copy of m
-    for i, (t, *_) in enumerate(moving):
-        by_scale.setdefault(t.rate_scale, []).append(i)
-    for scale, places in by_scale.items():
-        torch._foreach_add_([weights[i] for i in places], [exp_avgs[i] for i in places], alpha=-lr * scale)
+    by_rate: dict[float, list[int]] = {}  # one launch per rate: a factor per tensor would need a copy of m
+    for i, rate in enumerate(rates):
+        by_rate.setdefault(rate, []).append(i)
+    for rate, places in by_rate.items():
+        torch._foreach_add_([weights[i] for i in places], [exp_avgs[i] for i in places], alpha=-rate)
