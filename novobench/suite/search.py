@@ -156,8 +156,8 @@ def _at_edge(experiment: Experiment, done: Sequence[Trial]) -> list[str]:
     """A sentence for each key whose best trial is at an edge of what was tried."""
     best = best_trials(experiment, done, outcomes_of(done, experiment.columns[0].metric))
     tried = {key: [trial.rates for trial in done if trial.key == key] for key in best}
-    found = {key: edges(trial.rates, tried[key]) for key, trial in best.items()}
-    return [f"{key}: {edge_text(best[key].rates, at_edge)}." for key, at_edge in found.items() if at_edge]
+    edges_by_key = {key: edges(trial.rates, tried[key]) for key, trial in best.items()}
+    return [f"{key}: {edge_text(best[key].rates, at_edge)}." for key, at_edge in edges_by_key.items() if at_edge]
 
 
 def _print_outcome(searched: SearchedKey, out: Console) -> None:

@@ -47,12 +47,12 @@ def rows_to_search(experiment: Experiment, scale: str) -> dict[str, Row]:
 
 def check_keys(keys: Sequence[str], experiments: Sequence[Experiment], scale: str) -> None:
     """Raise ConfigError for a key that no row of the experiments names."""
-    known = dict.fromkeys(key for experiment in experiments for key in rows_to_search(experiment, scale))
+    keys_of_rows = dict.fromkeys(key for experiment in experiments for key in rows_to_search(experiment, scale))
     for key in keys:
-        if key not in known:
+        if key not in keys_of_rows:
             names = ", ".join(experiment.name for experiment in experiments)
             problem = f"--keys: no row of {names} has `tuned: {key}` at {scale} scale."
-            raise ConfigError(f"{problem}{suggestion(key, list(known))} Known: {', '.join(known)}.")
+            raise ConfigError(f"{problem}{suggestion(key, list(keys_of_rows))} Known: {', '.join(keys_of_rows)}.")
 
 
 def check_ranges(experiment: Experiment, rows: Mapping[str, Row], scale: str) -> None:

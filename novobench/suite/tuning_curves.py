@@ -69,23 +69,23 @@ def write_tuning_curves(experiments: Iterable[Experiment], scale: str) -> list[P
     """
     folder = places.workspace().results(scale)
     searched = searched_keys(read_search(scale))
-    known = {experiment.name: experiment for experiment in experiments}
-    figures = list(known)
+    by_name = {experiment.name: experiment for experiment in experiments}
+    figures = list(by_name)
     lines = []
     for each in searched:
-        if each.experiment not in known:
+        if each.experiment not in by_name:
             try:
-                known[each.experiment] = load_experiment(each.experiment)
+                by_name[each.experiment] = load_experiment(each.experiment)
             except NovobenchError:
                 continue
-        for n, value in _curve(each, known[each.experiment].columns[0].better).items():
+        for n, value in _curve(each, by_name[each.experiment].columns[0].better).items():
             common = str(SCHEMA), each.experiment, each.task, each.key, str(each.study), str(n)
             lines.append(TuningLine(*common, each.split, each.metric, f"{value:.6g}"))
     write_changed(folder / "tuning.csv", csv_bytes(TuningLine._fields, lines))
     paths = [folder / "tuning.csv"]
     for name in figures:
         if of_experiment := [each for each in searched if each.experiment == name]:
-            paths.append(_write_figure(known[name], scale, of_experiment))
+            paths.append(_write_figure(by_name[name], scale, of_experiment))
     return paths
 
 
