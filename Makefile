@@ -77,7 +77,7 @@ rivals: $(READY) ## optimizers of other authors on three of the paper's tasks (l
 $(EXPERIMENTS) $(RIVALS): $(READY)
 	$(RUN) $@
 
-search: $(READY) ## repeat the search for learning rates (laptop: 2 hours on 2 cores)
+search: $(READY) ## repeat the search for learning rates (laptop: 2.5 hours on 2 cores)
 	$(SEARCH) $(EXPERIMENTS) $(RIVALS)
 
 wheel: $(READY) ## build the wheel and the sdist into dist/

@@ -38,7 +38,7 @@ _ENTRY_FIELDS = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring",
 """Fields of a record that `cells.json` holds."""
 _MAX_POINTS = 25
 """Points per series; of longer series every k-th is kept."""
-_MAX_EXAMPLES = 20
+_MAX_EXAMPLES = 10
 _PRIVATE = ("data_root", "path", "trackers")
 """Config keys that name folders or accounts of this machine. Results do not contain them."""
 _Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, and much faster where PyYAML has it
