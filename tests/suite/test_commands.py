@@ -74,7 +74,7 @@ def test_run_trains_records_and_writes_a_table(tuned, novobench):
     assert len(cells) == 4
     assert all("path" not in cell["config"]["data"] for cell in cells.values())
     examples = json.loads((results / "examples.json").read_text())
-    assert all(len(entry["test"]) == 20 for entry in examples.values())
+    assert all(len(entry["test"]) == 10 for entry in examples.values())
     series = {line["series"] for line in lines(results / "curves.csv")}
     assert {"train/loss", "train/lr", "search/top1"} <= series
 
