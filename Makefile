@@ -67,10 +67,10 @@ rivals_language: ## Transformer-XL: AdamW, Muon, Schedule-Free, SOAP, Lion and N
 rivals_translation: ## a Transformer that translates: AdamW, Muon, Schedule-Free, SOAP, Lion and NovoGrad's three forms (laptop: 1 minute)
 # End of what `make docs` writes.
 
-tables: $(READY) ## all tables and figures at SCALE (laptop: 9 minutes on 2 cores)
+tables: $(READY) ## all tables and figures at SCALE (laptop: 10 minutes on 2 cores)
 	$(RUN) $(EXPERIMENTS)
 
-rivals: $(READY) ## optimizers of other authors on three of the paper's tasks (laptop: 5 minutes on 2 cores)
+rivals: $(READY) ## optimizers of other authors on three of the paper's tasks (laptop: 4 minutes on 2 cores)
 	$(RUN) $(RIVALS)
 
 .PHONY: $(EXPERIMENTS) $(RIVALS)
