@@ -39,6 +39,7 @@ _ENTRY_FIELDS = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring",
 _MAX_POINTS = 25
 """Points per series; of longer series every k-th is kept."""
 _MAX_EXAMPLES = 10
+"""Predictions per split: the first ones."""
 _PRIVATE = ("data_root", "path", "trackers")
 """Config keys that name folders or accounts of this machine. Results do not contain them."""
 _Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, and much faster where PyYAML has it

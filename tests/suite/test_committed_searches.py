@@ -1,4 +1,4 @@
-"""The committed searches against what the experiments declare: each rate of `tuned-<scale>.yaml` is earned."""
+"""The committed searches are as the experiments declare, and the rates of `tuned-<scale>.yaml` are their best."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -64,8 +64,8 @@ def test_committed_searches_were_widened_while_a_winner_was_at_an_edge(path):
                 means = [trial.mean for trial in trials if trial.mean is not None]
                 best = next(trial for trial in trials if trial.mean == (min if smaller else max)(means))
                 at_edge[each.key] = edges(best.rates, [trial.rates for trial in trials])
-            went_on = any(each.rounds > last + 1 for each in group)
-            assert went_on == (any(at_edge.values()) and last < LAST_ROUND), (
+            was_widened = any(each.rounds > last + 1 for each in group)
+            assert was_widened == (any(at_edge.values()) and last < LAST_ROUND), (
                 f"{experiment.name} round {last}: {at_edge}"
             )
 
