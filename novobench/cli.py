@@ -138,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(sub, "--keys", "KEY", "only these sets of rates (default: all; then all are widened together)")
     _add_running(sub)
 
+    text = "Show what is in a folder of your own data, and the options that train on it."
+    sub = verb("data", _data, text, "data image path=photos")
+    sub.add_argument("task", metavar="TASK", help="image, speech, translation or language")
+    sub.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="path=FOLDER, and other keys of `data.`")
+    sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
+
     verb("doctor", _doctor, "Check packages, devices, folders and disk space.", "doctor")
 
     text = "Measure the speed of optimizers and of training."
@@ -190,6 +196,8 @@ def _add_experiments(sub: argparse.ArgumentParser, *, seeds: bool = True) -> Non
     _add_list(sub, "--rows", "ID", "only these rows (default: all)")
     text = "override the config of every row; {} empties a mapping. Results of a changed recipe stay in runs/"
     _add_list(sub, "--set", "KEY=VALUE", text)
+    text = "train on your own data, e.g. path=photos: they are measured, and every size that depends on them is set"
+    _add_list(sub, "--data", "KEY=VALUE", text)
 
 
 def _add_running(sub: argparse.ArgumentParser) -> None:
@@ -244,10 +252,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    from novobench.config_loading import parse_overrides
     from novobench.suite import show
 
-    show.configs(_experiments(arguments), arguments.scale, parse_overrides(arguments.set), arguments.rows)
+    experiments = _experiments(arguments)
+    show.configs(experiments, arguments.scale, _overrides(arguments, experiments), arguments.rows)
     return 0
 
 
@@ -262,6 +270,13 @@ def _search(arguments: argparse.Namespace) -> int:
 
     counts = arguments.budget, arguments.seeds, arguments.study
     return search.search(_experiments(arguments), arguments.scale, *counts, arguments.jobs, arguments.keys)
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from novobench.config_loading import parse_overrides
+    from novobench.suite import own_data_report
+
+    return own_data_report.report(arguments.task, arguments.scale, parse_overrides(arguments.settings))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -293,8 +308,21 @@ def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
 
 
 def _planned(arguments: argparse.Namespace) -> Plan:
-    from novobench.config_loading import parse_overrides
     from novobench.suite.plan import plan
 
-    extra = parse_overrides(arguments.set)
-    return plan(_experiments(arguments), arguments.scale, range(arguments.seeds), extra, arguments.rows)
+    experiments = _experiments(arguments)
+    extra = _overrides(arguments, experiments)
+    return plan(experiments, arguments.scale, range(arguments.seeds), extra, arguments.rows)
+
+
+def _overrides(arguments: argparse.Namespace, experiments: list[Experiment]) -> dict[str, Any]:
+    """What `--data` and `--set` change; `--set` wins."""
+    from novobench.config_loading import parse_overrides
+
+    own = parse_overrides(arguments.set)
+    if not arguments.data:
+        return own
+    from novobench.suite import own_data
+
+    measured = own_data.overrides_for(experiments, arguments.scale, parse_overrides(arguments.data))
+    return {key: value for key, value in measured.items() if key not in own} | own
