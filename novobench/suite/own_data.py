@@ -122,7 +122,9 @@ def overrides_for(experiments: Sequence[Experiment], scale: str, data: Mapping[s
 
 def problem_lines(measured: Measured) -> list[str]:
     """A line for each reason why items cannot be used."""
-    lines = [f"{counted(item.count, 'bad item')}: {item.reason}, e.g. {printable(item.example)}" for item in measured.bad]
+    lines = [
+        f"{counted(item.count, 'bad item')}: {item.reason}, e.g. {printable(item.example)}" for item in measured.bad
+    ]
     if rest := measured.bad[_MOST_REASONS:]:
         count = sum(item.count for item in rest)
         lines[_MOST_REASONS:] = [f"{counted(count, 'bad item')} for {counted(len(rest), 'other reason')}"]

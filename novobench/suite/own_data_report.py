@@ -28,7 +28,9 @@ def report(task: str, scale: str, overrides: Mapping[str, Any]) -> int:
     for note in measured.notes:
         out.print(note)
     out.print(f"fingerprint {measured.fingerprint}")
-    out.print("\nTo train on them, add the first line to novobench run, plan, config, search or compare. It measures the")
+    out.print(
+        "\nTo train on them, add the first line to novobench run, plan, config, search or compare. It measures the"
+    )
     out.print("data each time. The second line has the numbers of today.")
     print(f"  --data {words(measured.given_words)}")
     print(f"  --set {words(measured.options)}")

@@ -27,8 +27,8 @@ from novobench.tasks.image.batches import GRAY, SKIPPED_LABEL, ImageSample, coll
 from novobench.tasks.image.builtin import Digits
 from novobench.tasks.image.config import BUILT_IN, ImageDataConfig, ImageModelConfig
 from novobench.tasks.image.decoding import DECODER_VERSION
-from novobench.tasks.image.resident import ResidentEvaluation, ResidentTraining
 from novobench.tasks.image.image_folder import unused_splits
+from novobench.tasks.image.resident import ResidentEvaluation, ResidentTraining
 from novobench.tasks.image.sources import ImageSource, read_or_skip
 from novobench.tasks.image.splits import Splits
 from novobench.tasks.image.transforms import crop_box, crop_draws, normalize, tensorflow_crop_box
@@ -100,9 +100,7 @@ def open_images(
         own_search = None if splits.search is None else len(splits.search.labels)
         own_test = None if splits.test is None else len(splits.test.labels)
         unused = unused_splits(config, data_root)
-        _check_counts(
-            config, model, len(splits.train.labels), own_search, own_test, len(splits.train.classes), unused
-        )
+        _check_counts(config, model, len(splits.train.labels), own_search, own_test, len(splits.train.classes), unused)
         if unused:
             log.info("Not used: %s of %s; data.test_split and data.search_split choose splits.", unused, config.name)
         for source in splits.sources:

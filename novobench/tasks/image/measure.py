@@ -205,5 +205,3 @@ def _facts(splits: Splits, sizes: dict[str, int], looks: list[dict[str, Any]]) -
         )
     facts.append(("image sizes", text))
     return facts
-
-

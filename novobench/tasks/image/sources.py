@@ -24,7 +24,15 @@ from novobench.tasks.hub import open_hub, read_rows, row_digests, row_source, sp
 from novobench.tasks.image.config import ImageDataConfig
 from novobench.tasks.image.decoding import BadImage, MissingImage, image_size, quiet, rgb_pixels
 from novobench.tasks.image.image_folder import IMAGE_SUFFIXES, class_folders, image_files, subfolders, unused_splits
-from novobench.tasks.sources import content_digests, data_folder, listed, listing_key, missing_split, printable, split_key
+from novobench.tasks.sources import (
+    content_digests,
+    data_folder,
+    listed,
+    listing_key,
+    missing_split,
+    printable,
+    split_key,
+)
 
 log = logging.getLogger(__name__)
 
