@@ -48,8 +48,9 @@ def open_source(config: SpeechDataConfig, data_root: Path, split: str) -> Source
 def _open_manifest(config: SpeechDataConfig, data_root: Path, split: str) -> Source:
     """`<split>.json`, else `<split>.csv` or `<split>.tsv`."""
     folder = data_root / (config.path or config.name)
-    has_table = not (folder / f"{split}.json").is_file() and table_file(folder, split) is not None
-    return (TableSource if has_table else ManifestSource)(config, data_root, split)
+    is_json = os.path.isfile(folder / f"{split}.json") or not os.path.isdir(folder)
+    kind = ManifestSource if is_json or table_file(folder, split) is None else TableSource
+    return kind(config, data_root, split)
 
 
 class EspeakSource:
