@@ -72,10 +72,7 @@ def test_the_docstring_of_a_field_is_the_string_below_it():
 def test_the_command(novobench):
     code, out, _ = novobench("config", "keys", "speech")
     assert code == 0
-    assert (
-        "data.features.sample_rate  (int [100, inf); default 16000; at laptop scale 22050)\n    Of the recordings, in Hz."
-        in out
-    )
+    assert "data.features.sample_rate  (int [100, inf); default 16000; at laptop scale 22050)\n    Of the r" in out
     assert "data.train_size  (int [1, inf); default 281241; at laptop scale 3000)" in out
     assert "model.blocks[].kernel  (int [1, inf); must be set)\n    Frames; odd" in out
     code, out, _ = novobench("config", "KEYS", "optimizer", "--scale", "gpu")
