@@ -125,13 +125,14 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(
         "search",
         _search,
-        "Search learning rates for experiments' rows, with the same budget for each optimizer.",
+        "Search learning rates for experiments' rows, with the same number of trials for each optimizer.",
         "search table1 table4 --scale laptop",
     )
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="each is searched by itself")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
+    _add_list(sub, "--set", "KEY=VALUE", "override the config of every row; the outcome is then only printed")
     text = "trials per set of rates and round, a power of two (default: the experiment's)"
-    sub.add_argument("--budget", type=_positive, help=text)
+    sub.add_argument("--trials", type=_positive, help=text)
     sub.add_argument("--seeds", type=_positive, help="seeds per trial (default: the experiment's)")
     text = "number of an independent search, with points of its own; only study 0 sets the tuned rates (default: 0)"
     sub.add_argument("--study", type=_not_negative, default=0, help=text)
@@ -258,10 +259,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
+    from novobench.config_loading import parse_overrides
     from novobench.suite import search
 
-    counts = arguments.budget, arguments.seeds, arguments.study
-    return search.search(_experiments(arguments), arguments.scale, *counts, arguments.jobs, arguments.keys)
+    counts, extra = (arguments.trials, arguments.seeds, arguments.study), parse_overrides(arguments.set)
+    return search.search(_experiments(arguments), arguments.scale, *counts, arguments.jobs, arguments.keys, extra)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

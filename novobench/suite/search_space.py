@@ -27,7 +27,7 @@ Ranges = Mapping[str, Sequence[float]]
 class Search:
     """How `novobench search` looks for the rates that rows name: the same way for each of their optimizers."""
 
-    budget: Annotated[int, "[8, 4096]"] = 16
+    trials: Annotated[int, "[8, 4096]"] = 16
     """Trials per set of rates and round: a power of two, because Sobol points are balanced only then."""
     seeds: Annotated[int, "[2, 1000]"] = 2
     """Cells per trial, with seeds 0, 1, …"""
@@ -47,7 +47,7 @@ class Search:
         return {f"optimizer.{key}": [bounds.low, bounds.high] for key, bounds in tunable.items()}
 
 
-_FIELDS = ("budget", "seeds", "widen", "reason")
+_FIELDS = ("trials", "seeds", "widen", "reason")
 
 
 def split_ranges(content: dict[str, Any], where: str) -> dict[str, Any]:
@@ -79,22 +79,22 @@ def _is_range(bounds: Any) -> bool:
 
 
 def check_search(search: Search, where: str) -> None:
-    """Raise ConfigError for a budget that is no power of two, and for unequal ranges without a reason."""
-    check_power_of_two(search.budget, f"{where}: 'search.budget'")
+    """Raise ConfigError for a number of trials that is no power of two, and for unequal ranges without a reason."""
+    check_power_of_two(search.trials, f"{where}: 'search.trials'")
     check_equal_ranges(search.ranges, search.reason, where)
 
 
-def check_power_of_two(budget: int, place: str) -> None:
-    if budget & (budget - 1):
-        lower = 1 << (budget.bit_length() - 1)
-        raise ConfigError(f"{place} must be a power of two, e.g. {lower} or {2 * lower}, not {budget}.")
+def check_power_of_two(number: int, place: str) -> None:
+    if number & (number - 1):
+        lower = 1 << (number.bit_length() - 1)
+        raise ConfigError(f"{place} must be a power of two, e.g. {lower} or {2 * lower}, not {number}.")
 
 
 def check_equal_ranges(ranges: Mapping[str, Ranges], reason: str, where: str) -> None:
     """Raise ConfigError if optimizers differ in the number of dimensions, or in the width of one of them.
 
-    Dimensions are compared in the order in which they are written; widths are those of the logarithm. The same budget
-    covers a larger space less densely, so the comparison would favor the optimizer with the smaller space.
+    Dimensions are compared in the order in which they are written; widths are those of the logarithm. As many trials
+    cover a larger space less densely, so the comparison would favor the optimizer with the smaller space.
     """
     if reason or not ranges:
         return
@@ -120,8 +120,8 @@ def widened(ranges: Ranges, factor: float, round: int) -> dict[str, tuple[float,
     return {key: (low / factor**round, high * factor**round) for key, (low, high) in ranges.items()}
 
 
-def points(ranges: Ranges, budget: int, widen: float, study: int, round: int) -> list[dict[str, float]]:
-    """`budget` (a power of two) Sobol points, uniform in the logarithm, rounded to two digits to keep configs readable.
+def points(ranges: Ranges, number: int, widen: float, study: int, round: int) -> list[dict[str, float]]:
+    """`number` (a power of two) Sobol points, uniform in the logarithm, rounded to two digits to keep configs readable.
 
     The points of study k in round r are scrambled with the seed 3 k + r, over the ranges widened r times.
     """
@@ -130,7 +130,7 @@ def points(ranges: Ranges, budget: int, widen: float, study: int, round: int) ->
     assert 0 <= round <= LAST_ROUND  # so that no two studies share a seed
     low, high = zip(*(map(math.log, bounds) for bounds in widened(ranges, widen, round).values()), strict=True)
     sampler = qmc.Sobol(len(ranges), scramble=True, rng=(LAST_ROUND + 1) * study + round)
-    scaled = qmc.scale(sampler.random_base2(budget.bit_length() - 1), low, high)
+    scaled = qmc.scale(sampler.random_base2(number.bit_length() - 1), low, high)
     return [{key: float(f"{math.exp(x):.2g}") for key, x in zip(ranges, point, strict=True)} for point in scaled]
 
 
