@@ -61,6 +61,9 @@ class OptimizerEntry:
     """The parameters that it takes by default; `optimizer.others` gets those of other roles."""
     requires: str = ""
     """The package that must be installed to build it, other than torch; novobench's extra `rivals` has it."""
+    code: str = ""
+    """For a class or function named by its path: 10 hex digits of the sha256 of the source file that defines it, empty
+    if there is none. Empty for registered names, whose packages the environment lists."""
     takes: tuple[str, ...] = ("lr", "weight_decay")
     """Which of these two arguments the factory accepts. Without `weight_decay`, weights do not decay. Unless
     `schedule` is `own`, each update's rate is written into `lr` of the optimizer's groups in any case."""

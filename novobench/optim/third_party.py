@@ -1,4 +1,4 @@
-"""Import optimizers by path, `package.module:Class`, and read the arguments of their constructors.
+"""Import optimizers by path, `package.module:Class` or `./file.py:Class`, and read the arguments of their constructors.
 
 Modules in the current folder are found as well. torch is imported only to check what a path names.
 """
@@ -7,35 +7,99 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import importlib
 import importlib.util
 import inspect
 import io
-import operator
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from novobench.optim import python_files
 from novobench.optim.entry import ROLES, SCHEDULES, Role, Schedule
 
 _EMPTY = inspect.Parameter.empty
 
 
-def load(path: str) -> Any:
-    """The object that `package.module:Class` names. An Exception of the import passes unchanged.
+class LoadingError(ImportError):
+    """What a path names cannot be loaded. The message is one line and says why, without the type of an error."""
 
-    The current folder comes last in the search path, so that a file there cannot shadow a library.
+
+def load(path: str) -> Any:
+    """The object that `package.module:Class` or `./file.py:Class` names.
+
+    A path that ends in `.py` is relative to the current folder; see `python_files`. For modules the current folder
+    comes last in the search path, so that a file there cannot shadow a library.
+
+    Raises:
+        LoadingError: there is no such file, module or name, with the nearest ones; or the import failed, with the line.
     """
-    module, _, name = path.partition(":")
-    if not name:
-        raise ImportError("write package.module:Class")
-    if importlib.util.find_spec(module.partition(".")[0]) is None and os.getcwd() not in sys.path:
+    place, _, name = path.rpartition(":")
+    if not place or not name:
+        raise LoadingError("write package.module:Class or ./file.py:Class")
+    try:
+        return _attribute(_module(place), name, place)
+    except LoadingError:
+        raise
+    except Exception as error:
+        plain = SyntaxError(error.msg) if isinstance(error, SyntaxError) else error  # its own text repeats the place
+        raise LoadingError(f"{type_and_message(plain)}{_place(error)}") from error
+
+
+def _module(place: str) -> ModuleType:
+    if place.endswith(".py"):
+        try:
+            file = python_files.find(place)
+        except ImportError as error:
+            raise LoadingError(str(error).rstrip(".")) from None
+        with guarded():
+            return python_files.module_of(file)
+    if importlib.util.find_spec(place.partition(".")[0]) is None and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # child processes inherit it
         importlib.invalidate_caches()
     with guarded():
-        return operator.attrgetter(name)(importlib.import_module(module))
+        return importlib.import_module(place)
+
+
+def _attribute(module: ModuleType, name: str, place: str) -> Any:
+    owner: Any = module
+    for part in name.split("."):
+        try:
+            with guarded():  # a module may have a __getattr__ of its own
+                owner = getattr(owner, part)
+        except AttributeError:
+            raise LoadingError(f"{place} has no attribute '{name}'.{_candidates(module, owner, part)}") from None
+    return owner
+
+
+def _candidates(module: ModuleType, owner: Any, missing: str) -> str:
+    """` Did you mean 'Lion'?`, or ` It has the optimizers Lion, Tiger`, or nothing."""
+    from torch.optim import Optimizer
+
+    names = {name: value for name, value in vars(owner).items() if not name.startswith("_") and callable(value)}
+    if near := difflib.get_close_matches(missing, names, n=1):
+        return f" Did you mean '{near[0]}'?"
+    own = [name for name, value in names.items() if inspect.isclass(value) and issubclass(value, Optimizer)]
+    return f" It has {', '.join(sorted(own)[:10])}" if own and owner is module else ""
+
+
+def _place(error: BaseException) -> str:
+    """` (mine.py line 3)`: the line of the code that failed, of the innermost file outside Python's own import."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({Path(error.filename).name} line {error.lineno})"
+    error = error.__cause__ if error.__cause__ is not None and isinstance(error, ImportError) else error
+    all_frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in all_frames if frame.filename not in _IMPORTING and "importlib" not in frame.filename]
+    return f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
+
+
+_IMPORTING = {__file__, python_files.__file__}
 
 
 @contextlib.contextmanager

@@ -194,7 +194,8 @@ def test_a_plug_in_that_does_not_load_affects_nothing_else(tmp_path):
     assert "'theirs' cannot be loaded: NameError: name 'undefined_name'" in theirs
 
 
-def test_training_processes_find_it_too(mine, tmp_path):
+@pytest.mark.parametrize("form", ["{}:Plain", "./{}.py:Plain"])
+def test_training_processes_find_it_too(mine, tmp_path, form):
     """The `novobench` command starts them without the current folder on Python's path."""
     code = (
         "import multiprocessing, sys\n"
@@ -207,7 +208,7 @@ def test_training_processes_find_it_too(mine, tmp_path):
     )
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "command.py").write_text(code)
-    words = [sys.executable, str(tmp_path / "elsewhere" / "command.py"), f"{mine}:Plain"]
+    words = [sys.executable, str(tmp_path / "elsewhere" / "command.py"), form.format(mine)]
     done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
