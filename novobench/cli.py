@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def _exit_code(argv: Sequence[str] | None, received_signals: list[int]) -> int:
     """Run one command, print its error if it fails, and return the exit code."""
     try:
         arguments = _parser().parse_args(argv)
+        arguments.command_line = shlex.join(["novobench", *(sys.argv[1:] if argv is None else argv)])
     except SystemExit as exit:  # argparse has printed the help or an error
         return exit.code if isinstance(exit.code, int) else 2
     try:
@@ -137,6 +139,30 @@ def _parser() -> argparse.ArgumentParser:
     text = "number of an independent search, with points of its own; only study 0 sets the tuned rates (default: 0)"
     sub.add_argument("--study", type=_not_negative, default=0, help=text)
     _add_list(sub, "--keys", "KEY", "only these sets of rates (default: all; then all are widened together)")
+    _add_running(sub)
+
+    sub = verb(
+        "compare",
+        _compare,
+        "Compare optimizers on a task: equal searches, then paired seeds and a verdict.",
+        "compare ./mine.py:MyOptimizer adamw --task language",
+    )
+    text = "two or more: names, package.module:Class or ./file.py:Class; the first is compared with each other"
+    sub.add_argument("optimizers", nargs="+", metavar="OPTIMIZER", help=text)
+    sub.add_argument("--task", required=True, help="image, speech, translation, language or all")
+    sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
+    sub.add_argument("--seeds", type=_positive, default=10, help="compared trainings per optimizer (default: 10)")
+    text = "search trials per optimizer and round, a power of two (default: 8)"
+    sub.add_argument("--trials", type=_positive, default=8, help=text)
+    text = "YAML file of rates that are not searched, or of other ranges: {adamw: {lr: 0.001, weight_decay: 0.01}}"
+    sub.add_argument("--rates", type=Path, metavar="FILE", help=text)
+    _add_list(sub, "--set", "KEY=VALUE", "override the config of every training")
+    text = "value to measure updates and time to (default: one that every optimizer reaches)"
+    _add_list(sub, "--target", "METRIC=VALUE", text)
+    text = "largest difference that does not matter, for the verdict `equivalent`; declare it before you have results"
+    _add_list(sub, "--margin", "METRIC=VALUE", text)
+    sub.add_argument("--name", default="", help="folder below results/<scale>/compare/ (default: task and optimizers)")
+    sub.add_argument("--dry-run", action="store_true", help="only show what would be trained, and how long it takes")
     _add_running(sub)
 
     verb("doctor", _doctor, "Check packages, devices, folders and disk space.", "doctor")
@@ -264,6 +290,26 @@ def _search(arguments: argparse.Namespace) -> int:
 
     counts, extra = (arguments.trials, arguments.seeds, arguments.study), parse_overrides(arguments.set)
     return search.search(_experiments(arguments), arguments.scale, *counts, arguments.jobs, arguments.keys, extra)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from novobench.config_loading import parse_overrides
+    from novobench.suite import compare
+
+    request = compare.Request(
+        optimizers=arguments.optimizers,
+        task=arguments.task,
+        scale=arguments.scale,
+        seeds=arguments.seeds,
+        trials=arguments.trials,
+        rates=arguments.rates,
+        extra=parse_overrides(arguments.set),
+        targets=compare.metric_values("--target", arguments.target),
+        margins=compare.metric_values("--margin", arguments.margin),
+        name=arguments.name,
+        command=arguments.command_line,
+    )
+    return compare.compare(request, arguments.jobs, dry_run=arguments.dry_run)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

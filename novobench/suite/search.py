@@ -188,7 +188,11 @@ def train_rounds(
             raise DataError(f"{cell}: {error}")
         failed |= train(cells, Results.load(scale), jobs, out)
         done += new
-        at_edge = _at_edge(experiment, done)
+        try:
+            at_edge = _at_edge(experiment, done)
+        except NovobenchError as error:
+            first = next(iter(failed.values()), "")
+            raise NovobenchError(f"{error} The first error: {first}" if first else str(error)) from None
         for text in at_edge:
             out.print(text)
         if not at_edge:

@@ -65,13 +65,14 @@ def split_ranges(content: dict[str, Any], where: str) -> dict[str, Any]:
         if not isinstance(keys, dict) or not keys:
             raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {keys}.")
         for key, bounds in keys.items():
-            if not _is_range(untyped_value(bounds)):
+            if not is_range(untyped_value(bounds)):
                 rule = "must be [low, high], two increasing numbers above 0, between 1e-100 and 1e100"
                 raise ConfigError(f"{where}: 'search.{name}.{key}' {rule}, not {bounds}.")
     return {**{name: content[name] for name in _FIELDS if name in content}, "ranges": ranges}
 
 
-def _is_range(bounds: Any) -> bool:
+def is_range(bounds: Any) -> bool:
+    """Whether this is [low, high], two increasing numbers above 0 whose widest form is finite."""
     if not isinstance(bounds, list) or len(bounds) != 2:
         return False
     are_numbers = all(type(bound) in (int, float) for bound in bounds)
@@ -91,24 +92,31 @@ def check_power_of_two(number: int, place: str) -> None:
 
 
 def check_equal_ranges(ranges: Mapping[str, Ranges], reason: str, where: str) -> None:
-    """Raise ConfigError if optimizers differ in the number of dimensions, or in the width of one of them.
+    """Raise ConfigError for `unequal_ranges` without a reason."""
+    if not reason and (difference := unequal_ranges(ranges)):
+        advice = "Give every optimizer as many dimensions with the same high/low, or say why not in `reason`."
+        raise ConfigError(f"{where}: 'search': {difference}. {advice}")
+
+
+def unequal_ranges(ranges: Mapping[str, Ranges]) -> str:
+    """How optimizers differ in the number of dimensions, or in the width of one of them; empty if they do not.
 
     Dimensions are compared in the order in which they are written; widths are those of the logarithm. As many trials
     cover a larger space less densely, so the comparison would favor the optimizer with the smaller space.
     """
-    if reason or not ranges:
-        return
+    if not ranges:
+        return ""
     (first, expected), *others = ranges.items()
-    advice = "Give every optimizer as many dimensions with the same high/low, or say why not in `reason`."
     for name, own in others:
         if len(own) != len(expected):
             counts = f"{first} has {len(expected)}, {name} {len(own)}"
-            raise ConfigError(f"{where}: 'search': the optimizers differ in the number of ranges: {counts}. {advice}")
+            return f"the optimizers differ in the number of ranges: {counts}"
         for (key, bounds), (other_key, other) in zip(own.items(), expected.items(), strict=True):
             if abs(_width(bounds) / _width(other) - 1) > _WIDTH_TOLERANCE:
                 own_ratio, other_ratio = (f"{high / low:.3g}" for low, high in (bounds, other))
                 ratios = f"{own_ratio} in {name}.{key} and {other_ratio} in {first}.{other_key}"
-                raise ConfigError(f"{where}: 'search': high/low is {ratios}. {advice}")
+                return f"high/low is {ratios}"
+    return ""
 
 
 def _width(bounds: Sequence[float]) -> float:

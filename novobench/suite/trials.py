@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from novobench.config import cell_ids
 from novobench.errors import ConfigError, NovobenchError, suggestion
 from novobench.files import number
-from novobench.places import display_path
 from novobench.suite.collection import undamaged
 from novobench.suite.experiment import Experiment, Row, row_config, task_tree
 from novobench.suite.plan import PlannedCell
@@ -65,7 +64,7 @@ def check_ranges(
     overrides of a command line, set a rate that is searched, or if a config at an end of the widest ranges is invalid.
     """
     extra = extra or {}
-    where, base = display_path(experiment.file), task_tree(experiment, scale)
+    where, base = experiment.place, task_tree(experiment, scale)
     ranges = {key: ranges_of(experiment, row, scale, base) for key, row in rows.items()}
     for key, row in rows.items():
         if not ranges[key]:
