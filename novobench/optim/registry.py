@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from novobench.optim import python_files, third_party
 from novobench.optim.built_in import BUILT_IN, NovoGradOptions, SGDOptions
-from novobench.optim.entry import RANGES, ROLES
+from novobench.optim.entry import ROLES
 from novobench.optim.entry import OptimizerEntry as OptimizerEntry
 from novobench.optim.rivals import RIVALS
 
@@ -105,6 +105,7 @@ def _from_path(path: str) -> OptimizerEntry:
         factory = third_party.load(path)
         takes, options = third_party.signature(factory)
         schedule, roles = third_party.declared(factory)
+        tunable = third_party.search_ranges(factory, takes, options, schedule)
     except Exception as error:
         is_worded = isinstance(error, third_party.LoadingError)
         reason = str(error) if is_worded else third_party.type_and_message(error)
@@ -118,11 +119,11 @@ def _from_path(path: str) -> OptimizerEntry:
         description="a class of another package",
         reference=path,
         state_bytes_per_parameter=float("nan"),
-        tunable={name: RANGES[name] for name in ("lr", "weight_decay") if name == "lr" or name in takes},
+        tunable=tunable,
         decays_gradient=any(entry.factory == path and entry.decays_gradient for entry in BUILT_IN),
         schedule=schedule,
         roles=roles,
-        takes=takes,
+        takes=tuple(takes),
     )
 
 

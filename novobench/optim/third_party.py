@@ -15,14 +15,14 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from novobench.optim import python_files
-from novobench.optim.entry import ROLES, SCHEDULES, Role, Schedule
+from novobench.optim.entry import RANGES, ROLES, SCHEDULES, Range, Role, Schedule
 
 _EMPTY = inspect.Parameter.empty
 
@@ -124,11 +124,12 @@ def type_and_message(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
 
 
-def signature(factory: Any) -> tuple[tuple[str, ...], type]:
+def signature(factory: Any) -> tuple[dict[str, Any], type]:
     """The arguments that an optimizer's class, or a function that returns an optimizer, takes after the parameters.
 
     Returns:
-        Which of `lr` and `weight_decay` it takes, and a frozen dataclass of its other arguments.
+        Those of `lr` and `weight_decay` that it takes, with their defaults (None without one), and a frozen dataclass
+        of its other arguments.
 
     Raises:
         TypeError: `factory` is neither a subclass of Optimizer nor a function.
@@ -154,7 +155,8 @@ def signature(factory: Any) -> tuple[tuple[str, ...], type]:
         has_kwargs = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         if not has_kwargs:  # **kwargs pass on the arguments of the next base class
             break
-    takes = tuple(name for name in ("lr", "weight_decay") if name in arguments or has_kwargs)
+    takes = {name: arguments.get(name) for name in ("lr", "weight_decay") if name in arguments or has_kwargs}
+    takes = {name: None if default is _EMPTY else default for name, default in takes.items()}
     options = [
         (name, *_option(default))
         for name, default in arguments.items()
@@ -177,6 +179,37 @@ def declared(factory: Any) -> tuple[Schedule, tuple[Role, ...]]:
     if not isinstance(roles, (list, tuple)) or not roles or any(role not in ROLES for role in roles):
         raise ValueError(f"its novobench_roles are {roles!r}, which must be a tuple of some of {', '.join(ROLES)}")
     return schedule, tuple(roles)
+
+
+def search_ranges(factory: Any, takes: Mapping[str, Any], options: type, schedule: Schedule) -> dict[str, Range]:
+    """The search ranges of an optimizer's class or function: those that its attribute `novobench_ranges` declares, a
+    mapping of keys below `optimizer` to (low, high), or else of `lr` and of the `weight_decay` that it takes.
+
+    The latter span a factor of 32 around the constructor's default if that is above 0, otherwise around 0.01 and 0.001.
+
+    Raises:
+        ValueError: what is declared is no such mapping.
+    """
+    tunable = [name for name in RANGES if name in takes or (name == "lr" and schedule != "own")]
+    declared_ranges = getattr(factory, "novobench_ranges", None)
+    if declared_ranges is None:
+        return {name: Range.around(takes[name]) if _is_positive(takes.get(name)) else RANGES[name] for name in tunable}
+    keys = {*tunable, "others.lr_ratio", *(f"options.{field.name}" for field in dataclasses.fields(options))}
+    valid = isinstance(declared_ranges, Mapping) and all(
+        key in keys and isinstance(ends, (list, tuple)) and len(ends) == 2 and all(map(_is_positive, ends))
+        and ends[0] < ends[1]
+        for key, ends in declared_ranges.items()
+    )  # fmt: skip
+    if not valid or not declared_ranges:
+        raise ValueError(
+            f"its novobench_ranges are {declared_ranges!r}, which must be a mapping of some of "
+            f"{', '.join(sorted(keys))} to (low, high), two increasing numbers above 0"
+        )
+    return {key: Range(float(low), float(high)) for key, (low, high) in declared_ranges.items()}
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 1e-100 < value < 1e100
 
 
 def defaults(options: type) -> dict[str, Any]:
