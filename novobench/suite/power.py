@@ -32,21 +32,27 @@ def pairs_to_decide(comparisons: int, alpha: float = 0.05) -> int:
 
 
 def more_pairs(mean: float, sd: float, n: int, level: float, margin: float | None = None) -> int | None:
-    """The pairs, beyond n, with which the verdict on a difference that is truly `mean` is decided with probability 0.8.
+    """The pairs, beyond n, with which a comparison is decided with probability 0.8. None for more than 1,000.
 
-    sd: the standard deviation of the paired differences. level: of the two-sided test, alpha / comparisons at most.
-    margin: if given, equivalence is a decision, too. None for more than 1,000.
-
-    The power of the sign-flip test is taken to be that of the t test at the level that 2ⁿ flips attain.
+    The other arguments are those of `power`.
     """
     pairs = np.arange(n + 1, n + MOST_SEEDS + 1)
-    power = _t_power(_ratio(abs(mean), sd), pairs, attainable(pairs, level))
-    if margin is not None:  # two one-sided tests at `level`, both of which must reject
-        sides = _ratio(margin - mean, sd), _ratio(margin + mean, sd)
-        equivalent = sum(_t_power(side, pairs, attainable(pairs, 2 * level), tails=1) for side in sides) - 1
-        power = np.maximum(power, equivalent)
-    enough = np.flatnonzero(power >= POWER)
+    enough = np.flatnonzero(power(mean, sd, pairs, level, margin) >= POWER)
     return int(pairs[enough[0]]) - n if len(enough) else None
+
+
+def power(mean: float, sd: float, pairs: np.ndarray, level: float, margin: float | None = None) -> np.ndarray:
+    """About the probability that sign-flip tests decide a comparison whose true difference is `mean`.
+
+    sd: the standard deviation of the paired differences, which are taken to be normal. level: of each test, alpha over
+    the number of comparisons at most. margin: if given, equivalence is a decision, too.
+    """
+    different = _flip_power(_ratio(abs(mean), sd), pairs, level)
+    if margin is None:
+        return different
+    # Two one-sided tests at `level`, both of which must reject.
+    equivalent = sum(_flip_power(_ratio(margin + side * mean, sd), pairs, 2 * level) for side in (-1, 1)) - 1
+    return np.maximum(different, equivalent)
 
 
 def _ratio(difference: float, sd: float) -> float:
@@ -55,21 +61,24 @@ def _ratio(difference: float, sd: float) -> float:
     return math.copysign(math.inf, difference) if difference else 0.0
 
 
-def _t_power(effect: float, n: np.ndarray, level: np.ndarray | float, *, rows: int = 1, tails: int = 2) -> np.ndarray:
-    """The power of the t test of one sample, or of two (rows) with n each. level: of the two-sided test, 0 for never.
+def _flip_power(effect: float, pairs: np.ndarray, level: float) -> np.ndarray:
+    """The power of the two-sided sign-flip test to find a mean of `effect` deviations, on its own side of 0.
 
-    tails: 1 for the power to find `effect` on its own side only.
+    It is about that of the t test at the level that 2ⁿ flips attain. At the lowest level, all signs must be equal.
     """
+    from scipy.special import ndtr
+
+    levels = attainable(pairs, level)
+    power = np.where(levels == 2.0 ** (1.0 - pairs), ndtr(effect) ** pairs, _t_power(effect, pairs, levels))
+    return np.where(levels > 0, power, 0.0)
+
+
+def _t_power(effect: float, n: np.ndarray, levels: np.ndarray | float, rows: int = 1) -> np.ndarray:
+    """The power of the two-sided t test of one sample, or of two (rows) with n each."""
     from scipy.special import nctdtr, stdtrit
 
-    level = np.broadcast_to(level, n.shape)
-    possible = level > 0
     if math.isinf(effect):
-        return np.where(possible & (effect > 0), 1.0, 0.0)
-    freedom, noncentrality = rows * (n - 1), effect * np.sqrt(n / rows)
-    critical = stdtrit(freedom, 1 - np.where(possible, level, 0.05) / 2)
-    missed = nctdtr(freedom, noncentrality, critical)
-    if tails == 2:
-        missed = missed - nctdtr(freedom, noncentrality, -critical)
-    missed = np.where(np.isnan(missed), 0.0, missed)  # NaN where the effect is beyond any noise
-    return np.where(possible, 1 - missed, 0.0)
+        return np.full(n.shape, float(effect > 0))
+    freedom = rows * (n - 1)
+    missed = nctdtr(freedom, effect * np.sqrt(n / rows), stdtrit(freedom, 1 - np.asarray(levels) / 2))
+    return 1 - np.where(np.isnan(missed), 0.0, missed)  # NaN where the effect is beyond any noise
