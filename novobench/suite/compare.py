@@ -56,8 +56,7 @@ class Request:
 
     optimizers: Sequence[str]
     """Names; the first is compared with each of the others."""
-    task: str
-    """A task, or `all`."""
+    tasks: Sequence[str]
     scale: str
     seeds: int
     """Compared cells per optimizer."""
@@ -83,9 +82,10 @@ def compare(request: Request, jobs: int | None, *, dry_run: bool = False) -> int
     """
     out = console()
     entrants = _check(request)
-    tasks = task_names() if request.task == "all" else [request.task]
     name = request.name or _name(request, entrants)
-    contests = {task: contest(name, task, request.scale, entrants, request.trials, request.extra) for task in tasks}
+    contests = {
+        task: contest(name, task, request.scale, entrants, request.trials, request.extra) for task in request.tasks
+    }
     _check_metrics(request, list(contests.values()))
     for experiment in contests.values():
         if rows := _rows_to_search(experiment, request.scale):
@@ -114,14 +114,20 @@ def compare(request: Request, jobs: int | None, *, dry_run: bool = False) -> int
 # ---------------------------------------------------------------------------------------------- the request
 
 
+def tasks_of(word: str) -> list[str]:
+    """The tasks that `--task` names: one, or `all`. Raises ConfigError if there is no such task."""
+    if word == "all":
+        return task_names()
+    task_config(word, "--task")
+    return [word]
+
+
 def _check(request: Request) -> list[Contestant]:
     """Raise ConfigError for a request that cannot be met; returns its optimizers."""
     if len(request.optimizers) < 2:
         raise ConfigError("compare needs two optimizers at least, e.g. novobench compare adamw novograd --task image.")
-    if request.task != "all":
-        task_config(request.task, "--task")
-    elif any(key.startswith("data.") for key in request.extra):
-        raise ConfigError("--data and --set data.… belong to one task. Name it: --task image.")
+    if len(request.tasks) > 1 and any(key.startswith(("data.", "model.")) for key in request.extra):
+        raise ConfigError("--set of `data.` and `model.` belongs to one task. Name it, e.g. --task image.")
     check_power_of_two(request.trials, "--trials")
     check_overridable(request.extra, "--set")
     if taken := [key for key in request.extra if key.startswith("optimizer.name")]:
@@ -161,7 +167,8 @@ def metric_values(option: str, arguments: Sequence[str]) -> dict[str, float]:
 
 def _name(request: Request, entrants: Sequence[Contestant]) -> str:
     data = str(request.extra.get("data.name", ""))
-    parts = [request.task, *([re.sub(r"[^\w-]+", "-", data)] if data else []), *(each.id for each in entrants)]
+    task = request.tasks[0] if len(request.tasks) == 1 else "all"
+    parts = [task, *([re.sub(r"[^\w-]+", "-", data)] if data else []), *(each.id for each in entrants)]
     return "-".join(parts)[:100]
 
 

@@ -227,7 +227,7 @@ def test_a_dry_run_trains_nothing(trained, workspace, novobench):
         (["novograd", "adamw", *IMAGE, "--set", "model.width=1"], "there is no key 'model.width'"),
         (["novograd", "adamw", *IMAGE, "--name", "../x"], "--name '../x' becomes a folder"),
         (["novograd", "adamw", *IMAGE, "--rates", "none.yaml"], "No such config: none.yaml"),
-        (["novograd", "adamw", "--task", "all", "--set", "data.name=x"], "belong to one task"),
+        (["novograd", "adamw", "--task", "all", "--set", "data.name=x"], "belongs to one task"),
     ],
 )
 def test_invalid_requests(words, message, trained, workspace, novobench):
