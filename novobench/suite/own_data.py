@@ -103,8 +103,10 @@ def measure(task: str, scale: str, overrides: Mapping[str, Any]) -> Measured:
 
 
 def overrides_for(tasks: Iterable[str], scale: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides of all configs for the data of `--data`; none without data. Says on standard error what was decided.
-    Raises ConfigError if there are several tasks."""
+    """The overrides of all configs for the data of `--data`; none without data.
+
+    Says on standard error what was decided. Raises ConfigError if there are several tasks.
+    """
     if not data:
         return {}
     names = sorted(set(tasks))
