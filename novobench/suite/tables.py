@@ -172,10 +172,11 @@ def _block(
             cells.append(str(estimate) if estimate else _reason_without_value(row, column.key))
             cells.append("" if paper_value is None else f"{paper_value:.2f}")
         body.append(cells)
-    return _markdown_table(head, body)
+    return markdown_table(head, body)
 
 
-def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
 
 
@@ -194,7 +195,7 @@ def _differences_block(experiment: Experiment, rows: Sequence[TableRow], compare
     head = ["row", "minus", *(["column"] if several else []), "difference", "interval", "BCa", "seeds", "verdict"]
     column = compared[0].column
     heading = "Differences" if several else f"Differences in {plain(column.label)} ({column.better} is better)"
-    return [f"{heading}:", "", *_markdown_table(head, body), ""]
+    return [f"{heading}:", "", *markdown_table(head, body), ""]
 
 
 def distinct_labels(experiment: Experiment, rows: Sequence[TableRow]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Tuning curves: the best value to expect of n trials, against n, from the first rounds in `search.csv`.
 
-A table compares the best of all trials. The curves show what a smaller budget would have found, as proposed by Dodge et
+A table compares the best of all trials. The curves show what fewer trials would have found, as proposed by Dodge et
 al., "Show Your Work: Improved Reporting of Experimental Results" (2019, arXiv:1909.03004). They draw with replacement;
 here trials are drawn without, which has no bias (Tang et al., 2020, arXiv:2004.13705). Only first rounds count: all
 optimizers have the declared ranges and the same number of trials there.

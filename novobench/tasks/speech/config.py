@@ -160,6 +160,8 @@ class SpeechDataConfig(SampledDataConfig):
     """Set -> the source's name for it, if different, e.g. `{dev-clean: validation.clean}`."""
     train_size: PositiveInt = 281241
     """Training utterances of the source, before any is left out; checked."""
+    limit: PositiveInt | None = None
+    """Train on this many utterances: the first of a fixed shuffle of those that are usable. None: on all."""
     epoch_size: PositiveInt | None = None
     """Training utterances that determine the updates per epoch; None: `train_size`. DeepLearningExamples counts those
     not longer than `max_seconds`. Needs `limit_before_speed`; checked."""
@@ -219,7 +221,8 @@ class SpeechDataConfig(SampledDataConfig):
     """Utterances per batch of an evaluation."""
 
     def updates_per_epoch(self, batch: int) -> int:
-        return updates_per_epoch(self.train_size if self.epoch_size is None else self.epoch_size, batch, self.tail)
+        samples = self.used_size if self.epoch_size is None else self.epoch_size
+        return updates_per_epoch(samples, batch, self.tail)
 
     @property
     def sets(self) -> list[str]:
@@ -270,6 +273,8 @@ def validate(config: CellConfig) -> None:
             f"'data.epoch_size' {data.epoch_size} must be 1 to data.train_size {data.train_size}, and needs "
             "data.limit_before_speed=true: otherwise each epoch leaves out different utterances."
         )
+    if data.epoch_size is not None and data.limit is not None:
+        raise ConfigError(f"'data.limit' {data.limit} and data.epoch_size {data.epoch_size} are both set. Keep one.")
     if data.frequency_masks and data.frequency_mask_width > model.features:
         raise ConfigError(
             f"'data.frequency_mask_width' {data.frequency_mask_width} is more than model.features {model.features}."

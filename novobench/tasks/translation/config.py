@@ -74,6 +74,9 @@ class TranslationDataConfig(SampledDataConfig):
     """Additional test sets, each scored under its own name: splits of the source, or e.g. `sacrebleu:wmt14`."""
     train_size: PositiveInt = 4508785
     """Training pairs of the source, before cleaning; checked."""
+    limit: PositiveInt | None = None
+    """Train on this many pairs: the first of a fixed shuffle of those that cleaning leaves. None: on all. The tokenizer
+    is that of all pairs, and the updates per epoch are that share of `train_tokens`."""
     search_size: PositiveInt = 3000
     """Pairs of `search_split`; checked."""
     test_size: PositiveInt = 3003
@@ -121,8 +124,8 @@ class TranslationDataConfig(SampledDataConfig):
         return 1
 
     def updates_per_epoch(self, batch: int) -> int:
-        """Updates per epoch with batches of `batch` tokens."""
-        return updates_per_epoch(self.train_tokens, batch, self.tail)
+        """Updates per epoch with batches of `batch` tokens. With a `limit` it is an estimate."""
+        return updates_per_epoch(self.train_tokens * self.used_size // self.train_size, batch, self.tail)
 
 
 def validate(config: CellConfig) -> None:

@@ -1,0 +1,150 @@
+"""Measures a user's own sentence pairs: their number, the vocabulary that they allow, and the tokens of an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from novobench.errors import DataError
+from novobench.tasks.inspection import Draft, Inspection, grouped
+from novobench.tasks.sources import list_folder, listed, splits_by_role
+from novobench.tasks.translation import training_pairs
+from novobench.tasks.translation.config import BUILT_IN, TranslationDataConfig
+from novobench.tasks.translation.data import EvaluationPairs, PackedPairs
+from novobench.tasks.translation.sources import open_split, read_evaluation
+from novobench.tasks.translation.tokenizer import VocabularyError
+
+_MORE_THAN_CHARACTERS = 200
+"""Tokens of a vocabulary in addition to the characters, if the configured vocabulary does not hold the characters."""
+_REASONS = {
+    "empty": "a side is empty",
+    "short": "fewer tokens than data.min_length",
+    "long": "more tokens than data.max_length",
+    "unequal": "sides of unequal length (data.max_difference, data.max_ratio)",
+    "same": "both sides are the same text",
+}
+
+
+def measure(draft: Draft) -> Inspection:
+    """Raises DataError if the folder has no sentence pairs of each split."""
+    layout = _layout(draft)
+    data: TranslationDataConfig = replace(
+        draft.data, **{key: value for key, value in layout.items() if f"data.{key}" not in draft.given}
+    )
+    settings: dict[str, Any] = {f"data.{key}": getattr(data, key) for key in layout}
+    train = open_split(data, draft.data_root, data.train_split)
+    texts = {
+        name: read_evaluation(open_split(data, draft.data_root, split))
+        for name, split in (("search", data.search_split), ("test", data.test_split))
+    }
+    prepared, vocabulary = _prepared(train, data, draft)
+    packed = PackedPairs(prepared.source, prepared.target, draft.batch.micro, data.batch_multiple, 0)
+    tokens = len(packed) * draft.batch.micro
+    counts = prepared.counts
+    settings |= {"data.train_size": counts["found"], "data.train_tokens": tokens}
+    settings |= {f"data.{name}_size": len(text.sources) for name, text in texts.items()}
+    settings["model.vocabulary"] = vocabulary
+    longest = max(EvaluationPairs(text, prepared.model, beams=1).longest for text in texts.values())
+    if longest > draft.model.positions:
+        settings["model.positions"] = longest
+    batch, notes = _batch(draft, replace(data, train_size=counts["found"], train_tokens=tokens))
+    sides = {name: sum(len(line.split()) for line in getattr(texts["test"], name)) for name in ("sources", "targets")}
+    facts = [
+        (train.name, f"{counts['found']:,} training pairs, {counts['source_pieces'] + counts['target_pieces']:,} ")
+    ]
+    facts[0] = (train.name, facts[0][1] + f"tokens of a joint vocabulary of {vocabulary:,}")
+    facts += [(name, f"{len(text.sources):,} pairs") for name, text in texts.items()]
+    facts.append(("words of the test", f"{sides['sources']:,} source, {sides['targets']:,} target"))
+    bad = [
+        (f"left out of training, {_REASONS[reason]}", train.name)
+        for reason in _REASONS
+        for _ in range(counts.get(f"left_out_{reason}", 0))
+    ]
+    return Inspection(settings | batch, facts, grouped(bad), notes)
+
+
+def _layout(draft: Draft) -> dict[str, Any]:
+    """The source, its languages and its splits, as fields of the data config."""
+    data: TranslationDataConfig = draft.data
+    source = data.source if "data.source" in draft.given and data.source != BUILT_IN else _source(draft.folder)
+    layout: dict[str, Any] = {"source": source}
+    if source == "hub":
+        from novobench.tasks.hub import split_names
+
+        names = split_names(data.path or data.name, data.hub_config, draft.data_root)
+    else:
+        languages = _languages(draft)
+        layout |= {"source_language": languages[0], "target_language": languages[1]}
+        names = pair_names(draft.folder, *languages)
+    roles = splits_by_role(names)
+    for role, key in (("train", "train_split"), ("valid", "search_split"), ("test", "test_split")):
+        if f"data.{key}" in draft.given:
+            continue
+        if not roles[role]:
+            raise DataError(
+                f"{draft.folder} has no {role} split among {listed(names)}. Name it, or add: --data {key}=NAME"
+            )
+        layout[key] = roles[role][0]
+    return layout
+
+
+def _source(folder: Path) -> str:
+    if folder.is_dir() and next(folder.rglob("*.parquet"), None) is None:
+        return "files"
+    return "hub"
+
+
+def pair_names(folder: Path, source: str, target: str) -> list[str]:
+    """The names of a folder's splits: those of files that both languages have."""
+    names = list_folder(folder)
+    stems = {name.removesuffix(f".{source}") for name in names if name.endswith(f".{source}")}
+    return sorted(stem for stem in stems if f"{stem}.{target}" in names)
+
+
+def _languages(draft: Draft) -> tuple[str, str]:
+    """The config's languages if files have them, else the only two suffixes that the names of files share."""
+    data = draft.data
+    wanted = data.source_language, data.target_language
+    given = {"data.source_language", "data.target_language"} & draft.given
+    if given or pair_names(draft.folder, *wanted):
+        return wanted
+    suffixes: dict[str, set[str]] = {}
+    for name in list_folder(draft.folder):
+        stem, dot, suffix = name.rpartition(".")
+        if dot:
+            suffixes.setdefault(suffix, set()).add(stem)
+    pairs = [
+        (one, other) for one in sorted(suffixes) for other in sorted(suffixes) if one < other
+        and splits_by_role(suffixes[one] & suffixes[other])["train"]
+    ]  # fmt: skip
+    if len(pairs) != 1:
+        found = listed(list_folder(draft.folder))
+        raise DataError(
+            f"{draft.folder} has no training text in two languages, train.{wanted[0]} and train.{wanted[1]}: it holds "
+            f"{found}. Name the files so, or add: --data source_language=XX target_language=YY"
+        )
+    (one, other) = pairs[0]
+    return (other, one) if wanted[0] == other or wanted[1] == one else (one, other)
+
+
+def _prepared(train: Any, data: TranslationDataConfig, draft: Draft) -> tuple[training_pairs.TrainingPairs, int]:
+    """The training pairs in tokens, with the configured vocabulary or the nearest that the text allows."""
+    vocabulary = draft.model.vocabulary
+    for _ in range(3):
+        try:
+            return training_pairs.prepare(train, data, vocabulary, draft.data_root), vocabulary
+        except VocabularyError as error:
+            if "model.vocabulary" in draft.given:
+                raise
+            vocabulary = error.limit + (_MORE_THAN_CHARACTERS if error.too_small else 0)
+    raise DataError(f"No vocabulary fits {train.name}. Set it: --data model.vocabulary=N.")
+
+
+def _batch(draft: Draft, data: TranslationDataConfig) -> tuple[dict[str, Any], list[str]]:
+    """One micro-batch per update, if the text is less than one batch of the config's."""
+    if data.updates_per_epoch(draft.batch.size) >= 1:
+        return {}, []
+    size = data.train_tokens // draft.batch.micro * draft.batch.micro
+    note = f"batch.size is {size} tokens instead of {draft.batch.size}, because the text has no more."
+    return {"batch.size": size}, [note]
