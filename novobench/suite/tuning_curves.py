@@ -66,15 +66,16 @@ def expected_best(values: Sequence[float | None], better: str) -> dict[int, floa
 
 
 class MedianBest(NamedTuple):
-    """The median of the best of n trials, with the ends of its band; infinite where nothing is known."""
+    """The median of the best of some trials, with the ends of its band; infinite where nothing is known."""
 
+    trials: int
     median: float
     low: float
     high: float
 
 
-def median_best(values: Sequence[float | None], better: str, confidence: float = 0.95) -> dict[int, MedianBest]:
-    """n -> the median of the best of n trials, for n from 1 to the number of these trials, with a simultaneous band.
+def median_best(values: Sequence[float | None], better: str, confidence: float = 0.95) -> list[MedianBest]:
+    """The median of the best of n trials, for n from 1 to the number of these trials, with a simultaneous band.
 
     values: one per trial, None for a failed one, which is the worst. better: `larger` or `smaller`. The true curve lies
     within the band at all n together with the probability `confidence` or more: the band inverts the Kolmogorov-Smirnov
@@ -91,10 +92,10 @@ def median_best(values: Sequence[float | None], better: str, confidence: float =
         rank = math.ceil(total * p - 1e-9)
         return -math.inf if rank < 1 else math.inf if rank > total else ordered[rank - 1]
 
-    curve = {}
+    curve = []
     for n in range(1, total + 1):
         p = 0.5 ** (1 / n) if better == "larger" else 1 - 0.5 ** (1 / n)
-        curve[n] = MedianBest(quantile(p), quantile(p - error), quantile(p + error))
+        curve.append(MedianBest(n, quantile(p), quantile(p - error), quantile(p + error)))
     return curve
 
 
@@ -119,7 +120,7 @@ def write_tuning_curves(experiments: Iterable[Experiment], scale: str) -> list[P
             except NovobenchError:
                 continue
         trials, better = _first_round(each), by_name[each.experiment].columns[0].better
-        medians = median_best(trials, better)
+        medians = {point.trials: point[1:] for point in median_best(trials, better)}
         for n, value in expected_best(trials, better).items():
             common = str(SCHEMA), each.experiment, each.task, each.key, str(each.study), str(n)
             numbers = (f"{number:.6g}" for number in (value, *medians[n]))

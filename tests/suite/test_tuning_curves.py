@@ -45,19 +45,19 @@ def test_the_band_of_the_median_best_is_that_of_opda(better, confidence, low, me
     """`EmpiricalDistribution.confidence_bands(TRIALS, confidence, method="ks")`, its `quantile_tuning_curve([1, 2, 3,
     4], q=0.5, minimize=…)`, of opda 0.8.0."""
     curve = median_best(TRIALS, better, confidence)
-    assert list(curve) == list(range(1, 9))
-    assert [curve[n] for n in range(1, 5)] == list(zip(median, low, high, strict=True))
+    assert [point.trials for point in curve] == list(range(1, 9))
+    assert [point[1:] for point in curve[:4]] == list(zip(median, low, high, strict=True))
 
 
 def test_a_failed_trial_is_the_worst():
     curve = median_best([0.3, None, None, None], "larger")
-    assert [each.median for each in curve.values()] == [-INF, -INF, 0.3, 0.3]
-    assert {each.low for each in curve.values()} == {-INF}
+    assert [point.median for point in curve] == [-INF, -INF, 0.3, 0.3]
+    assert {point.low for point in curve} == {-INF}
 
 
 def test_the_band_contains_the_whole_curve_as_often_as_it_says():
     """Of values that are uniform in [0, 1], the median best of n is the n-th root of a half."""
     rng = np.random.default_rng(0)
     curves = [median_best(list(rng.random(8)), "larger", 0.8) for _ in range(400)]
-    kept = sum(all(each.low <= 0.5 ** (1 / n) <= each.high for n, each in curve.items()) for curve in curves)
+    kept = sum(all(point.low <= 0.5 ** (1 / point.trials) <= point.high for point in curve) for curve in curves)
     assert kept / 400 >= 0.8 - 0.06
