@@ -260,14 +260,15 @@ def _differences_notes(experiment: Experiment, rows: Sequence[TableRow], compare
         return []
     notes = [
         "Differences are paired by seed. The exact sign-flip test decides, with Holm's adjustment for all differences "
-        "of a column: if no rows differed, one table of 20 at most would call any of them better or worse.",
+        "in a column. If no rows differed, at most one table in 20 would call any difference better or worse.",
         "“Interval” inverts that test at the level at which it decided, so it leaves out 0 exactly if a difference is "
-        "better or worse; “–” means that too few seeds make no interval. “BCa” is the 95 % bootstrap interval of one "
+        "better or worse. “–” means too few seeds for an interval. “BCa” is the 95 % bootstrap interval of one "
         "difference. It describes the seeds; it decides nothing.",
     ]
     if any(verdict.more_seeds for verdict in made):
         notes.append(
-            "With so many more seeds, the test finds a true difference of the size observed with probability 0.8."
+            "With about as many more seeds as a verdict says, the test finds a true difference of the size observed "
+            "with probability 0.8."
         )
     labels = distinct_labels(experiment, rows)
     for each in compared:

@@ -69,7 +69,7 @@ def test_an_undecided_difference_says_what_would_decide_it(results, workspace):
     assert min(differences) < float(line["bca_low"]) < float(line["bca_high"]) < max(differences)
     assert cells_below_differences(markdown) == [["NovoGrad", "SGD", "-1.14", "–", bca, "5", verdict]]
     assert "Differences in top-1 (larger is better):" in markdown
-    assert "With so many more seeds" in markdown
+    assert "With about as many more seeds" in markdown
 
 
 @pytest.mark.parametrize(("better", "shift", "verdict"), [("larger", 9, "better"), ("larger", -9, "worse"),
@@ -83,7 +83,7 @@ def test_a_decided_difference(results, workspace, better, shift, verdict):
     (line,), markdown = written(results)
     assert (line["verdict"], line["more_seeds"], line["p"]) == (verdict, "", f"{2 / 64}")
     assert (float(line["low"]), float(line["high"])) == pytest.approx((shift - 3.2, shift))
-    assert "With so many more seeds" not in markdown
+    assert "With about as many more seeds" not in markdown
     assert "paired by seed" in markdown
     cells = cells_below_differences(markdown)[0]
     assert cells[3] == f"[{shift - 3.2:.2f}, {shift:.2f}]"
