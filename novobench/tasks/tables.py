@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from novobench.errors import DataError
 from novobench.tasks.sources import list_folder, listed, text_lines
@@ -27,7 +28,8 @@ class Table:
         if not any(line.strip() for line in lines):
             raise DataError(f"{path} is empty. It needs a header and a row for each item.")
         csv.field_size_limit(_LONGEST_CELL)
-        quoting, separator = csv.QUOTE_NONE, "\t"
+        quoting: Literal[0, 3] = csv.QUOTE_NONE
+        separator = "\t"
         if path.suffix.lower() != ".tsv":
             quoting, separator = csv.QUOTE_MINIMAL, max(",;\t|", key=lines[0].count)
         reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, quoting=quoting, strict=True)

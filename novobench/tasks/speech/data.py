@@ -141,10 +141,14 @@ class PackedUtterances(Dataset):
         self.min_outputs = np.array([min_outputs(tokens) for tokens in self.tokens])
         self.stride = stride(config.model)
         self.speeds = np.array(self.data.speeds)
+        self.used = np.ones(len(utterances), dtype=bool)
+        if self.data.limit is not None:
+            draws = uniforms(0, "limit", [SampleKey(0, index) for index in range(len(utterances))], 1)[:, 0]
+            self.used[np.argsort(draws)[self.data.limit :]] = False
         left_out = {"train_too_long": 0, "train_too_short": 0}
         ever_short = np.zeros(len(utterances), dtype=bool)
         for speed in self.speeds:
-            short, long = self._too_short_and_too_long(np.full(len(utterances), speed))
+            short, long = (self.used & each for each in self._too_short_and_too_long(np.full(len(utterances), speed)))
             left_out["train_too_long"] += int(long.sum())
             left_out["train_too_short"] += int(short.sum())
             ever_short |= short
@@ -205,7 +209,7 @@ class PackedUtterances(Dataset):
         speeds = self.drawn_speeds([SampleKey(epoch, index) for index in range(count)])
         short, long = self._too_short_and_too_long(speeds)
         order = epoch_order(count, self.seed, epoch)
-        order = order[~(short | long)[order]]
+        order = order[(self.used & ~(short | long))[order]]
         if not len(order):
             raise DataError(
                 f"No utterance of '{self.data.name}' is shorter than data.max_seconds {self.data.max_seconds:g} and "

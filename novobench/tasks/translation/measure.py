@@ -39,8 +39,11 @@ def measure(draft: Draft) -> Inspection:
         for name, split in (("search", data.search_split), ("test", data.test_split))
     }
     prepared, vocabulary = _prepared(train, data, draft)
-    packed = PackedPairs(prepared.source, prepared.target, draft.batch.micro, data.batch_multiple, 0)
-    tokens = len(packed) * draft.batch.micro
+    sides = prepared.source, prepared.target
+    tokens, used = (
+        len(PackedPairs(*sides, draft.batch.micro, data.batch_multiple, 0, limit)) * draft.batch.micro
+        for limit in (None, data.limit)
+    )
     counts = prepared.counts
     settings |= {"data.train_size": counts["found"], "data.train_tokens": tokens}
     settings |= {f"data.{name}_size": len(text.sources) for name, text in texts.items()}
@@ -48,14 +51,14 @@ def measure(draft: Draft) -> Inspection:
     longest = max(EvaluationPairs(text, prepared.model, beams=1).longest for text in texts.values())
     if longest > draft.model.positions:
         settings["model.positions"] = longest
-    batch, notes = _batch(draft, replace(data, train_size=counts["found"], train_tokens=tokens))
-    sides = {name: sum(len(line.split()) for line in getattr(texts["test"], name)) for name in ("sources", "targets")}
+    batch, notes = _batch(draft, replace(data, train_size=counts["found"], train_tokens=tokens), used)
+    words = {name: sum(len(line.split()) for line in getattr(texts["test"], name)) for name in ("sources", "targets")}
     facts = [
         (train.name, f"{counts['found']:,} training pairs, {counts['source_pieces'] + counts['target_pieces']:,} ")
     ]
     facts[0] = (train.name, facts[0][1] + f"tokens of a joint vocabulary of {vocabulary:,}")
     facts += [(name, f"{len(text.sources):,} pairs") for name, text in texts.items()]
-    facts.append(("words of the test", f"{sides['sources']:,} source, {sides['targets']:,} target"))
+    facts.append(("words of the test", f"{words['sources']:,} source, {words['targets']:,} target"))
     bad = [
         (f"left out of training, {_REASONS[reason]}", train.name)
         for reason in _REASONS
@@ -141,10 +144,14 @@ def _prepared(train: Any, data: TranslationDataConfig, draft: Draft) -> tuple[tr
     raise DataError(f"No vocabulary fits {train.name}. Set it: --data model.vocabulary=N.")
 
 
-def _batch(draft: Draft, data: TranslationDataConfig) -> tuple[dict[str, Any], list[str]]:
-    """One micro-batch per update, if the text is less than one batch of the config's."""
-    if data.updates_per_epoch(draft.batch.size) >= 1:
+def _batch(draft: Draft, data: TranslationDataConfig, tokens: int) -> tuple[dict[str, Any], list[str]]:
+    """A smaller batch if an epoch, which has `tokens`, is less than one batch of the config's."""
+    size, micro = draft.batch.size, draft.batch.micro
+    while size > 1 and (size > tokens or data.updates_per_epoch(size) < 1):
+        size //= 2
+        micro = min(micro, size)
+    if size == draft.batch.size:
         return {}, []
-    size = data.train_tokens // draft.batch.micro * draft.batch.micro
-    note = f"batch.size is {size} tokens instead of {draft.batch.size}, because the text has no more."
-    return {"batch.size": size}, [note]
+    size = size // micro * micro
+    note = f"batch.size is {size} tokens instead of {draft.batch.size}, because an epoch has only {tokens}."
+    return {"batch.size": size, "batch.micro": micro}, [note]
