@@ -37,6 +37,7 @@ from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, unifor
 from novobench.tasks.sources import Count, check_counts, describe
 from novobench.tasks.translation import training_pairs
 from novobench.tasks.translation.config import BUILT_IN, TranslationDataConfig, more_test_name
+from novobench.tasks.translation.held_out import with_shares
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.scoring import nearest_neighbours, sacrebleu
 from novobench.tasks.translation.sources import Pairs, Split, open_split, read_evaluation
@@ -268,7 +269,7 @@ class TranslationSplits:
 def open_pairs(config: CellConfig, data_root: Path) -> TranslationSplits:
     """Open the configured source. Raises DataError, naming the file, if it does not match the config."""
     data = config.data
-    source, splits = _open_splits(data, data_root)
+    source, splits = open_splits(data, data_root)
     prepared = training_pairs.prepare(source, data, config.model.vocabulary, data_root)
     train = PackedPairs(
         prepared.source, prepared.target, config.batch.micro, data.batch_multiple, config.seed, data.limit
@@ -290,17 +291,19 @@ def open_pairs(config: CellConfig, data_root: Path) -> TranslationSplits:
 
 def identify(config: CellConfig, data_root: Path) -> str:
     """The fingerprint of `open_pairs`, from the text and the settings of the BPE model alone."""
-    source, splits = _open_splits(config.data, data_root)
+    source, splits = open_splits(config.data, data_root)
     train = training_pairs.identify(source, config.data, config.model.vocabulary, data_root)
     return _fingerprint(config.data, train, splits)
 
 
-def _open_splits(data: TranslationDataConfig, data_root: Path) -> tuple[Split, dict[str, Split]]:
+def open_splits(data: TranslationDataConfig, data_root: Path) -> tuple[Split, dict[str, Split]]:
     """The training split, and the evaluation splits by name."""
     names = {"search": data.search_split, "test": data.test_split}
     names |= {more_test_name(name): name for name in data.more_tests}
-    source = open_split(data, data_root, data.train_split)
-    return source, {name: open_split(data, data_root, split) for name, split in names.items()}
+    source, shares = with_shares(data, open_split(data, data_root, data.train_split))
+    return source, {
+        name: shares[name] if name in shares else open_split(data, data_root, split) for name, split in names.items()
+    }
 
 
 def _fingerprint(data: TranslationDataConfig, train: str, splits: dict[str, Split]) -> str:
