@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import io
+import math
 import os
 import sys
 import traceback
@@ -150,6 +151,8 @@ def signature(factory: Any) -> tuple[dict[str, Any], type]:
         function, skipped = (base.__init__, 2) if inspect.isclass(base) else (base, 1)
         parameters = list(inspect.signature(function).parameters.values())
         for parameter in parameters[skipped:]:
+            if base is not factory and parameter.name == "defaults":  # of Optimizer, which a class sets itself
+                continue
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 arguments.setdefault(parameter.name, parameter.default)
         has_kwargs = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -223,6 +226,8 @@ def _is_data(value: Any) -> bool:
     """Whether a config can hold this default. Arguments with other defaults are not options."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_data, value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return value is None or isinstance(value, (bool, int, float, str))
 
 
