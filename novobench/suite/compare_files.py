@@ -142,10 +142,10 @@ def _write_figure(folder: Path, contest: Contest) -> Path:
     rows: list[tuple[str, list[Curves]]] = []
     for row in contest.rows:
         losses = [Point(round(math.log2(f)), 0.0, None, v) for f, v in contest.losses(row).items() if v is not None]
-        trials: Curves = {"best/median": [], "best/low": [], "best/high": []}
+        trials: Curves = {"median/best": [], "low/best": [], "high/best": []}
         for point in _median_best(contest, row.row.id):
             for name in ("median", "low", "high"):
-                trials[f"best/{name}"].append(Point(point.trials, 0.0, None, getattr(point, name)))
+                trials[f"{name}/best"].append(Point(point.trials, 0.0, None, getattr(point, name)))
         others: Curves = {"rates/loss": losses, **trials}
         rows.append((row.row.label, [*map(contest.results.curves, row.cells), others]))
     logarithmic = column.better == "smaller"
@@ -153,6 +153,6 @@ def _write_figure(folder: Path, contest: Contest) -> Path:
         Panel("update", [series], "update", label, logarithmic=logarithmic),
         Panel("seconds", [series], "seconds of training", label, logarithmic=logarithmic),
         Panel("update", ["rates/loss"], "log₂ of the factor on the best rate", f"{split} loss"),
-        Panel("update", ["best/median", "best/low", "best/high"], "trials", f"median best {label}, 95 % band"),
+        Panel("update", ["median/best", "low/best", "high/best"], "trials", f"median best {label}, 95 % band"),
     ]
     return write_panels(contest.task, contest.experiment.title, contest.results.scale, panels, rows, folder / "figures")

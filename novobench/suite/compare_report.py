@@ -46,8 +46,10 @@ def summary(compared: Compared) -> str:
             f"({span}), and its best rates were trained again with seeds that no search has seen."
         )
     if any(contest.warnings for contest in compared.contests):
-        sentences.append("The warnings below limit this.")
-    sentences.append("It holds for these tasks, data, models, budgets and ranges, and says nothing about others.")
+        sentences.append("The warnings below limit it.")
+    sentences.append(
+        "This holds for the tasks, data, models, budgets and ranges named here, and says nothing about others."
+    )
     return prose(" ".join(sentences))
 
 
@@ -61,9 +63,7 @@ def _sentence(contest: Contest, ours: TableRow, theirs: TableRow, verdict: Verdi
     one, other = ours.row.label, theirs.row.label
     numbers = f"difference in {label} {_signed(verdict.estimate.mean)}, {interval(verdict)}, "
     numbers += f"{counted(verdict.n, 'paired seed')}"
-    if verdict.kind == "undecided":
-        text = f"{place}, {one} and {other} are undecided: {numbers}; {str(verdict).removeprefix('undecided ')}"
-    elif verdict.kind == "equivalent":
+    if verdict.kind in ("undecided", "equivalent"):
         text = f"{place}, {one} and {other} are {verdict}: {numbers}"
     else:
         text = f"{place}, {one} is {verdict} than {other}: {numbers}, p = {verdict.p_adjusted:.2g}"

@@ -87,7 +87,7 @@ def test_a_comparison_decides(trained, workspace, novobench):
     assert float(line["low"]) > 0
     assert line["pairs"] == "10"
     text = (folder / "compare.md").read_text()
-    assert "novograd is better than adamw: difference in test top-1, %" in text
+    assert "novograd is better than adamw: difference in test top-1 (%)" in text
     assert "![curves, rates and trials](figures/image.svg)" in text
     assert "novobench compare novograd adamw --task image --target top1=75" in text
     assert "novograd is better than adamw" in " ".join(out.split())
