@@ -93,7 +93,7 @@ def _skewed_against_normal(rng, k, n):
 
 
 def _mildly_skewed(rng, k, n):
-    """Gamma of shape 4: skewness 1, as much as the losses of trainings of which some get stuck."""
+    """A gamma distribution of shape 4 has a skewness of 1."""
     return rng.gamma(4, 1, (k, n)) - 4, np.zeros(k)
 
 
@@ -102,7 +102,7 @@ VIOLATIONS: dict[str, tuple[Draw, float]] = {
     "skewed against normal": (_skewed_against_normal, 0.23),
     "mildly skewed": (_mildly_skewed, 0.08),
 }
-"""Differences with the mean 0 that are not symmetric about it, which the test assumes. Name -> how to draw them, and the
+"""Differences with the mean 0 that are not symmetric about it, as the test assumes. Name -> how to draw them, and the
 rate at 12 pairs that the documentation of `verdicts` states."""
 
 
