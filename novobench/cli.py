@@ -171,6 +171,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="path=FOLDER, and other keys of `data.`")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
 
+    text = "Check that an optimizer or a task keeps its contract, with a verdict per point."
+    sub = verb("check", _check, text, "check optimizer ./mine.py:MyOptimizer --lr 0.01")
+    kinds = sub.add_subparsers(metavar="WHAT", required=True)
+    text = "Check an optimizer: a registered name, package.module:Class or ./file.py:Class."
+    example = "Example: novobench check optimizer ./mine.py:MyOptimizer --lr 0.01 --options betas='[0.9, 0.99]'"
+    kind = kinds.add_parser("optimizer", help=text, description=text, epilog=example)
+    kind.add_argument("name", metavar="OPTIMIZER", help="e.g. ./mine.py:MyOptimizer")
+    _add_list(kind, "--options", "KEY=VALUE", "arguments of its constructor")
+    kind.add_argument("--lr", type=_positive_number, help="learning rate (default: the constructor's, else 0.01)")
+    kind.add_argument("--compile", action="store_true", help="also compile its step (about a minute)")
+    debug(kind)
+    kind.set_defaults(what="optimizer")
+
     verb("doctor", _doctor, "Check packages, devices, folders and disk space.", "doctor")
 
     text = "Measure the speed of optimizers and of training."
@@ -254,6 +267,16 @@ def _not_negative(text: str) -> int:
     return _whole(text, 0)
 
 
+def _positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return number
+
+
 def _whole(text: str, least: int) -> int:
     try:
         number = int(text)
@@ -329,6 +352,12 @@ def _data(arguments: argparse.Namespace) -> int:
     from novobench.suite import own_data_report
 
     return own_data_report.report(arguments.task, arguments.scale, parse_overrides(arguments.settings))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from novobench.suite import check
+
+    return check.optimizer(arguments.name, arguments.options, arguments.lr, compiled=arguments.compile)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

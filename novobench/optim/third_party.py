@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import io
+import math
 import os
 import sys
 import traceback
@@ -22,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from novobench.optim import python_files
-from novobench.optim.entry import RANGES, ROLES, SCHEDULES, Range, Role, Schedule
+from novobench.optim.entry import RANGES, ROLES, SCHEDULES, OptimizerEntry, Range, Role, Schedule
 
 _EMPTY = inspect.Parameter.empty
 
@@ -150,6 +151,8 @@ def signature(factory: Any) -> tuple[dict[str, Any], type]:
         function, skipped = (base.__init__, 2) if inspect.isclass(base) else (base, 1)
         parameters = list(inspect.signature(function).parameters.values())
         for parameter in parameters[skipped:]:
+            if base is not factory and parameter.name == "defaults":  # of Optimizer, which a class sets itself
+                continue
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 arguments.setdefault(parameter.name, parameter.default)
         has_kwargs = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -165,17 +168,18 @@ def signature(factory: Any) -> tuple[dict[str, Any], type]:
     return takes, dataclasses.make_dataclass("Options", options, frozen=True, kw_only=True)
 
 
-def declared(factory: Any) -> tuple[Schedule, tuple[Role, ...]]:
+def declared(factory: Any, registered: OptimizerEntry | None = None) -> tuple[Schedule, tuple[Role, ...]]:
     """The schedule and the roles that an optimizer's class or function declares by its attributes `novobench_schedule`
-    and `novobench_roles`, as in `OptimizerEntry`; by default `task` and all roles.
+    and `novobench_roles`, as in `OptimizerEntry`; by default those of a `registered` entry that builds it, else `task`
+    and all roles.
 
     Raises:
         ValueError: there is no such schedule or role, or the roles are none.
     """
-    schedule = getattr(factory, "novobench_schedule", "task")
+    schedule = getattr(factory, "novobench_schedule", registered.schedule if registered else "task")
     if schedule not in SCHEDULES:
         raise ValueError(f"its novobench_schedule is {schedule!r}, which must be one of {', '.join(SCHEDULES)}")
-    roles = getattr(factory, "novobench_roles", ROLES)
+    roles = getattr(factory, "novobench_roles", registered.roles if registered else ROLES)
     if not isinstance(roles, (list, tuple)) or not roles or any(role not in ROLES for role in roles):
         raise ValueError(f"its novobench_roles are {roles!r}, which must be a tuple of some of {', '.join(ROLES)}")
     return schedule, tuple(roles)
@@ -222,6 +226,8 @@ def _is_data(value: Any) -> bool:
     """Whether a config can hold this default. Arguments with other defaults are not options."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_data, value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return value is None or isinstance(value, (bool, int, float, str))
 
 

@@ -327,7 +327,8 @@ def _report(
                     declared_target=request.targets.get(metric),
                 )
             )
-        decided = [verdicts(each.pairs, each.column.better, each.margin) for each in found]
+        family = iter(verdicts([pairs for each in found for pairs in each.pairs]))
+        decided = [[next(family) for _ in each.pairs] for each in found]
         compared = [cell for plan in plans.values() for cells in plan.compared.values() for cell in cells]
         late = sum(_finished(cell) < declaration.declared for cell in compared if cell in finished)
         report = Compared(request.scale, found, decided, declaration, late)

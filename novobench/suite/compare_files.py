@@ -24,6 +24,7 @@ from novobench.suite.compare_report import markdown
 from novobench.suite.curves import Curves, Point
 from novobench.suite.experiment import Panel
 from novobench.suite.search_file import SearchLine
+from novobench.suite.tuning_curves import MedianBest, median_best
 
 _HEADER = "# What a comparison declared, written by `novobench compare`.\n"
 
@@ -83,21 +84,15 @@ def _optimizers(compared: Compared) -> Iterator[dict[str, Any]]:
                 prefix = f"{column.split}_{column.metric}"
                 line |= {prefix: estimate.mean if estimate else None, f"{prefix}_sd": estimate.sd if estimate else None}
             line |= {"target": contest.target, "seeds_at_target": reached.count}
-            line |= {"median_updates_to_target": _median(reached.updates)}
-            line |= {"median_seconds_to_target": _median(reached.seconds)}
+            line |= {"median_updates_to_target": _finite(reached.median_updates)}
+            line |= {"median_seconds_to_target": _finite(reached.median_seconds)}
             known = state if isinstance(state, tuple) else (None, None)
             line |= {"state_bytes": known[0], "parameters": known[1], "ms_per_update": contest.milliseconds(row)}
             yield line
 
 
-def _median(values: Sequence[float]) -> float | None:
-    """None if there are no values or the median is infinite."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    if not ordered:
-        return None
-    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-    return median if math.isfinite(median) else None
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _differences(compared: Compared) -> Iterator[dict[str, Any]]:
@@ -107,7 +102,7 @@ def _differences(compared: Compared) -> Iterator[dict[str, Any]]:
             "metric": contest.column.metric, "better": contest.column.better, "pairs": verdict.n,
             "difference": verdict.estimate.mean, "sd": verdict.estimate.sd, "low": verdict.low, "high": verdict.high,
             "level": verdict.level, "p": verdict.p, "p_adjusted": verdict.p_adjusted,
-            "bca_low": verdict.bca_low, "bca_high": verdict.bca_high, "margin": verdict.margin,
+            "bca_low": verdict.bca_low, "bca_high": verdict.bca_high, "margin": verdict.pairs.margin,
             "verdict": verdict.kind, "more_seeds": verdict.more_seeds, "left_out": verdict.left_out,
         }  # fmt: skip
 
@@ -127,8 +122,12 @@ def _tuning(compared: Compared) -> Iterator[dict[str, Any]]:
                 yield {"task": contest.task, "label": row.row.label, **point._asdict()}
 
 
-def _median_best(contest: Contest, row_id: str) -> Sequence[Any]:
-    return []  # TODO
+def _median_best(contest: Contest, row_id: str) -> Sequence[MedianBest]:
+    """The tuning curve of the first round, which has the declared ranges."""
+    searched = contest.searched.get(row_id)
+    if searched is None:
+        return []
+    return median_best([trial.mean for trial in searched.trials if trial.round == 0], contest.column.better)
 
 
 # ---------------------------------------------------------------------------------------------- figure

@@ -7,10 +7,17 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from novobench.config import CellConfig
 from novobench.console import counted
-from novobench.suite.curves import Curves
+from novobench.suite.aggregates import (
+    first_to_reach,
+    median_cost,
+    probability_of_improvement,
+    profile_score,
+    ratios_to_best,
+)
 from novobench.suite.experiment import Column, Experiment
 from novobench.suite.results import Results
 from novobench.suite.search_file import SearchedKey
@@ -43,6 +50,15 @@ class Reached:
     @property
     def count(self) -> int:
         return sum(map(math.isfinite, self.updates))
+
+    @property
+    def median_updates(self) -> float:
+        """Infinite if half of the seeds did not reach the target."""
+        return median_cost(self.updates)
+
+    @property
+    def median_seconds(self) -> float:
+        return median_cost(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,7 @@ class Contest:
     def pairs(self) -> list[Pairs]:
         """The first row with each of the others, seed by seed."""
         ours, *others = (row.values[self.column.key] for row in self.rows)
-        return [Pairs(ours, theirs) for theirs in others]
+        return [Pairs(ours, theirs, self.column.better, self.margin) for theirs in others]
 
     def config(self, row: TableRow) -> CellConfig:
         assert row.config is not None  # every row of a comparison has one
@@ -105,21 +121,13 @@ class Contest:
 
     def reached(self, row: TableRow) -> Reached:
         """When each seed of a row was first evaluated at the target or beyond it."""
-        updates, seconds = [], []
+        reached = Reached([], [])
         for cell in row.cells:
-            point = self._first_at_target(self.results.curves(cell))
-            updates.append(point[0])
-            seconds.append(point[1])
-        return Reached(updates, seconds)
-
-    def _first_at_target(self, curves: Curves) -> tuple[float, float]:
-        for point in curves.get(f"{self.search_split}/{self.column.metric}", []):
-            if self.target is None or math.isnan(point.value):
-                continue
-            beyond = point.value >= self.target if self.column.better == "larger" else point.value <= self.target
-            if beyond:
-                return point.update, math.inf if point.seconds is None else point.seconds
-        return math.inf, math.inf
+            points = self.results.curves(cell).get(f"{self.search_split}/{self.column.metric}", [])
+            for costs, key in ((reached.updates, "update"), (reached.seconds, "seconds")):
+                at = [(cost, point.value) for point in points if (cost := getattr(point, key)) is not None]
+                costs.append(math.inf if self.target is None else first_to_reach(at, self.target, self.column.better))
+        return reached
 
     # ------------------------------------------------------------------------------------ costs
 
@@ -195,6 +203,28 @@ class Compared:
     declaration: Declaration
     late: int
     """Compared cells that had finished before the margin was declared."""
+
+    def improvement(self, ours: str, theirs: str) -> float:
+        """The mean over tasks of the probability that a training of one row beats one of another, by their labels."""
+        first, second = (
+            {
+                contest.task: list(row.values[contest.column.key].values())
+                for contest in self.contests
+                for row in contest.rows
+                if row.row.label == label
+            }
+            for label in (ours, theirs)
+        )
+        better = {contest.task: contest.column.better for contest in self.contests}
+        return probability_of_improvement(first, second, better)
+
+    def profile_scores(self, cost: Literal["updates", "seconds"]) -> dict[str, float]:
+        """Label -> area under the performance profile of the median cost to the target, see `profile_score`."""
+        costs: dict[str, dict[str, float]] = {}
+        for contest in self.contests:
+            for row in contest.rows:
+                costs.setdefault(row.row.label, {})[contest.task] = getattr(contest.reached(row), f"median_{cost}")
+        return {label: profile_score(ratios.values()) for label, ratios in ratios_to_best(costs).items()}
 
     @property
     def decisions(self) -> Iterator[tuple[Contest, TableRow, TableRow, Verdict]]:

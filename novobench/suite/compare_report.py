@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 
 from novobench.console import counted, duration
@@ -27,6 +26,8 @@ def markdown(compared: Compared, figures: Mapping[str, str] | None = None) -> st
             lines += [f"![curves, rates and trials]({figures[contest.task]})", ""]
         lines += [f"- **Warning**: {prose(text)}." for text in contest.warnings]
         lines += [""] if contest.warnings else []
+    if len(compared.contests) > 1:
+        lines += ["## All tasks", "", *_all_tasks(compared), ""]
     lines += ["## How to read this", "", *(f"- {note}" for note in _notes(compared)), ""]
     lines += [f"Command: `{compared.declaration.command}`", ""]
     return "\n".join(lines)
@@ -117,7 +118,7 @@ def _time_to_target(reached: Reached) -> list[str]:
     if not reached.updates:
         return ["", ""]
     of_all = f" ({reached.count} of {len(reached.updates)} seeds)" if reached.count < len(reached.updates) else ""
-    updates, seconds = statistics.median(reached.updates), statistics.median(reached.seconds)
+    updates, seconds = reached.median_updates, reached.median_seconds
     texts = [f"{updates:,.0f}" if math.isfinite(updates) else "not reached"]
     texts.append(duration(seconds) if math.isfinite(seconds) else "not reached")
     return [texts[0] + of_all, texts[1]]
@@ -167,6 +168,23 @@ def _rates(contest: Contest) -> list[str]:
     return markdown_table(head, body)
 
 
+def _all_tasks(compared: Compared) -> list[str]:
+    """How often each optimizer wins over all tasks, and how fast it reaches the targets."""
+    labels = [row.row.label for row in compared.contests[0].rows]
+    updates, seconds = compared.profile_scores("updates"), compared.profile_scores("seconds")
+    head = [
+        "",
+        *(f"better than {plain(label)}" for label in labels),
+        "score, updates to target",
+        "score, time to target",
+    ]
+    body = []
+    for label in labels:
+        wins = ["" if other == label else f"{100 * compared.improvement(label, other):.0f} %" for other in labels]
+        body.append([plain(label), *wins, f"{updates[label]:.2f}", f"{seconds[label]:.2f}"])
+    return markdown_table(head, body)
+
+
 def _factor(factor: float) -> str:
     return f"× {factor:g}" if factor >= 1 else f"÷ {1 / factor:g}"
 
@@ -191,6 +209,12 @@ def _notes(compared: Compared) -> list[str]:
         "The loss at other rates is the mean of the first two seeds. A flat line is a robust optimizer.",
         "Time per update is the median of trainings that shared this machine's cores, and no benchmark.",
     ]
+    if len(compared.contests) > 1:
+        notes.append(
+            "Over all tasks, “better than” is the mean probability that a training of the row beats one of the "
+            "column. A score is the area under the performance profile up to 4 times the best cost, as in AlgoPerf: 1 "
+            "if the row is the first to reach the target on every task. Both describe and decide nothing."
+        )
     for metric, margin in compared.declaration.margins.items():
         late = f", after {counted(compared.late, 'compared cell')} had finished" if compared.late else ""
         notes.append(

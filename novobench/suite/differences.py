@@ -49,23 +49,22 @@ def interval_text(low: float, high: float, digits: int) -> str:
 def differences(experiment: Experiment, rows: Sequence[TableRow]) -> list[Difference]:
     """The comparisons of which both rows are in `rows` and have a seed in common.
 
-    Those of one column are a family: any wrong verdict among them has a probability of at most 5 %.
+    All of them are one family: any wrong verdict among them has a probability of at most 5 %.
     """
     by_id = {row.row.id: row for row in rows}
-    compared: list[Difference] = []
-    for column in experiment.columns:
-        of_column = [
-            (by_id[comparison.row], by_id[other])
-            for comparison in experiment.comparisons
-            if (comparison.column or experiment.columns[0].key) == column.key
-            for other in comparison.to
-            if comparison.row in by_id and other in by_id
-        ]
-        pairs = [Pairs(row.values.get(column.key, {}), other.values.get(column.key, {})) for row, other in of_column]
-        trained = [each for each, (row, other) in zip(pairs, of_column, strict=True) if row.cells != other.cells]
-        made = iter(verdicts(trained, column.better))
-        for (row, other), each in zip(of_column, pairs, strict=True):
-            verdict = None if row.cells == other.cells else next(made)
-            if each.seeds:
-                compared.append(Difference(row, other, column, verdict))
-    return compared
+    columns = {column.key: column for column in experiment.columns}
+    compared: list[tuple[TableRow, TableRow, Column, Pairs]] = []
+    for comparison in experiment.comparisons:
+        column = columns[comparison.column or experiment.columns[0].key]
+        for other_id in comparison.to:
+            if comparison.row in by_id and other_id in by_id:
+                row, other = by_id[comparison.row], by_id[other_id]
+                values, others = row.values.get(column.key, {}), other.values.get(column.key, {})
+                compared.append((row, other, column, Pairs(values, others, column.better)))
+    family = iter(verdicts([pairs for row, other, _, pairs in compared if row.cells != other.cells]))
+    return [
+        Difference(row, other, column, verdict)
+        for row, other, column, pairs in compared
+        for verdict in [None if row.cells == other.cells else next(family)]
+        if pairs.seeds
+    ]

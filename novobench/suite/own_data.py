@@ -70,8 +70,8 @@ def measure(task: str, scale: str, overrides: Mapping[str, Any]) -> Measured:
     """Measure the data that `overrides` name, for a task's config at a scale.
 
     `overrides` are those of `--data`: keys of the task's data config without `data.` in front (`path`, `limit`), or
-    whole keys of a config (`model.classes`, `batch.size`). `path` is a folder under the data root or the current folder,
-    or a hub id. Raises ConfigError for a wrong key, and DataError if the data cannot be read.
+    whole keys of a config (`model.classes`, `batch.size`). `path` is a folder under the data root or the current
+    folder, or a hub id. Raises ConfigError for a wrong key, and DataError if the data cannot be read.
     """
     config = task_config(task)
     given = {_full_key(key): value for key, value in overrides.items()}
@@ -103,8 +103,10 @@ def measure(task: str, scale: str, overrides: Mapping[str, Any]) -> Measured:
 
 
 def overrides_for(tasks: Iterable[str], scale: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides of all configs for the data of `--data`; none without data. Says on standard error what was decided.
-    Raises ConfigError if there are several tasks."""
+    """The overrides of all configs for the data of `--data`; none without data.
+
+    Says on standard error what was decided. Raises ConfigError if there are several tasks.
+    """
     if not data:
         return {}
     names = sorted(set(tasks))

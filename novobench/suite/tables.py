@@ -260,7 +260,7 @@ def _differences_notes(experiment: Experiment, rows: Sequence[TableRow], compare
         return []
     notes = [
         "Differences are paired by seed. The exact sign-flip test decides, with Holm's adjustment for all differences "
-        "in a column. If no rows differed, at most one table in 20 would call any difference better or worse.",
+        "of the table. If no rows differed, at most one table in 20 would call any difference better or worse.",
         "“Interval” inverts that test at the level at which it decided, so it leaves out 0 exactly if a difference is "
         "better or worse. “–” means too few seeds for an interval. “BCa” is the 95 % bootstrap interval of one "
         "difference. It describes the seeds; it decides nothing.",

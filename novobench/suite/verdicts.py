@@ -29,6 +29,11 @@ class Pairs:
 
     first: Mapping[int, float]
     second: Mapping[int, float]
+    better: Literal["larger", "smaller"]
+    """Which values are better."""
+    margin: float | None = None
+    """A difference, declared before the trainings, below which it does not matter which of the two is better; positive,
+    in the metric's unit."""
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -69,7 +74,6 @@ class Verdict:
     """The same for the family: `better` or `worse` if it is at most alpha."""
     p_equivalent: float | None
     """Against a difference of the margin or more, for the family: `equivalent` if it is at most alpha."""
-    margin: float | None
     alpha: float
     decided_at: float
     """The level of a single test that an undecided comparison had to reach."""
@@ -112,7 +116,7 @@ class Verdict:
             return None
         if self.estimate.sd is None:
             return self._missing_pairs
-        return more_pairs(self.estimate.mean, self.estimate.sd, self.n, self.decided_at, self.margin)
+        return more_pairs(self.estimate.mean, self.estimate.sd, self.n, self.decided_at, self.pairs.margin)
 
     @property
     def _missing_pairs(self) -> int:
@@ -122,18 +126,18 @@ class Verdict:
     @property
     def _can_decide(self) -> bool:
         """Whether any data of so many pairs decide such a family. Equivalence takes one pair less."""
-        return self._missing_pairs <= (0 if self.margin is None else 1)
+        return self._missing_pairs <= (0 if self.pairs.margin is None else 1)
 
     def __str__(self) -> str:
         if self.kind == "equivalent":
-            return f"equivalent within {self.margin:g}"
+            return f"equivalent within {self.pairs.margin:g}"
         if self.kind != "undecided":
             return self.kind
         if self.n == 0:
             return "undecided (no pair of seeds)"
         if self.left_out:
             return f"undecided (a training diverged in {self.left_out} of {counted(len(self.pairs.seeds), 'pair')})"
-        if self.estimate.sd == 0 and self.estimate.mean == 0 and self.margin is None:
+        if self.estimate.sd == 0 and self.estimate.mean == 0 and self.pairs.margin is None:
             return "undecided (no difference in any pair)"
         more = self.more_seeds
         if more is None:
@@ -154,13 +158,10 @@ class Verdict:
         return ", ".join([text, *(f"{who} in {n}" for who, n in others)])
 
 
-def verdicts(
-    comparisons: Sequence[Pairs], better: str, margin: float | None = None, alpha: float = 0.05
-) -> list[Verdict]:
+def verdicts(comparisons: Sequence[Pairs], alpha: float = 0.05) -> list[Verdict]:
     """A verdict on each comparison of a family, in which any wrong verdict has a probability of at most `alpha`.
 
-    better: `larger` or `smaller`. margin: a difference, declared before the trainings, below which it does not matter
-    which of two is better; positive, in the metric's unit. alpha: default 5 %, the field's habit.
+    alpha: default 5 %, the field's habit. Members of a family may differ in metric and margin.
 
     - `better` or `worse`: the sign-flip test rejects that the differences have the center 0.
     - `equivalent within m`: two one-sided sign-flip tests reject that it is −m or less, and m or more. It takes
@@ -182,13 +183,13 @@ def verdicts(
     lognormal differences. Student's t test has the same weakness, with 9, 25 and 33 %.
     `tests/suite/test_verdict_rates.py` measures these rates.
     """
-    if margin is not None and not margin > 0:
-        raise ValueError(f"margin is {margin}, but it must be positive")
-    tests = [_test(each, better) for each in comparisons]
+    tests = [_test(each) for each in comparisons]
     hypotheses = []
-    for test in tests:
+    for pairs, test in zip(comparisons, tests, strict=True):
+        if pairs.margin is not None and not pairs.margin > 0:
+            raise ValueError(f"margin is {pairs.margin}, but it must be positive")
         if test.flips > 1:
-            hypotheses.append([test.p()] if margin is None else [test.p(), equivalence(test, margin)])
+            hypotheses.append([test.p()] if pairs.margin is None else [test.p(), equivalence(test, pairs.margin)])
         else:
             hypotheses.append([])
     adjusted, divisors = step_down(hypotheses, alpha)
@@ -203,18 +204,16 @@ def verdicts(
         if p_equivalent is not None and p_equivalent <= alpha:
             kind, level = "equivalent", 1 - 2 * alpha / divisor[1]
         elif p_adjusted <= alpha:
-            kind = "better" if (test.p_above() < test.p_below()) == (better == "larger") else "worse"
+            kind = "better" if (test.p_above() < test.p_below()) == (pairs.better == "larger") else "worse"
             level = 1 - alpha / divisor[0]
         low, high = test.interval(level)
         p = test.p()
-        made.append(
-            Verdict(kind, pairs, family, low, high, level, p, p_adjusted, p_equivalent, margin, alpha, decided_at)
-        )
+        made.append(Verdict(kind, pairs, family, low, high, level, p, p_adjusted, p_equivalent, alpha, decided_at))
     return made
 
 
-def _test(pairs: Pairs, better: str) -> SignFlips:
-    worst = -math.inf if better == "larger" else math.inf
+def _test(pairs: Pairs) -> SignFlips:
+    worst = -math.inf if pairs.better == "larger" else math.inf
     first, second, _ = pairs.diverged
     return sign_flips([*pairs.finite, *[worst] * first, *[-worst] * second])
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from novobench.config import BatchConfig
 
@@ -42,7 +42,8 @@ class Draft:
         return self.data_root / (self.data.path or self.data.name)
 
 
-class BadItems(NamedTuple):
+@dataclass(frozen=True)
+class BadItems:
     """Items of the data that cannot be used, for one reason."""
 
     reason: str

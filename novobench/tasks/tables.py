@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from novobench.errors import DataError
 from novobench.tasks.sources import list_folder, listed, text_lines
@@ -13,39 +14,54 @@ TABLE_SUFFIXES = (".csv", ".tsv")
 _LONGEST_CELL = 1 << 24
 
 
-class Table:
-    """A CSV or TSV file in UTF-8. The first line names the columns, in any case.
+class Row(NamedTuple):
+    """One row of a table."""
+
+    line: int
+    """The line of the file that it ends in."""
+    cells: list[str]
+    """Without surrounding white space."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV or TSV file in UTF-8, the header among them; empty ones are left out.
 
     The separator of a `.tsv` is a tab, and quotation marks are text. That of a `.csv` is the most frequent of comma,
-    semicolon, tab and vertical bar in the header, and cells may be quoted. Raises DataError, naming the line, for a row
-    with another number of cells.
+    semicolon, tab and vertical bar in the first line, and cells may be quoted. Raises DataError, naming the line, for a
+    row that has not as many cells as the first.
     """
+    lines = text_lines(path)
+    if not any(line.strip() for line in lines):
+        raise DataError(f"{path} is empty. It needs a row for each item.")
+    csv.field_size_limit(_LONGEST_CELL)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE
+    separator = "\t"
+    if path.suffix.lower() != ".tsv":
+        quoting, separator = csv.QUOTE_MINIMAL, max(",;\t|", key=lines[0].count)
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, quoting=quoting, strict=True)
+    rows: list[Row] = []
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            rows.append(Row(reader.line_num, [cell.strip() for cell in cells]))
+            if len(cells) != len(rows[0].cells):
+                raise DataError(
+                    f"{path} line {reader.line_num} has {len(cells)} cells, but the first line has "
+                    f"{len(rows[0].cells)} ({listed(rows[0].cells)}). Quote cells that hold the separator "
+                    f"{separator!r}, or add the missing ones."
+                )
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num} is not a row of a table: {error}. Mend it.") from None
+    return rows
+
+
+class Table:
+    """A CSV or TSV file whose first line names the columns, in any case; see `read_rows`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = text_lines(path)
-        if not any(line.strip() for line in lines):
-            raise DataError(f"{path} is empty. It needs a header and a row for each item.")
-        csv.field_size_limit(_LONGEST_CELL)
-        quoting, separator = csv.QUOTE_NONE, "\t"
-        if path.suffix.lower() != ".tsv":
-            quoting, separator = csv.QUOTE_MINIMAL, max(",;\t|", key=lines[0].count)
-        reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, quoting=quoting, strict=True)
-        self.rows: list[tuple[int, list[str]]] = []
-        """Line number and cells of each row, without surrounding white space."""
-        try:
-            self.columns = [cell.strip() for cell in next(reader)]
-            for cells in reader:
-                if len(cells) == len(self.columns):
-                    self.rows.append((reader.line_num, [cell.strip() for cell in cells]))
-                elif any(cell.strip() for cell in cells):
-                    raise DataError(
-                        f"{path} line {reader.line_num} has {len(cells)} cells, but the header has "
-                        f"{len(self.columns)} ({listed(self.columns)}). Quote cells that hold the separator "
-                        f"{separator!r}, or add the missing ones."
-                    )
-        except csv.Error as error:
-            raise DataError(f"{path} line {reader.line_num} is not a row of a table: {error}. Mend it.") from None
+        (_, self.columns), *self.rows = read_rows(path)
         if not self.rows:
             raise DataError(f"{path} has a header but no row. Complete it.")
 

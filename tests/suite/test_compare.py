@@ -27,11 +27,18 @@ def score(config):
 
 
 def finish(config):
+    columns = contest.load_recipe(config.task).columns
+    first = columns[0]
     value = score(config)
-    metrics = {"search": {"top1": value, "loss": (100 - value) / 10}}
+    curve = [value - 40, value - 20, value - 5, value]
+    if first.better == "smaller":
+        value, curve = 100 - value, [100 - each for each in curve]
+    metrics = {"search": {first.metric: value, "loss": (100 - score(config)) / 10}}
     if config.purpose == "table":
-        metrics["test"] = {"top1": value, "top5": 99.0, "loss": 1.0}
-    finished_cell(config, metrics, curves={"search/top1": [value - 40, value - 20, value - 5, value]})
+        for column in columns:
+            split = "test-clean" if column.split == "data.test_sets[0]" else column.split
+            metrics.setdefault(split, {})[column.metric] = value
+    finished_cell(config, metrics, curves={f"search/{first.metric}": curve})
 
 
 @pytest.fixture
@@ -133,6 +140,24 @@ def test_too_few_seeds_decide_nothing(trained, workspace, novobench):
     assert "no interval" in text
 
 
+def test_all_tasks_are_one_family(trained, workspace, novobench):
+    """Four comparisons: 2 / 2^n must be at most 0.05 / 4, which 8 pairs attain."""
+    assert novobench("compare", "novograd", "adamw", "--task", "all", "--name", "all", "--seeds", "8")[0] == 0
+    folder = workspace / "results/laptop/compare/all"
+    found = {line["task"]: line for line in lines(folder / "differences.csv")}
+    assert {task: line["verdict"] for task, line in found.items()} == dict.fromkeys(
+        ("image", "language", "speech", "translation"), "better"
+    )
+    assert {float(line["p_adjusted"]) for line in found.values()} == {4 * 2 / 2**8}
+    assert float(found["language"]["difference"]) < 0 < float(found["image"]["difference"])
+    text = (folder / "compare.md").read_text()
+    # Every training of NovoGrad beats every one of AdamW.
+    assert "| novograd |  | 100 % | 1.00 | 1.00 |" in text
+    assert "| adamw | 0 % |  |" in text
+    for task in found:
+        assert (folder / "figures" / f"{task}.svg").exists()
+
+
 def test_given_rates_are_not_searched(trained, workspace, novobench, tmp_path):
     rates = tmp_path / "rates.yaml"
     rates.write_text(
@@ -189,6 +214,28 @@ def test_a_failed_trial_is_reported_and_others_count(trained, workspace, novoben
     assert "failed or had a failed cell, and could not win" in text
     assert "not run" in text  # the loss at a rate that failed
     assert code == 1
+
+
+def test_an_optimizer_whose_trainings_all_fail_has_no_verdict(trained, workspace, novobench, monkeypatch):
+    honest = runner.run_local
+
+    def run(to_do, jobs, on_event):
+        bad = [cell for cell in to_do if cell.config.optimizer.name == "novograd" and cell.config.purpose == "table"]
+        for cell in bad:
+            on_event(Event("started", cell))
+            on_event(Event("failed", cell, error="out of memory"))
+        others = honest([cell for cell in to_do if cell not in bad], jobs, on_event)
+        return {cell.id: "out of memory" for cell in bad} | others
+
+    monkeypatch.setattr(runner, "run_local", run)
+    code, out, _ = novobench("compare", "novograd", "adamw", *IMAGE, "--seeds", "2", "--name", "failing")
+    assert code == 1
+    assert "novograd and adamw are undecided" in " ".join(out.split())
+    assert "no pair of seeds" in (workspace / "results/laptop/compare/failing/compare.md").read_text()
+    monkeypatch.setattr(runner, "run_local", honest)
+    del trained[:]
+    assert novobench("compare", "novograd", "adamw", *IMAGE, "--seeds", "2", "--name", "failing")[0] == 0
+    assert len(trained) == 2
 
 
 def test_a_search_without_a_winner_says_why(trained, novobench, monkeypatch):

@@ -166,7 +166,7 @@ def test_differences_of_several_columns_name_them(results, workspace):
     comparisons = [{"row": "novograd", "to": ["sgd"], "column": column} for column in ("top1", "loss")]
     rewrite(workspace, columns=columns, comparisons=comparisons)
     for row, value in (("sgd", 1.0), ("novograd", 3.0)):
-        for seed in range(6):
+        for seed in range(7):
             collected(finished("small", row, {"test": {"top1": value, "loss": value}}, seed=seed))
     lines, markdown = written(results)
     assert [(line["column"], line["verdict"]) for line in lines] == [("top1", "better"), ("loss", "worse")]

@@ -109,7 +109,7 @@ rate at 12 pairs that the documentation of `verdicts` states."""
 def is_false(verdict: Verdict, true: float) -> bool:
     """For a metric of which more is better."""
     if verdict.kind == "equivalent":
-        return abs(true) >= verdict.margin
+        return abs(true) >= verdict.pairs.margin
     return (verdict.kind == "better" and true <= 0) or (verdict.kind == "worse" and true >= 0)
 
 
@@ -120,8 +120,8 @@ def rates(draw: Draw, margin: float | None, experiments: int, sizes: list[int], 
     for _ in range(experiments):
         n, k = int(rng.choice(sizes)), int(rng.integers(1, families + 1))
         differences, true = draw(rng, k, n)
-        family = [Pairs(dict(enumerate(each)), dict.fromkeys(range(n), 0.0)) for each in differences]
-        made = verdicts(family, "larger", margin)
+        zeros = dict.fromkeys(range(n), 0.0)
+        made = verdicts([Pairs(dict(enumerate(each)), zeros, "larger", margin) for each in differences])
         kinds.update(verdict.kind for verdict in made)
         wrong += any(is_false(verdict, value) for verdict, value in zip(made, true, strict=True))
     return {"wrong": wrong / experiments} | {kind: count / kinds.total() for kind, count in kinds.items()}

@@ -1,6 +1,7 @@
 """Verdicts on families of comparisons, against statsmodels' numbers, closed forms, and what no verdict may claim."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,15 +14,20 @@ NAN = math.nan
 def pairs(*differences):
     """Pairs with these differences; None for a first that diverged."""
     first = [NAN if difference is None else 80.0 + difference for difference in differences]
-    return Pairs(dict(enumerate(first)), dict.fromkeys(range(len(first)), 80.0))
+    return Pairs(dict(enumerate(first)), dict.fromkeys(range(len(first)), 80.0), "larger")
 
 
 def drawn(seed, n, mean, sd=1.0):
     return pairs(*np.random.default_rng(seed).normal(mean, sd, n))
 
 
+def judged(family, better="larger", margin=None):
+    """The verdicts on a family of one metric."""
+    return verdicts([replace(each, better=better, margin=margin) for each in family])
+
+
 def verdict(*differences, better="larger", margin=None):
-    (only,) = verdicts([pairs(*differences)], better, margin)
+    (only,) = judged([pairs(*differences)], better, margin)
     return only
 
 
@@ -65,15 +71,13 @@ def test_six_equal_signs_decide_one_comparison(better, sign, kind):
     ],
 )
 def test_too_few_pairs_decide_nothing_whatever_the_difference(n, family, text):
-    for made in verdicts([drawn(seed, n, 1000.0) for seed in range(family)], "larger"):
+    for made in judged([drawn(seed, n, 1000.0) for seed in range(family)]):
         assert str(made) == text
         assert (made.low, made.high) == (-math.inf, math.inf)
         assert made.p == 2 / 2**n
     more = int(text.split()[3])
-    assert {made.kind for made in verdicts([drawn(seed, n + more, 1000.0) for seed in range(family)], "larger")} == {
-        "better"
-    }
-    fewer = verdicts([drawn(seed, n + more - 1, 1000.0) for seed in range(family)], "larger")
+    assert {made.kind for made in judged([drawn(seed, n + more, 1000.0) for seed in range(family)])} == {"better"}
+    fewer = judged([drawn(seed, n + more - 1, 1000.0) for seed in range(family)])
     assert {made.kind for made in fewer} == {"undecided"}
 
 
@@ -95,12 +99,12 @@ def drawn_verdict(seed, n, mean):
 def test_a_margin_decides_that_a_difference_does_not_matter():
     """Also of a difference that is surely there. The interval is that of the two one-sided tests."""
     small, certain, large = drawn(0, 10, 0.0, 0.1), drawn(1, 10, 0.5, 0.1), drawn(2, 10, 3.0, 0.1)
-    made = verdicts([small, certain, large], "smaller", margin=1.0)
+    made = judged([small, certain, large], "smaller", margin=1.0)
     assert [str(each) for each in made] == ["equivalent within 1", "equivalent within 1", "worse"]
     assert all(-1 < each.low < each.high < 1 for each in made[:2])
     assert made[1].low > 0
     assert made[1].p_adjusted <= 0.05
-    assert [str(each) for each in verdicts([certain], "smaller")] == ["worse"]
+    assert [str(each) for each in judged([certain], "smaller")] == ["worse"]
     assert str(verdict(*[0.0] * 5, margin=0.25)) == "equivalent within 0.25"
     assert str(verdict(*[0.0] * 4, margin=0.25)) == (
         "undecided (about 1 more seed; 4 pairs cannot decide 1 comparison)"
@@ -109,14 +113,14 @@ def test_a_margin_decides_that_a_difference_does_not_matter():
 
 @pytest.mark.parametrize("margin", [None, 0.5])
 @pytest.mark.parametrize("n", [4, 6, 9, 20])
-def test_intervals_never_contradict_verdicts(n, margin):
+def test_intervals_never_contradict_judged(n, margin):
     """0 is outside exactly if a difference is decided, and the margin's ends exactly if it is equivalent."""
     rng = np.random.default_rng(n)
     seen = set()
     for _ in range(15):
         means, sds = rng.choice([0.0, 0.05, 0.6, 2.0], 6), rng.choice([0.1, 1.0], 6)
         family = [pairs(*np.round(rng.normal(mean, sd, n), 2)) for mean, sd in zip(means, sds, strict=True)]
-        for made in verdicts(family, "larger", margin):
+        for made in judged(family, margin=margin):
             seen.add(made.kind)
             assert made.low <= made.high
             if made.kind == "equivalent":
@@ -144,7 +148,7 @@ def test_a_training_that_diverged_is_worse_than_any():
 def test_pairs_in_which_both_diverged_are_left_out():
     first = {0: NAN, 1: NAN, 2: math.inf, 3: 1.0, 9: 1.0} | dict.fromkeys(range(10, 18), 2.0)
     second = {0: 1.0, 1: NAN, 2: 3.0, 3: NAN, 8: 1.0} | dict.fromkeys(range(10, 18), 1.0)
-    (made,) = verdicts([Pairs(first, second)], "larger")
+    (made,) = judged([Pairs(first, second, "larger")])
     assert (made.n, made.estimate.n, made.left_out) == (11, 8, 4)
     assert made.note("A", "B") == "A diverged in 2 of 12 pairs, B in 1, both in 1"
     assert made.kind == "undecided"
@@ -152,14 +156,23 @@ def test_pairs_in_which_both_diverged_are_left_out():
 
 def test_no_pairs_and_no_differences():
     """They are no members of the family: the other comparison is alone, and six pairs decide it."""
-    none, other = verdicts([Pairs({0: 1.0}, {1: 1.0}), pairs(1, 2, 1, 1, 1, 1)], "larger")
+    none, other = judged([Pairs({0: 1.0}, {1: 1.0}, "larger"), pairs(1, 2, 1, 1, 1, 1)])
     assert (str(none), none.p, none.more_seeds) == ("undecided (no pair of seeds)", 1.0, None)
     assert math.isnan(none.estimate.mean)
     assert str(other) == "better"
     assert str(verdict(*[0.0] * 10)) == "undecided (no difference in any pair)"
-    assert verdicts([], "larger") == []
+    assert judged([]) == []
+
+
+def test_members_of_a_family_may_differ_in_metric_and_margin():
+    """One margin is in points of accuracy, the other in perplexity, of which less is better."""
+    accuracy = replace(drawn(0, 10, 0.0, 0.1), margin=1.0)
+    perplexity = replace(drawn(1, 10, 3.0, 0.1), better="smaller", margin=2.0)
+    without = replace(drawn(2, 10, 3.0, 0.1), better="larger")
+    made = verdicts([accuracy, perplexity, without])
+    assert [str(each) for each in made] == ["equivalent within 1", "worse", "better"]
 
 
 def test_a_margin_must_be_positive():
     with pytest.raises(ValueError, match="margin is 0"):
-        verdicts([pairs(1.0)], "larger", margin=0)
+        judged([pairs(1.0)], margin=0)

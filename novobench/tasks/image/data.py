@@ -135,8 +135,8 @@ def _check_counts(
     train = Count(available - shared_search - shared_test, config.train_size, "train images")
     if own_test is None and train.actual < 1:
         raise DataError(
-            f"{describe(config, BUILT_IN)} has {available} images in split '{config.train_split}', but data.search_size "
-            f"{shared_search} and data.test_size {shared_test} are held out of it. Lower one of the two."
+            f"{describe(config, BUILT_IN)} has {available} images in split '{config.train_split}', but "
+            f"data.search_size {shared_search} and data.test_size {shared_test} are held out of it. Lower one of them."
         )
     if own_search is None and declared >= available:  # nothing is left to train on: propose the config's share instead
         share = min(round(available * declared / (declared + config.train_size)), available - 1)

@@ -131,7 +131,7 @@ def _look(source: ImageSource) -> dict[str, Any]:
 
         def shape(index: int) -> tuple[int, int] | str:
             try:
-                return source.read(index).shape[1::-1]  # type: ignore[return-value]
+                return source.read(index).shape[1::-1]
             except BadImage as error:
                 return str(error)
 

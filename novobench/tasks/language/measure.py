@@ -41,9 +41,9 @@ def measure(draft: Draft) -> Inspection:
     settings["model.cutoffs"] = [
         cutoff for cutoff in draft.model.cutoffs if cutoff < (1 - _SMALLEST_TAIL) * len(vocabulary)
     ]
-    limits = {"probe_tokens": tokens["train"], "evaluation_streams": min(tokens["valid"], tokens["test"])}
-    settings |= {f"data.{key}": limit for key, limit in limits.items() if getattr(data, key) > limit}
     used = replace(data, train_tokens=tokens["train"])
+    limits = {"probe_tokens": used.used_tokens, "evaluation_streams": min(tokens["valid"], tokens["test"])}
+    settings |= {f"data.{key}": limit for key, limit in limits.items() if getattr(data, key) > limit}
     batch, notes = _batch(draft, used)
     facts = [(text.name, _describe(split, texts[split], tokens[split], words, known)) for split, text in texts.items()]
     rare = f" (words that occur {minimum_count} times or more, <eos> and <unk>)" if minimum_count > 1 else ""
@@ -88,14 +88,14 @@ def _batch(draft: Draft, data: LanguageDataConfig) -> tuple[dict[str, Any], list
     while data.updates_per_epoch(streams) < 1 and data.segment_length > 1:
         data = replace(data, segment_length=data.segment_length // 2)
     if data.updates_per_epoch(streams) < 1:
-        raise DataError(f"{data.train_tokens} training tokens are not enough for one update. Use a longer text.")
+        raise DataError(f"{data.used_tokens} training tokens are not enough for one update. Use a longer text.")
     settings: dict[str, Any] = {}
     if streams < draft.batch.size:
         settings |= {"batch.size": streams, "batch.micro": min(draft.batch.micro, streams)}
     if data.segment_length < length:
         settings["data.segment_length"] = data.segment_length
     changes = ", ".join(f"{key} is {value}" for key, value in settings.items() if key != "batch.micro")
-    note = f"{changes}, because the training text has only {data.train_tokens:,} tokens."
+    note = f"{changes}, because there are only {data.used_tokens:,} training tokens."
     return settings, [note] if settings else []
 
 

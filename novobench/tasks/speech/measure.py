@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from novobench.errors import DataError
-from novobench.tasks.inspection import Draft, Inspection, fitting_batch, grouped, numbers
-from novobench.tasks.sources import listed, splits_by_role
+from novobench.tasks.inspection import Draft, Inspection, fitting_batch, grouped, held_out_size, numbers
+from novobench.tasks.sources import listed, split_role, splits_by_role
 from novobench.tasks.speech.config import BUILT_IN, FeatureConfig, SpeechDataConfig
+from novobench.tasks.speech.data import open_sources
 from novobench.tasks.speech.layouts import source_kind, split_names
 from novobench.tasks.speech.listings import Listing, Source
 from novobench.tasks.speech.sources import open_source
@@ -31,8 +32,8 @@ def measure(draft: Draft) -> Inspection:
     """Raises DataError if the folder has no recordings with transcripts in a layout that novobench reads."""
     layout, notes = _layout(draft)
     data: SpeechDataConfig = replace(draft.data, **layout)
-    names = {"train": data.train_splits} | {name: [data.split_names.get(name, name)] for name in data.sets}
-    sources = {name: [open_source(data, draft.data_root, split) for split in splits] for name, splits in names.items()}
+    data = _with_shares(data, draft)
+    sources = open_sources(data, draft.data_root)
     headers = np.concatenate([source.headers().values for parts in sources.values() for source in parts])
     headers = headers[headers[:, 0] > 0]
     if not len(headers):
@@ -81,18 +82,40 @@ def _layout(draft: Draft) -> tuple[dict[str, Any], list[str]]:
     train = data.train_splits if "train_splits" in given else roles["train"]
     search = data.search_set if "search_set" in given else next(iter(roles["valid"]), "")
     tests = data.test_sets if "test_sets" in given else roles["test"]
-    if not train or not search:
-        missing = "training" if not train else "validation"
-        key = "train_splits=[NAME]" if not train else "search_set=NAME"
+    if not train and len(names) == 1 and not split_role(names[0]):
+        train = names
+    if not train:
         raise DataError(
-            f"{draft.folder} has no {missing} split among {listed(names)}. Name it {'train' if not train else 'dev'}, "
-            f"or add: --data {key}"
+            f"{draft.folder} has no training split among {listed(names)}. Name it train, or add: --data "
+            "train_splits=[NAME]"
         )
     dev = data.dev_sets if "dev_sets" in given else [name for name in roles["valid"] if name != search]
+    held_out = []
+    if not search:
+        search = "dev"
+        held_out.append(search)
     if not tests:
-        notes.append("There is no test split: the records will have no test set.")
+        tests = ["test"]
+        held_out.append("test")
+    if held_out:
+        notes.append(
+            f"There is no split for {' and '.join(held_out)}: a tenth of the utterances each, drawn once with a fixed "
+            "seed. The same speakers may be in training."
+        )
     layout |= {"train_splits": train, "search_set": search, "dev_sets": dev, "test_sets": tests}
-    return layout, notes
+    return layout | {"held_out_sets": held_out}, notes
+
+
+def _with_shares(data: SpeechDataConfig, draft: Draft) -> SpeechDataConfig:
+    """The config with a tenth of the training utterances for each held-out set, unless the user gave its size."""
+    if not data.held_out_sets:
+        return data
+    count = sum(len(open_source(data, draft.data_root, split).listings) for split in data.train_splits)
+    share = {
+        name: data.set_sizes[name] if f"data.set_sizes.{name}" in draft.given else held_out_size(count)
+        for name in data.held_out_sets
+    }
+    return replace(data, set_sizes=data.set_sizes | share)
 
 
 def _fields(settings: dict[str, Any], prefix: str) -> dict[str, Any]:
