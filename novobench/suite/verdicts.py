@@ -177,8 +177,11 @@ def verdicts(comparisons: Sequence[Pairs], alpha: float = 0.05) -> list[Verdict]
     A training that diverged (NaN) counts as worse than any that did not, by an infinite difference. A pair in which
     both diverged says nothing and is left out. Comparisons without a pair do not count as members of the family.
 
-    The test is exact if the differences are symmetric about their center. Skewed differences that have the mean 0 are
-    not, and are called better or worse too often: see `tests/suite/test_verdict_rates.py` for the rates.
+    The test is exact if the differences are symmetric about their center, as those of two rows with the same skewed
+    distribution are. Skewed differences whose mean is 0 are called better or worse too often: at 12 pairs, in 8 % of
+    simulated families instead of 5 % for a skewness of 1, in 23 % for lognormal against normal values, and in 29 % for
+    lognormal differences. Student's t test has the same weakness, with 9, 25 and 33 %.
+    `tests/suite/test_verdict_rates.py` measures these rates.
     """
     tests = [_test(each) for each in comparisons]
     hypotheses = []

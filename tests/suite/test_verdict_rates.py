@@ -16,7 +16,7 @@ from novobench.suite.power import more_pairs, power
 from novobench.suite.significance import equivalence, sign_flips
 from novobench.suite.verdicts import Pairs, Verdict, verdicts
 
-SIZES = [*range(3, 13)] * 3 + [14, 16, 18, 20]
+SIZES = [*range(3, 13)] * 5 + [14, 16, 20]
 """Pairs of an experiment, drawn with equal weight. Large numbers take longer, so there are fewer."""
 MARGIN = 0.5
 """In the scenarios with a margin: half of the usual deviation of a difference."""
@@ -93,16 +93,17 @@ def _skewed_against_normal(rng, k, n):
 
 
 def _mildly_skewed(rng, k, n):
-    """Gamma of shape 4: skewness 1, as much as the losses of trainings of which some get stuck."""
+    """A gamma distribution of shape 4 has a skewness of 1."""
     return rng.gamma(4, 1, (k, n)) - 4, np.zeros(k)
 
 
-VIOLATIONS: dict[str, tuple[Draw, float | None]] = {
-    "skewed differences": (_skewed_differences, None),
-    "skewed against normal": (_skewed_against_normal, None),
-    "mildly skewed": (_mildly_skewed, None),
+VIOLATIONS: dict[str, tuple[Draw, float]] = {
+    "skewed differences": (_skewed_differences, 0.29),
+    "skewed against normal": (_skewed_against_normal, 0.23),
+    "mildly skewed": (_mildly_skewed, 0.08),
 }
-"""Differences with the mean 0 that are not symmetric about it: the assumption of the test is wrong."""
+"""Differences with the mean 0 that are not symmetric about it, as the test assumes. Name -> how to draw them, and the
+rate at 12 pairs that the documentation of `verdicts` states."""
 
 
 def is_false(verdict: Verdict, true: float) -> bool:
@@ -142,9 +143,16 @@ def test_false_verdicts_are_as_rare_as_stated(name):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_false_verdicts_are_as_rare_as_stated_in_many_experiments(name):
     share = rates(*SCENARIOS[name], experiments=10_000, sizes=SIZES)
-    print(name, share)
     assert share["wrong"] <= most(10_000)
     assert share["undecided"] < 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", VIOLATIONS)
+def test_skewed_differences_have_the_rates_that_are_documented(name):
+    draw, documented = VIOLATIONS[name]
+    share = rates(draw, None, experiments=10_000, sizes=[12])
+    assert share["wrong"] == pytest.approx(documented, abs=0.01)
 
 
 def decided(effect: float, n: int, comparisons: int, margin: float | None, experiments: int | None = None) -> float:
@@ -189,8 +197,10 @@ def test_forecasts_have_the_power_they_state_in_many_experiments(effect, compari
 
 
 if __name__ == "__main__":
-    for name, scenario in (SCENARIOS | VIOLATIONS).items():
-        print(f"{name:24}", rates(*scenario, experiments=10_000, sizes=SIZES), flush=True)
+    for name, (draw, margin) in SCENARIOS.items():
+        print(f"{name:24}", rates(draw, margin, experiments=10_000, sizes=SIZES), flush=True)
+    for name, (draw, _) in VIOLATIONS.items():
+        print(f"{name:24}", rates(draw, None, experiments=10_000, sizes=[12]), flush=True)
     for each in FORECASTS:
         n, expected = forecast(*each)
         print(each, n, expected, decided(each[0], n, *each[1:]), flush=True)
