@@ -110,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(
         "config",
         _config,
-        "Print the resolved config of rows as YAML with the origin of each value.",
+        "Print the resolved config of rows as YAML with the origin of each value; KEYS in place of an experiment's "
+        "name lists every key with its meaning, KEYS TASK those of a task, KEYS optimizer those of optimizers.",
         "config table1 --rows t1_sgd_100 --scale full",
     )
     _add_experiments(sub, seeds=False)
@@ -305,6 +306,11 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
+    if arguments.experiments[0].upper() == "KEYS":
+        from novobench.suite import key_list
+
+        key_list.print_keys(arguments.experiments[1:], arguments.scale)
+        return 0
     from novobench.suite import show
 
     experiments = _experiments(arguments)

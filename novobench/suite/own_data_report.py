@@ -28,11 +28,9 @@ def report(task: str, scale: str, overrides: Mapping[str, Any]) -> int:
     for note in measured.notes:
         out.print(note)
     out.print(f"fingerprint {measured.fingerprint}")
-    out.print(
-        "\nTo train on them, add the first line to novobench run, plan, config, search or compare. It measures the"
-    )
-    out.print("data each time. The second line has the numbers of today.")
+    out.print("\nTo train on them, add this to run, plan, config, search or compare, which measures them again:")
     print(f"  --data {words(measured.given_words)}")
+    out.print("Or this, with the numbers found now:")
     print(f"  --set {words(measured.options)}")
     return 0
 
