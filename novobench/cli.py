@@ -184,6 +184,11 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--compile", action="store_true", help="also compile its step (about a minute)")
     debug(kind)
     kind.set_defaults(what="optimizer")
+    text = "Check a task: a folder of novobench/tasks, at laptop scale."
+    kind = kinds.add_parser("task", help=text, description=text, epilog="Example: novobench check task image")
+    kind.add_argument("name", metavar="TASK", help="e.g. image; see `novobench list tasks`")
+    debug(kind)
+    kind.set_defaults(what="task")
 
     verb("doctor", _doctor, "Check packages, devices, folders and disk space.", "doctor")
 
@@ -363,6 +368,8 @@ def _data(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from novobench.suite import check
 
+    if arguments.what == "task":
+        return check.task(arguments.name)
     return check.optimizer(arguments.name, arguments.options, arguments.lr, compiled=arguments.compile)
 
 

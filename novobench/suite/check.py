@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -11,9 +13,10 @@ from novobench.config_loading import parse_overrides
 from novobench.console import console, counted
 from novobench.errors import ConfigError
 from novobench.optim import registry, third_party
+from novobench.tasks.catalog import task_config
 
 if TYPE_CHECKING:
-    from novobench.training.checks import Verdict
+    from novobench.training.conformance.checks import Verdict
 
 _STYLES = {"ok": "green", "failed": "bold red", "not applicable": "dim"}
 
@@ -30,9 +33,9 @@ def optimizer(name: str, options: Sequence[str], lr: float | None, *, compiled: 
         raise ConfigError(str(error.args[0])) from None
     import torch
 
-    from novobench.training.checks import verdicts
-    from novobench.training.conformance import CHECKS, COMPILED
-    from novobench.training.conformance_net import Subject
+    from novobench.training.conformance.checks import verdicts
+    from novobench.training.conformance.optimizer import CHECKS, COMPILED
+    from novobench.training.conformance.subject import Subject
 
     torch.set_num_threads(1)
     subject = Subject(name, lr, parse_overrides(options))
@@ -40,6 +43,23 @@ def optimizer(name: str, options: Sequence[str], lr: float | None, *, compiled: 
     print(f"{name} at lr {subject.rate:g}" + (f", code {entry.code}" if entry.code else ""))
     checks = [*CHECKS, COMPILED] if compiled else CHECKS
     return _report(verdicts(checks, subject, third_party.load(entry.factory)), registry.label(name))
+
+
+def task(name: str) -> int:
+    """Check a task by the name of its folder, at laptop scale; returns the exit code.
+
+    Raises ConfigError if there is no such task.
+    """
+    task_config(name, "check task")
+    import torch
+
+    from novobench.training.conformance.checks import verdicts
+    from novobench.training.conformance.task import TASK_CHECKS
+    from novobench.training.conformance.task_subject import TaskSubject
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        return _report(verdicts(TASK_CHECKS, TaskSubject(name, Path(folder))), f"The task {name}")
 
 
 def _report(found: Iterable[Verdict], name: str) -> int:

@@ -3,7 +3,7 @@
 import pytest
 
 from novobench.optim import registry
-from novobench.training.conformance_net import Subject
+from novobench.training.conformance.subject import Subject
 
 ENTRIES = {entry.name: entry for entry in registry.entries()}
 every_entry = pytest.mark.parametrize("name", ENTRIES)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from novobench.optim import registry
-from novobench.training.checks import verdict_of
-from novobench.training.conformance import CHECKS
-from novobench.training.conformance_net import first_difference
+from novobench.training.conformance.checks import verdict_of
+from novobench.training.conformance.differences import first_difference
+from novobench.training.conformance.optimizer import CHECKS
 from tests.optim.every_entry import ENTRIES, every_entry, subject
 
 OPTIONS = {

@@ -9,9 +9,9 @@ import torch
 from torch.optim import Optimizer
 
 from novobench.optim import registry
-from novobench.training.checks import verdict_of
-from novobench.training.conformance import CHECKS, COMPILED
-from novobench.training.conformance_net import Subject
+from novobench.training.conformance.checks import verdict_of
+from novobench.training.conformance.optimizer import CHECKS, COMPILED
+from novobench.training.conformance.subject import Subject
 
 BY_NAME = {check.name: check for check in [*CHECKS, COMPILED]}
 FAULTS: list[tuple[str, str, str]] = []

@@ -1,32 +1,23 @@
 """A net with parameters of zero to four dimensions and every role, and its training by an optimizer that novobench
-builds from a config: roles, groups, rates, guard and step as in `loop`, without Lightning."""
+builds from a config: roles, groups, rates, guard and step as in `training.loop`, without Lightning."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from novobench import schema
-from novobench.config import BatchConfig, CellConfig, OptimizerConfig
-from novobench.errors import ConfigError
-from novobench.optim import registry
+from novobench.config import CellConfig
 from novobench.optim.composite import switchable
-from novobench.optim.schedules import ScheduleSpec
 from novobench.tasks.base import TaskModule
 from novobench.training.guard import GradScaler, Guard
 from novobench.training.random_numbers import seed_micro_batch
 from novobench.training.rates import optimizer_parts, set_rates
 
-TOTAL = 12
-"""Updates of a training, unless a check needs more."""
 DECAYED = frozenset({"embedding.weight", "hidden.weight", "sequence.weight", "image.weight", "gain", "head.weight"})
 """Parameters of `Net` that decay. The others, biases and normalization, are in groups without decay."""
 DEAD = frozenset({"image.bias"})
@@ -68,89 +59,6 @@ class Net(TaskModule):
 
     evaluation_start = evaluation_end = _unused
     evaluation_step = random_batch = counted = _unused  # type: ignore[assignment]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An optimizer to check."""
-
-    name: str
-    """A name in the registry, or a path."""
-    lr: float | None = None
-    """Its learning rate. None: the middle of its search range, which for a path is the constructor's default, or 0.01
-    without one."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Its own options."""
-    learned: float = 0.9
-    """It has learned if its loss ends below this share of the first one."""
-
-    @property
-    def entry(self) -> registry.OptimizerEntry:
-        return registry.get(self.name)
-
-    @property
-    def rate(self) -> float:
-        if self.lr is not None:
-            return self.lr
-        bounds = self.entry.tunable.get("lr")
-        return float(f"{(bounds.low * bounds.high) ** 0.5:.2g}") if bounds else 0.01
-
-    @cached_property
-    def takes_groups(self) -> bool:
-        """Whether it takes more than one parameter group. Those that do not, such as L-BFGS, train with one."""
-        try:
-            Training(self.config(grouped=True))
-        except Exception:
-            return False
-        return True
-
-    def config(
-        self,
-        lr: float | None = None,
-        weight_decay: float = 0.1,
-        updates: int = TOTAL,
-        schedule: str = "cosine",
-        grouped: bool = False,
-    ) -> CellConfig:
-        """A cell with this optimizer. grouped: with a group for the parameters that do not decay. Raises ConfigError
-        for options that it does not have."""
-        others = registry.get("adamw")
-        takes_decay = "weight_decay" in self.entry.takes
-        content = {
-            "name": self.name,
-            "lr": self.rate if lr is None else lr,
-            "weight_decay": weight_decay if takes_decay else 0.0,
-            "options": dict(self.options),
-            "decay_factors": {"@norm": 0.0, "@bias": 0.0} if grouped else {},
-        }
-        nodes = {"options": self.entry.options, "others.options": others.options}
-        optimizer: OptimizerConfig = schema.typed(OmegaConf.create(content), OptimizerConfig, nodes, "--options")
-        try:
-            registry.validate(self.entry, optimizer.options, optimizer.weight_decay)
-        except ValueError as error:
-            raise ConfigError(f"--options: {error}") from None
-        return CellConfig(
-            task="none",
-            seed=0,
-            budget=f"{updates}steps",
-            batch=BatchConfig(size=16, micro=16),
-            optimizer=optimizer,
-            schedule=ScheduleSpec(name=schedule),  # type: ignore[arg-type]
-        )
-
-    def training(
-        self,
-        *,
-        seed: int = 0,
-        half: bool = False,
-        dtype: torch.dtype = torch.float32,
-        strided: bool = False,
-        **changes: Any,
-    ) -> Training:
-        """A training by this optimizer. changes: arguments of `config`; the others are those of `Training`."""
-        return Training(
-            self.config(**{"grouped": self.takes_groups, **changes}), seed=seed, half=half, dtype=dtype, strided=strided
-        )
 
 
 class Training:
@@ -253,45 +161,10 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def random_gradients(seed: int) -> dict[str, Tensor]:
-    """Gradients of `Net` of usual size."""
+def random_gradients(net: Net, seed: int) -> dict[str, Tensor]:
+    """Gradients of usual size, by the names of the parameters."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {name: parameter.shape for name, parameter in Net(Subject("sgd").config()).named_parameters()}
-    return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-
-
-def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
-    """The names of tensors that differ in any bit."""
-    return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
-
-
-def nonfinite(weights: Mapping[str, Tensor]) -> list[str]:
-    return [name for name, tensor in weights.items() if not tensor.isfinite().all()]
-
-
-def first_difference(actual: Any, expected: Any, where: str = "") -> str:
-    """The place of the first difference in any bit; empty if there is none. Dicts of `actual` may have further keys:
-    torch's optimizers add some as they load a state."""
-    if isinstance(expected, Mapping):
-        missing = [key for key in expected if key not in actual]
-        if missing:
-            return f"{where}.{missing[0]}".lstrip(".")
-        pairs = [(actual[key], value, f"{where}.{key}".lstrip(".")) for key, value in expected.items()]
-    elif isinstance(expected, list | tuple):
-        if len(actual) != len(expected):
-            return where
-        pairs = [(one, other, f"{where}[{i}]") for i, (one, other) in enumerate(zip(actual, expected, strict=True))]
-    elif torch.is_tensor(expected):
-        same = torch.is_tensor(actual) and actual.dtype == expected.dtype and actual.shape == expected.shape
-        return "" if same and torch.equal(_bits(actual), _bits(expected)) else where
-    else:
-        return "" if actual is expected or actual == expected else where
-    return next(filter(None, (first_difference(*pair) for pair in pairs)), "")
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The same bits are equal, also those of NaN."""
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+    return {name: 0.1 * torch.randn(p.shape, generator=generator) for name, p in net.named_parameters()}
 
 
 def _with_rate(config: CellConfig, lr: float) -> CellConfig:
