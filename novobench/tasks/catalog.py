@@ -13,6 +13,7 @@ from typing import Any, cast, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
+from novobench import tasks
 from novobench.budget import parse_budget, parse_warmup, rounded_share
 from novobench.config import CellConfig, OthersConfig, scientific
 from novobench.config_loading import load_tree, merge_over, override
@@ -30,7 +31,7 @@ _LARGEST_BUDGET = 10**12
 
 def task_names() -> list[str]:
     """The folders of this package that have a config, sorted."""
-    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.py"))
+    return sorted(path.parent.name for folder in tasks.__path__ for path in Path(folder).glob("*/config.py"))
 
 
 def task_config(name: str, where: str = "task") -> TaskConfig:

@@ -28,13 +28,14 @@ def first_difference(actual: Any, expected: Any, where: str = "") -> str:
         pairs = [(actual[key], value, f"{where}.{key}".lstrip(".")) for key, value in expected.items()]
     elif isinstance(expected, list | tuple):
         if len(actual) != len(expected):
-            return where
+            return f"the length of {where or 'the list'}"
         pairs = [(one, other, f"{where}[{i}]") for i, (one, other) in enumerate(zip(actual, expected, strict=True))]
     elif torch.is_tensor(expected):
         same = torch.is_tensor(actual) and actual.dtype == expected.dtype and actual.shape == expected.shape
-        return "" if same and torch.equal(_bits(actual), _bits(expected)) else where
+        return "" if same and torch.equal(_bits(actual), _bits(expected)) else where or "it"
     else:
-        return "" if actual is expected or actual == expected else where
+        same = actual is expected or actual == expected
+        return "" if (same.all() if hasattr(same, "all") else same) else where or "it"  # NumPy compares elements
     return next(filter(None, (first_difference(*pair) for pair in pairs)), "")
 
 
