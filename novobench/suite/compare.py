@@ -28,6 +28,7 @@ from novobench.suite.compare_files import declare, write_report
 from novobench.suite.compare_outcome import Compared, Contest, Declaration
 from novobench.suite.compare_report import markdown
 from novobench.suite.contest import Contestant, contest, contestants, lowest_rates
+from novobench.suite.executors import default_jobs
 from novobench.suite.experiment import Experiment, Row, row_config
 from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.identity import changed_data_errors
@@ -91,7 +92,7 @@ def compare(request: Request, jobs: int | None, *, dry_run: bool = False) -> int
         if rows := _rows_to_search(experiment, request.scale):
             check_ranges(experiment, rows, request.scale, request.extra)
     if dry_run:
-        _print_forecast(request, contests, out)
+        _print_forecast(request, contests, jobs, out)
         return 0
     check_writable(request.scale)
     folder = places.workspace().results(request.scale) / "compare" / name
@@ -249,11 +250,11 @@ def _plan(request: Request, experiment: Experiment, best: Mapping[str, Mapping[s
     return TaskPlan(rows, compared, at_rates)
 
 
-def _print_forecast(request: Request, contests: Mapping[str, Experiment], out: Console) -> None:
+def _print_forecast(request: Request, contests: Mapping[str, Experiment], jobs: int | None, out: Console) -> None:
     """The number of cells and the expected time: with one round of trials, and with all rounds."""
     speeds = measured_speeds(Results.load(request.scale))
     least = most = 0.0
-    unknown = False
+    unknown, at_a_time = False, 1
     for task, experiment in contests.items():
         rows = _rows_to_search(experiment, request.scale)
         seconds = {}
@@ -261,8 +262,9 @@ def _print_forecast(request: Request, contests: Mapping[str, Experiment], out: C
             rates = lowest_rates(experiment, row, request.scale)
             config = row_config(experiment, row, request.scale, FIRST_SEED, request.extra, rates)
             assert config is not None
-            expected = forecast(PlannedCell(config), speeds).seconds
-            seconds[row.id] = (expected or 0.0) / config.runtime.cells_per_gpu
+            cell = PlannedCell(config)
+            expected, at_a_time = forecast(cell, speeds).seconds, jobs or default_jobs([cell])
+            seconds[row.id] = expected or 0.0
             unknown = unknown or expected is None
         search = experiment.search
         first = trials(
@@ -282,8 +284,8 @@ def _print_forecast(request: Request, contests: Mapping[str, Experiment], out: C
         )
     note = " (the speed of some is unknown and counts as none)" if unknown else ""
     out.print(
-        f"Training, one cell at a time: {duration(least)} with one round of trials, {duration(most)} with all"
-        f"{note}. Cells that other commands have trained are not trained again."
+        f"Training, {at_a_time} at a time: {duration(least / at_a_time)} with one round of trials, "
+        f"{duration(most / at_a_time)} with all{note}. Cells that other commands have trained are not trained again."
     )
 
 
