@@ -43,7 +43,9 @@ class OthersConfig:
     """The optimizer of the parameters that `optimizer` does not take, because of their roles."""
 
     name: str = "adamw"
-    """A name in the registry, or `package.module:Class`."""
+    """A name in the registry, `package.module:Class` or `./file.py:Class`."""
+    code: str = ""
+    """As `optimizer.code`, for this name."""
     lr_ratio: PositiveFloat = 1.0
     """Its learning rate as a share of the optimizer's, at every update if both follow the schedule."""
     weight_decay: NonNegativeFloat | None = None
@@ -55,9 +57,13 @@ class OthersConfig:
 @dataclass(frozen=True)
 class OptimizerConfig:
     name: str
-    """A name in the registry, or `package.module:Class`. `novobench list optimizers` shows the names."""
+    """A name in the registry (see `novobench list optimizers`), `package.module:Class` or `./file.py:Class`."""
     lr: NonNegativeFloat
     """Base learning rate, before the schedule."""
+    code: str = ""
+    """No config may set it. For an optimizer named by its path: 10 hex digits of the sha256 of the source file that
+    defines the class, so that an edited class trains new cells. It does not cover what that file imports. Empty for
+    names in the registry."""
     lr_factor: PositiveFloat = 1.0
     """Multiplies `lr`: linear scaling with the batch (Goyal et al., 2017) from a rate tuned for a smaller one."""
     weight_decay: NonNegativeFloat = 0.0
@@ -235,7 +241,8 @@ def cell_ids(config: CellConfig, seeds: Sequence[int]) -> list[str]:
     content = scientific(config)
     del content["seed"]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
-    optimizer = re.sub(r"[^A-Za-z0-9_]+", "_", config.optimizer.name)
+    label = config.optimizer.name.rpartition(":")[2]  # of ./file.py:Class, whose path the digest covers
+    optimizer = re.sub(r"[^A-Za-z0-9_]+", "_", label)
     return [f"{config.task}-{optimizer}-s{seed}-{digest}" for seed in seeds]
 
 

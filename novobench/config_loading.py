@@ -163,6 +163,8 @@ _FIXED_KEYS = {
     "task": "the experiment's `task:` says it",
     "purpose": "`novobench search` sets it for its trials",
     "recipe_version": "it belongs to the task's code",
+    "optimizer.code": "it is a digest of the file that optimizer.name names",
+    "optimizer.others.code": "it is a digest of the file that optimizer.others.name names",
 }
 """Fields of a cell that no override may set -> what decides them."""
 
@@ -170,9 +172,10 @@ _FIXED_KEYS = {
 def check_overridable(changes: Mapping[str, Any], where: str) -> None:
     """Raise ConfigError if an override sets what a command or the code decides."""
     for key in changes:
-        name = re.split(r"[.\[\]]+", key.lstrip(".["))[0]
-        if name in _FIXED_KEYS:
-            raise ConfigError(f"{where} cannot set '{key}': {_FIXED_KEYS[name]}.")
+        names = [name for name in re.split(r"[.\[\]]+", key) if name]
+        for length in range(1, len(names) + 1):
+            if reason := _FIXED_KEYS.get(".".join(names[:length])):
+                raise ConfigError(f"{where} cannot set '{key}': {reason}.")
 
 
 def first_line(error: Exception) -> str:

@@ -27,7 +27,7 @@ LISTS = [(path, action) for path, action in options(_parser()) if action.nargs i
 )
 def test_a_repeated_list_option_keeps_all_values(path, action):
     flag = action.option_strings[0]
-    before = ["table1"] if path in ("run", "plan", "config", "search") else []
+    before = ["table1"] if path in ("run", "plan", "config", "search", "check optimizer") else []
     parse = _parser().parse_args
     assert getattr(parse([*path.split(), *before, flag, "a", "b", flag, "c"]), action.dest) == ["a", "b", "c"]
     assert getattr(parse([*path.split(), *before, flag, "d"]), action.dest) == ["d"]  # not those of the call before

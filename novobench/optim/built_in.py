@@ -1,4 +1,7 @@
-"""Options and entries of the optimizers that come with novobench and torch: the paper's and NovoGrad's variants."""
+"""Options and entries of the optimizers that come with novobench and torch: the paper's and NovoGrad's variants.
+
+Each search range spans a factor of 32 around the usual value.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +119,7 @@ BUILT_IN = (
         description="SGD with momentum on layer-wise normalized gradients",
         reference="Ginsburg et al., 2019, arXiv:1905.11286",
         state_bytes_per_parameter=4,
-        tunable={"lr": Range(1e-3, 0.3), "weight_decay": Range(1e-5, 1e-2)},
+        tunable={"lr": Range(4e-3, 0.128), "weight_decay": Range(2e-4, 6.4e-3)},
         presets={
             "printed": {"betas": [0.95, 0.25]},
             "os2s": {"betas": [0.95, 0.0], "eps_inside_sqrt": True},
@@ -131,7 +134,7 @@ BUILT_IN = (
         description="not the paper's: NovoGrad with steps of equal RMS; rate lr times the root of a tensor's size",
         reference="novobench, not published",
         state_bytes_per_parameter=4,
-        tunable={"lr": Range(2e-5, 6e-3), "weight_decay": Range(1e-5, 1e-2)},
+        tunable={"lr": Range(7e-5, 2.24e-3), "weight_decay": Range(2e-4, 6.4e-3)},
         guards_on_device=True,
     ),
     OptimizerEntry(
@@ -142,9 +145,9 @@ BUILT_IN = (
         reference="Ginsburg et al., 2019, arXiv:1905.11286; Loshchilov & Hutter, 2019, arXiv:1711.05101",
         state_bytes_per_parameter=4,
         tunable={
-            "lr": Range(1e-3, 0.3),
-            "weight_decay": Range(1e-5, 1e-2),
-            "others.lr_ratio": Range(1e-2, 1.0),
+            "lr": Range(4e-3, 0.128),
+            "weight_decay": Range(2e-4, 6.4e-3),
+            "others.lr_ratio": Range(2e-2, 0.64),
         },
         guards_on_device=True,
         roles=("matrix",),
@@ -156,7 +159,7 @@ BUILT_IN = (
         description="stochastic gradient descent with momentum",
         reference="Sutskever et al., 2013",
         state_bytes_per_parameter=4,
-        tunable={"lr": Range(1e-3, 1.0), "weight_decay": Range(1e-6, 1e-2)},
+        tunable={"lr": Range(1e-2, 0.32), "weight_decay": Range(2e-5, 6.4e-4)},
         guards_on_device=True,
         decays_gradient=True,
     ),
@@ -167,7 +170,7 @@ BUILT_IN = (
         description="adaptive moments; weight decay in the gradient",
         reference="Kingma & Ba, 2015, arXiv:1412.6980",
         state_bytes_per_parameter=8,
-        tunable={"lr": Range(1e-4, 3e-2), "weight_decay": Range(1e-6, 1e-2)},
+        tunable={"lr": Range(5e-4, 1.6e-2), "weight_decay": Range(2e-5, 6.4e-4)},
         guards_on_device=True,
         decays_gradient=True,
     ),
@@ -178,7 +181,7 @@ BUILT_IN = (
         description="Adam with decoupled weight decay",
         reference="Loshchilov & Hutter, 2019, arXiv:1711.05101",
         state_bytes_per_parameter=8,
-        tunable={"lr": Range(1e-4, 3e-2), "weight_decay": Range(1e-3, 1.0)},
+        tunable={"lr": Range(5e-4, 1.6e-2), "weight_decay": Range(5e-3, 0.16)},
         guards_on_device=True,
     ),
     OptimizerEntry(
@@ -188,7 +191,7 @@ BUILT_IN = (
         description="SGD with layer-wise adaptive rates",
         reference="You et al., 2017, arXiv:1708.03888",
         state_bytes_per_parameter=4,
-        tunable={"lr": Range(0.1, 50.0), "weight_decay": Range(1e-6, 1e-2)},
+        tunable={"lr": Range(0.5, 16.0), "weight_decay": Range(2e-5, 6.4e-4)},
     ),
     OptimizerEntry(
         name="adafactor",
@@ -197,7 +200,7 @@ BUILT_IN = (
         description="second moments factored into rows and columns, no first moment",
         reference="Shazeer & Stern, 2018, arXiv:1804.04235",
         state_bytes_per_parameter=0,
-        tunable={"lr": Range(1e-3, 0.3), "weight_decay": Range(1e-5, 1e-1)},
+        tunable={"lr": Range(3e-3, 0.096), "weight_decay": Range(2e-4, 6.4e-3)},
     ),
     OptimizerEntry(
         name="normalized_sgd",
@@ -206,6 +209,6 @@ BUILT_IN = (
         description="steps of fixed length along the gradient",
         reference="Hazan et al., 2015, arXiv:1507.02030",
         state_bytes_per_parameter=0,
-        tunable={"lr": Range(1e-3, 1.0), "weight_decay": Range(1e-6, 1e-2)},
+        tunable={"lr": Range(6e-3, 0.192), "weight_decay": Range(2e-5, 6.4e-4)},
     ),
 )

@@ -24,8 +24,18 @@ class Range:
     low: float
     high: float
 
+    @classmethod
+    def around(cls, usual: float) -> Range:
+        """The range whose ends are a factor of 32 apart, with `usual` in its geometric middle, written with two digits.
 
-RANGES = {"lr": Range(1e-4, 1.0), "weight_decay": Range(1e-5, 1e-1)}
+        All default ranges have this width: the same number of trials then covers each of them equally densely.
+        """
+        low = float(f"{usual / 32**0.5:.2g}")
+        return cls(low, float(f"{32 * low:.4g}"))
+
+
+RANGES = {"lr": Range.around(1e-2), "weight_decay": Range.around(1e-3)}
+"""For constructors whose defaults say nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,9 @@ class OptimizerEntry:
     """The parameters that it takes by default; `optimizer.others` gets those of other roles."""
     requires: str = ""
     """The package that must be installed to build it, other than torch; novobench's extra `rivals` has it."""
+    code: str = ""
+    """For a class or function named by its path: 10 hex digits of the sha256 of the source file that defines it, empty
+    if there is none. Empty for registered names, whose packages the environment lists."""
     takes: tuple[str, ...] = ("lr", "weight_decay")
     """Which of these two arguments the factory accepts. Without `weight_decay`, weights do not decay. Unless
     `schedule` is `own`, each update's rate is written into `lr` of the optimizer's groups in any case."""

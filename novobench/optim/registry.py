@@ -1,7 +1,7 @@
 """The optimizers that a config can name. torch is imported only when one is built.
 
-A third-party optimizer needs no change here: name it `package.module:Class`, or publish an `OptimizerEntry` in the
-entry point group `novobench.optimizers`. Modules in the current folder are found as well.
+A third-party optimizer needs no change here: name it `package.module:Class` or `./file.py:Class`, or publish an
+`OptimizerEntry` in the entry point group `novobench.optimizers`. Modules in the current folder are found as well.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from novobench.optim import third_party
+from novobench.optim import python_files, third_party
 from novobench.optim.built_in import BUILT_IN, NovoGradOptions, SGDOptions
-from novobench.optim.entry import RANGES, ROLES
+from novobench.optim.entry import ROLES
 from novobench.optim.entry import OptimizerEntry as OptimizerEntry
 from novobench.optim.rivals import RIVALS
 
@@ -52,7 +52,7 @@ def entries(pattern: str = "*") -> list[OptimizerEntry]:
 
 
 def get(name: str) -> OptimizerEntry:
-    """The entry of a registered name, or a new entry for a class or function `package.module:Class`.
+    """The entry of a registered name, or a new entry for `package.module:Class` or `./file.py:Class` (or a function).
 
     Raises:
         UnknownOptimizerError: no such optimizer; the message suggests the nearest name or says why the import failed.
@@ -68,6 +68,12 @@ def get(name: str) -> OptimizerEntry:
     near = difflib.get_close_matches(name, _entries, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise UnknownOptimizerError(f"optimizer '{name}' is not registered.{hint} Run: novobench list optimizers")
+
+
+def label(name: str) -> str:
+    """The name for people: `MyOptimizer` for `package.module:MyOptimizer` and `./file.py:MyOptimizer`; a registered
+    name is its own label."""
+    return name.rpartition(":")[2]
 
 
 _broken: dict[str, str] = {}
@@ -94,27 +100,35 @@ def _load_entry_points() -> None:
 
 @cache
 def _from_path(path: str) -> OptimizerEntry:
-    """The entry of a constructor. Its options are all arguments except the parameters, `lr` and `weight_decay`."""
+    """The entry of a constructor. Its options are all arguments except the parameters, `lr` and `weight_decay`.
+
+    A class that a registered entry builds, such as `schedulefree:AdamWScheduleFree`, has the schedule and the roles of
+    that entry unless it declares its own.
+    """
+    registered = next((entry for entry in (*BUILT_IN, *RIVALS) if entry.factory == path), None)
     try:
         factory = third_party.load(path)
         takes, options = third_party.signature(factory)
-        schedule, roles = third_party.declared(factory)
+        schedule, roles = third_party.declared(factory, registered)
+        tunable = third_party.search_ranges(factory, takes, options, schedule)
     except Exception as error:
-        raise UnknownOptimizerError(
-            f"optimizer '{path}' cannot be used: {third_party.type_and_message(error)}."
-        ) from None
+        is_worded = isinstance(error, third_party.LoadingError)
+        reason = str(error) if is_worded else third_party.type_and_message(error)
+        end = "" if reason.endswith("?") else "."
+        raise UnknownOptimizerError(f"optimizer '{path}' cannot be used: {reason}{end}") from None
     return OptimizerEntry(
         name=path,
         factory=path,
+        code=python_files.code_of(factory),
         options=options,
         description="a class of another package",
         reference=path,
         state_bytes_per_parameter=float("nan"),
-        tunable={name: RANGES[name] for name in ("lr", "weight_decay") if name == "lr" or name in takes},
-        decays_gradient=any(entry.factory == path and entry.decays_gradient for entry in BUILT_IN),
+        tunable=tunable,
+        decays_gradient=registered is not None and registered.decays_gradient,
         schedule=schedule,
         roles=roles,
-        takes=takes,
+        takes=tuple(takes),
     )
 
 
@@ -133,7 +147,7 @@ def build(
     """Build an optimizer.
 
     Args:
-        name: a registered name or `package.module:Class`.
+        name: a registered name, `package.module:Class` or `./file.py:Class`.
         params: parameters, or parameter groups.
         lr: rate of the first update.
         weight_decay: coefficient d; ignored if the entry does not take one.

@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,6 @@ from novobench.config_loading import check_overridable, override
 from novobench.console import counted
 from novobench.errors import ConfigError, one_line
 from novobench.schema import typed
-from novobench.suite.experiment import Experiment
 from novobench.tasks.catalog import default_list, load_task, task_config
 from novobench.tasks.inspection import BadItems, Draft, Inspection
 from novobench.tasks.sources import printable
@@ -103,18 +102,17 @@ def measure(task: str, scale: str, overrides: Mapping[str, Any]) -> Measured:
     )
 
 
-def overrides_for(experiments: Sequence[Experiment], scale: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides of the experiments' rows for the data of `--data`; none without data. Says on standard error what
-    was decided. Raises ConfigError if the experiments have several tasks."""
+def overrides_for(tasks: Iterable[str], scale: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides of all configs for the data of `--data`; none without data.
+
+    Says on standard error what was decided. Raises ConfigError if there are several tasks.
+    """
     if not data:
         return {}
-    tasks = sorted({experiment.task for experiment in experiments})
-    if len(tasks) > 1:
-        raise ConfigError(
-            f"{_WHERE}: the experiments have the tasks {', '.join(tasks)}, and data are of one. Name experiments "
-            "of one task."
-        )
-    measured = measure(tasks[0], scale, data)
+    names = sorted(set(tasks))
+    if len(names) > 1:
+        raise ConfigError(f"{_WHERE}: data are of one task, but this command has {', '.join(names)}. Name one task.")
+    measured = measure(names[0], scale, data)
     for line in (*problem_lines(measured), *measured.notes):
         print(one_line(line), file=sys.stderr)
     return measured.overrides

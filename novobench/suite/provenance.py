@@ -57,6 +57,10 @@ def _origins(
     if optimizer.preset is not None:
         for option in registry.get(optimizer.name).presets[optimizer.preset]:
             origins.setdefault(("optimizer", "options", option), f"preset {optimizer.preset} of {optimizer.name}")
+    if optimizer.code:
+        origins[("optimizer", "code")] = f"file of {optimizer.name}"
+    if optimizer.others.code:
+        origins[("optimizer", "others", "code")] = f"file of {optimizer.others.name}"
     origins[("recipe_version",)] = f"code of the task {config.task}"
     return origins
 

@@ -13,6 +13,7 @@ from typing import Any, cast, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
+from novobench import tasks
 from novobench.budget import parse_budget, parse_warmup, rounded_share
 from novobench.config import CellConfig, OthersConfig, scientific
 from novobench.config_loading import load_tree, merge_over, override
@@ -30,7 +31,7 @@ _LARGEST_BUDGET = 10**12
 
 def task_names() -> list[str]:
     """The folders of this package that have a config, sorted."""
-    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/config.py"))
+    return sorted(path.parent.name for folder in tasks.__path__ for path in Path(folder).glob("*/config.py"))
 
 
 def task_config(name: str, where: str = "task") -> TaskConfig:
@@ -80,7 +81,7 @@ def resolve(tree: DictConfig, where: str) -> CellConfig:
     try:
         if config.runtime.accelerator != "auto":
             check_device(config, config.runtime.accelerator)
-        config = _with_roles(config, entry, others)
+        config = _with_code(_with_roles(config, entry, others), entry, others)
         _check_data_name(config, task)
         _ = config.accumulation
         parse_budget(config.budget)
@@ -125,6 +126,20 @@ def _with_roles(config: CellConfig, entry: registry.OptimizerEntry, others: regi
     same = set(roles) == set(entry.roles)
     ordered: list[str] | None = None if same else [role for role in ROLES if role in roles]
     return dataclasses.replace(config, optimizer=dataclasses.replace(optimizer, roles=ordered))
+
+
+def _with_code(config: CellConfig, entry: registry.OptimizerEntry, others: registry.OptimizerEntry) -> CellConfig:
+    """The config with the digests of the optimizers' source files. Raises ConfigError if it has another one: the file
+    was edited after the cell was planned."""
+    optimizer = config.optimizer
+    for key, declared, named in (("code", optimizer.code, entry), ("others.code", optimizer.others.code, others)):
+        if declared not in ("", named.code):
+            raise ConfigError(
+                f"'optimizer.{key}' is {declared}, but the source file of {named.name} now has {named.code or 'none'}: "
+                "it was edited after this training was planned. Run the same command again."
+            )
+    changed = dataclasses.replace(optimizer.others, code=others.code)
+    return dataclasses.replace(config, optimizer=dataclasses.replace(optimizer, code=entry.code, others=changed))
 
 
 def _pop_warmup(tree: DictConfig, where: str) -> str | None:

@@ -136,7 +136,7 @@ def _train(config: CellConfig, folder: RunFolder, rank: int | None, *, to_roundi
         loop.load_state_dict(state)
     if is_first:
         metrics_log.cut_back(state["log"] if state else None)
-        write_json(folder.environment, environment.describe())
+        write_json(folder.environment, environment.describe(config.optimizer))
         write_text(folder.changes, environment.changes())
     del state
     trainer = _trainer(config, loop, alone=rank is None)
@@ -215,7 +215,7 @@ def _write_record(
             f"None of the {samples} samples trained on could be used, so nothing was learned; {folder.log} names them. "
             "Fix the data."
         )
-    described = environment.describe()
+    described = environment.describe(config.optimizer)
     with readable_os_errors(folder.path, "read"):
         files = folder.digests()
     record = Record(

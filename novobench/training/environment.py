@@ -9,17 +9,21 @@ from contextlib import suppress
 from typing import Any
 
 from novobench import hardware, requirements
+from novobench.config import OptimizerConfig
 from novobench.places import ROOT
 
 _RESULT_PATHS = ("novobench", "configs", "experiments", "pyproject.toml", "constraints.txt")
 """Uncommitted changes in these make a result dirty; changes in results/ do not."""
 
 
-def describe() -> dict[str, Any]:
-    """The content of a run's `environment.json`: no host name, user or path. Packages are those that novobench declares
-    and that are installed, with their versions."""
+def describe(optimizer: OptimizerConfig | None = None) -> dict[str, Any]:
+    """The content of a run's `environment.json`: no host name or user. Packages are those that novobench declares and
+    that are installed, with their versions. `optimizer_code` has the digests of optimizers named by their paths, if
+    there are any."""
     code, dirty = code_version()
+    named = {part.name: part.code for part in ((optimizer, optimizer.others) if optimizer else ()) if part.code}
     return {
+        **({"optimizer_code": named} if named else {}),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": _packages(),

@@ -81,7 +81,10 @@ class Guard:
         if nonfinite:
             for parameter in parameters:
                 parameter.grad = None
-            self._groups = [dict(group) for group in optimizer.param_groups]
+            self._groups = [
+                {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
+                for group in optimizer.param_groups
+            ]
             return None
         self._stepped_parameters = len(parameters)
         return parameters, norm

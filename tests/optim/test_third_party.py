@@ -62,6 +62,12 @@ class NoRoles(Plain):
 class RatesOfItsOwn(WithoutRate):
     novobench_schedule = "own"
 
+class Ranged(Plain):
+    novobench_ranges = {"lr": (1e-3, 0.1), "options.momentum": [0.5, 0.99]}
+
+    def __init__(self, params, lr=0.1, momentum=0.9):
+        super().__init__(params, lr=lr)
+
 def make(params, lr, weight_decay=0.0, momentum=0.3):
     return torch.optim.SGD(params, lr, momentum, weight_decay=weight_decay)
 """
@@ -194,7 +200,8 @@ def test_a_plug_in_that_does_not_load_affects_nothing_else(tmp_path):
     assert "'theirs' cannot be loaded: NameError: name 'undefined_name'" in theirs
 
 
-def test_training_processes_find_it_too(mine, tmp_path):
+@pytest.mark.parametrize("form", ["{}:Plain", "./{}.py:Plain"])
+def test_training_processes_find_it_too(mine, tmp_path, form):
     """The `novobench` command starts them without the current folder on Python's path."""
     code = (
         "import multiprocessing, sys\n"
@@ -207,7 +214,7 @@ def test_training_processes_find_it_too(mine, tmp_path):
     )
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "command.py").write_text(code)
-    words = [sys.executable, str(tmp_path / "elsewhere" / "command.py"), f"{mine}:Plain"]
+    words = [sys.executable, str(tmp_path / "elsewhere" / "command.py"), form.format(mine)]
     done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -239,3 +246,64 @@ def test_only_an_optimizer_with_rates_of_its_own_needs_no_lr(mine):
     assert "lr" not in build(f"{mine}:RatesOfItsOwn").param_groups[0]
     with pytest.raises(TypeError, match="no parameter groups with an 'lr'"):
         build(f"{mine}:WithoutRate")
+
+
+# ------------------------------------------------------------------------------------ search ranges
+
+
+def ranges(name: str) -> dict[str, tuple[float, float]]:
+    return {key: (bounds.low, bounds.high) for key, bounds in registry.get(name).tunable.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "usual"),
+    [
+        ("torch.optim:AdamW", {"lr": 1e-3, "weight_decay": 1e-2}),
+        ("torch.optim:SGD", {"lr": 1e-3, "weight_decay": 1e-3}),  # its default decay is 0
+        ("torch.optim:Rprop", {"lr": 1e-2}),
+        ("torch.optim:LBFGS", {"lr": 1.0}),
+        ("Plain", {"lr": 0.1}),
+        ("Demanding", {"lr": 1e-2}),  # no default
+        ("make", {"lr": 1e-2, "weight_decay": 1e-3}),
+        ("Own", {"lr": 1e-2}),  # the schedule sets the rate of its groups
+        ("RatesOfItsOwn", {}),
+    ],
+)
+def test_ranges_lie_around_the_constructors_defaults(mine, name, usual):
+    found = ranges(name if ":" in name else f"{mine}:{name}")
+    assert {key: (low * high) ** 0.5 for key, (low, high) in found.items()} == pytest.approx(usual, rel=0.03)
+    assert [high / low for low, high in found.values()] == pytest.approx([32] * len(usual))
+
+
+def test_a_class_declares_its_ranges(mine):
+    assert ranges(f"{mine}:Ranged") == {"lr": (1e-3, 0.1), "options.momentum": (0.5, 0.99)}
+
+
+@pytest.mark.parametrize("declared", [{}, {"lr": 0.1}, {"lr": (0.1, 0.1)}, {"lr": (0, 1)}, {"rate": (1, 2)}, [0.1, 1]])
+def test_ranges_that_mean_nothing_are_refused(mine, declared):
+    factory = third_party.load(f"{mine}:Ranged")
+    factory.novobench_ranges = declared
+    with pytest.raises(registry.UnknownOptimizerError, match="its novobench_ranges are .* some of lr, opt"):
+        registry.get(f"{mine}:Ranged")
+
+
+def test_all_default_ranges_are_equally_wide():
+    for entry in registry.entries():
+        for key, bounds in entry.tunable.items():
+            assert bounds.high / bounds.low == pytest.approx(32), f"{entry.name} {key}"
+
+
+@pytest.mark.parametrize(
+    ("path", "schedule", "roles"),
+    [
+        ("schedulefree:AdamWScheduleFree", "constant", ROLES),
+        ("prodigyopt:Prodigy", "task", ROLES),
+        ("novobench.optim.muon:Muon", "task", ("matrix",)),
+        ("torch.optim:SGD", "task", ROLES),
+    ],
+)
+def test_a_class_of_a_registered_entry_has_its_schedule_and_roles(path, schedule, roles):
+    """Otherwise the same class would be trained differently under its path."""
+    pytest.importorskip(path.partition(":")[0])
+    entry = registry.get(path)
+    assert (entry.schedule, entry.roles) == (schedule, roles)
