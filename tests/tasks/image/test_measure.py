@@ -47,8 +47,8 @@ def parquet(folder, *splits):
     files = sorted((folder.parent / "raw").rglob("*.png"))
     folder.mkdir()
     for split in splits:
-        rows = {"image": [str(file) for file in files], "label": [file.parent.name for file in files]}
-        data = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+        rows = {"img": [str(file) for file in files], "class": [file.parent.name for file in files]}
+        data = datasets.Dataset.from_dict(rows).cast_column("img", datasets.Image())
         data.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
 
 
