@@ -24,7 +24,7 @@ from novobench.config_loading import check_overridable, override
 from novobench.console import counted
 from novobench.errors import ConfigError, DataError, one_line, suggestion
 from novobench.schema import typed
-from novobench.tasks.catalog import default_list, load_task, task_config
+from novobench.tasks.catalog import default_list, load_task, resolve, task_config
 from novobench.tasks.inspection import BadItems, Draft, Inspection
 from novobench.tasks.sources import list_folder, printable
 
@@ -54,11 +54,16 @@ class Measured:
     scale: str = "laptop"
 
     @cached_property
+    def config(self) -> CellConfig:
+        """The task's config at the scale with these data and any optimizer."""
+        tree = load_task(self.task, places.workspace().task_config(self.task, self.scale))
+        fixed = {"task": self.task, "scale": self.scale, "seed": 0, "optimizer.name": "sgd", "optimizer.lr": 0.1}
+        return resolve(override(tree, {**fixed, **self.overrides}, _WHERE, default_list), _WHERE)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Identity of the content, as in the records of trainings. Reads all data once per machine."""
-        config = _probe_config(self)
-        task = importlib.import_module(f"novobench.tasks.{self.task}.task")
-        _, data = task.build(config)
+        _, data = importlib.import_module(f"novobench.tasks.{self.task}.task").build(self.config)
         return data.identify()
 
     @property
@@ -166,15 +171,6 @@ def _own_name(path: str, shipped: Mapping[str, Sequence[str]]) -> str:
     last = Path(path).expanduser().absolute().name if path in (".", "..") else Path(path.rstrip("/")).name
     name = re.sub(r"[^\w.-]+", "-", last).strip("-.") or "data"
     return f"my-{name}" if name in shipped or name in {each for paths in shipped.values() for each in paths} else name
-
-
-def _probe_config(measured: Measured) -> CellConfig:
-    """A config that trains on the data, whatever the optimizer."""
-    from novobench.tasks.catalog import resolve
-
-    tree = load_task(measured.task, places.workspace().task_config(measured.task, measured.scale))
-    probe = {"task": measured.task, "scale": measured.scale, "seed": 0, "optimizer.name": "sgd", "optimizer.lr": 0.1}
-    return resolve(override(tree, {**probe, **measured.overrides}, _WHERE, default_list), _WHERE)
 
 
 def _as_argument(value: Any) -> str:

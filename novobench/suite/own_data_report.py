@@ -27,6 +27,9 @@ def report(task: str, scale: str, overrides: Mapping[str, Any]) -> int:
         out.print(line)
     for note in measured.notes:
         out.print(note)
+    config = measured.config
+    updates = f"{config.epoch_updates:,} updates per epoch, {config.total_updates:,} with the budget {config.budget}"
+    out.print(f"At {scale} scale they make {updates}; --set budget=… changes it, and --data limit=… takes a part.")
     out.print(f"fingerprint {measured.fingerprint}")
     out.print("\nTo train on them, add this to run, plan, config, search or compare, which measures them again:")
     print(f"  --data {words(measured.given_words)}")

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from novobench.config import cell_id
 from novobench.errors import DataError
 from novobench.tasks.image.config import ImageDataConfig
+from novobench.tasks.image.data import open_images
 from novobench.tasks.image.manifests import ManifestSource
 from novobench.tasks.image.splits import Splits
+from tests.cells import small_config
 from tests.own_data import open_measured, write_images
 
 COUNTS = {"ant": 8, "bee": 7}
@@ -182,3 +185,12 @@ def test_a_limit_trains_on_the_first_images_of_a_fixed_shuffle(root):
     assert seen[4] < seen[8]
     held_out = set(data.evaluation_sets[0].dataset.indices.tolist())
     assert not seen[8] & held_out
+
+
+def test_a_limit_of_the_built_in_digits():
+    config = small_config("image", data__limit=100)
+    splits = open_images(config.data, None, 0, config.model)
+    assert (splits.counts["train"], config.epoch_updates) == (100, 100 // config.batch.size)
+    assert cell_id(config) != cell_id(small_config("image"))
+    whole = open_images(small_config("image").data, None, 0)
+    assert (splits.train.images == whole.train.images[:100]).all()
