@@ -3,12 +3,12 @@ SCALE ?= laptop
 SEEDS ?= 1
 JOBS ?=
 PYTHON ?= python3
-BUDGET ?=
+TRIALS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
 RUN := $(BIN)/novobench run --scale $(SCALE) --seeds $(SEEDS) $(if $(JOBS),--jobs $(JOBS))
-SEARCH := $(BIN)/novobench search --scale $(SCALE) $(if $(BUDGET),--budget $(BUDGET)) $(if $(JOBS),--jobs $(JOBS))
+SEARCH := $(BIN)/novobench search --scale $(SCALE) $(if $(TRIALS),--trials $(TRIALS)) $(if $(JOBS),--jobs $(JOBS))
 FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not long and not gpu"
 
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not long and not gpu
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: SCALE=laptop|gpu|full, SEEDS=<per row>, JOBS=<cells at a time>, BUDGET=<search trials>, PYTHON=python3"
+	@echo "Variables: SCALE=laptop|gpu|full, SEEDS=<per row>, JOBS=<cells at a time>, TRIALS=<per search>, PYTHON=python3"
 
 setup: $(READY) ## install everything into .venv (2 to 5 minutes, 6 GB)
 

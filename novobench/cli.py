@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def _exit_code(argv: Sequence[str] | None, received_signals: list[int]) -> int:
     """Run one command, print its error if it fails, and return the exit code."""
     try:
         arguments = _parser().parse_args(argv)
+        arguments.command_line = shlex.join(["novobench", *(sys.argv[1:] if argv is None else argv)])
     except SystemExit as exit:  # argparse has printed the help or an error
         return exit.code if isinstance(exit.code, int) else 2
     try:
@@ -108,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(
         "config",
         _config,
-        "Print the resolved config of rows as YAML with the origin of each value.",
+        "Print the resolved config of rows as YAML with the origin of each value; KEYS in place of an experiment's "
+        "name lists every key with its meaning, KEYS TASK those of a task, KEYS optimizer those of optimizers.",
         "config table1 --rows t1_sgd_100 --scale full",
     )
     _add_experiments(sub, seeds=False)
@@ -125,18 +128,49 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(
         "search",
         _search,
-        "Search learning rates for experiments' rows, with the same budget for each optimizer.",
+        "Search learning rates for experiments' rows, with the same number of trials for each optimizer.",
         "search table1 table4 --scale laptop",
     )
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="each is searched by itself")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
+    _add_overrides(sub, "override the config of every row; the outcome is then only printed")
     text = "trials per set of rates and round, a power of two (default: the experiment's)"
-    sub.add_argument("--budget", type=_positive, help=text)
+    sub.add_argument("--trials", type=_positive, help=text)
     sub.add_argument("--seeds", type=_positive, help="seeds per trial (default: the experiment's)")
     text = "number of an independent search, with points of its own; only study 0 sets the tuned rates (default: 0)"
     sub.add_argument("--study", type=_not_negative, default=0, help=text)
     _add_list(sub, "--keys", "KEY", "only these sets of rates (default: all; then all are widened together)")
     _add_running(sub)
+
+    sub = verb(
+        "compare",
+        _compare,
+        "Compare optimizers on a task: equal searches, then paired seeds and a verdict.",
+        "compare ./mine.py:MyOptimizer adamw --task language",
+    )
+    text = "two or more: names, package.module:Class or ./file.py:Class; the first is compared with each other"
+    sub.add_argument("optimizers", nargs="+", metavar="OPTIMIZER", help=text)
+    sub.add_argument("--task", required=True, help="image, speech, translation, language or all")
+    sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
+    sub.add_argument("--seeds", type=_positive, default=10, help="compared trainings per optimizer (default: 10)")
+    text = "search trials per optimizer and round, a power of two (default: 8)"
+    sub.add_argument("--trials", type=_positive, default=8, help=text)
+    text = "YAML file of rates that are not searched, or of other ranges: {adamw: {lr: 0.001, weight_decay: 0.01}}"
+    sub.add_argument("--rates", type=Path, metavar="FILE", help=text)
+    _add_overrides(sub, "override the config of every training")
+    text = "value to measure updates and time to (default: one that every optimizer reaches)"
+    _add_list(sub, "--target", "METRIC=VALUE", text)
+    text = "largest difference that does not matter, for the verdict `equivalent`; declare it before you have results"
+    _add_list(sub, "--margin", "METRIC=VALUE", text)
+    sub.add_argument("--name", default="", help="folder below results/<scale>/compare/ (default: task and optimizers)")
+    sub.add_argument("--dry-run", action="store_true", help="only show what would be trained, and how long it takes")
+    _add_running(sub)
+
+    text = "Show what is in a folder of your own data, and the options that train on it."
+    sub = verb("data", _data, text, "data image path=photos")
+    sub.add_argument("task", metavar="TASK", help="image, speech, translation or language")
+    sub.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="path=FOLDER, and other keys of `data.`")
+    sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
 
     text = "Check that an optimizer or a task keeps its contract, with a verdict per point."
     sub = verb("check", _check, text, "check optimizer ./mine.py:MyOptimizer --lr 0.01")
@@ -206,8 +240,13 @@ def _add_experiments(sub: argparse.ArgumentParser, *, seeds: bool = True) -> Non
     if seeds:
         sub.add_argument("--seeds", type=_positive, default=1, help="seeds per row: 0, 1, … (default: 1)")
     _add_list(sub, "--rows", "ID", "only these rows (default: all)")
-    text = "override the config of every row; {} empties a mapping. Results of a changed recipe stay in runs/"
+    _add_overrides(sub, "override the config of every row; {} empties a mapping. Results of it stay in runs/")
+
+
+def _add_overrides(sub: argparse.ArgumentParser, text: str) -> None:
     _add_list(sub, "--set", "KEY=VALUE", text)
+    text = "train on your own data, e.g. path=photos: they are measured, and every size that depends on them is set"
+    _add_list(sub, "--data", "KEY=VALUE", text)
 
 
 def _add_running(sub: argparse.ArgumentParser) -> None:
@@ -272,10 +311,16 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    from novobench.config_loading import parse_overrides
+    if arguments.experiments[0].upper() == "KEYS":
+        from novobench.suite import key_list
+
+        key_list.print_keys(arguments.experiments[1:], arguments.scale)
+        return 0
     from novobench.suite import show
 
-    show.configs(_experiments(arguments), arguments.scale, parse_overrides(arguments.set), arguments.rows)
+    experiments = _experiments(arguments)
+    extra = _overrides(arguments, [experiment.task for experiment in experiments])
+    show.configs(experiments, arguments.scale, extra, arguments.rows)
     return 0
 
 
@@ -288,8 +333,36 @@ def _run(arguments: argparse.Namespace) -> int:
 def _search(arguments: argparse.Namespace) -> int:
     from novobench.suite import search
 
-    counts = arguments.budget, arguments.seeds, arguments.study
-    return search.search(_experiments(arguments), arguments.scale, *counts, arguments.jobs, arguments.keys)
+    experiments, counts = _experiments(arguments), (arguments.trials, arguments.seeds, arguments.study)
+    extra = _overrides(arguments, [experiment.task for experiment in experiments])
+    return search.search(experiments, arguments.scale, *counts, arguments.jobs, arguments.keys, extra)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from novobench.suite import compare
+
+    tasks = compare.tasks_of(arguments.task)
+    request = compare.Request(
+        optimizers=arguments.optimizers,
+        tasks=tasks,
+        scale=arguments.scale,
+        seeds=arguments.seeds,
+        trials=arguments.trials,
+        rates=arguments.rates,
+        extra=_overrides(arguments, tasks),
+        targets=compare.metric_values("--target", arguments.target),
+        margins=compare.metric_values("--margin", arguments.margin),
+        name=arguments.name,
+        command=arguments.command_line,
+    )
+    return compare.compare(request, arguments.jobs, dry_run=arguments.dry_run)
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from novobench.config_loading import parse_overrides
+    from novobench.suite import own_data_report
+
+    return own_data_report.report(arguments.task, arguments.scale, parse_overrides(arguments.settings))
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -329,8 +402,21 @@ def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
 
 
 def _planned(arguments: argparse.Namespace) -> Plan:
-    from novobench.config_loading import parse_overrides
     from novobench.suite.plan import plan
 
-    extra = parse_overrides(arguments.set)
-    return plan(_experiments(arguments), arguments.scale, range(arguments.seeds), extra, arguments.rows)
+    experiments = _experiments(arguments)
+    extra = _overrides(arguments, [experiment.task for experiment in experiments])
+    return plan(experiments, arguments.scale, range(arguments.seeds), extra, arguments.rows)
+
+
+def _overrides(arguments: argparse.Namespace, tasks: Sequence[str]) -> dict[str, Any]:
+    """What `--data` and `--set` change; `--set` wins."""
+    from novobench.config_loading import parse_overrides
+
+    own = parse_overrides(arguments.set)
+    if not arguments.data:
+        return own
+    from novobench.suite import own_data
+
+    measured = own_data.overrides_for(tasks, arguments.scale, parse_overrides(arguments.data))
+    return {key: value for key, value in measured.items() if key not in own} | own

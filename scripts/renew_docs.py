@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
-from novobench.suite.tables import seeds_per_row
+from novobench.suite.power import seeds_per_row
 
 ROOT = Path(__file__).resolve().parent.parent
 

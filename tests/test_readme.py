@@ -1,7 +1,6 @@
 """README and CONTRIBUTING: their numbers are those of the results, their commands work, and their paths exist."""
 
 import csv
-import json
 import os
 import re
 import shlex
@@ -69,10 +68,15 @@ def test_training_speeds(label, task):
 
 def test_linked_files_exist():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.*)$", README, re.MULTILINE)}
     assert len(links) > 10
     for link in links:
-        assert link[1:] in headings if link.startswith("#") else (ROOT / link).exists(), link
+        file, _, anchor = link.partition("#")
+        path = ROOT / (file or "README.md")
+        assert path.exists(), link
+        if anchor:
+            headings = re.findall(r"^## (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+            assert anchor in anchors, link
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
@@ -100,7 +104,7 @@ def test_the_house_is_as_contributing_says():
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-# ------------------------------------------------------------------------------------ Try your optimizer
+# ------------------------------------------------------------------------------------ your optimizer
 
 SIGNS = """
 import torch
@@ -121,40 +125,53 @@ class MyOptimizer(torch.optim.Optimizer):
 
 @pytest.fixture
 def your_optimizer(tmp_path):
-    """A function that runs README's command with another verb, in a folder that contains `my_package`."""
+    """A function that runs a command with README's class `./mine.py:MyOptimizer` in the folder of `mine.py`."""
     checkout, elsewhere = tmp_path / "checkout", tmp_path / "elsewhere"
     for name in ("novobench", "configs", "experiments"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", checkout)
-    (elsewhere / "my_package").mkdir(parents=True)
-    (elsewhere / "my_package" / "optim.py").write_text(SIGNS)
+    elsewhere.mkdir()
+    (elsewhere / "mine.py").write_text(SIGNS)
     script = tmp_path / "bin" / "novobench"  # its folder is on Python's path, the current one is not
     script.parent.mkdir()
     script.write_text("from novobench.cli import main\n\nif __name__ == '__main__':\n    main()\n")
-    [line] = re.findall(r"^    novobench (run .*)$", section("Try your optimizer"), re.MULTILINE)
 
-    def run(verb, *more):
-        words = [sys.executable, script, verb, *shlex.split(line)[1:], *more]
+    def run(*words):
         environment = {**os.environ, "PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.run(words, cwd=elsewhere, env=environment, capture_output=True, text=True), checkout
+        command = [sys.executable, script, *words]
+        return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True), checkout
 
     return run
 
 
-def test_your_optimizer_is_one_cell(your_optimizer):
-    done, checkout = your_optimizer("plan", "optimizer.options.scale=0.5")
+def commands_of_your_optimizer():
+    """The commands of README's section, without their comments."""
+    found = re.findall(r"^    novobench (.*)$", section("Does your optimizer beat AdamW?"), re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in found]
+
+
+def test_your_optimizer_can_be_planned(your_optimizer):
+    [command] = [words for words in commands_of_your_optimizer() if "--dry-run" in words]
+    done, checkout = your_optimizer(*command)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "1 cell, 1 to do" in done.stdout
-    assert "image-my_package_optim_MyOptimizer-s0-" in done.stdout
+    assert "language: 16 trials per round (0 of 16 cells finished)" in done.stdout
     assert not (checkout / "runs").exists()
 
 
 @pytest.mark.slow
-def test_your_optimizer_trains(your_optimizer):
-    done, checkout = your_optimizer("run", "budget=40steps", "optimizer.lr=0.001")
+def test_your_optimizer_is_compared(your_optimizer):
+    """README's command on a smaller task."""
+    command = next(
+        words for words in commands_of_your_optimizer() if words[0] == "compare" and "--dry-run" not in words
+    )
+    assert command == ["compare", "./mine.py:MyOptimizer", "adamw", "--task", "language"]
+    small = ("--task", "image", "--trials", "2", "--seeds", "2", "--set", "budget=40steps", "model.widths=[8, 8, 8]")
+    done, checkout = your_optimizer(*command, *small)
     assert (done.returncode, done.stderr) == (0, "")
-    [record] = checkout.glob("runs/laptop/*/record.json")
-    top1 = json.loads(record.read_text())["metrics"]["test"]["top1"]["value"]
-    assert f"top1 {top1:.4g}" in done.stdout
-    assert top1 > 20  # of ten classes
-    assert not list(checkout.glob("results/laptop/table1.*"))  # another recipe does not enter the table
+    folder = checkout / "results" / "laptop" / "compare" / "image-MyOptimizer-adamw"
+    with (folder / "optimizers.csv").open(newline="") as file:
+        ours, _ = csv.DictReader(file)
+    assert ours["optimizer"] == "./mine.py:MyOptimizer"
+    assert float(ours["test_top1"]) > 20  # of ten classes
+    assert int(ours["state_bytes"]) == 0
+    assert "the optimizers differ in the number of ranges" in (folder / "compare.md").read_text()

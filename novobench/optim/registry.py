@@ -100,11 +100,16 @@ def _load_entry_points() -> None:
 
 @cache
 def _from_path(path: str) -> OptimizerEntry:
-    """The entry of a constructor. Its options are all arguments except the parameters, `lr` and `weight_decay`."""
+    """The entry of a constructor. Its options are all arguments except the parameters, `lr` and `weight_decay`.
+
+    A class that a registered entry builds, such as `schedulefree:AdamWScheduleFree`, has the schedule and the roles of
+    that entry unless it declares its own.
+    """
+    registered = next((entry for entry in (*BUILT_IN, *RIVALS) if entry.factory == path), None)
     try:
         factory = third_party.load(path)
         takes, options = third_party.signature(factory)
-        schedule, roles = third_party.declared(factory)
+        schedule, roles = third_party.declared(factory, registered)
         tunable = third_party.search_ranges(factory, takes, options, schedule)
     except Exception as error:
         is_worded = isinstance(error, third_party.LoadingError)
@@ -120,7 +125,7 @@ def _from_path(path: str) -> OptimizerEntry:
         reference=path,
         state_bytes_per_parameter=float("nan"),
         tunable=tunable,
-        decays_gradient=any(entry.factory == path and entry.decays_gradient for entry in BUILT_IN),
+        decays_gradient=registered is not None and registered.decays_gradient,
         schedule=schedule,
         roles=roles,
         takes=tuple(takes),

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from novobench.optim import python_files
-from novobench.optim.entry import RANGES, ROLES, SCHEDULES, Range, Role, Schedule
+from novobench.optim.entry import RANGES, ROLES, SCHEDULES, OptimizerEntry, Range, Role, Schedule
 
 _EMPTY = inspect.Parameter.empty
 
@@ -168,17 +168,18 @@ def signature(factory: Any) -> tuple[dict[str, Any], type]:
     return takes, dataclasses.make_dataclass("Options", options, frozen=True, kw_only=True)
 
 
-def declared(factory: Any) -> tuple[Schedule, tuple[Role, ...]]:
+def declared(factory: Any, registered: OptimizerEntry | None = None) -> tuple[Schedule, tuple[Role, ...]]:
     """The schedule and the roles that an optimizer's class or function declares by its attributes `novobench_schedule`
-    and `novobench_roles`, as in `OptimizerEntry`; by default `task` and all roles.
+    and `novobench_roles`, as in `OptimizerEntry`; by default those of a `registered` entry that builds it, else `task`
+    and all roles.
 
     Raises:
         ValueError: there is no such schedule or role, or the roles are none.
     """
-    schedule = getattr(factory, "novobench_schedule", "task")
+    schedule = getattr(factory, "novobench_schedule", registered.schedule if registered else "task")
     if schedule not in SCHEDULES:
         raise ValueError(f"its novobench_schedule is {schedule!r}, which must be one of {', '.join(SCHEDULES)}")
-    roles = getattr(factory, "novobench_roles", ROLES)
+    roles = getattr(factory, "novobench_roles", registered.roles if registered else ROLES)
     if not isinstance(roles, (list, tuple)) or not roles or any(role not in ROLES for role in roles):
         raise ValueError(f"its novobench_roles are {roles!r}, which must be a tuple of some of {', '.join(ROLES)}")
     return schedule, tuple(roles)

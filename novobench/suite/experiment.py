@@ -181,10 +181,17 @@ class Experiment:
     in_paper: bool = True
     """Whether it is one of the paper's tables or figures, which `make tables` trains."""
     name: str = ""
+    origin: str = ""
+    """What made it, for messages, if no file did: `compare` does not read its experiments from YAML."""
 
     @property
     def file(self) -> Path:
         return places.workspace().experiment(self.name)
+
+    @property
+    def place(self) -> str:
+        """Where it is declared, for messages."""
+        return self.origin or display_path(self.file)
 
     def row(self, row_id: str) -> Row:
         return next(row for row in self.rows if row.id == row_id)
@@ -359,7 +366,7 @@ def row_layers(
 
 def row_place(experiment: Experiment, row: Row, scale: str) -> str:
     """File, row and scale, for error messages."""
-    return f"{display_path(experiment.file)} row '{row.id}' at {scale} scale"
+    return f"{experiment.place} row '{row.id}' at {scale} scale"
 
 
 def task_tree(experiment: Experiment, scale: str) -> DictConfig:

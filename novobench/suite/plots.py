@@ -41,11 +41,16 @@ def write_figure(experiment: Experiment, scale: str, entries: Sequence[TableRow]
 
 
 def write_panels(
-    name: str, title: str, scale: str, panels: Sequence[Panel], rows: Sequence[tuple[str, list[Curves]]]
+    name: str,
+    title: str,
+    scale: str,
+    panels: Sequence[Panel],
+    rows: Sequence[tuple[str, list[Curves]]],
+    folder: Path | None = None,
 ) -> Path:
-    """Write `results/<scale>/figures/<name>.svg` with these panels, two in a row; returns its path.
+    """Write `<name>.svg` with these panels, two in a row; returns its path.
 
-    rows: label, and the curves of each cell.
+    rows: label, and the curves of each cell. folder: `results/<scale>/figures` by default.
     """
     columns = min(2, len(panels))
     height = -(-len(panels) // columns)
@@ -62,7 +67,7 @@ def write_panels(
             # Text stays text in the file: the viewer's fonts draw it.
             warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "novobench"})
-    path = places.workspace().results(scale) / "figures" / f"{name}.svg"
+    path = (folder or places.workspace().results(scale) / "figures") / f"{name}.svg"
     write_changed(path, buffer.getvalue().encode())
     return path
 

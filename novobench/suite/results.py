@@ -54,9 +54,9 @@ class Results:
     Nothing is read from incomplete cells: the methods that take a cell raise KeyError for them.
     """
 
-    def __init__(self, scale: str, cells: dict[str, StoredCell] | None = None) -> None:
-        """cells: what the files hold, all of it whole; nothing by default."""
-        self.scale, self.folder = scale, places.workspace().results(scale)
+    def __init__(self, scale: str, cells: dict[str, StoredCell] | None = None, folder: Path | None = None) -> None:
+        """cells: what the files hold, all of it whole; nothing by default. folder: `results/<scale>` by default."""
+        self.scale, self.folder = scale, folder or places.workspace().results(scale)
         self._whole: dict[str, StoredCell] = dict(cells or {})
         self._incomplete: dict[str, StoredCell] = {}
         self._file_stamps: tuple[tuple[int, ...], ...] = ()
@@ -70,13 +70,15 @@ class Results:
         """Cell put since the files were read -> state of its run folder."""
 
     @classmethod
-    def load(cls, scale: str) -> Results:
-        """Read the files. Raises NovobenchError, which names the file and the line, if one of them is damaged.
+    def load(cls, scale: str, folder: Path | None = None) -> Results:
+        """Read the files of `folder`, which is `results/<scale>` by default.
+
+        Raises NovobenchError, which names the file and the line, if one of them is damaged.
 
         The values of a cell are checked only where its parts do not match its digests: parts that match were checked
         when they were collected. Digests are compared only where the files are not those the last collection left.
         """
-        results = cls(scale)
+        results = cls(scale, folder=folder)
         results._read()
         return results
 
@@ -84,7 +86,7 @@ class Results:
         """These results if the files have not changed since they were read, else the results now. Call it under the
         lock before `put` and `write`."""
         if self._file_stamps != _stamps(self.folder):
-            return Results.load(self.scale)
+            return Results.load(self.scale, self.folder)
         self._note = Note.read(self._note_path)
         return self
 
@@ -224,7 +226,9 @@ class Results:
 
     @property
     def _note_path(self) -> Path:
-        return places.workspace().runs(self.scale) / "collected.json"
+        usual = self.folder == places.workspace().results(self.scale)
+        name = "collected.json" if usual else f"collected-{self.folder.name}.json"
+        return places.workspace().runs(self.scale) / name
 
     def _read(self) -> None:
         self._file_stamps = _stamps(self.folder)  # before reading, so that a later change is noticed

@@ -1,19 +1,20 @@
 """`search`: the same number of quasi-random trials per optimizer, in rounds of wider ranges; writes the best rates.
 
-A round tries `budget` points per key. If the best trial of some key is at an edge of what was tried, all keys of the
-experiment get another round, over ranges that are wider by one factor, so that the optimizers keep equal budgets.
+A round tries `trials` points per key. If the best trial of some key is at an edge of what was tried, all keys of the
+experiment get another round, over ranges that are wider by one factor, so that all optimizers have as many trials.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 from rich.console import Console
 
 from novobench import places
 from novobench.config import cell_id
-from novobench.config_loading import read_yaml
+from novobench.config_loading import check_overridable, read_yaml
 from novobench.console import console, counted
 from novobench.errors import DataError, NovobenchError
 from novobench.files import write_bytes, write_text
@@ -42,21 +43,25 @@ from novobench.suite.tuning_curves import write_tuning_curves
 def search(
     experiments: Sequence[Experiment],
     scale: str,
-    budget: int | None,
+    number: int | None,
     seeds: int | None,
     study: int,
     jobs: int | None,
     keys: Sequence[str],
+    extra: Mapping[str, Any] | None = None,
 ) -> int:
     """Search the experiments one after another; writes `search.csv` and, in study 0, the tuned rates after each.
 
-    `budget` and `seeds` replace those of the experiments. `keys` selects the sets of rates to search, none means all
-    that no other experiment searches; ranges are widened for the selected ones only.
+    `number` (of trials) and `seeds` replace those of the experiments. `keys` selects the sets of rates to search, none
+    means all that no other experiment searches; ranges are widened for the selected ones only. If `extra`,
+    overrides of a command line, change the recipe or the data, the outcome is printed but not written.
     """
+    extra = extra or {}
+    check_overridable(extra, "--set")
     out = console()
     check_writable(scale)
-    if budget is not None:
-        check_power_of_two(budget, "--budget")
+    if number is not None:
+        check_power_of_two(number, "--trials")
     check_keys(keys, experiments, scale)
     # A damaged `search.csv` is reported here, before hours of training.
     owners = {(each.task, each.key): each for each in searched_keys(read_search(scale)) if each.study == 0}
@@ -68,25 +73,25 @@ def search(
             name = experiment.task, key
             if (keys and key not in keys) or name in taken:
                 continue
-            if not keys and name in owners and _belongs_to_another(owners[name], experiment, scale):
+            if not keys and not extra and name in owners and _belongs_to_another(owners[name], experiment, scale):
                 owner = owners[name].experiment
                 out.print(f"{experiment.name}: {key} was searched for {owner} and stays so. --keys {key} searches it.")
                 continue
             rows[key] = row
             taken.add(name)
-        check_ranges(experiment, rows, scale)
+        check_ranges(experiment, rows, scale, extra)
         searches.append((experiment, rows))
     for experiment, rows in searches:
         if rows:
-            counts = budget or experiment.search.budget, seeds or experiment.search.seeds
-            _search(experiment, rows, scale, *counts, study, jobs, out)
+            counts = number or experiment.search.trials, seeds or experiment.search.seeds
+            _search(experiment, rows, scale, *counts, study, jobs, extra, out)
     return 0
 
 
 def _belongs_to_another(searched: SearchedKey, experiment: Experiment, scale: str) -> bool:
     """Whether a key was searched for another experiment, which still names it and declares ranges for its optimizer.
 
-    The other table would lose its equal budgets if this experiment's search replaced the trials.
+    The other table would lose its equal numbers of trials if this experiment's search replaced the trials.
     """
     if searched.experiment == experiment.name:
         return False
@@ -101,33 +106,25 @@ def _search(
     experiment: Experiment,
     rows: Mapping[str, Row],
     scale: str,
-    budget: int,
+    number: int,
     seeds: int,
     study: int,
     jobs: int | None,
+    extra: Mapping[str, Any],
     out: Console,
 ) -> None:
-    """One experiment: train round by round until no best trial is at an edge, then write the files and the outcome."""
-    done: list[Trial] = []
-    failed: dict[str, str] = {}
-    for round in range(LAST_ROUND + 1):
-        out.print(f"{experiment.name}, round {round + 1}: {counted(budget, 'trial')} for each of {', '.join(rows)}.")
-        new = trials(experiment, rows, scale, budget=budget, seeds=seeds, study=study, round=round)
-        cells = list({cell.id: cell for trial in new for cell in trial.cells}.values())
-        for cell, error in changed_data_errors(cells, out).items():
-            raise DataError(f"{cell}: {error}")
-        failed |= train(cells, Results.load(scale), jobs, out)
-        done += new
-        at_edge = _at_edge(experiment, done)
-        for text in at_edge:
-            out.print(text)
-        if not at_edge:
-            break
-        if round < LAST_ROUND:
-            out.print(f"All ranges are widened {experiment.search.widen:g}-fold on both sides.")
+    """One experiment: train all rounds, then write the files and print the outcome."""
+    done, failed = train_rounds(experiment, rows, scale, number, seeds, study, jobs, extra, out)
+    if not _is_own_recipe(experiment, rows, scale, extra):
+        best = best_trials(experiment, done, outcomes_of(done, experiment.columns[0].metric))
+        for each in searched_keys(search_lines(experiment, done, best)):
+            _print_outcome(each, out)
+        out.print("Nothing was written: the recipe or the data are others than the tables'. The cells stay in runs/.")
+        _print_failures(failed, out)
+        return
     all_keys = rows.keys() == rows_to_search(experiment, scale).keys()
     only = "" if all_keys else f" --keys {' '.join(rows)}"
-    command = f"novobench search {experiment.name} --scale {scale} --budget {budget} --seeds {seeds}{only}"
+    command = f"novobench search {experiment.name} --scale {scale} --trials {number} --seeds {seeds}{only}"
     with locked(scale):
         conclude(experiment, scale, done, command)
         written = [search_path(scale), *write_tuning_curves([experiment], scale)]
@@ -147,9 +144,62 @@ def _search(
             f"{display_path(search_path(scale))} has no trials for these rates in {tuned}: {', '.join(missing)}. "
             "Restore it from git, or search them again."
         )
+    _print_failures(failed, out)
+
+
+def _is_own_recipe(experiment: Experiment, rows: Mapping[str, Row], scale: str, extra: Mapping[str, Any]) -> bool:
+    """Whether overrides leave the cells of a search what they are without them."""
+    with_extra, without = (
+        [trial.cells[0].id for trial in trials(experiment, rows, scale, number=1, seeds=1, extra=overrides)]
+        for overrides in (extra, {})
+    )
+    return with_extra == without
+
+
+def _print_failures(failed: Mapping[str, str], out: Console) -> None:
     if failed:
         first = next(iter(failed.values()))
         out.print(f"{counted(len(failed), 'cell')} failed, and their trials cannot win. The first error: {first}")
+
+
+def train_rounds(
+    experiment: Experiment,
+    rows: Mapping[str, Row],
+    scale: str,
+    number: int,
+    seeds: int,
+    study: int,
+    jobs: int | None,
+    extra: Mapping[str, Any],
+    out: Console,
+) -> tuple[list[Trial], dict[str, str]]:
+    """Train round by round, `number` trials per key and round, until no best trial is at an edge of what was tried.
+
+    Returns the trials of all rounds, and the errors by cell id. Raises DataError if data have changed since cells of
+    the search finished.
+    """
+    done: list[Trial] = []
+    failed: dict[str, str] = {}
+    for round in range(LAST_ROUND + 1):
+        out.print(f"{experiment.name}, round {round + 1}: {counted(number, 'trial')} for each of {', '.join(rows)}.")
+        new = trials(experiment, rows, scale, number=number, seeds=seeds, study=study, round=round, extra=extra)
+        cells = list({cell.id: cell for trial in new for cell in trial.cells}.values())
+        for cell, error in changed_data_errors(cells, out).items():
+            raise DataError(f"{cell}: {error}")
+        failed |= train(cells, Results.load(scale), jobs, out)
+        done += new
+        try:
+            at_edge = _at_edge(experiment, done)
+        except NovobenchError as error:
+            first = next(iter(failed.values()), "")
+            raise NovobenchError(f"{error} The first error: {first}" if first else str(error)) from None
+        for text in at_edge:
+            out.print(text)
+        if not at_edge:
+            break
+        if round < LAST_ROUND:
+            out.print(f"All ranges are widened {experiment.search.widen:g}-fold on both sides.")
+    return done, failed
 
 
 def _at_edge(experiment: Experiment, done: Sequence[Trial]) -> list[str]:
@@ -188,9 +238,21 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
     done: the trials of all rounds of one study. Raises NovobenchError, with nothing written, if no trial of a key can
     win, if the trials of a key were trained on different data, or if `search.csv` is damaged.
     """
-    metric, task = experiment.columns[0].metric, experiment.task
-    outcomes = outcomes_of(done, metric)
+    task, outcomes = experiment.task, outcomes_of(done, experiment.columns[0].metric)
     best = best_trials(experiment, done, outcomes)
+    lines = search_lines(experiment, done, best)
+    replaced = {(trial.key, str(trial.study)) for trial in done}
+    kept = [line for line in read_search(scale) if (line.key, line.study) not in replaced or not is_of_task(line, task)]
+    write_bytes(search_path(scale), csv_bytes(SearchLine._fields, [*kept, *lines]))
+    if done[0].study == 0:
+        _write_tuned(task, scale, best, experiment.columns[0].metric, command)
+    return best
+
+
+def search_lines(experiment: Experiment, done: Sequence[Trial], best: Mapping[str, Trial]) -> list[SearchLine]:
+    """The lines of `search.csv` for the trials of all rounds of one study. best: of each key, see `best_trials`."""
+    metric = experiment.columns[0].metric
+    outcomes = outcomes_of(done, metric)
     split = next((outcome.split for outcome in outcomes.values()), "")
 
     def line(trial: Trial, cell: PlannedCell) -> SearchLine:
@@ -212,13 +274,7 @@ def conclude(experiment: Experiment, scale: str, done: Sequence[Trial], command:
             chosen=str(int(best[trial.key] is trial)),
         )
 
-    lines = [check_line(line(trial, cell)) for trial in done for cell in trial.cells]
-    replaced = {(trial.key, str(trial.study)) for trial in done}
-    kept = [line for line in read_search(scale) if (line.key, line.study) not in replaced or not is_of_task(line, task)]
-    write_bytes(search_path(scale), csv_bytes(SearchLine._fields, [*kept, *lines]))
-    if done[0].study == 0:
-        _write_tuned(task, scale, best, metric, command)
-    return best
+    return [check_line(line(trial, cell)) for trial in done for cell in trial.cells]
 
 
 def _write_tuned(task: str, scale: str, best: Mapping[str, Trial], metric: str, command: str) -> None:

@@ -49,11 +49,11 @@ def departures(searched: SearchedKey, experiment: Experiment, of_experiment: Seq
     """
     problems = []
     declared = experiment.search
-    budgets = set(Counter(trial.round for trial in searched.trials).values())
+    counts = set(Counter(trial.round for trial in searched.trials).values())
     seeds = {len(trial.values) for trial in searched.trials}
-    if budgets != {declared.budget} or seeds != {declared.seeds}:
-        tried = " × ".join("-".join(map(str, sorted(counts))) for counts in (budgets, seeds))
-        problems.append(f"searched with {tried} trials per round instead of {declared.budget} × {declared.seeds}")
+    if counts != {declared.trials} or seeds != {declared.seeds}:
+        tried = " × ".join("-".join(map(str, sorted(each))) for each in (counts, seeds))
+        problems.append(f"searched with {tried} trials per round instead of {declared.trials} × {declared.seeds}")
     if not _has_declared_ranges(searched, experiment):
         problems.append(f"searched in other ranges than {experiment.name} declares")
     most = max(each.rounds for each in of_experiment)

@@ -27,7 +27,7 @@ Ranges = Mapping[str, Sequence[float]]
 class Search:
     """How `novobench search` looks for the rates that rows name: the same way for each of their optimizers."""
 
-    budget: Annotated[int, "[8, 4096]"] = 16
+    trials: Annotated[int, "[8, 4096]"] = 16
     """Trials per set of rates and round: a power of two, because Sobol points are balanced only then."""
     seeds: Annotated[int, "[2, 1000]"] = 2
     """Cells per trial, with seeds 0, 1, …"""
@@ -47,7 +47,7 @@ class Search:
         return {f"optimizer.{key}": [bounds.low, bounds.high] for key, bounds in tunable.items()}
 
 
-_FIELDS = ("budget", "seeds", "widen", "reason")
+_FIELDS = ("trials", "seeds", "widen", "reason")
 
 
 def split_ranges(content: dict[str, Any], where: str) -> dict[str, Any]:
@@ -65,13 +65,14 @@ def split_ranges(content: dict[str, Any], where: str) -> dict[str, Any]:
         if not isinstance(keys, dict) or not keys:
             raise ConfigError(f"{where}: 'search.{name}' must be a mapping of keys to ranges, not {keys}.")
         for key, bounds in keys.items():
-            if not _is_range(untyped_value(bounds)):
+            if not is_range(untyped_value(bounds)):
                 rule = "must be [low, high], two increasing numbers above 0, between 1e-100 and 1e100"
                 raise ConfigError(f"{where}: 'search.{name}.{key}' {rule}, not {bounds}.")
     return {**{name: content[name] for name in _FIELDS if name in content}, "ranges": ranges}
 
 
-def _is_range(bounds: Any) -> bool:
+def is_range(bounds: Any) -> bool:
+    """Whether this is [low, high], two increasing numbers above 0 whose widest form is finite."""
     if not isinstance(bounds, list) or len(bounds) != 2:
         return False
     are_numbers = all(type(bound) in (int, float) for bound in bounds)
@@ -79,36 +80,43 @@ def _is_range(bounds: Any) -> bool:
 
 
 def check_search(search: Search, where: str) -> None:
-    """Raise ConfigError for a budget that is no power of two, and for unequal ranges without a reason."""
-    check_power_of_two(search.budget, f"{where}: 'search.budget'")
+    """Raise ConfigError for a number of trials that is no power of two, and for unequal ranges without a reason."""
+    check_power_of_two(search.trials, f"{where}: 'search.trials'")
     check_equal_ranges(search.ranges, search.reason, where)
 
 
-def check_power_of_two(budget: int, place: str) -> None:
-    if budget & (budget - 1):
-        lower = 1 << (budget.bit_length() - 1)
-        raise ConfigError(f"{place} must be a power of two, e.g. {lower} or {2 * lower}, not {budget}.")
+def check_power_of_two(number: int, place: str) -> None:
+    if number & (number - 1):
+        lower = 1 << (number.bit_length() - 1)
+        raise ConfigError(f"{place} must be a power of two, e.g. {lower} or {2 * lower}, not {number}.")
 
 
 def check_equal_ranges(ranges: Mapping[str, Ranges], reason: str, where: str) -> None:
-    """Raise ConfigError if optimizers differ in the number of dimensions, or in the width of one of them.
+    """Raise ConfigError for `unequal_ranges` without a reason."""
+    if not reason and (difference := unequal_ranges(ranges)):
+        advice = "Give every optimizer as many dimensions with the same high/low, or say why not in `reason`."
+        raise ConfigError(f"{where}: 'search': {difference}. {advice}")
 
-    Dimensions are compared in the order in which they are written; widths are those of the logarithm. The same budget
-    covers a larger space less densely, so the comparison would favor the optimizer with the smaller space.
+
+def unequal_ranges(ranges: Mapping[str, Ranges]) -> str:
+    """How optimizers differ in the number of dimensions, or in the width of one of them; empty if they do not.
+
+    Dimensions are compared in the order in which they are written; widths are those of the logarithm. As many trials
+    cover a larger space less densely, so the comparison would favor the optimizer with the smaller space.
     """
-    if reason or not ranges:
-        return
+    if not ranges:
+        return ""
     (first, expected), *others = ranges.items()
-    advice = "Give every optimizer as many dimensions with the same high/low, or say why not in `reason`."
     for name, own in others:
         if len(own) != len(expected):
             counts = f"{first} has {len(expected)}, {name} {len(own)}"
-            raise ConfigError(f"{where}: 'search': the optimizers differ in the number of ranges: {counts}. {advice}")
+            return f"the optimizers differ in the number of ranges: {counts}"
         for (key, bounds), (other_key, other) in zip(own.items(), expected.items(), strict=True):
             if abs(_width(bounds) / _width(other) - 1) > _WIDTH_TOLERANCE:
                 own_ratio, other_ratio = (f"{high / low:.3g}" for low, high in (bounds, other))
                 ratios = f"{own_ratio} in {name}.{key} and {other_ratio} in {first}.{other_key}"
-                raise ConfigError(f"{where}: 'search': high/low is {ratios}. {advice}")
+                return f"high/low is {ratios}"
+    return ""
 
 
 def _width(bounds: Sequence[float]) -> float:
@@ -120,8 +128,8 @@ def widened(ranges: Ranges, factor: float, round: int) -> dict[str, tuple[float,
     return {key: (low / factor**round, high * factor**round) for key, (low, high) in ranges.items()}
 
 
-def points(ranges: Ranges, budget: int, widen: float, study: int, round: int) -> list[dict[str, float]]:
-    """`budget` (a power of two) Sobol points, uniform in the logarithm, rounded to two digits to keep configs readable.
+def points(ranges: Ranges, number: int, widen: float, study: int, round: int) -> list[dict[str, float]]:
+    """`number` (a power of two) Sobol points, uniform in the logarithm, rounded to two digits to keep configs readable.
 
     The points of study k in round r are scrambled with the seed 3 k + r, over the ranges widened r times.
     """
@@ -130,7 +138,7 @@ def points(ranges: Ranges, budget: int, widen: float, study: int, round: int) ->
     assert 0 <= round <= LAST_ROUND  # so that no two studies share a seed
     low, high = zip(*(map(math.log, bounds) for bounds in widened(ranges, widen, round).values()), strict=True)
     sampler = qmc.Sobol(len(ranges), scramble=True, rng=(LAST_ROUND + 1) * study + round)
-    scaled = qmc.scale(sampler.random_base2(budget.bit_length() - 1), low, high)
+    scaled = qmc.scale(sampler.random_base2(number.bit_length() - 1), low, high)
     return [{key: float(f"{math.exp(x):.2g}") for key, x in zip(ranges, point, strict=True)} for point in scaled]
 
 

@@ -14,7 +14,7 @@ from novobench.config import CellConfig
 from novobench.suite.checked_files import SCHEMA, csv_bytes, write_changed
 from novobench.suite.differences import Difference, differences
 from novobench.suite.experiment import Column, Experiment
-from novobench.suite.statistics import seeds_to_detect
+from novobench.suite.power import seeds_per_row
 from novobench.suite.table_rows import TableRow, seed_noise
 
 _NOT_FINITE = "not finite"
@@ -71,14 +71,19 @@ def _csv(experiment: Experiment, rows: Sequence[TableRow]) -> bytes:
 
 
 def _differences_csv(compared: Sequence[Difference]) -> bytes:
-    fields = ["schema", "row", "other", "column", "seeds", "difference", "sd", "low", "high", "verdict"]
-    fields.append("seeds_to_decide")
+    fields = ["schema", "row", "other", "column", "seeds", "difference", "sd", "low", "high", "level", "p", "p_holm"]
+    fields += ["bca_low", "bca_high", "verdict", "more_seeds", "left_out"]
     lines = []
     for each in compared:
-        estimate, seeds = each.estimate, each.seeds_to_decide
-        line = [str(SCHEMA), each.row.row.id, each.other.row.id, each.column.key, str(estimate.n)]
-        line += map(_digits, (estimate.mean, estimate.sd, estimate.low, estimate.high))
-        lines.append([*line, each.verdict, "" if seeds is None else str(seeds)])
+        line = [str(SCHEMA), each.row.row.id, each.other.row.id, each.column.key]
+        if (verdict := each.verdict) is None:
+            line += [str(len(each.row.cells)), "0", "0", *[""] * 7, each.verdict_text, "", ""]
+        else:
+            numbers = [verdict.estimate.mean, verdict.estimate.sd, verdict.low, verdict.high, verdict.level]
+            numbers += [verdict.p, verdict.p_adjusted, verdict.bca_low, verdict.bca_high]
+            more = "" if verdict.more_seeds is None else str(verdict.more_seeds)
+            line += [str(verdict.n), *map(_digits, numbers), each.verdict_text, more, str(verdict.left_out)]
+        lines.append(line)
     return csv_bytes(fields, lines)
 
 
@@ -138,7 +143,8 @@ def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> st
     notes = [*experiment.notes, *_rates_notes(rows, scale), *_baseline_notes(experiment, rows)]
     if any(not row.row.in_paper for row in [*regular, *diagnostic]):
         notes.append("†: not in the paper.")
-    notes += [*_noise_notes(experiment, rows), _seeds_note(rows), *_differences_notes(compared), _hardware_note(rows)]
+    notes += [*_noise_notes(experiment, rows), _seeds_note(rows)]
+    notes += [*_differences_notes(experiment, rows, compared), _hardware_note(rows)]
     return "\n".join([*lines, *(f"- {prose(note)}" for note in notes)]) + "\n"
 
 
@@ -166,10 +172,11 @@ def _block(
             cells.append(str(estimate) if estimate else _reason_without_value(row, column.key))
             cells.append("" if paper_value is None else f"{paper_value:.2f}")
         body.append(cells)
-    return _markdown_table(head, body)
+    return markdown_table(head, body)
 
 
-def _markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
 
 
@@ -181,23 +188,14 @@ def _differences_block(experiment: Experiment, rows: Sequence[TableRow], compare
     several = len({each.column.key for each in compared}) > 1
     body = []
     for each in compared:
-        seeds = each.seeds_to_decide
         cells = [plain(labels[each.row.row.id]), plain(labels[each.other.row.id])]
         cells += [plain(each.column.label)] if several else []
-        cells += [str(each.estimate), str(each.estimate.n), each.verdict, "" if seeds is None else f"{seeds:,}"]
-        body.append(cells)
-    head = [
-        "row",
-        "minus",
-        *(["column"] if several else []),
-        "difference",
-        "seeds",
-        "verdict",
-        "seeds to decide",
-    ]
+        seeds = len(each.row.cells) if each.verdict is None else each.verdict.n
+        body.append([*cells, *each.texts(), str(seeds), each.verdict_text])
+    head = ["row", "minus", *(["column"] if several else []), "difference", "interval", "BCa", "seeds", "verdict"]
     column = compared[0].column
     heading = "Differences" if several else f"Differences in {plain(column.label)} ({column.better} is better)"
-    return [f"{heading}:", "", *_markdown_table(head, body), ""]
+    return [f"{heading}:", "", *markdown_table(head, body), ""]
 
 
 def distinct_labels(experiment: Experiment, rows: Sequence[TableRow]) -> dict[str, str]:
@@ -255,26 +253,27 @@ def _noise_notes(experiment: Experiment, rows: Sequence[TableRow]) -> list[str]:
     return [f"{sd} {seeds_per_row()} seeds per row detect a difference of that size (t test at 5 %, power 0.8)."]
 
 
-def seeds_per_row() -> int:
-    """The seeds per row that detect a difference of one standard deviation between two rows, if seeds are unpaired."""
-    seeds = seeds_to_detect(1.0, 1.0, paired=False)
-    assert seeds is not None
-    return seeds
-
-
-def _differences_notes(compared: Sequence[Difference]) -> list[str]:
-    """How to read the differences; nothing about those of a single seed."""
-    if all(each.estimate.n == 1 for each in compared):
+def _differences_notes(experiment: Experiment, rows: Sequence[TableRow], compared: Sequence[Difference]) -> list[str]:
+    """How to read the differences, and which trainings of them diverged."""
+    made = [each.verdict for each in compared if each.verdict is not None]
+    if not made:
         return []
     notes = [
-        "Differences are paired by seed, and undecided if the 95 % t interval of their mean contains 0. Of 20 pairs of "
-        "rows that do not differ, one is called better or worse on average."
+        "Differences are paired by seed. The exact sign-flip test decides, with Holm's adjustment for all differences "
+        "of the table. If no rows differed, at most one table in 20 would call any difference better or worse.",
+        "“Interval” inverts that test at the level at which it decided, so it leaves out 0 exactly if a difference is "
+        "better or worse. “–” means too few seeds for an interval. “BCa” is the 95 % bootstrap interval of one "
+        "difference. It describes the seeds; it decides nothing.",
     ]
-    if any(each.seeds_to_decide for each in compared):
+    if any(verdict.more_seeds for verdict in made):
         notes.append(
-            "With about as many seeds as “seeds to decide” says, a paired t test at 5 % finds a true difference of the "
-            "size observed with probability 0.8."
+            "With about as many more seeds as a verdict says, the test finds a true difference of the size observed "
+            "with probability 0.8."
         )
+    labels = distinct_labels(experiment, rows)
+    for each in compared:
+        if each.verdict and (note := each.verdict.note(labels[each.row.row.id], labels[each.other.row.id])):
+            notes.append(f"A training that diverged counts as worse than any other: in {each.column.label}, {note}.")
     return notes
 
 

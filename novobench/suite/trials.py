@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from omegaconf import DictConfig
 
 from novobench.config import cell_ids
 from novobench.errors import ConfigError, NovobenchError, suggestion
 from novobench.files import number
-from novobench.places import display_path
 from novobench.suite.collection import undamaged
 from novobench.suite.experiment import Experiment, Row, row_config, task_tree
 from novobench.suite.plan import PlannedCell
@@ -55,13 +55,16 @@ def check_keys(keys: Sequence[str], experiments: Sequence[Experiment], scale: st
             raise ConfigError(f"{problem}{suggestion(key, list(keys_of_rows))} Known: {', '.join(keys_of_rows)}.")
 
 
-def check_ranges(experiment: Experiment, rows: Mapping[str, Row], scale: str) -> None:
+def check_ranges(
+    experiment: Experiment, rows: Mapping[str, Row], scale: str, extra: Mapping[str, Any] | None = None
+) -> None:
     """Raise ConfigError before hours of training if no search of these keys can be fair or complete.
 
-    That is the case if an optimizer has no ranges, if the ranges are unequal without a reason, or if a config at an end
-    of the widest ranges is invalid.
+    That is the case if an optimizer has no ranges, if the ranges are unequal without a reason, if `extra`, the
+    overrides of a command line, set a rate that is searched, or if a config at an end of the widest ranges is invalid.
     """
-    where, base = display_path(experiment.file), task_tree(experiment, scale)
+    extra = extra or {}
+    where, base = experiment.place, task_tree(experiment, scale)
     ranges = {key: ranges_of(experiment, row, scale, base) for key, row in rows.items()}
     for key, row in rows.items():
         if not ranges[key]:
@@ -72,10 +75,12 @@ def check_ranges(experiment: Experiment, rows: Mapping[str, Row], scale: str) ->
             )
     check_equal_ranges(ranges, experiment.search.reason, where)
     for key, row in rows.items():
+        if searched := [name for name in ranges[key] if name in extra]:
+            raise ConfigError(f"--set {searched[0]}: the search of {key} finds this rate. Remove it from --set.")
         widest = widened(ranges[key], experiment.search.widen, LAST_ROUND)
         for end in (0, 1):
             rates = {name: bounds[end] for name, bounds in widest.items()}
-            row_config(experiment, row, scale, 0, extra={"purpose": "search"}, rates=rates, base=base)
+            row_config(experiment, row, scale, 0, {**extra, "purpose": "search"}, rates, base)
 
 
 def ranges_of(experiment: Experiment, row: Row, scale: str, base: DictConfig) -> Ranges:
@@ -94,17 +99,19 @@ def trials(
     rows: Mapping[str, Row],
     scale: str,
     *,
-    budget: int,
+    number: int,
     seeds: int,
     study: int = 0,
     round: int = 0,
+    extra: Mapping[str, Any] | None = None,
 ) -> list[Trial]:
-    """The trials of one round: `budget` of them per key in `rows`, with `seeds` cells each."""
+    """The trials of one round: `number` of them per key in `rows`, with `seeds` cells each. extra: overrides on top."""
     base, result = task_tree(experiment, scale), []
+    extra = {**(extra or {}), "purpose": "search"}
     for key, row in rows.items():
         ranges = ranges_of(experiment, row, scale, base)
-        for trial_number, rates in enumerate(points(ranges, budget, experiment.search.widen, study, round)):
-            config = row_config(experiment, row, scale, 0, extra={"purpose": "search"}, rates=rates, base=base)
+        for trial_number, rates in enumerate(points(ranges, number, experiment.search.widen, study, round)):
+            config = row_config(experiment, row, scale, 0, extra, rates, base)
             assert config is not None
             ids = zip(range(seeds), cell_ids(config, range(seeds)), strict=True)
             cells = [PlannedCell(replace(config, seed=seed), [f"search/{key}"], id) for seed, id in ids]

@@ -217,7 +217,7 @@ class TaskData(pl.LightningDataModule):
         `training.evaluation_weights`)."""
         config, batch = self.config, self.config.batch
         keys = MicroBatches(
-            len(cast(Sized, self.train)) if self.packed else config.data.train_size,
+            len(cast(Sized, self.train)) if self.packed else config.data.used_size,
             batch=batch.size // batch.micro if self.packed else batch.size,
             micro_batch=1 if self.packed else batch.micro,
             tail=config.data.tail,

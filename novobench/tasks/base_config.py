@@ -38,11 +38,18 @@ class SampledDataConfig(DataConfig):
 
     train_size: int
     """Training samples."""
+    limit: int | None
+    """Train on this many of them; None: on all."""
     tail: Literal["drop", "wrap"]
     """What happens to samples that do not fill the last optimizer batch of an epoch, see `sampling.updates_per_epoch`.
     """
     evaluation_batch: int
     """Samples per batch of an evaluation."""
+
+    @property
+    def used_size(self) -> int:
+        """Training samples that are trained on."""
+        return self.train_size if self.limit is None else min(self.limit, self.train_size)
 
 
 class TaskConfig(Protocol):

@@ -75,6 +75,29 @@ def open_hub(
     return table
 
 
+def split_names(path: str, configuration: str, data_root: Path) -> list[str]:
+    """The splits of a folder of data files under the data root, or of a hub data set. Raises DataError."""
+    import datasets
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    local = data_root / path
+    try:
+        if path and local.is_dir():
+            base = glob.escape(str(local.resolve()))
+            files = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
+            return [str(name) for name in files]
+        _check_hub_id(path, data_root)
+        return [str(name) for name in datasets.get_dataset_split_names(path, configuration or None)]
+    except DataError:
+        raise
+    except Exception as error:
+        where = f"folder {local}" if local.is_dir() else f"data set '{path}'"
+        raise DataError(
+            f"Cannot find the splits of {where}: {_root_cause(error)}. Check data.path and the network, or put files "
+            f"in a known layout there (`novobench/tasks/BRING_YOUR_DATA.md`)."
+        ) from error
+
+
 def split_label(path: str, split: str) -> str:
     """A split of a data set for messages, `uoft-cs/cifar10[train]`."""
     return f"{path}[{split}]"

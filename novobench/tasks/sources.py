@@ -7,6 +7,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +30,27 @@ _LOG_ABOVE_FILES = 20_000
 VALIDATION_NAMES = ("valid", "validation", "val", "dev")
 """What data sets call the split that is for tuning and curves."""
 
+_ROLE_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys((*VALIDATION_NAMES, "development", "eval"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
 
 # ---------------------------------------------------------------------------------------------- folders and splits
+
+
+def split_role(name: str) -> str:
+    """`train`, `valid` or `test` for the usual names of splits, such as `Train`, `dev-clean`, `corpus.val.tok` and
+    `test2016`; empty for any other. The first word of the name that says a role counts."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((_ROLE_NAMES[word] for word in words if word in _ROLE_NAMES), "")
+
+
+def splits_by_role(names: Iterable[str]) -> dict[str, list[str]]:
+    """`train`, `valid`, `test` -> the names with that role, the plainest (shortest) first."""
+    names = sorted(names, key=lambda name: (len(name), name))
+    return {role: [name for name in names if split_role(name) == role] for role in ("train", "valid", "test")}
 
 
 def data_folder(data_root: Path, path: str, name: str, contents: str) -> Path:

@@ -291,3 +291,19 @@ def test_all_default_ranges_are_equally_wide():
     for entry in registry.entries():
         for key, bounds in entry.tunable.items():
             assert bounds.high / bounds.low == pytest.approx(32), f"{entry.name} {key}"
+
+
+@pytest.mark.parametrize(
+    ("path", "schedule", "roles"),
+    [
+        ("schedulefree:AdamWScheduleFree", "constant", ROLES),
+        ("prodigyopt:Prodigy", "task", ROLES),
+        ("novobench.optim.muon:Muon", "task", ("matrix",)),
+        ("torch.optim:SGD", "task", ROLES),
+    ],
+)
+def test_a_class_of_a_registered_entry_has_its_schedule_and_roles(path, schedule, roles):
+    """Otherwise the same class would be trained differently under its path."""
+    pytest.importorskip(path.partition(":")[0])
+    entry = registry.get(path)
+    assert (entry.schedule, entry.roles) == (schedule, roles)

@@ -235,7 +235,7 @@ def test_a_damaged_record_of_an_overridden_recipe_is_named(tuned, novobench):
 
 def test_a_search_writes_the_best_rates_and_every_trial(workspace, novobench):
     (workspace / "configs" / "image" / "tuned-laptop.yaml").unlink()
-    code, _, err = novobench("search", "small", "--budget", "2", "--seeds", "2", "--jobs", "2")
+    code, _, err = novobench("search", "small", "--trials", "2", "--seeds", "2", "--jobs", "2")
     assert (code, err) == (0, "")
     searched = lines(workspace / "results" / "laptop" / "search.csv")
     rounds = 1 + max(int(line["round"]) for line in searched)
@@ -249,7 +249,7 @@ def test_a_search_writes_the_best_rates_and_every_trial(workspace, novobench):
     path = workspace / "configs" / "image" / "tuned-laptop.yaml"
     tuned = yaml.safe_load(path.read_text())["novograd-b32"]
     assert " ".join(f"{key}={value:g}" for key, value in tuned.items()) == best
-    assert "novobench search small --scale laptop --budget 2 --seeds 2" in path.read_text()
+    assert "novobench search small --scale laptop --trials 2 --seeds 2" in path.read_text()
     for line in searched:
         factor = 4 ** int(line["round"])
         assert 0.001 / factor <= float(line["rates"].split()[0].split("=")[1]) <= 0.1 * factor
@@ -257,6 +257,22 @@ def test_a_search_writes_the_best_rates_and_every_trial(workspace, novobench):
     for record in (workspace / "runs" / "laptop").glob("*/record.json"):
         assert set(json.loads(record.read_text())["metrics"]) == {"search"}
     assert novobench("run", "small")[0] == 0
+
+
+def test_a_search_of_another_recipe_only_prints_its_outcome(tuned, novobench):
+    rates = (tuned / "configs" / "image" / "tuned-laptop.yaml").read_bytes()
+    count = ("--trials", "2", "--seeds", "1", "--jobs", "2")
+    code, out, err = novobench("search", "small", *count, "--set", "budget=2steps")
+    assert (code, err) == (0, "")
+    assert "novograd-b32: optimizer.lr " in out
+    assert "Nothing was written" in out
+    assert (tuned / "configs" / "image" / "tuned-laptop.yaml").read_bytes() == rates
+    assert not (tuned / "results" / "laptop" / "search.csv").exists()
+    assert novobench("search", "small", *count, "--set", "runtime.curve_points=1")[0] == 0  # changes no result
+    assert (tuned / "results" / "laptop" / "search.csv").exists()
+    code, _, err = novobench("search", "small", "--set", "optimizer.lr=0.1")
+    assert code == 2
+    assert "--set optimizer.lr: the search of novograd-b32 finds this rate" in err
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,15 @@ def test_tuned_rates_are_the_best_of_their_search(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
-def test_committed_searches_have_the_declared_budget_and_ranges(path):
-    """Budget, seeds, points and equal rounds. A winner may be at an edge, which the table then says."""
+def test_committed_searches_have_the_declared_trials_and_ranges(path):
+    """Trials, seeds, points and equal rounds. A winner may be at an edge, which the table then says."""
     for experiment, group in by_experiment(path):
         for each in group:
             assert departures(each, experiment, group) == [], f"{experiment.name} {each.key}"
             ranges = experiment.search.ranges_of(each.optimizer)
             for round in range(each.rounds):
                 tried = [trial.rates for trial in each.trials if trial.round == round]
-                assert tried == points(ranges, experiment.search.budget, experiment.search.widen, 0, round)
+                assert tried == points(ranges, experiment.search.trials, experiment.search.widen, 0, round)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)

@@ -1,10 +1,10 @@
 """Comparisons of rows: differences by seed, verdicts, and the experiment's mistakes."""
 
 import csv
+import statistics
 
 import pytest
 import yaml
-from scipy import stats
 
 from novobench.errors import ConfigError
 from novobench.suite.experiment import load_experiment
@@ -18,6 +18,14 @@ def rewrite(workspace, **keys):
     """Change top-level keys of the small experiment."""
     path = workspace / "experiments" / "small.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | keys))
+
+
+def rewrite_row(workspace, row, laptop):
+    """Let a row train with these settings, under SGD's label."""
+    rows = yaml.safe_load((workspace / "experiments" / "small.yaml").read_text())["rows"]
+    (only,) = [each for each in rows if each["id"] == row]
+    only |= {"label": "SGD", "laptop": laptop}
+    rewrite(workspace, rows=rows)
 
 
 def compared(workspace, row="novograd", to=("sgd",), **keys):
@@ -44,55 +52,88 @@ def cells_below_differences(markdown):
 
 
 def test_an_undecided_difference_says_what_would_decide_it(results, workspace):
+    """The p value is twice the share of the 32 sign flips with a mean as low: with 5 seeds, none decides anything."""
     compared(workspace)
     record("sgd", SGD)
     record("novograd", NOVOGRAD)
     (line,), markdown = written(results)
-    interval = stats.ttest_rel([*NOVOGRAD.values()], [*SGD.values()]).confidence_interval()
+    differences = [NOVOGRAD[seed] - SGD[seed] for seed in SGD]
     assert (line["row"], line["other"], line["column"], line["seeds"]) == ("novograd", "sgd", "top1", "5")
-    assert float(line["low"]) == pytest.approx(interval.low, rel=1e-5)
-    assert float(line["high"]) == pytest.approx(interval.high, rel=1e-5)
-    assert line["verdict"] == "undecided"
-    effect = abs(float(line["difference"])) / float(line["sd"])
-    power = [stats.nct(n - 1, effect * n**0.5).sf(stats.t.isf(0.025, n - 1)) for n in range(2, 30)]
-    assert int(line["seeds_to_decide"]) == 2 + next(n for n, value in enumerate(power) if value >= 0.8)
-    difference = f"{float(line['difference']):.2f} ± {(interval.high - interval.low) / 2:.2f}"
-    assert cells_below_differences(markdown) == [
-        ["NovoGrad", "SGD", difference, "5", "undecided", line["seeds_to_decide"]]
-    ]
+    assert float(line["difference"]) == pytest.approx(statistics.fmean(differences))
+    assert float(line["sd"]) == pytest.approx(statistics.stdev(differences), rel=1e-5)
+    assert (line["p"], line["p_holm"], line["level"]) == (f"{2 / 32}", f"{2 / 32}", "0.95")
+    assert (line["low"], line["high"]) == ("-inf", "inf")
+    verdict = f"undecided (about {line['more_seeds']} more seeds; 5 pairs cannot decide 1 comparison)"
+    assert line["verdict"] == verdict
+    bca = f"[{float(line['bca_low']):.2f}, {float(line['bca_high']):.2f}]"
+    assert min(differences) < float(line["bca_low"]) < float(line["bca_high"]) < max(differences)
+    assert cells_below_differences(markdown) == [["NovoGrad", "SGD", "-1.14", "–", bca, "5", verdict]]
     assert "Differences in top-1 (larger is better):" in markdown
-    assert "seeds to decide” says" in markdown
+    assert "With about as many more seeds" in markdown
 
 
 @pytest.mark.parametrize(("better", "shift", "verdict"), [("larger", 9, "better"), ("larger", -9, "worse"),
     ("smaller", 9, "worse"), ("smaller", -9, "better")])  # fmt: skip
 def test_a_decided_difference(results, workspace, better, shift, verdict):
+    """Six seeds of one sign: the interval reaches from the smallest to the largest difference."""
     columns = [{"key": "top1", "split": "test", "metric": "top1", "label": "top-1", "better": better}]
     compared(workspace, columns=columns)
-    record("sgd", SGD)
-    record("novograd", {seed: value + shift for seed, value in NOVOGRAD.items()})
+    record("sgd", SGD | {5: 90.0})
+    record("novograd", {seed: value + shift for seed, value in (NOVOGRAD | {5: 90.0}).items()})
     (line,), markdown = written(results)
-    assert (line["verdict"], line["seeds_to_decide"]) == (verdict, "")
-    assert "seeds to decide” says" not in markdown
+    assert (line["verdict"], line["more_seeds"], line["p"]) == (verdict, "", f"{2 / 64}")
+    assert (float(line["low"]), float(line["high"])) == pytest.approx((shift - 3.2, shift))
+    assert "With about as many more seeds" not in markdown
     assert "paired by seed" in markdown
-    assert cells_below_differences(markdown)[0][4:] == [verdict, ""]
+    cells = cells_below_differences(markdown)[0]
+    assert cells[3] == f"[{shift - 3.2:.2f}, {shift:.2f}]"
+    assert cells[5:] == ["6", verdict]
+
+
+def test_the_differences_of_a_column_are_a_family(results, workspace):
+    """Six seeds decide one comparison, but not two."""
+    compared(workspace, to=["sgd", "sgd_again"])
+    rewrite_row(workspace, "sgd_again", {"optimizer.name": "sgd", "optimizer.lr": 0.1})
+    for row, value in (("sgd", 90.0), ("sgd_again", 80.0), ("novograd", 99.0)):
+        record(row, {seed: value + seed for seed in range(6)})
+    lines, _ = written(results)
+    text = "undecided (at least 1 more seed; 6 pairs cannot decide 2 comparisons)"
+    assert [line["verdict"] for line in lines] == [text, text]
+    assert {(line["p"], line["p_holm"]) for line in lines} == {("0.03125", "0.0625")}
+    for row, value in (("sgd", 90.0), ("sgd_again", 80.0), ("novograd", 99.0)):
+        record(row, {6: value})
+    lines, _ = written(results)
+    assert [line["verdict"] for line in lines] == ["better", "better"]
+
+
+def test_a_training_that_diverged_is_not_forgotten(results, workspace):
+    compared(workspace)
+    record("sgd", dict.fromkeys(range(10), 90.0))
+    record("novograd", {0: None} | {seed: 91.0 + seed for seed in range(1, 10)})
+    (line,), markdown = written(results)
+    assert (line["seeds"], line["left_out"], line["low"]) == ("10", "1", "-inf")
+    assert line["verdict"] == "undecided (a training diverged in 1 of 10 pairs)"
+    assert "counts as worse than any other: in top-1, NovoGrad diverged in 1 of 10 pairs." in markdown
 
 
 def test_one_common_seed_decides_nothing(results, workspace):
     compared(workspace)
     record("sgd", {0: 90.0, 1: 91.0, 2: 90.0})
-    record("novograd", {0: None, 1: 99.0, 3: 99.0})
+    record("novograd", {1: 99.0, 3: 99.0})
     (line,), markdown = written(results)
-    assert (line["seeds"], line["difference"], line["low"], line["high"]) == ("1", "8", "", "")
-    assert (line["verdict"], line["seeds_to_decide"]) == ("undecided (one seed)", "")
-    assert cells_below_differences(markdown) == [["NovoGrad", "SGD", "8.00", "1", "undecided (one seed)", ""]]
+    assert (line["seeds"], line["difference"], line["sd"], line["bca_low"]) == ("1", "8", "", "")
+    verdict = "undecided (at least 5 more seeds; 1 pair cannot decide 1 comparison)"
+    assert (line["verdict"], line["more_seeds"]) == (verdict, "5")
+    assert cells_below_differences(markdown) == [["NovoGrad", "SGD", "8.00", "–", "–", "1", verdict]]
 
 
 def test_rows_of_one_cell_are_the_same_training(results, workspace):
     compared(workspace, "sgd_again")
     record("sgd", SGD)
-    (line,), _ = written(results)
-    assert (line["difference"], line["verdict"], line["seeds_to_decide"]) == ("0", "the same training", "")
+    (line,), markdown = written(results)
+    assert (line["difference"], line["verdict"], line["more_seeds"]) == ("0", "the same training", "")
+    assert cells_below_differences(markdown)[0][2:] == ["0.00", "–", "–", "5", "the same training"]
+    assert "sign-flip" not in markdown
 
 
 def test_rows_without_a_common_seed_are_not_compared(results, workspace):
@@ -108,9 +149,8 @@ def test_rows_without_a_common_seed_are_not_compared(results, workspace):
 
 
 def test_rows_with_one_label_are_told_apart_by_their_settings(results, workspace):
-    content = yaml.safe_load((workspace / "experiments" / "small.yaml").read_text())
-    content["rows"][3] |= {"label": "SGD", "laptop": {"optimizer.name": "sgd", "optimizer.lr": 0.1}}
-    compared(workspace, to=["sgd", "sgd_again"], rows=content["rows"])
+    compared(workspace, to=["sgd", "sgd_again"])
+    rewrite_row(workspace, "sgd_again", {"optimizer.name": "sgd", "optimizer.lr": 0.1})
     for row in ("sgd", "novograd", "sgd_again"):
         record(row, {0: 90.0, 1: 92.0})
     _, markdown = written(results)
@@ -126,7 +166,7 @@ def test_differences_of_several_columns_name_them(results, workspace):
     comparisons = [{"row": "novograd", "to": ["sgd"], "column": column} for column in ("top1", "loss")]
     rewrite(workspace, columns=columns, comparisons=comparisons)
     for row, value in (("sgd", 1.0), ("novograd", 3.0)):
-        for seed in (0, 1):
+        for seed in range(7):
             collected(finished("small", row, {"test": {"top1": value, "loss": value}}, seed=seed))
     lines, markdown = written(results)
     assert [(line["column"], line["verdict"]) for line in lines] == [("top1", "better"), ("loss", "worse")]

@@ -97,7 +97,7 @@ def test_other_data_with_the_same_name_and_counts_never_get_the_old_result(mine,
 
 
 def test_a_search_refuses_trials_on_other_data(mine, novobench):
-    command = ("search", "searched", "--budget", "1", "--seeds", "1")
+    command = ("search", "searched", "--trials", "1", "--seeds", "1")
     for _ in range(2):
         code, _, err = novobench(*command)
         assert code == 0, err

@@ -23,7 +23,7 @@ from tests.cells import result
 HOOK = Path(__file__).with_name("kill_hook")
 EXPERIMENTS = Path(__file__).with_name("kills")
 RUN = "run kills_image kills_language kills_translation --jobs 3"
-SEARCH = "search kills_image --budget 2 --seeds 1 --jobs 2"
+SEARCH = "search kills_image --trials 2 --seeds 1 --jobs 2"
 
 TRAINING = [
     "before config.yaml all",

@@ -32,8 +32,8 @@ def only_line(err: str) -> str:
         (["plan", "small", "--set", "recipe_version=9"], "--set cannot set 'recipe_version'"),
         (["plan", "small", "--set", "[recipe_version]=9"], "--set cannot set '[recipe_version]'"),
         (["search", "small", "--keys", "novograd-b32", "novograd-b23"], "Did you mean 'novograd-b32'? Known: novograd"),
-        (["search", "small", "--budget", "0"], "'0' is not a whole number from 1 to 1,000,000"),
-        (["search", "small", "--budget", "6"], "--budget must be a power of two, e.g. 4 or 8, not 6."),
+        (["search", "small", "--trials", "0"], "'0' is not a whole number from 1 to 1,000,000"),
+        (["search", "small", "--trials", "6"], "--trials must be a power of two, e.g. 4 or 8, not 6."),
         (["search", "small", "--study", "-1"], "'-1' is not a whole number from 0 to 1,000,000"),
         (["bench", "throughput", "image", "imag"], "there is no task 'imag'. Did you mean 'image'?"),
         (["bench", "throughput", "image", "--scale", "ful"], "There is no scale 'ful'. Did you mean 'full'?"),
@@ -59,9 +59,9 @@ PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"
     ("change", "expected"),
     [
         ({"search": {"novogard": {"optimizer.lr": [0.1, 1]}}}, "'search.novogard': .* Did you mean 'novograd'"),
-        ({"search": {"budgt": 3}}, "'search.budgt': .* Did you mean 'budget'"),
-        ({"search": {"budget": 4}}, "'search.budget' must be 8 to 4096, not 4"),
-        ({"search": {"budget": 12}}, "'search.budget' must be a power of two, e.g. 8 or 16, not 12"),
+        ({"search": {"trails": 3}}, "'search.trails': .* Did you mean 'trials'"),
+        ({"search": {"trials": 4}}, "'search.trials' must be 8 to 4096, not 4"),
+        ({"search": {"trials": 12}}, "'search.trials' must be a power of two, e.g. 8 or 16, not 12"),
         ({"search": {"seeds": "two"}}, "'search.seeds'"),
         ({"search": {"seeds": 1}}, "'search.seeds' must be 2 to 1000, not 1"),
         ({"search": {"widen": 1}}, "'search.widen' must be above 1 and at most 1000, not 1"),
@@ -167,17 +167,17 @@ def test_an_optimizer_without_weight_decay_is_searched_by_its_rate(workspace):
     experiment = load_experiment("small")
     rows = rows_to_search(experiment, "laptop")
     check_ranges(experiment, rows, "laptop")
-    searched = trials(experiment, rows, "laptop", budget=2, seeds=2)
+    searched = trials(experiment, rows, "laptop", number=2, seeds=2)
     assert [list(trial.rates) for trial in searched] == [["optimizer.lr"]] * 2
     assert [[cell.config.seed for cell in trial.cells] for trial in searched] == [[0, 1]] * 2
 
 
-def test_budget_and_seeds_of_a_search_stand_in_the_experiment(workspace):
-    assert (load_experiment("small").search.budget, load_experiment("small").search.seeds) == (16, 2)
+def test_trials_and_seeds_of_a_search_stand_in_the_experiment(workspace):
+    assert (load_experiment("small").search.trials, load_experiment("small").search.seeds) == (16, 2)
     path = workspace / "experiments" / "small.yaml"
-    path.write_text(path.read_text().replace("search:\n", "search:\n  budget: 8\n  seeds: 3\n  widen: 2\n"))
+    path.write_text(path.read_text().replace("search:\n", "search:\n  trials: 8\n  seeds: 3\n  widen: 2\n"))
     search = load_experiment("small").search
-    assert (search.budget, search.seeds, search.widen, list(search.ranges)) == (8, 3, 2.0, ["novograd"])
+    assert (search.trials, search.seeds, search.widen, list(search.ranges)) == (8, 3, 2.0, ["novograd"])
 
 
 def test_a_seed_of_its_own(workspace):

@@ -111,7 +111,7 @@ def test_a_line_has_a_gap_where_the_value_is_not_finite():
 def test_search_table_and_figure(workspace, novobench, monkeypatch):
     shutil.copy(EXPERIMENT, workspace / "experiments" / EXPERIMENT.name)
     (workspace / "configs" / "language" / "tuned-laptop.yaml").unlink(missing_ok=True)
-    code, _, err = novobench("search", "small_figure", "--budget", "2", "--seeds", "1", "--jobs", "2")
+    code, _, err = novobench("search", "small_figure", "--trials", "2", "--seeds", "1", "--jobs", "2")
     assert (code, err) == (0, "")
     results = workspace / "results" / "laptop"
     trials = lines(results / "search.csv")

@@ -11,12 +11,12 @@ from novobench.suite.search_space import are_points_of, points
 from tests.suite.finished import collected, finished, written_table
 
 RANGES = {"optimizer.lr": [0.001, 0.1], "optimizer.weight_decay": [1.0e-4, 1.0e-2]}
-"""Those of the small experiment, whose budget is 16 × 2."""
+"""Those of the small experiment, with 16 × 2 trials."""
 
 
-def searched(budget=16, seeds=2, rounds=1, best=None, ranges=RANGES, study=0):
+def searched(trials=16, seeds=2, rounds=1, best=None, ranges=RANGES, study=0):
     """A search as it is declared, except for the arguments. best: number of the best trial, one inside by default."""
-    tried = [(round, point) for round in range(rounds) for point in points(ranges, budget, 4.0, study, round)]
+    tried = [(round, point) for round in range(rounds) for point in points(ranges, trials, 4.0, study, round)]
     if best is None:
         inside = {key: sorted(point[key] for _, point in tried)[1:-1] for key in ranges}
         best = next(n for n, (_, point) in enumerate(tried) if all(point[key] in inside[key] for key in ranges))
@@ -41,8 +41,8 @@ def test_a_search_as_declared_has_no_departure(small, rounds):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"budget": 4}, "searched with 4 × 2 trials per round instead of 16 × 2"),
-        ({"budget": 32}, "searched with 32 × 2 trials per round instead of 16 × 2"),
+        ({"trials": 4}, "searched with 4 × 2 trials per round instead of 16 × 2"),
+        ({"trials": 32}, "searched with 32 × 2 trials per round instead of 16 × 2"),
         ({"seeds": 1}, "searched with 16 × 1 trials per round instead of 16 × 2"),
         ({"ranges": RANGES | {"optimizer.lr": [0.001, 0.2]}}, "searched in other ranges than small declares"),
         ({"ranges": {"optimizer.lr": [0.001, 0.1]}}, "searched in other ranges than small declares"),
@@ -61,11 +61,11 @@ def test_a_round_that_lost_a_trial(small):
 
 
 @pytest.mark.parametrize("study", range(4))
-@pytest.mark.parametrize("budget", [1, 8, 64])
-def test_points_are_recognized(study, budget):
-    tried = points(RANGES, budget, 3.0, study, 1)
+@pytest.mark.parametrize("trials", [1, 8, 64])
+def test_points_are_recognized(study, trials):
+    tried = points(RANGES, trials, 3.0, study, 1)
     assert are_points_of(RANGES, 3.0, 1, tried)
-    assert not are_points_of(RANGES, 9.0, 1, tried) or budget == 1  # one point can be of both
+    assert not are_points_of(RANGES, 9.0, 1, tried) or trials == 1  # one point can be of both
     assert not are_points_of(RANGES, 3.0, 1, [*tried, {**tried[0], "optimizer.lr": 0.0}])
 
 

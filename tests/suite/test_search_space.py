@@ -24,14 +24,14 @@ def test_points_stay_what_they_were():
 
 
 @pytest.mark.parametrize(("study", "round"), [(0, 0), (0, 1), (0, 2), (3, 1)])
-@pytest.mark.parametrize("budget", [1, 2, 8, 32])
-def test_each_slice_of_a_range_has_one_point(study, round, budget):
+@pytest.mark.parametrize("number", [1, 2, 8, 32])
+def test_each_slice_of_a_range_has_one_point(study, round, number):
     """Sobol points whose number is a power of two lie in different slices of each range, equal in logarithm."""
-    tried = points(RANGES, budget, 3.0, study, round)
+    tried = points(RANGES, number, 3.0, study, round)
     for key, (low, high) in RANGES.items():
         low, high = math.log(low / 3**round), math.log(high * 3**round)
-        places = sorted((math.log(point[key]) - low) / (high - low) * budget for point in tried)
-        rounding = 0.05 / (high - low) * budget
+        places = sorted((math.log(point[key]) - low) / (high - low) * number for point in tried)
+        rounding = 0.05 / (high - low) * number
         assert all(slice - rounding <= place <= slice + 1 + rounding for slice, place in enumerate(places))
 
 
@@ -41,7 +41,7 @@ def test_no_two_studies_or_rounds_have_the_same_points():
 
 
 def test_fewer_trials_are_the_first_ones():
-    """A quick try with a smaller budget trains nothing in vain."""
+    """A quick try with fewer trials trains nothing in vain."""
     assert points(RANGES, 4, 4.0, 0, 1) == points(RANGES, 16, 4.0, 0, 1)[:4]
 
 
@@ -83,7 +83,7 @@ def test_equal_ranges_need_no_reason(workspace):
 def test_unequal_ranges_need_a_reason(workspace, adam, problem):
     with pytest.raises(ConfigError, match=f"small.yaml: 'search': {problem}.* or say why not in `reason`"):
         declared(workspace, sgd=SGD, adam=adam)
-    assert declared(workspace, sgd=SGD, adam=adam, reason="Adam's rate is well known.").budget == 16
+    assert declared(workspace, sgd=SGD, adam=adam, reason="Adam's rate is well known.").trials == 16
 
 
 def test_ranges_of_the_registry_must_be_equal_too(workspace):

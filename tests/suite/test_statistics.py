@@ -1,4 +1,4 @@
-"""Intervals and sample sizes against those of SciPy and published tables."""
+"""Means, deviations and intervals against those of SciPy."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from novobench.suite.statistics import Estimate, estimate, paired_difference, pooled_sd, seeds_to_detect
+from novobench.suite.statistics import Estimate, bca_interval, estimate, paired_difference, pooled_sd
 
 
 def test_the_interval_is_that_of_student():
@@ -66,28 +66,28 @@ def test_the_pooled_deviation_is_that_of_an_analysis_of_variance():
     assert pooled_sd([[1.0], [2.0]]) is None
 
 
-@pytest.mark.parametrize(
-    ("effect", "paired", "unpaired"), [(0.2, 199, 394), (0.5, 34, 64), (0.8, 15, 26), (1.0, 10, 17)]
-)
-def test_seeds_are_those_of_published_tables(effect, paired, unpaired):
-    """Cohen's small, medium and large effects at a power of 0.8 (G*Power prints the same numbers)."""
-    assert seeds_to_detect(-3 * effect, 3.0, paired=True) == paired
-    assert seeds_to_detect(3 * effect, 3.0, paired=False) == unpaired
+def test_the_bootstrap_interval_is_that_of_paired_samples():
+    """`scipy.stats.bootstrap` of the two samples, paired: the same interval up to the noise of its resamples."""
+    first, second = [92.4, 91.0, 88.9, 91.9, 91.4, 90.0, 91.1], [92.9, 92.2, 92.1, 92.2, 91.9, 90.5, 93.0]
+    low, high = bca_interval([one - other for one, other in zip(first, second, strict=True)])
+    interval = stats.bootstrap(
+        (first, second),
+        lambda one, other, axis: np.mean(one, axis=axis) - np.mean(other, axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=50_000,
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    assert (low, high) == (pytest.approx(interval.low, abs=0.03), pytest.approx(interval.high, abs=0.03))
+    assert (low, high) == bca_interval([one - other for one, other in zip(first, second, strict=True)])
 
 
-def test_seeds_reach_the_power_and_one_less_does_not():
-    def power(n, effect):
-        critical = stats.t.isf(0.025, n - 1)
-        noncentral = stats.nct(n - 1, effect * math.sqrt(n))
-        return noncentral.sf(critical) + noncentral.cdf(-critical)
-
-    for effect in (0.05, 0.37, 1.4, 3.0):
-        n = seeds_to_detect(effect, 1.0, paired=True)
-        assert power(n, effect) >= 0.8 > power(n - 1, effect)
+@pytest.mark.parametrize("values", [[], [1.0], [0.0, 0.0, 0.0]])
+def test_equal_values_have_no_bootstrap_interval(values):
+    assert bca_interval(values) is None
 
 
-def test_differences_without_a_scale():
-    assert seeds_to_detect(0.0, 1.0, paired=True) is None
-    assert seeds_to_detect(1.0, 0.0, paired=True) == 2
-    assert seeds_to_detect(1e6, 1e-6, paired=False) == 2
-    assert seeds_to_detect(1e-4, 1.0, paired=True) > 10**8
+@pytest.mark.parametrize("values", [[1.0, 2.0], [0.0, 0.0, 1e-200], [1e200, 0.0, -1e200]])
+def test_few_values_have_a_bootstrap_interval_within_them(values):
+    low, high = bca_interval(values)
+    assert min(values) <= low < high <= max(values)

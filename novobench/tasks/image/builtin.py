@@ -161,7 +161,7 @@ class Digits:
                 f"data.name '{config.name}' is not a built-in image set. Built in: {', '.join(CORRUPTIONS)}."
             )
         self.corruption, self.copies = CORRUPTIONS[config.name], config.test_copies
-        self.search_size = config.search_size
+        self.search_size, self.limit = config.search_size, config.limit
         self.images, self.labels = _corpus()
         self.fingerprint = f"{config.name}:{_SHA256[:16]}"
         self.available = len(self.labels) - _TEST_SIZE
@@ -170,7 +170,8 @@ class Digits:
 
     def training(self, seed: int) -> DigitsTraining:
         start = _TEST_SIZE + self.search_size
-        return DigitsTraining(self.images[start:], self.labels[start:], seed, self.corruption)
+        stop = None if self.limit is None else start + self.limit
+        return DigitsTraining(self.images[start:stop], self.labels[start:stop], seed, self.corruption)
 
     def search(self) -> DigitsEvaluation:
         return self._evaluation(_TEST_SIZE, _TEST_SIZE + self.search_size)

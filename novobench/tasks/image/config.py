@@ -53,29 +53,32 @@ class ImageModelConfig:
 class ImageDataConfig(SampledDataConfig):
     """The source of the images, their number, and their preprocessing."""
 
-    source: Literal["digits", "folder", "hub"] = field(default="folder", metadata=PRACTICAL)
-    """`digits`: scikit-learn's; `folder`: an ImageFolder tree; `hub`: a Hugging Face data set."""
+    source: Literal["digits", "folder", "manifest", "hub"] = field(default="folder", metadata=PRACTICAL)
+    """`digits`: scikit-learn's; `folder`: an ImageFolder tree; `manifest`: tables `<split>.csv` or `.tsv` with columns
+    of file names and labels; `hub`: a Hugging Face data set."""
     name: Name = "imagenet-1k"
     """Identity of the data: the same images from another source are the same data. For `digits`: `digits-plain` (only
     shifts, clean test images) or `digits-mild` (rotated, scaled, shifted, noisy; fixed test images)."""
     path: str = field(default="", metadata=PRACTICAL)
     """Folder under the data root, or hub id, or folder of parquet files."""
     train_split: Name = field(default="train", metadata=PRACTICAL)
-    """Name of the training split in the source."""
-    test_split: Name = field(default="val", metadata=PRACTICAL)
-    """Name of the test split; `val` is ImageNet's."""
+    """Name of the training split in the source. For `folder`, `.` is the folder itself, if it has no splits."""
+    test_split: str = field(default="val", metadata=PRACTICAL)
+    """Name of the test split; `val` is ImageNet's. Empty: `test_size` images of the training split."""
     search_split: str = ""
     """A split for tuning and curves; empty: `search_size` images of the training split."""
     image_column: Name = field(default="image", metadata=PRACTICAL)
-    """`hub`: the column of images."""
+    """`hub` and `manifest`: the column of images, or of their files."""
     label_column: Name = field(default="label", metadata=PRACTICAL)
-    """`hub`: the column of labels."""
+    """`hub` and `manifest`: the column of labels."""
     train_size: PositiveInt = 1281167
-    """Training images, without the search share; checked against the data."""
+    """Training images, without the shares for search and test; checked against the data."""
     search_size: NonNegativeInt = 0
     """Images for tuning and curves: of `search_split`, or held out of the training split by a fixed shuffle."""
     test_size: PositiveInt = 50000
-    """Test images; checked."""
+    """Test images: of `test_split`, or held out of the training split by the same shuffle; checked."""
+    limit: PositiveInt | None = None
+    """Train on this many images: the first of a fixed shuffle of the training images. None: on all."""
     image_size: PositiveInt = 224
     """Side in pixels of the images that the network sees."""
     resize_size: PositiveInt | None = field(default=None, metadata={"hashed_as_default": 256})
@@ -127,7 +130,7 @@ class ImageDataConfig(SampledDataConfig):
         return 1 if self.source == "digits" else 3
 
     def updates_per_epoch(self, batch: int) -> int:
-        return updates_per_epoch(self.train_size, batch, self.tail)
+        return updates_per_epoch(self.used_size, batch, self.tail)
 
 
 MODEL = ImageModelConfig
@@ -219,7 +222,7 @@ def _check_splits(data: ImageDataConfig) -> None:
     if data.train_split == data.test_split:
         raise ConfigError(f"'data.test_split' {data.test_split} is also data.train_split. Name another split.")
     for key in ("train_split", "test_split"):
-        if data.search_split == getattr(data, key):
+        if data.search_split and data.search_split == getattr(data, key):
             raise ConfigError(
                 f"'data.search_split' {data.search_split} is also data.{key}. Name another split, or none."
             )

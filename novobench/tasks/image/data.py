@@ -27,8 +27,10 @@ from novobench.tasks.image.batches import GRAY, SKIPPED_LABEL, ImageSample, coll
 from novobench.tasks.image.builtin import Digits
 from novobench.tasks.image.config import BUILT_IN, ImageDataConfig, ImageModelConfig
 from novobench.tasks.image.decoding import DECODER_VERSION
+from novobench.tasks.image.image_folder import unused_splits
 from novobench.tasks.image.resident import ResidentEvaluation, ResidentTraining
-from novobench.tasks.image.sources import ImageSource, Splits, read_or_skip, unused_splits
+from novobench.tasks.image.sources import ImageSource, read_or_skip
+from novobench.tasks.image.splits import Splits
 from novobench.tasks.image.transforms import crop_box, crop_draws, normalize, tensorflow_crop_box
 from novobench.tasks.sampling import SampleKey, derive_seed
 from novobench.tasks.sources import Count, check_counts, describe
@@ -96,20 +98,20 @@ def open_images(
     else:
         splits = Splits(config, data_root)
         own_search = None if splits.search is None else len(splits.search.labels)
-        sizes = len(splits.train.labels), own_search, len(splits.test.labels)
+        own_test = None if splits.test is None else len(splits.test.labels)
         unused = unused_splits(config, data_root)
-        _check_counts(config, model, *sizes, len(splits.train.classes), unused)
+        _check_counts(config, model, len(splits.train.labels), own_search, own_test, len(splits.train.classes), unused)
         if unused:
             log.info("Not used: %s of %s; data.test_split and data.search_split choose splits.", unused, config.name)
-        for source in filter(None, (splits.train, splits.search, splits.test)):
+        for source in splits.sources:
             _check_sizes(source, config)
         on_accelerator = config.images_on == "accelerator"
         training: Any = ResidentTraining if on_accelerator else TrainingImages
         evaluation: Any = ResidentEvaluation if on_accelerator else EvaluationImages
-        train_indices, search_indices = splits.shares()
-        train = training(splits.train, train_indices, config, seed)
-        search = evaluation(splits.search or splits.train, search_indices, config)
-        test = evaluation(splits.test, np.arange(len(splits.test.labels)), config)
+        shares = splits.shares()
+        train = training(splits.train, shares.train, config, seed)
+        search = evaluation(splits.search or splits.train, shares.search, config)
+        test = evaluation(splits.test or splits.train, shares.test, config)
         fingerprint = splits.fingerprint
     counts = {"train": len(train), "search": len(search), "test": len(test)}  # type: ignore[arg-type]
     return ImageSplits(train, search, test, fingerprint, counts)
@@ -120,15 +122,22 @@ def _check_counts(
     model: ImageModelConfig | None,
     available: int,
     own_search: int | None,
-    test: int,
+    own_test: int | None,
     classes: int,
     unused: Sequence[str] = (),
 ) -> None:
     """Raise DataError if a count differs from the config. `available` images are in the training split, `own_search` in
-    a search split; None: the search images are a share of the training split."""
+    a search split and `own_test` in a test split; None: these images are a share of the training split."""
     declared = config.search_size
+    shared_test = config.test_size if own_test is None else 0
     search = Count(min(declared, available) if own_search is None else own_search, declared, "search images")
-    train = Count(available - search.actual if own_search is None else available, config.train_size, "train images")
+    shared_search = search.actual if own_search is None else 0
+    train = Count(available - shared_search - shared_test, config.train_size, "train images")
+    if own_test is None and train.actual < 1:
+        raise DataError(
+            f"{describe(config, BUILT_IN)} has {available} images in split '{config.train_split}', but "
+            f"data.search_size {shared_search} and data.test_size {shared_test} are held out of it. Lower one of them."
+        )
     if own_search is None and declared >= available:  # nothing is left to train on: propose the config's share instead
         share = min(round(available * declared / (declared + config.train_size)), available - 1)
         search = Count(available, declared, f"images in split '{config.train_split}' in all", share)
@@ -136,7 +145,7 @@ def _check_counts(
     counts = {
         "data.train_size": train,
         "data.search_size": search,
-        "data.test_size": Count(test, config.test_size, "test images"),
+        "data.test_size": Count(config.test_size if own_test is None else own_test, config.test_size, "test images"),
     }
     if model is not None:
         counts["model.classes"] = Count(classes, model.classes, "classes")

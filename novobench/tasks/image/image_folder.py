@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 
 from novobench.errors import DataError
+from novobench.tasks.image.config import ImageDataConfig
 from novobench.tasks.sources import listing_errors, printable
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,8 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2",
     ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
+_HELD_OUT_NAMES = ("test", "val", "valid", "validation", "dev", "eval")
+"""Usual names of splits that are not for training."""
 _STRAY_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "__pycache__")
 """What archives, network drives, file systems and interpreters leave in a tree, besides hidden entries."""
 
@@ -29,6 +32,15 @@ def subfolders(folder: Path) -> list[str]:
             for entry in entries
             if _is_folder(entry) and not entry.name.startswith(".") and entry.name not in _STRAY_FOLDERS
         )
+
+
+def unused_splits(config: ImageDataConfig, data_root: Path) -> list[str]:
+    """Folders of a tree that have the name of a held-out split and that the config does not use."""
+    if config.source != "folder":
+        return []
+    splits = subfolders(data_root / (config.path or config.name))
+    used = (config.train_split, config.test_split, config.search_split)
+    return [name for name in _HELD_OUT_NAMES if name in splits and name not in used]
 
 
 def class_folders(split: Path) -> dict[str, str]:

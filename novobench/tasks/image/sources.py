@@ -23,14 +23,18 @@ from novobench.hardware import cores
 from novobench.tasks.hub import open_hub, read_rows, row_digests, row_source, split_label
 from novobench.tasks.image.config import ImageDataConfig
 from novobench.tasks.image.decoding import BadImage, MissingImage, image_size, quiet, rgb_pixels
-from novobench.tasks.image.image_folder import IMAGE_SUFFIXES, class_folders, image_files, subfolders
-from novobench.tasks.sampling import SampleKey, uniforms
-from novobench.tasks.sources import content_digests, data_folder, listed, missing_split, printable, split_key
+from novobench.tasks.image.image_folder import IMAGE_SUFFIXES, class_folders, image_files, subfolders, unused_splits
+from novobench.tasks.sources import (
+    content_digests,
+    data_folder,
+    listed,
+    listing_key,
+    missing_split,
+    printable,
+    split_key,
+)
 
 log = logging.getLogger(__name__)
-
-_HELD_OUT_NAMES = ("test", "val", "valid", "validation", "dev", "eval")
-"""Usual names of splits that are not for training."""
 
 
 class ImageSource(ABC):
@@ -69,6 +73,11 @@ class ImageSource(ABC):
 
         with quiet(), ThreadPoolExecutor(cores()) as pool:
             return np.array(list(pool.map(size, indices)), dtype=np.int64).reshape(-1, 2)
+
+    @property
+    @abstractmethod
+    def cache_key(self) -> str:
+        """Changes when an image may have changed. What is derived from the images is cached under it."""
 
     @property
     def fingerprint(self) -> str:
@@ -159,6 +168,10 @@ class FolderSource(ImageSource):
     def digests(self) -> np.ndarray:
         return content_digests([self.folder / file for file in self.files])
 
+    @property
+    def cache_key(self) -> str:
+        return listing_key([self.folder / file for file in self.files])
+
 
 class HubSource(ImageSource):
     """A Hugging Face data set: a hub id, or a local folder of parquet files with the same columns.
@@ -208,45 +221,9 @@ class HubSource(ImageSource):
     def digests(self) -> np.ndarray:
         return row_digests(self.table, self.column, self.folder, self.split, self.where)
 
-
-class Splits:
-    """The splits of a folder or hub data set. A class has the same number in each."""
-
-    def __init__(self, config: ImageDataConfig, data_root: Path) -> None:
-        self.config = config
-        source = FolderSource if config.source == "folder" else HubSource
-        self.train = source(config, data_root, config.train_split)
-        self.test = source(config, data_root, config.test_split)
-        self.search = source(config, data_root, config.search_split) if config.search_split else None
-        """None if the search images are a share of the training split."""
-        for label, name in enumerate(self.train.classes):
-            if not np.any(self.train.labels == label):
-                raise DataError(f"data '{config.name}': class '{name}' of split '{config.train_split}' has no image.")
-        self.test.number_classes_as(self.train, "data.test_split")
-        if self.search is not None:
-            self.search.number_classes_as(self.train, "data.search_split")
-
     @property
-    def fingerprint(self) -> str:
-        held_out = [self.test] if self.search is None else [self.test, self.search]
-        return ":".join([self.config.name, self.train.fingerprint, *(source.fingerprint for source in held_out)])
-
-    def shares(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the training images and of the search images in their splits, int64, sorted."""
-        images = len(self.train.labels)
-        if self.search is not None:
-            return np.arange(images), np.arange(len(self.search.labels))
-        order = np.argsort(uniforms(0, "search-split", [SampleKey(0, i) for i in range(images)], 1)[:, 0])
-        return np.sort(order[self.config.search_size :]), np.sort(order[: self.config.search_size])
-
-
-def unused_splits(config: ImageDataConfig, data_root: Path) -> list[str]:
-    """Folders of a tree that have the name of a held-out split and that the config does not use."""
-    if config.source != "folder":
-        return []
-    splits = subfolders(data_root / (config.path or config.name))
-    used = (config.train_split, config.test_split, config.search_split)
-    return [name for name in _HELD_OUT_NAMES if name in splits and name not in used]
+    def cache_key(self) -> str:
+        return self.fingerprint
 
 
 def _labels(table: Any, column: str, where: str, key: str) -> tuple[np.ndarray, list[str]]:

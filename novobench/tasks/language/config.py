@@ -90,6 +90,9 @@ class LanguageDataConfig(DataConfig):
     training lacks is an error. WikiText already contains its `<unk>`."""
     train_share: Annotated[float, "(0, 1]"] = 1.0
     """Share of the training text that is used, in blocks that are spread evenly over it."""
+    limit: PositiveInt | None = None
+    """Train on this many tokens: blocks of 50 lines, drawn in a fixed random order until they are enough, in the order
+    of the text. The vocabulary is that of all training text. None: all tokens."""
     segment_length: PositiveInt = 512
     """Tokens of each stream per update (§4.6)."""
     rotate: bool = False
@@ -111,7 +114,12 @@ class LanguageDataConfig(DataConfig):
 
     def updates_per_epoch(self, streams: int) -> int:
         """Whole segments in each of `streams` equal parts of the training text; the remainder is dropped."""
-        return (self.train_tokens // streams - 1) // self.segment_length
+        return (self.used_tokens // streams - 1) // self.segment_length
+
+    @property
+    def used_tokens(self) -> int:
+        """Training tokens that are trained on."""
+        return self.train_tokens if self.limit is None else min(self.limit, self.train_tokens)
 
 
 def validate(config: CellConfig) -> None:
@@ -119,7 +127,8 @@ def validate(config: CellConfig) -> None:
     model, data = config.model, config.data
     if data.updates_per_epoch(config.batch.size) < 1:
         raise ConfigError(
-            f"'data.train_tokens' {data.train_tokens} are not enough for one update: batch.size {config.batch.size} "
+            f"'data.{'train_tokens' if data.limit is None else 'limit'}' {data.used_tokens} are not enough for one "
+            f"update: batch.size {config.batch.size} "
             f"streams of data.segment_length {data.segment_length} tokens and one more each. Lower one of the two."
         )
     cutoffs = model.cutoffs
@@ -131,10 +140,9 @@ def validate(config: CellConfig) -> None:
         raise ConfigError(
             f"'model.width' must be even, as positions are half sines and half cosines, not {model.width}."
         )
-    if data.probe_tokens > data.train_tokens:
-        raise ConfigError(
-            f"'data.probe_tokens' {data.probe_tokens} is more than data.train_tokens {data.train_tokens}."
-        )
+    if data.probe_tokens > data.used_tokens:
+        key = "train_tokens" if data.limit is None else "limit"
+        raise ConfigError(f"'data.probe_tokens' {data.probe_tokens} is more than data.{key} {data.used_tokens}.")
     for key, protocol in {"protocol": data.protocol, **data.other_protocols}.items():
         if protocol.same_length and protocol.memory_length < 1:
             raise ConfigError(f"'data.{key}': same_length needs a memory_length of 1 or more; set same_length=false.")

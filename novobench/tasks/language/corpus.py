@@ -17,10 +17,13 @@ from novobench.tasks.language.baselines import perplexities
 from novobench.tasks.language.config import BUILT_IN, LanguageDataConfig, LanguageModelConfig
 from novobench.tasks.language.sources import SPLITS, Text, open_texts, text_files
 from novobench.tasks.language.vocabulary import END, UNKNOWN, build_vocabulary, check_line_ends, encode
+from novobench.tasks.sampling import SampleKey, uniforms
 from novobench.tasks.sources import Count, cached_value, check_counts, describe
 
 _CODE_VERSION = 2
 """Raised when this code returns other ids for the same text, or refuses a text that it accepted."""
+_LIMIT_BLOCK = 50
+"""Lines that `limit` takes together."""
 _BASELINES_VERSION = 2
 """Raised when `baselines.py` returns other numbers for the same ids."""
 
@@ -32,7 +35,9 @@ class Corpus:
     vocabulary: list[str]
     """Word ids -> words."""
     tokens: dict[str, np.ndarray]
-    """`train`, `valid`, `test` -> word ids, int32 [N]."""
+    """`train`, `valid`, `test` -> word ids, int32 [N]; `train` is cut to `limit`."""
+    train_tokens: int
+    """Tokens of the training text before it was cut."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,10 +75,22 @@ def open_corpus(config: LanguageDataConfig, data_root: Path) -> Corpus:
     folder = derived_folder(
         f"language/{digest.hexdigest()[:16]}", lambda folder: _build(folder, texts, config.minimum_count)
     )
-    return Corpus(
-        vocabulary=(folder / "words.txt").read_text(encoding="utf-8").split("\n"),
-        tokens={split: np.load(folder / f"{split}.npy") for split in SPLITS},
-    )
+    tokens = {split: np.load(folder / f"{split}.npy") for split in SPLITS}
+    whole = len(tokens["train"])
+    if config.limit is not None:
+        tokens["train"] = limited(tokens["train"], config.limit)
+    return Corpus((folder / "words.txt").read_text(encoding="utf-8").split("\n"), tokens, whole)
+
+
+def limited(tokens: np.ndarray, limit: int) -> np.ndarray:
+    """`limit` tokens of a text, int32 [limit]: random blocks of lines, the same for every cell, in the order of the
+    text; the last one is cut."""
+    line_ends = np.flatnonzero(tokens == 0) + 1
+    ends = np.unique(np.append(line_ends[_LIMIT_BLOCK - 1 :: _LIMIT_BLOCK], len(tokens)))
+    blocks = np.split(np.arange(len(tokens)), ends[:-1])
+    order = np.argsort(uniforms(0, "limit", [SampleKey(0, block) for block in range(len(blocks))], 1)[:, 0])
+    enough = int(np.searchsorted(np.cumsum([len(blocks[block]) for block in order]), limit)) + 1
+    return tokens[np.concatenate([blocks[block] for block in sorted(order[:enough].tolist())])[:limit]]
 
 
 def _build(folder: Path, texts: dict[str, Text], minimum_count: int) -> None:
@@ -95,7 +112,9 @@ def identify(config: LanguageDataConfig, data_root: Path) -> str:
     """`Corpus.fingerprint` of the configured text; that of files is cached until one of them changes."""
     if config.source != "files":
         return open_corpus(config, data_root).fingerprint
-    settings = hashlib.sha256(f"{_CODE_VERSION} {config.minimum_count} {config.train_share}".encode()).hexdigest()[:8]
+    limit = "" if config.limit is None else f" {config.limit}"
+    settings = f"{_CODE_VERSION} {config.minimum_count} {config.train_share}{limit}"
+    settings = hashlib.sha256(settings.encode()).hexdigest()[:8]
     paths = list(text_files(config, data_root).values())
     return cached_value(f"language/{settings}", paths, lambda: open_corpus(config, data_root).fingerprint)
 
@@ -114,8 +133,9 @@ def check_length(corpus: Corpus, data: LanguageDataConfig, streams: int) -> None
 def checked_counts(corpus: Corpus, data: LanguageDataConfig, model: LanguageModelConfig) -> dict[str, int]:
     """Tokens of each split and, as `words`, the vocabulary size. Raises DataError if they differ from the config."""
     counts = {split: len(corpus.tokens[split]) for split in SPLITS} | {"words": len(corpus.vocabulary)}
+    whole = counts | {"train": corpus.train_tokens}
     declared = {
-        f"data.{split}_tokens": Count(counts[split], getattr(data, f"{split}_tokens"), f"{split} tokens with {END}")
+        f"data.{split}_tokens": Count(whole[split], getattr(data, f"{split}_tokens"), f"{split} tokens with {END}")
         for split in SPLITS
     }
     declared["model.vocabulary_size"] = Count(counts["words"], model.vocabulary_size, "word types")

@@ -60,9 +60,10 @@ def _read(config: LanguageDataConfig, data_root: Path) -> dict[str, Text]:
 def text_files(config: LanguageDataConfig, data_root: Path) -> dict[str, Path]:
     """The file of each split in the data folder.
 
-    They are `wiki.<split>.tokens` if all three exist, else `<split>.txt` if all three exist. Else it is for each split
-    the first of these two, or the only file with the split's name between dots, as `ptb.train.txt`. `valid` may be
-    called `validation`, `val` or `dev`. Raises DataError if a split has no file, or several that fit.
+    They are `wiki.<split>.tokens` if all three exist, else `<split>.txt`, else `<split>`. Else it is for each split the
+    first of these, or the only file whose name ends with the split's, as `ptb.train.txt` and `my_train`. `valid` may
+    be called `validation`, `val` or `dev`, and the case of letters does not matter. Raises DataError if a split has no
+    file, or several that fit.
     """
     contents = "train.txt, valid.txt and test.txt (or wiki.train.tokens and so on)"
     folder = data_folder(data_root, config.path, config.name, contents)
@@ -74,14 +75,19 @@ def text_files(config: LanguageDataConfig, data_root: Path) -> dict[str, Path]:
     return {split: folder / _only_match(folder, split, names, matches[split]) for split in SPLITS}
 
 
-_PATTERNS = 3
+_PATTERNS = 4
 
 
 def _matching(names: list[str], split: str) -> list[list[str]]:
     """The file names that contain a split's name, for each of the patterns in order of preference."""
     aliases = "|".join(_SPLIT_NAMES[split])
-    patterns = (rf"wiki\.({aliases})\.tokens", rf"({aliases})\.txt", rf"(.*\.)?({aliases})\.(tokens|txt|raw)")
-    return [[name for name in names if re.fullmatch(pattern, name)] for pattern in patterns]
+    patterns = (
+        rf"wiki\.({aliases})\.tokens",
+        rf"({aliases})\.txt",
+        rf"({aliases})",
+        rf"(.*[._-])?({aliases})(\.(tokens|txt|raw|text|tok))?",
+    )
+    return [[name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)] for pattern in patterns]
 
 
 def _only_match(folder: Path, split: str, names: list[str], matches: list[list[str]]) -> str:

@@ -137,9 +137,12 @@ class SpeechDataConfig(SampledDataConfig):
     and `epoch_size`.
     """
 
-    source: Literal["espeak", "librispeech", "manifest", "hub"] = field(default="librispeech", metadata=PRACTICAL)
-    """`espeak`: the built-in corpus; `librispeech`: trees of recordings and .trans.txt files; `manifest`: NeMo's JSON
-    lines; `hub`: a Hugging Face data set."""
+    source: Literal["espeak", "librispeech", "folder", "manifest", "hub"] = field(
+        default="librispeech", metadata=PRACTICAL
+    )
+    """`espeak`: the built-in corpus; `librispeech`: trees of recordings and .trans.txt files; `folder`: recordings with
+    their transcripts next to them, `a.wav` and `a.txt` or `a.lab`; `manifest`: NeMo's JSON lines, or tables
+    `<split>.csv` or `.tsv` with columns of files and transcripts; `hub`: a Hugging Face data set."""
     name: Name = "librispeech-960h"
     """Identifies the data: the same recordings from another source have the same name."""
     path: str = field(default="", metadata=PRACTICAL)
@@ -149,17 +152,22 @@ class SpeechDataConfig(SampledDataConfig):
     train_splits: Annotated[list[Name], NOT_EMPTY] = field(
         default_factory=lambda: ["train-clean-100", "train-clean-360", "train-other-500"], metadata=PRACTICAL
     )
-    """Splits of the source that are trained on, together."""
+    """Splits of the source that are trained on, together. For `folder`, `.` is the folder itself."""
     search_set: FileName = "dev-clean"
     """Learning rates are chosen on it, and curves show it (paper, Figure 1)."""
     dev_sets: list[FileName] = field(default_factory=lambda: ["dev-other"])
     """Splits evaluated after training, besides `search_set`."""
     test_sets: list[FileName] = field(default_factory=lambda: ["test-clean", "test-other"])
     """Splits evaluated after training as test sets."""
+    held_out_sets: list[FileName] = field(default_factory=list)
+    """Evaluation sets that are no splits of the source: `set_sizes` utterances each of `train_splits`, by a fixed
+    shuffle. Their speakers may also be in training."""
     split_names: dict[str, Name] = field(default_factory=dict, metadata=PRACTICAL)
     """Set -> the source's name for it, if different, e.g. `{dev-clean: validation.clean}`."""
     train_size: PositiveInt = 281241
-    """Training utterances of the source, before any is left out; checked."""
+    """Training utterances of the source without `held_out_sets`, before any is left out; checked."""
+    limit: PositiveInt | None = None
+    """Train on this many utterances: the first of a fixed shuffle of those that are usable. None: on all."""
     epoch_size: PositiveInt | None = None
     """Training utterances that determine the updates per epoch; None: `train_size`. DeepLearningExamples counts those
     not longer than `max_seconds`. Needs `limit_before_speed`; checked."""
@@ -219,7 +227,8 @@ class SpeechDataConfig(SampledDataConfig):
     """Utterances per batch of an evaluation."""
 
     def updates_per_epoch(self, batch: int) -> int:
-        return updates_per_epoch(self.train_size if self.epoch_size is None else self.epoch_size, batch, self.tail)
+        samples = self.used_size if self.epoch_size is None else self.epoch_size
+        return updates_per_epoch(samples, batch, self.tail)
 
     @property
     def sets(self) -> list[str]:
@@ -270,6 +279,8 @@ def validate(config: CellConfig) -> None:
             f"'data.epoch_size' {data.epoch_size} must be 1 to data.train_size {data.train_size}, and needs "
             "data.limit_before_speed=true: otherwise each epoch leaves out different utterances."
         )
+    if data.epoch_size is not None and data.limit is not None:
+        raise ConfigError(f"'data.limit' {data.limit} and data.epoch_size {data.epoch_size} are both set. Keep one.")
     if data.frequency_masks and data.frequency_mask_width > model.features:
         raise ConfigError(
             f"'data.frequency_mask_width' {data.frequency_mask_width} is more than model.features {model.features}."
@@ -303,13 +314,18 @@ def _check_sets(data: SpeechDataConfig) -> None:
             raise ConfigError(
                 f"'{key}' {name} is also {keys[name]}. Give each set one role; data.split_names can rename it."
             )
-        if split in splits:
+        if split in splits and name not in data.held_out_sets:
             raise ConfigError(
                 f"'{key}' {name} is the source's split '{split}', which is also {splits[split]}. Name another."
             )
         if name not in data.set_sizes:
             raise ConfigError(f"'data.set_sizes' has no '{name}'. Add data.set_sizes.{name}.")
         keys[name] = splits[split] = key
+    for place, name in enumerate(data.held_out_sets):
+        if name not in keys or data.held_out_sets.index(name) < place:
+            raise ConfigError(
+                f"'data.held_out_sets[{place}]' {name} must be one of the evaluation sets, and only once."
+            )
 
 
 def _check_features(features: FeatureConfig) -> None:

@@ -29,6 +29,7 @@ from novobench.tasks.sources import Count, check_counts, describe
 from novobench.tasks.speech.config import BUILT_IN, SpeechDataConfig, stride
 from novobench.tasks.speech.feature_cache import FeatureExtractor
 from novobench.tasks.speech.features import frame_count, mask_draws, masked, min_samples, samples_at_speed
+from novobench.tasks.speech.held_out import shares
 from novobench.tasks.speech.listings import Source
 from novobench.tasks.speech.sources import open_source
 from novobench.tasks.speech.utterances import Utterances
@@ -141,10 +142,14 @@ class PackedUtterances(Dataset):
         self.min_outputs = np.array([min_outputs(tokens) for tokens in self.tokens])
         self.stride = stride(config.model)
         self.speeds = np.array(self.data.speeds)
+        self.used = np.ones(len(utterances), dtype=bool)
+        if self.data.limit is not None:
+            draws = uniforms(0, "limit", [SampleKey(0, index) for index in range(len(utterances))], 1)[:, 0]
+            self.used[np.argsort(draws)[self.data.limit :]] = False
         left_out = {"train_too_long": 0, "train_too_short": 0}
         ever_short = np.zeros(len(utterances), dtype=bool)
         for speed in self.speeds:
-            short, long = self._too_short_and_too_long(np.full(len(utterances), speed))
+            short, long = (self.used & each for each in self._too_short_and_too_long(np.full(len(utterances), speed)))
             left_out["train_too_long"] += int(long.sum())
             left_out["train_too_short"] += int(short.sum())
             ever_short |= short
@@ -205,7 +210,7 @@ class PackedUtterances(Dataset):
         speeds = self.drawn_speeds([SampleKey(epoch, index) for index in range(count)])
         short, long = self._too_short_and_too_long(speeds)
         order = epoch_order(count, self.seed, epoch)
-        order = order[~(short | long)[order]]
+        order = order[(self.used & ~(short | long))[order]]
         if not len(order):
             raise DataError(
                 f"No utterance of '{self.data.name}' is shorter than data.max_seconds {self.data.max_seconds:g} and "
@@ -306,7 +311,7 @@ class SpeechSplits:
 
 def open_utterances(config: CellConfig, data_root: Path) -> SpeechSplits:
     """Open the configured source. Raises DataError, naming the file, if it does not match the config."""
-    data, sources = config.data, _open_sources(config.data, data_root)
+    data, sources = config.data, open_sources(config.data, data_root)
     usable = {name: Utterances(parts, data, name) for name, parts in sources.items()}
     _check_counts(usable, data)
     counts: dict[str, int] = {}
@@ -326,13 +331,18 @@ def open_utterances(config: CellConfig, data_root: Path) -> SpeechSplits:
 
 def identify(config: CellConfig, data_root: Path) -> str:
     """The fingerprint alone. It is cached for the built-in corpus and until a file of another source changes."""
-    return _fingerprint(config.data, _open_sources(config.data, data_root))
+    return _fingerprint(config.data, open_sources(config.data, data_root))
 
 
-def _open_sources(data: SpeechDataConfig, data_root: Path) -> dict[str, list[Source]]:
+def open_sources(data: SpeechDataConfig, data_root: Path) -> dict[str, list[Source]]:
     """The sources of `train` and of each evaluation set."""
-    splits = {"train": data.train_splits} | {name: [data.split_names.get(name, name)] for name in data.sets}
-    return {name: [open_source(data, data_root, split) for split in parts] for name, parts in splits.items()}
+    parts = shares([open_source(data, data_root, split) for split in data.train_splits], data)
+    own = {
+        name: [open_source(data, data_root, data.split_names.get(name, name))]
+        for name in data.sets
+        if name not in parts
+    }
+    return {name: parts[name] if name in parts else own[name] for name in ("train", *data.sets)}
 
 
 def _fingerprint(data: SpeechDataConfig, sources: dict[str, list[Source]]) -> str:

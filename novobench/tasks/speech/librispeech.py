@@ -8,11 +8,9 @@ from pathlib import Path
 from novobench.errors import DataError
 from novobench.tasks.sources import data_folder, list_folder, missing_split, text_lines
 from novobench.tasks.speech.config import SpeechDataConfig
-from novobench.tasks.speech.listings import FileSource, Listing, split_remedy, storable
+from novobench.tasks.speech.listings import AUDIO_SUFFIXES, FileSource, Listing, split_remedy, storable
 
-_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".sph")
-"""Of recordings. If an id has several, the first suffix of this list wins."""
-_TRANSCRIPTS = ".trans.txt"
+TRANSCRIPTS = ".trans.txt"
 _DEPTH = len(("speaker", "chapter", "transcripts"))
 
 
@@ -38,17 +36,17 @@ class LibriSpeechSource(FileSource):
                 transcribed += self._add_chapter(chapter)
         if not transcribed:
             raise DataError(
-                f"{folder} holds no <speaker>/<chapter>/*{_TRANSCRIPTS} with transcripts.{_misplaced(folder)}"
+                f"{folder} holds no <speaker>/<chapter>/*{TRANSCRIPTS} with transcripts.{_misplaced(folder)}"
             )
 
     def _add_chapter(self, chapter: Path) -> int:
         """List a chapter's utterances; return how many ids its transcripts hold."""
         entries = list(_visible(chapter))
-        files = [path for path in entries if path.suffix.lower() in _SUFFIXES]
-        files.sort(key=lambda path: _SUFFIXES.index(path.suffix.lower()), reverse=True)
+        files = [path for path in entries if path.suffix.lower() in AUDIO_SUFFIXES]
+        files.sort(key=lambda path: AUDIO_SUFFIXES.index(path.suffix.lower()), reverse=True)
         recordings = {path.stem: path for path in files}
         first_line: dict[str, str] = {}
-        for transcripts in (path for path in entries if path.name.endswith(_TRANSCRIPTS)):
+        for transcripts in (path for path in entries if path.name.endswith(TRANSCRIPTS)):
             if not transcripts.is_file():  # reading a pipe would block
                 raise DataError(f"Cannot read {transcripts}: it is not a regular file.")
             for number, line in enumerate(text_lines(transcripts), 1):
@@ -79,7 +77,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _misplaced(folder: Path) -> str:
     """A sentence that names a transcript file at another depth; empty if the folder has none."""
-    transcripts = (path.relative_to(folder) for path in folder.rglob(f"*{_TRANSCRIPTS}"))
+    transcripts = (path.relative_to(folder) for path in folder.rglob(f"*{TRANSCRIPTS}"))
     visible = (path for path in transcripts if not any(part.startswith(".") for part in path.parts))
     example = min(visible, default=None)
     if example is None:

@@ -23,6 +23,11 @@ from novobench.tasks.speech.recordings import BadRecording, Recording, Segment, 
 _HEADERS_VERSION = 2
 """Raised when `Headers.values` change their meaning, so that cached headers are read again."""
 _UNREADABLE = (0, -1, 0)
+AUDIO_SUFFIXES = (
+    ".flac", ".wav", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".sph", ".m4a", ".aac", ".wma", ".webm",
+)  # fmt: skip
+"""Of recordings, in lower case. If there are several of a name, the first suffix of this list wins. libsndfile cannot
+decode the last four: such files are listed as bad utterances."""
 
 
 class Listing(NamedTuple):

@@ -1,4 +1,4 @@
-"""The four interchangeable sources of recordings and transcripts: built in, LibriSpeech trees, manifests, hub."""
+"""The interchangeable sources of recordings and transcripts: built in, trees, folders, manifests, hub."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from novobench.errors import DataError, kind_and_message
 from novobench.tasks.hub import open_hub, row_digests, row_source, split_label
 from novobench.tasks.sources import listing_key, missing_split
 from novobench.tasks.speech.config import SpeechDataConfig
+from novobench.tasks.speech.folders import FolderSource
 from novobench.tasks.speech.librispeech import LibriSpeechSource
 from novobench.tasks.speech.listings import (
     EncodedSource,
@@ -28,6 +29,8 @@ from novobench.tasks.speech.listings import (
 )
 from novobench.tasks.speech.manifests import ManifestSource
 from novobench.tasks.speech.recordings import Recording
+from novobench.tasks.speech.tables import TableSource
+from novobench.tasks.tables import table_file
 
 
 def open_source(config: SpeechDataConfig, data_root: Path, split: str) -> Source:
@@ -35,10 +38,19 @@ def open_source(config: SpeechDataConfig, data_root: Path, split: str) -> Source
     kinds: dict[str, Callable[[SpeechDataConfig, Path, str], Source]] = {
         "espeak": EspeakSource,
         "librispeech": LibriSpeechSource,
-        "manifest": ManifestSource,
+        "folder": FolderSource,
+        "manifest": _open_manifest,
         "hub": HubSource,
     }
     return kinds[config.source](config, data_root, split)
+
+
+def _open_manifest(config: SpeechDataConfig, data_root: Path, split: str) -> Source:
+    """`<split>.json`, else `<split>.csv` or `<split>.tsv`."""
+    folder = data_root / (config.path or config.name)
+    is_json = os.path.isfile(folder / f"{split}.json") or not os.path.isdir(folder)
+    kind = ManifestSource if is_json or table_file(folder, split) is None else TableSource
+    return kind(config, data_root, split)
 
 
 class EspeakSource:

@@ -33,6 +33,21 @@ def in_alphabet(text: str, alphabet: str) -> str:
     return words
 
 
+def spoken_characters(text: str) -> str:
+    """The characters of a transcript that its alphabet needs: in lower case, without invisible ones, with ' for its
+    typographic forms and a space for any white space or dash."""
+    characters = []
+    for character in unicodedata.normalize("NFC", text).lower():
+        category = unicodedata.category(character)
+        if character in _APOSTROPHES:
+            characters.append("'")
+        elif character.isspace() or category == "Pd" or character in _WORD_SEPARATOR:
+            characters.append(" ")
+        elif category[0] != "C" and not _is_accent(character):
+            characters.append(character)
+    return unicodedata.normalize("NFC", "".join(characters))
+
+
 def _longest_accent_run(text: str) -> int:
     longest = run = 0
     for character in text:

@@ -109,8 +109,10 @@ class Utterances:
 
 
 def _hint(listing: Listing) -> str:
-    is_raw = listing.name.lower().endswith(".raw")
-    return "; a .raw file has no header, convert it, e.g. to WAV" if is_raw else ""
+    name = listing.name.lower()
+    if name.endswith(".raw"):
+        return "; a .raw file has no header, convert it, e.g. to WAV"
+    return "; convert it, e.g. ffmpeg -i IN OUT.wav" if name.endswith((".m4a", ".aac", ".wma", ".webm")) else ""
 
 
 def _warn_of_duplicate_ids(listings: Sequence[Listing], split: str) -> None:

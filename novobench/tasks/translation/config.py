@@ -52,8 +52,8 @@ class TranslationDataConfig(SampledDataConfig):
     """Where sentence pairs come from, how they are tokenized, cleaned and packed, and how outputs are decoded."""
 
     source: Literal["numbers", "files", "hub"] = field(default="files", metadata=PRACTICAL)
-    """`numbers`: the built-in corpus; `files`: `<split>.<language>`, one sentence per line; `hub`: a Hugging Face data
-    set."""
+    """`numbers`: the built-in corpus; `files`: `<split>.<language>`, one sentence per line, or tables `<split>.tsv` or
+    `.csv` of two columns; `hub`: a Hugging Face data set."""
     name: Name = "wmt14-en-de"
     """Identifies the data: the same text from another source has the same name."""
     path: str = field(default="", metadata=PRACTICAL)
@@ -66,14 +66,17 @@ class TranslationDataConfig(SampledDataConfig):
     """Language code of the target."""
     train_split: Name = field(default="train", metadata=PRACTICAL)
     """Name of the training split in the source."""
-    search_split: Name = field(default="validation", metadata=PRACTICAL)
-    """Name of the split for tuning and curves."""
-    test_split: Name = field(default="test", metadata=PRACTICAL)
-    """Name of the test split."""
+    search_split: str = field(default="validation", metadata=PRACTICAL)
+    """Name of the split for tuning and curves. Empty: `search_size` pairs of the training split, by a fixed shuffle."""
+    test_split: str = field(default="test", metadata=PRACTICAL)
+    """Name of the test split. Empty: `test_size` pairs of the training split, by the same shuffle."""
     more_tests: list[Name] = field(default_factory=list)
     """Additional test sets, each scored under its own name: splits of the source, or e.g. `sacrebleu:wmt14`."""
     train_size: PositiveInt = 4508785
-    """Training pairs of the source, before cleaning; checked."""
+    """Training pairs of the source without the shares for search and test, before cleaning; checked."""
+    limit: PositiveInt | None = None
+    """Train on this many pairs: the first of a fixed shuffle of those that cleaning leaves. None: on all. The tokenizer
+    is that of all pairs, and the updates per epoch are that share of `train_tokens`."""
     search_size: PositiveInt = 3000
     """Pairs of `search_split`; checked."""
     test_size: PositiveInt = 3003
@@ -121,8 +124,8 @@ class TranslationDataConfig(SampledDataConfig):
         return 1
 
     def updates_per_epoch(self, batch: int) -> int:
-        """Updates per epoch with batches of `batch` tokens."""
-        return updates_per_epoch(self.train_tokens, batch, self.tail)
+        """Updates per epoch with batches of `batch` tokens. With a `limit` it is an estimate."""
+        return updates_per_epoch(self.train_tokens * self.used_size // self.train_size, batch, self.tail)
 
 
 def validate(config: CellConfig) -> None:
@@ -144,8 +147,10 @@ def _check_splits(data: TranslationDataConfig) -> None:
     names_by_key = [(f"data.{key}", getattr(data, key)) for key in ("train_split", "search_split", "test_split")]
     names_by_key += [(f"data.more_tests[{place}]", name) for place, name in enumerate(data.more_tests)]
     keys: dict[str, str] = {}
+    if data.source == BUILT_IN and not (data.search_split and data.test_split):
+        raise ConfigError(f"'data.search_split' and 'data.test_split' need names: source {BUILT_IN} has all splits.")
     for key, name in names_by_key:
-        if name in keys:
+        if name and name in keys:
             raise ConfigError(f"'{key}' {name} is also {keys[name]}. Name another split.")
         keys[name] = key
     keys = {"search": "data.search_split", "test": "data.test_split"}

@@ -33,10 +33,11 @@ from novobench.errors import DataError
 from novobench.files import derived_folder, write_json
 from novobench.tasks.base import EvaluationSet, TaskData
 from novobench.tasks.metric import Metric
-from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, updates_per_epoch
+from novobench.tasks.sampling import SampleKey, derive_seed, epoch_order, uniforms, updates_per_epoch
 from novobench.tasks.sources import Count, check_counts, describe
 from novobench.tasks.translation import training_pairs
 from novobench.tasks.translation.config import BUILT_IN, TranslationDataConfig, more_test_name
+from novobench.tasks.translation.held_out import with_shares
 from novobench.tasks.translation.model import BEGIN, END, PAD
 from novobench.tasks.translation.scoring import nearest_neighbours, sacrebleu
 from novobench.tasks.translation.sources import Pairs, Split, open_split, read_evaluation
@@ -112,16 +113,31 @@ def padded(sequences: Sequence[np.ndarray]) -> Tensor:
 class PackedPairs(Dataset):
     """Whole micro-batches by `SampleKey`: sample i of an epoch is its i-th micro-batch.
 
-    A micro-batch holds at most `tokens` padded tokens, and a multiple of `multiple` pairs if it has that many.
+    A micro-batch holds at most `tokens` padded tokens, and a multiple of `multiple` pairs if it has that many. With a
+    `limit`, an epoch has the first so many pairs of a fixed shuffle.
     """
 
     padded_tokens: int
     """Of all micro-batches of an epoch."""
 
-    def __init__(self, source: TokenArrays, target: TokenArrays, tokens: int, multiple: int, seed: int) -> None:
+    def __init__(
+        self,
+        source: TokenArrays,
+        target: TokenArrays,
+        tokens: int,
+        multiple: int,
+        seed: int,
+        limit: int | None = None,
+    ) -> None:
         self.source, self.target = source, target
         self.seed = derive_seed(seed, "pack")
         lengths = np.stack([source.lengths, target.lengths]).astype(np.int64)  # [2, pairs]
+        self.used: np.ndarray | None = None
+        """The pairs that are trained on, int64, sorted; None: all."""
+        if limit is not None and limit < len(source):
+            draws = uniforms(0, "limit", [SampleKey(0, index) for index in range(len(source))], 1)[:, 0]
+            self.used = np.sort(np.argsort(draws)[:limit])
+            lengths = lengths[:, self.used]
         # By target length, then by source length, ascending and descending in turn, so that adjacent pairs are alike in
         # both.
         alternating = np.where(lengths[1] % 2 == 0, lengths[0], -lengths[0])
@@ -148,7 +164,8 @@ class PackedPairs(Dataset):
 
     def pairs(self, key: SampleKey) -> list[int]:
         """The indices of the pairs of one micro-batch, B."""
-        return _packed_order(self, key.epoch)[self.cuts[key.sample] : self.cuts[key.sample + 1]].tolist()
+        pairs = _packed_order(self, key.epoch)[self.cuts[key.sample] : self.cuts[key.sample + 1]]
+        return (pairs if self.used is None else self.used[pairs]).tolist()
 
 
 @lru_cache(maxsize=2)
@@ -252,9 +269,11 @@ class TranslationSplits:
 def open_pairs(config: CellConfig, data_root: Path) -> TranslationSplits:
     """Open the configured source. Raises DataError, naming the file, if it does not match the config."""
     data = config.data
-    source, splits = _open_splits(data, data_root)
+    source, splits = open_splits(data, data_root)
     prepared = training_pairs.prepare(source, data, config.model.vocabulary, data_root)
-    train = PackedPairs(prepared.source, prepared.target, config.batch.micro, data.batch_multiple, config.seed)
+    train = PackedPairs(
+        prepared.source, prepared.target, config.batch.micro, data.batch_multiple, config.seed, data.limit
+    )
     texts = {name: read_evaluation(split) for name, split in splits.items()}
     counts = {"train": prepared.counts["found"], **{name: len(text.sources) for name, text in texts.items()}}
     _check_counts(config, counts, len(train))
@@ -272,17 +291,19 @@ def open_pairs(config: CellConfig, data_root: Path) -> TranslationSplits:
 
 def identify(config: CellConfig, data_root: Path) -> str:
     """The fingerprint of `open_pairs`, from the text and the settings of the BPE model alone."""
-    source, splits = _open_splits(config.data, data_root)
+    source, splits = open_splits(config.data, data_root)
     train = training_pairs.identify(source, config.data, config.model.vocabulary, data_root)
     return _fingerprint(config.data, train, splits)
 
 
-def _open_splits(data: TranslationDataConfig, data_root: Path) -> tuple[Split, dict[str, Split]]:
+def open_splits(data: TranslationDataConfig, data_root: Path) -> tuple[Split, dict[str, Split]]:
     """The training split, and the evaluation splits by name."""
     names = {"search": data.search_split, "test": data.test_split}
     names |= {more_test_name(name): name for name in data.more_tests}
-    source = open_split(data, data_root, data.train_split)
-    return source, {name: open_split(data, data_root, split) for name, split in names.items()}
+    source, shares = with_shares(data, open_split(data, data_root, data.train_split))
+    return source, {
+        name: shares[name] if name in shares else open_split(data, data_root, split) for name, split in names.items()
+    }
 
 
 def _fingerprint(data: TranslationDataConfig, train: str, splits: dict[str, Split]) -> str:
@@ -333,7 +354,9 @@ def _check_counts(config: CellConfig, counts: dict[str, int], micro_batches: int
         for name in ("train", "search", "test")
     }
     what = f"padded tokens in an epoch's {micro_batches:,} micro-batches of {config.batch.micro}"
-    if parse_budget(config.budget)[1] == "ep":
+    if data.limit is not None:  # the config has the tokens of all pairs
+        log.info("data '%s' with data.limit %d has %d %s.", data.name, data.limit, tokens, what)
+    elif parse_budget(config.budget)[1] == "ep":
         checks["data.train_tokens"] = Count(tokens, data.train_tokens, what)
     elif tokens != data.train_tokens:
         message = "data '%s' has %d %s, but data.train_tokens is %d, by which curves count epochs."
@@ -341,7 +364,8 @@ def _check_counts(config: CellConfig, counts: dict[str, int], micro_batches: int
     if updates_per_epoch(tokens, config.batch.size, data.tail) < 1:
         step = config.batch.size // config.accumulation  # what all devices process at once
         size = tokens // step * step
-        remedy = f"add: --set batch.size={size} data.train_tokens={tokens}" if size else "lower batch.micro"
+        declared = "" if data.limit is not None else f" data.train_tokens={tokens}"
+        remedy = f"add: --set batch.size={size}{declared}" if size else "lower batch.micro"
         raise DataError(
             f"data '{data.name}' has {tokens} {what}, but one update takes batch.size {config.batch.size}. Use more "
             f"text, or {remedy}"

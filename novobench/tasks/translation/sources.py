@@ -24,6 +24,7 @@ from novobench.tasks.sources import (
     text_lines,
     unreadable_reason,
 )
+from novobench.tasks.tables import read_rows, table_file
 from novobench.tasks.translation.config import TranslationDataConfig
 
 
@@ -52,10 +53,18 @@ def open_split(config: TranslationDataConfig, data_root: Path, split: str) -> Sp
         return SacreBleuSplit(config, split.removeprefix("sacrebleu:"))
     kinds: dict[str, Callable[[TranslationDataConfig, Path, str], Split]] = {
         "numbers": NumbersSplit,
-        "files": FilesSplit,
+        "files": _open_files,
         "hub": HubSplit,
     }
     return kinds[config.source](config, data_root, split)
+
+
+def _open_files(config: TranslationDataConfig, data_root: Path, split: str) -> Split:
+    """A text file per language, or a table if there is one and no file of the source language."""
+    folder = data_root / (config.path or config.name)
+    is_text = os.path.exists(folder / f"{split}.{config.source_language}")
+    table = None if is_text or not os.path.isdir(folder) else table_file(folder, split)
+    return FilesSplit(config, data_root, split) if table is None else TableSplit(config, table)
 
 
 def read_evaluation(split: Split) -> Pairs:
@@ -143,6 +152,42 @@ def _missing_file_remedy(folder: Path, config: TranslationDataConfig, split: str
         f"{contents}.{suggestion(split, splits)} Name the files {split}{source} and {split}{target}, or set {key} or "
         "the languages."
     )
+
+
+class TableSplit:
+    """A CSV or TSV file of two columns, source and target; or of more, with a header that has the language codes, or
+    `source` and `target`."""
+
+    def __init__(self, config: TranslationDataConfig, path: Path) -> None:
+        self.path, self.name = path, str(path)
+        self.languages = config.source_language, config.target_language
+
+    def read(self) -> Pairs:
+        rows = read_rows(self.path)
+        places = self._places(rows[0].cells)
+        rows = rows[1:] if places else rows
+        if not places and len(rows[0].cells) != 2:
+            raise DataError(
+                f"{self.path} has {len(rows[0].cells)} columns, and its first line does not name "
+                f"{' and '.join(self.languages)}. Leave two columns, or give it a header with the language codes."
+            )
+        source, target = places or (0, 1)
+        sides = ([" ".join(row.cells[place].split("\n")) for row in rows] for place in (source, target))
+        return Pairs(*sides)
+
+    def _places(self, header: list[str]) -> tuple[int, int] | None:
+        """The columns of source and target, if the first line is a header."""
+        names = [name.lower() for name in header]
+        for pair in (self.languages, ("source", "target"), ("src", "tgt"), ("src", "trg")):
+            if all(name.lower() in names for name in pair):
+                return names.index(pair[0].lower()), names.index(pair[1].lower())
+        return None
+
+    def fingerprint(self) -> str:
+        key = hashlib.sha256("\0".join(self.languages).encode()).hexdigest()[:8]
+        return cached_value(
+            f"translation/table-{key}", [self.path], lambda: _text_digest(zip(*self.read(), strict=True))
+        )
 
 
 def read_lines(path: Path | str) -> list[str]:

@@ -30,10 +30,21 @@ _MIN_COVERAGE, _MAX_COVERAGE = 0.98, 1.0
 _SPECIAL_IDS = {"pad_id": PAD, "unk_id": UNKNOWN, "bos_id": BEGIN, "eos_id": END}
 
 
+class VocabularyError(DataError):
+    """A text allows no vocabulary of the configured size."""
+
+    def __init__(self, message: str, limit: int, *, too_small: bool) -> None:
+        super().__init__(message)
+        self.limit = limit
+        """The largest size that the text allows, or the smallest if the configured one is `too_small`."""
+        self.too_small = too_small
+
+
 def train_bpe(pairs: Pairs, vocabulary: int, config: TranslationDataConfig, name: str) -> bytes:
     """A BPE model of `vocabulary` tokens over both languages, as the bytes of a sentencepiece model.
 
-    `name` is the training split's, for messages. Raises DataError if the text is too small for the vocabulary.
+    `name` is the training split's, for messages. Raises VocabularyError if the text is too small for the vocabulary, or
+    has more characters.
     """
     if not _MIN_COVERAGE <= config.character_coverage <= _MAX_COVERAGE:
         raise DataError(
@@ -64,17 +75,25 @@ def train_bpe(pairs: Pairs, vocabulary: int, config: TranslationDataConfig, name
             **_SPECIAL_IDS,  # type: ignore[arg-type]
         )
     except (RuntimeError, OSError) as error:
-        raise DataError(
-            f"No BPE of {vocabulary} tokens can be trained on {name}: {_training_failure(one_line(error), config)}"
-        ) from None
+        cause = one_line(error)
+        message = f"No BPE of {vocabulary} tokens can be trained on {name}: {_training_failure(cause, config)}"
+        largest, smallest = _LARGEST.search(cause), _SMALLEST.search(cause)
+        if limit := largest or smallest:
+            raise VocabularyError(message, int(limit[1]), too_small=largest is None) from None
+        raise DataError(message) from None
     return model.getvalue()
+
+
+_LARGEST = re.compile(r"set it to a value <= (\d+)")
+_SMALLEST = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
+"""The limits of the vocabulary in sentencepiece's messages."""
 
 
 def _training_failure(message: str, config: TranslationDataConfig) -> str:
     """What sentencepiece's `message` means here, and what to do about it."""
-    if maximum := re.search(r"set it to a value <= (\d+)", message):
+    if maximum := _LARGEST.search(message):
         return f"the text has at most {maximum[1]}. Use more text, or add: --set model.vocabulary={maximum[1]}"
-    if minimum := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+    if minimum := _SMALLEST.search(message):
         advice = f"--set model.vocabulary={minimum[1]}"
         coverage = "" if config.character_coverage <= _MIN_COVERAGE else " Or lower data.character_coverage."
         return f"its characters and the special tokens alone are {minimum[1]}. Add: {advice} at least.{coverage}"
