@@ -208,8 +208,9 @@ def test_a_failed_trial_is_reported_and_others_count(trained, workspace, novoben
         return failed | honest([cell for cell in to_do if cell not in bad], jobs, on_event)
 
     monkeypatch.setattr(runner, "run_local", run)
-    code, out, _ = novobench("compare", "novograd", "adamw", *IMAGE, "--seeds", "2", "--name", "failing")
-    assert "failed: the loss is not finite" in out
+    code, out, err = novobench("compare", "novograd", "adamw", *IMAGE, "--seeds", "2", "--name", "failing")
+    assert "their trials cannot win. The first error: the loss is not finite" in out
+    assert "failed: the loss is not finite" in err  # of a cell at another rate
     text = (workspace / "results/laptop/compare/failing/compare.md").read_text()
     assert "failed or had a failed cell, and could not win" in text
     assert "not run" in text  # the loss at a rate that failed
