@@ -7,6 +7,13 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from novobench import places
+from novobench.config import CellConfig
+from novobench.config_loading import override
+from novobench.suite.own_data import Measured, measure
+from novobench.tasks.base import TaskData, build
+from novobench.tasks.catalog import default_list, load_task, resolve
+
 RATE = 8000
 NOUNS = {"dog": "hund", "cat": "katze", "house": "haus", "tree": "baum", "bird": "vogel", "fish": "fisch"}
 VERBS = {"sees": "sieht", "finds": "findet", "likes": "mag", "draws": "malt"}
@@ -67,3 +74,14 @@ def write_texts(folder: Path, **lines: int) -> None:
     for number, (name, count) in enumerate(lines.items()):
         sentences = (english for english, _ in sentence_pairs(count, seed=number))
         (folder / name.replace("_", ".")).write_text("".join(f"{line}\n" for line in sentences), encoding="utf-8")
+
+
+def open_measured(task: str, **given: object) -> tuple[Measured, CellConfig, TaskData]:
+    """Measure the data that `--data` would name, resolve the config and open the data as a training does."""
+    measured = measure(task, "laptop", given)
+    tree = load_task(task, places.workspace().task_config(task, "laptop"))
+    fixed = {"task": task, "seed": 0, "optimizer.name": "sgd", "optimizer.lr": 0.1}
+    config = resolve(override(tree, {**fixed, **measured.overrides}, "test", default_list), "test")
+    _, data = build(config)
+    data.setup("fit")
+    return measured, config, data

@@ -148,6 +148,8 @@ SHIPPED: dict[str, tuple[str, ...]] = {
 
 DIGITS_TRAIN, DIGITS_TEST, DIGITS_CLASSES = 1200, 597, 10
 """Of the built-in corpus: training images, the search share included; test images; classes."""
+DIGITS_SIDE = 8
+"""Pixels."""
 
 
 def validate(config: CellConfig) -> None:
@@ -231,7 +233,8 @@ def _check_splits(data: ImageDataConfig) -> None:
 def relative_cost(config: Any) -> float:
     """Multiply-accumulates of one image's forward pass, from the config alone; for forecasts."""
     model: ImageModelConfig = config.model
-    side = -(-config.data.image_size // model.stem_stride)
+    pixels = DIGITS_SIDE if config.data.source == BUILT_IN else config.data.image_size
+    side = -(-pixels // model.stem_stride)
     total = side**2 * model.stem_kernel**2 * model.in_channels * model.stem_width
     side, channels = -(-side // 2) if model.stem_pool else side, model.stem_width
     for stage, (width, depth) in enumerate(zip(model.widths, model.depths, strict=False)):

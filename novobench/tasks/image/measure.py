@@ -15,9 +15,11 @@ import numpy as np
 from novobench.errors import DataError
 from novobench.files import derived_folder, write_json
 from novobench.hardware import cores
+from novobench.tasks.hub import open_hub, split_names
 from novobench.tasks.image.config import BUILT_IN, ImageDataConfig
 from novobench.tasks.image.decoding import DECODER_VERSION, BadImage, quiet
 from novobench.tasks.image.image_folder import subfolders
+from novobench.tasks.image.manifests import LABEL_COLUMNS
 from novobench.tasks.image.sources import ImageSource
 from novobench.tasks.image.splits import Splits
 from novobench.tasks.inspection import Draft, Inspection, fitting_batch, grouped, held_out_size, spread, tracked
@@ -81,7 +83,24 @@ def _layout(draft: Draft) -> tuple[dict[str, Any], list[str]]:
         notes.append(
             "There is no validation split: a tenth of the training images, drawn with a fixed seed, is for search."
         )
-    return {"source": source, "train_split": train, "search_split": valid, "test_split": test}, notes
+    layout = {"source": source, "train_split": train, "search_split": valid, "test_split": test}
+    return layout | (_columns(draft, train) if source == "hub" else {}), notes
+
+
+def _columns(draft: Draft, split: str) -> dict[str, str]:
+    """The columns of images and labels of a hub data set, where they have other names than the config's."""
+    import datasets
+
+    data: ImageDataConfig = draft.data
+    features = open_hub(data.path, "", draft.data_root, split, {}, "data.train_split").features
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels += [name for name in features if name.lower() in LABEL_COLUMNS]
+    columns = {}
+    for key, names in (("image_column", images), ("label_column", labels)):
+        if names and getattr(data, key) not in features:
+            columns[key] = names[0]
+    return columns
 
 
 def _source(folder: Path) -> str:
@@ -101,8 +120,6 @@ def _split_names(source: str, draft: Draft) -> list[str]:
         return subfolders(draft.folder)
     if source == "manifest":
         return table_splits(draft.folder)
-    from novobench.tasks.hub import split_names
-
     return split_names(draft.data.path or draft.data.name, "", draft.data_root)
 
 

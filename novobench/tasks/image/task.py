@@ -13,6 +13,7 @@ from novobench.optim.entry import Role
 from novobench.tasks.base import TaskModule
 from novobench.tasks.image import scoring
 from novobench.tasks.image.batches import SKIPPED_LABEL, ImageBatch
+from novobench.tasks.image.config import BUILT_IN, DIGITS_SIDE
 from novobench.tasks.image.data import ImageData
 from novobench.tasks.image.model import build as build_model
 from novobench.tasks.metric import Metric
@@ -51,7 +52,7 @@ class ImageTask(TaskModule):
 
     def random_batch(self, size: int) -> ImageBatch:
         data, model = self.config.data, self.config.model
-        side = 8 if data.source == "digits" else data.image_size
+        side = DIGITS_SIDE if data.source == BUILT_IN else data.image_size
         images = torch.randn(size, model.in_channels, side, side)
         return ImageBatch(images, torch.randint(model.classes, (size,)), torch.arange(size))
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from novobench.errors import DataError, kind_and_message
-from novobench.tasks.hub import open_hub, row_digests, row_source, split_label
+from novobench.tasks.hub import missing_column, open_hub, row_digests, row_source, split_label
 from novobench.tasks.sources import listing_key, missing_split
 from novobench.tasks.speech.config import SpeechDataConfig
 from novobench.tasks.speech.folders import FolderSource
@@ -29,7 +29,7 @@ from novobench.tasks.speech.listings import (
 )
 from novobench.tasks.speech.manifests import ManifestSource
 from novobench.tasks.speech.recordings import Recording
-from novobench.tasks.speech.tables import TableSource
+from novobench.tasks.speech.tables import TEXT_COLUMNS, TableSource
 from novobench.tasks.tables import table_file
 
 
@@ -81,19 +81,25 @@ class EspeakSource:
 
 
 class HubSource(EncodedSource):
-    """A Hugging Face data set with LibriSpeech's columns (`audio`, `text`, `id`): a hub id, or a folder of parquet
-    files. A row holds a recording or the name of its file; soundfile decodes it."""
+    """A Hugging Face data set: a hub id, or a folder of parquet files. Its columns are LibriSpeech's: `audio`, `text`,
+    which may have another usual name such as `sentence`, and `id`, which may be absent. A row holds a recording or the
+    name of its file; soundfile decodes it."""
 
     def __init__(self, config: SpeechDataConfig, data_root: Path, split: str) -> None:
         import datasets
 
         where = self.where = split_label(config.path, split)
-        columns = dict.fromkeys(("audio", "text", "id"), "")
         settings = "data.hub_config, data.train_splits or data.split_names"
-        table = open_hub(config.path, config.hub_config, data_root, split, columns, settings)
+        table = open_hub(config.path, config.hub_config, data_root, split, {"audio": ""}, settings)
+        text = next((name for name in TEXT_COLUMNS if name in table.column_names), None)
+        if text is None:
+            remedy = f"Call the transcripts {TEXT_COLUMNS[0]}, or one of {', '.join(TEXT_COLUMNS[1:])}."
+            raise missing_column(where, "'text'", table.column_names, remedy, "text")
+        columns = ["audio", text, *(["id"] if "id" in table.column_names else [])]
         try:
             self.table = table.cast_column("audio", datasets.Audio(decode=False))
-            ids, texts = (list(table.with_format(None)[column]) for column in ("id", "text"))
+            rows = table.with_format(None)
+            texts, ids = list(rows[text]), list(rows["id"]) if "id" in columns else [None] * len(table)
             file_names = self._file_names()
         except Exception as error:  # datasets and Arrow raise many types
             types = ", ".join(f"{column}: {table.features[column]}" for column in columns)

@@ -132,9 +132,9 @@ def test_a_column_that_is_missing_is_named(root, tmp_path):
 
     (tmp_path / "hub" / "data").mkdir(parents=True)
     for name in HUB_NAMES.values():
-        table = datasets.Dataset.from_dict({"id": ["1"], "sentence": ["ONE"], "audio": [{"bytes": b"", "path": ""}]})
+        table = datasets.Dataset.from_dict({"id": ["1"], "words": ["ONE"], "audio": [{"bytes": b"", "path": ""}]})
         table.to_parquet(str(tmp_path / "hub" / "data" / f"{name}-00000-of-00001.parquet"))
-    with pytest.raises(DataError, match=r"hub\[train.a\] has no column 'text'. It holds: id, sentence, audio"):
+    with pytest.raises(DataError, match=r"hub\[train.a\] has no column 'text'. It holds: id, words, audio"):
         open_utterances(small(**SOURCES["hub"]), tmp_path)
 
 
