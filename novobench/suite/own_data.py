@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +22,11 @@ from novobench import places, yaml_text
 from novobench.config import BatchConfig, CellConfig
 from novobench.config_loading import check_overridable, override
 from novobench.console import counted
-from novobench.errors import ConfigError, one_line
+from novobench.errors import ConfigError, DataError, one_line, suggestion
 from novobench.schema import typed
 from novobench.tasks.catalog import default_list, load_task, task_config
 from novobench.tasks.inspection import BadItems, Draft, Inspection
-from novobench.tasks.sources import printable
+from novobench.tasks.sources import list_folder, printable
 
 _TOP_KEYS = {spec.name for spec in dataclasses.fields(CellConfig)}
 _WHERE = "--data"
@@ -71,7 +72,7 @@ def measure(task: str, scale: str, overrides: Mapping[str, Any]) -> Measured:
 
     `overrides` are those of `--data`: keys of the task's data config without `data.` in front (`path`, `limit`), or
     whole keys of a config (`model.classes`, `batch.size`). `path` is a folder under the data root or the current
-    folder, or a hub id. Raises ConfigError for a wrong key, and DataError if the data cannot be read.
+    folder or, with `source` hub, a hub id. Raises ConfigError for a wrong key, and DataError if data cannot be read.
     """
     config = task_config(task)
     given = {_full_key(key): value for key, value in overrides.items()}
@@ -80,7 +81,7 @@ def measure(task: str, scale: str, overrides: Mapping[str, Any]) -> Measured:
     path = given.get("data.path") or given.get("data.name")
     if not isinstance(path, str):
         raise ConfigError(f"{_WHERE} needs the folder of the data: --data path=FOLDER.")
-    given["data.path"] = _located(path, root)
+    given["data.path"] = path if given.get("data.source") == "hub" else _located(path, root)
     given.setdefault("data.name", _own_name(path, config.SHIPPED))
     tree = load_task(task, places.workspace().task_config(task, scale))
     tree = override(tree, given, _WHERE, default_list)
@@ -145,11 +146,19 @@ def _full_key(key: str) -> str:
 
 
 def _located(path: str, root: Path) -> str:
-    """`data.path` for a folder under the data root, in the current folder or anywhere; a hub id stays as it is."""
-    if (root / path).exists():
-        return path
+    """`data.path` for a folder under the data root, in the current folder or anywhere. Raises DataError if there is
+    none."""
     here = Path(path).expanduser()
-    return str(here.absolute()) if here.exists() else path
+    for folder, name in ((root / path, path), (here, str(here.absolute()))):
+        if os.path.isdir(folder):
+            return name
+        if os.path.exists(folder):
+            raise DataError(f"{_WHERE} path={path}: {folder} is a file. Name the folder that holds it.")
+    near = [*list_folder(root), *list_folder(Path.cwd())]
+    raise DataError(
+        f"{_WHERE} path={path}: there is no such folder under the data root {root} or in {Path.cwd()}."
+        f"{suggestion(path, near)} For a Hugging Face data set add source=hub."
+    )
 
 
 def _own_name(path: str, shipped: Mapping[str, Sequence[str]]) -> str:

@@ -152,7 +152,7 @@ def test_wrong_words_are_one_line(words, message, data):
 def test_data_are_of_one_task(data, novobench):
     code, _, error = novobench("plan", "table1", "table7", "--data", "path=image")
     assert code == 2
-    assert "the tasks image, language, and data are of one" in error
+    assert "data are of one task, but this command has image, language" in error
 
 
 def test_a_folder_without_data_is_one_line(tmp_path, monkeypatch):
@@ -163,6 +163,22 @@ def test_a_folder_without_data_is_one_line(tmp_path, monkeypatch):
             measure(task, "laptop", {"path": "void"})
         assert "\n" not in str(raised.value)
         assert "void" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            "imgae",
+            r"there is no such folder under .* Did you mean 'image'.* add source=hub",
+        ),
+        ("language/train", "language/train is a file. Name the folder that holds it"),
+        ("a\0b", "there is no such folder"),
+    ],
+)
+def test_a_path_that_is_no_folder_is_one_line(path, message, data):
+    with pytest.raises(DataError, match=message):
+        measure("image", "laptop", {"path": path})
 
 
 def test_config_prints_the_measured_numbers(data, novobench):
