@@ -22,6 +22,7 @@ from novobench import places
 from novobench.config_loading import check_overridable
 from novobench.console import console, counted, duration
 from novobench.errors import ConfigError, NovobenchError, suggestion
+from novobench.optim import registry
 from novobench.places import display_path
 from novobench.suite.collection import collect
 from novobench.suite.compare_files import declare, write_report
@@ -232,7 +233,8 @@ def _plan(request: Request, experiment: Experiment, best: Mapping[str, Mapping[s
         rows.append(PlannedRow(row, config, searched=False))
         compared[row.id] = [PlannedCell(dataclasses.replace(config, seed=seed), [row.label]) for seed in seeds]
         at_rates[row.id] = {}
-        for factor in RATE_FACTORS:
+        has_rate = "lr" in registry.get(config.optimizer.name).takes
+        for factor in RATE_FACTORS if has_rate else ():
             lr = float(f"{config.optimizer.lr * factor:.4g}")
             optimizer = dataclasses.replace(config.optimizer, lr=lr)
             other = dataclasses.replace(config, optimizer=optimizer, purpose="search")

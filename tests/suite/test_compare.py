@@ -326,13 +326,35 @@ def test_every_task_has_a_recipe(task, scale):
     assert experiment.search.reason == ""
 
 
-def test_unequal_ranges_are_reported(trained, workspace, novobench):
+def test_unequal_ranges_are_reported(trained, workspace, novobench, monkeypatch):
     """Rprop takes no weight decay."""
-    SCORE["torch.optim:Rprop"], BEST["torch.optim:Rprop"] = 70.0, 0.01
+    monkeypatch.setitem(SCORE, "torch.optim:Rprop", 70.0)
+    monkeypatch.setitem(BEST, "torch.optim:Rprop", 0.01)
     command = ("compare", "torch.optim:Rprop", "adamw", *IMAGE, "--seeds", "2", "--name", "unequal")
     assert novobench(*command)[0] == 0
     text = (workspace / "results/laptop/compare/unequal/compare.md").read_text()
     assert "the searches are unequal: the optimizers differ in the number of ranges" in text
+
+
+def test_an_optimizer_without_a_rate(trained, workspace, novobench, monkeypatch):
+    monkeypatch.chdir(workspace)
+    (workspace / "free.py").write_text(
+        "import torch\n\n\n"
+        "class Free(torch.optim.Optimizer):\n"
+        "    novobench_schedule = 'own'\n\n"
+        "    def __init__(self, params):\n"
+        "        super().__init__(params, {})\n\n"
+        "    def step(self, closure=None):\n"
+        "        return None\n"
+    )
+    monkeypatch.setitem(SCORE, "./free.py:Free", 70.0)
+    monkeypatch.setitem(BEST, "./free.py:Free", 1.0)
+    command = ("compare", "./free.py:Free", "adamw", *IMAGE, "--seeds", "2", "--name", "free")
+    assert novobench(*command)[0] == 0
+    ours = [cell.config for cell in trained if cell.config.optimizer.name == "./free.py:Free"]
+    assert [config.purpose for config in ours] == ["table", "table"]
+    text = (workspace / "results/laptop/compare/free/compare.md").read_text()
+    assert "| Free | not run |" in text
 
 
 @pytest.mark.slow
