@@ -22,12 +22,19 @@ def options(parser: argparse.ArgumentParser, path: str = "") -> list[tuple[str, 
 LISTS = [(path, action) for path, action in options(_parser()) if action.nargs in ("+", "*")]
 
 
+BEFORE = {
+    **{name: ["table1"] for name in ("run", "plan", "config", "search", "check optimizer")},
+    "compare": ["adam", "sgd", "--task", "image"],
+}
+"""What a command needs besides options."""
+
+
 @pytest.mark.parametrize(
     ("path", "action"), LISTS, ids=lambda value: value if isinstance(value, str) else value.option_strings[0]
 )
 def test_a_repeated_list_option_keeps_all_values(path, action):
     flag = action.option_strings[0]
-    before = ["table1"] if path in ("run", "plan", "config", "search", "check optimizer") else []
+    before = BEFORE.get(path, [])
     parse = _parser().parse_args
     assert getattr(parse([*path.split(), *before, flag, "a", "b", flag, "c"]), action.dest) == ["a", "b", "c"]
     assert getattr(parse([*path.split(), *before, flag, "d"]), action.dest) == ["d"]  # not those of the call before

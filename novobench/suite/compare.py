@@ -21,7 +21,8 @@ from rich.markdown import Markdown
 from novobench import places
 from novobench.config_loading import check_overridable
 from novobench.console import console, counted, duration
-from novobench.errors import ConfigError, NovobenchError, one_line, suggestion
+from novobench.errors import ConfigError, NovobenchError, suggestion
+from novobench.optim import registry
 from novobench.places import display_path
 from novobench.suite.collection import collect
 from novobench.suite.compare_files import declare, write_report
@@ -34,8 +35,8 @@ from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.identity import changed_data_errors
 from novobench.suite.plan import PlannedCell, PlannedRow
 from novobench.suite.results import Results, locked
-from novobench.suite.runner import check_writable, train
-from novobench.suite.search import search_lines, train_rounds
+from novobench.suite.runner import check_writable, summarize, train
+from novobench.suite.search import print_failures, search_lines, train_rounds
 from novobench.suite.search_file import SearchedKey, SearchLine, searched_keys
 from novobench.suite.search_space import LAST_ROUND, check_power_of_two
 from novobench.suite.table_rows import table_rows
@@ -97,19 +98,14 @@ def compare(request: Request, jobs: int | None, *, dry_run: bool = False) -> int
     check_writable(request.scale)
     folder = places.workspace().results(request.scale) / "compare" / name
     declaration = declare(folder, request.command, request.targets, request.margins)
-    failed: dict[str, str] = {}
-    searched = {task: _search(request, experiment, jobs, failed, out) for task, experiment in contests.items()}
+    searched = {task: _search(request, experiment, jobs, out) for task, experiment in contests.items()}
     plans = {task: _plan(request, experiment, searched[task].best) for task, experiment in contests.items()}
     cells = list({cell.id: cell for plan in plans.values() for cell in plan.cells}.values())
-    failed |= changed_data_errors(cells, out)
+    failed = changed_data_errors(cells, out)
     failed |= train([cell for cell in cells if cell.id not in failed], Results.load(request.scale), jobs, out)
     finished = [cell for cell in cells if cell.id not in failed]
     problems = _report(request, folder, declaration, contests, searched, plans, finished, out)
-    for cell, error in failed.items():
-        out.print(f"{cell} failed: {one_line(error)}")
-    for problem in problems:
-        out.print(one_line(problem))
-    return 1 if problems or any(cell.id in failed for cell in cells) else 0
+    return summarize(failed, problems, cells)
 
 
 # ---------------------------------------------------------------------------------------------- the request
@@ -193,20 +189,18 @@ def _rows_to_search(experiment: Experiment, scale: str) -> dict[str, Row]:
     return rows_to_search(experiment, scale) if any(row.tuned_key(scale) for row in experiment.rows) else {}
 
 
-def _search(
-    request: Request, experiment: Experiment, jobs: int | None, failed: dict[str, str], out: Console
-) -> Searched:
+def _search(request: Request, experiment: Experiment, jobs: int | None, out: Console) -> Searched:
     rows = _rows_to_search(experiment, request.scale)
     if not rows:
         return Searched({}, [], [], 0)
     search, extra = experiment.search, {**request.extra, "runtime.curve_points": 1}
     out.print(f"Searching rates on {experiment.task}.")
-    done, errors = train_rounds(experiment, rows, request.scale, search.trials, search.seeds, 0, jobs, extra, out)
-    failed |= errors
+    done, failed = train_rounds(experiment, rows, request.scale, search.trials, search.seeds, 0, jobs, extra, out)
+    print_failures(failed, out)
     best = best_trials(experiment, done, outcomes_of(done, experiment.columns[0].metric))
     lines = search_lines(experiment, done, best)
     rates = {key: trial.rates for key, trial in best.items()}
-    return Searched(rates, lines, searched_keys(lines), len(errors))
+    return Searched(rates, lines, searched_keys(lines), len(failed))
 
 
 # ---------------------------------------------------------------------------------------------- planning
@@ -239,7 +233,8 @@ def _plan(request: Request, experiment: Experiment, best: Mapping[str, Mapping[s
         rows.append(PlannedRow(row, config, searched=False))
         compared[row.id] = [PlannedCell(dataclasses.replace(config, seed=seed), [row.label]) for seed in seeds]
         at_rates[row.id] = {}
-        for factor in RATE_FACTORS:
+        has_rate = "lr" in registry.get(config.optimizer.name).takes
+        for factor in RATE_FACTORS if has_rate else ():
             lr = float(f"{config.optimizer.lr * factor:.4g}")
             optimizer = dataclasses.replace(config.optimizer, lr=lr)
             other = dataclasses.replace(config, optimizer=optimizer, purpose="search")

@@ -18,6 +18,7 @@ import yaml
 
 from novobench.config_loading import read_yaml
 from novobench.files import write_text
+from novobench.suite.aggregates import interquartile_mean
 from novobench.suite.checked_files import SCHEMA, csv_bytes, write_changed
 from novobench.suite.compare_outcome import Compared, Contest, Declaration
 from novobench.suite.compare_report import markdown
@@ -82,7 +83,9 @@ def _optimizers(compared: Compared) -> Iterator[dict[str, Any]]:
             for column in contest.experiment.columns:
                 estimate = row.estimates.get(column.key)
                 prefix = f"{column.split}_{column.metric}"
+                values = row.values[column.key].values()
                 line |= {prefix: estimate.mean if estimate else None, f"{prefix}_sd": estimate.sd if estimate else None}
+                line[f"{prefix}_iqm"] = interquartile_mean(values, column.better) if values else None
             line |= {"target": contest.target, "seeds_at_target": reached.count}
             line |= {"median_updates_to_target": _finite(reached.median_updates)}
             line |= {"median_seconds_to_target": _finite(reached.median_seconds)}
@@ -103,6 +106,7 @@ def _differences(compared: Compared) -> Iterator[dict[str, Any]]:
             "difference": verdict.estimate.mean, "sd": verdict.estimate.sd, "low": verdict.low, "high": verdict.high,
             "level": verdict.level, "p": verdict.p, "p_adjusted": verdict.p_adjusted,
             "bca_low": verdict.bca_low, "bca_high": verdict.bca_high, "margin": verdict.pairs.margin,
+            "p_not_worse": verdict.p_not_worse,
             "verdict": verdict.kind, "more_seeds": verdict.more_seeds, "left_out": verdict.left_out,
         }  # fmt: skip
 

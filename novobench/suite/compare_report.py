@@ -64,11 +64,16 @@ def _sentence(contest: Contest, ours: TableRow, theirs: TableRow, verdict: Verdi
     numbers = f"difference in {label} {_signed(verdict.estimate.mean)}, {interval(verdict)}, "
     numbers += f"{counted(verdict.n, 'paired seed')}"
     if verdict.kind in ("undecided", "equivalent"):
-        text = f"{place}, {one} and {other} are {verdict}: {numbers}"
+        text = f"{place}, {one} and {other} are {verdict}: {numbers}{_not_worse(verdict, f'; {one} is ')}"
     else:
         text = f"{place}, {one} is {verdict} than {other}: {numbers}, p = {verdict.p_adjusted:.2g}"
     note = verdict.note(one, other)
     return f"{text}{f' ({note})' if note else ''}."
+
+
+def _not_worse(verdict: Verdict, start: str) -> str:
+    """For an undecided verdict with a margin: `not worse by 0.5 or more`, if that is sure."""
+    return f"{start}not worse by {verdict.pairs.margin:g} or more" if verdict.is_not_worse else ""
 
 
 def interval(verdict: Verdict) -> str:
@@ -145,7 +150,7 @@ def _differences(contest: Contest, verdicts: Sequence[Verdict]) -> list[str]:
                 plain(theirs.row.label),
                 _signed(verdict.estimate.mean),
                 interval(verdict),
-                str(verdict) + (f"; {plain(note)}" if note else ""),
+                f"{verdict}{_not_worse(verdict, '; ')}{f'; {plain(note)}' if note else ''}",
                 f"{verdict.p:.2g}",
                 f"{verdict.p_adjusted:.2g}",
                 bca,

@@ -90,12 +90,13 @@ def contestants(names: Sequence[str], rates_file: Path | None) -> list[Contestan
         if names.count(name) > 1:
             raise ConfigError(f"compare: '{name}' is named twice. Name each optimizer once.")
         try:
-            tunable = registry.get(name).tunable
+            entry = registry.get(name)
         except LookupError as error:
             raise ConfigError(f"compare: {error.args[0]}") from None
-        ranges = {f"optimizer.{key}": [bounds.low, bounds.high] for key, bounds in tunable.items()}
+        ranges = {f"optimizer.{key}": [bounds.low, bounds.high] for key, bounds in entry.tunable.items()}
         unique = label if labels.count(label) == 1 else name
-        contestant = Contestant(re.sub(r"[^A-Za-z0-9_]+", "_", unique).strip("_"), unique, name, ranges)
+        rates = {} if "optimizer.lr" in ranges else {"optimizer.lr": 1.0}  # the config needs one
+        contestant = Contestant(re.sub(r"[^A-Za-z0-9_]+", "_", unique).strip("_"), unique, name, ranges, rates)
         if name in declared:
             contestant = _with_declared(contestant, declared[name], f"{rates_file}: '{name}'")
         result.append(contestant)
@@ -109,7 +110,7 @@ def _with_declared(contestant: Contestant, content: Any, where: str) -> Contesta
     """The contestant with what a file of rates says about it."""
     if not isinstance(content, dict):
         raise ConfigError(f"{where} must be a mapping, not {content}.")
-    ranges, rates = dict(contestant.ranges), {}
+    ranges, rates = dict(contestant.ranges), dict(contestant.rates)
     for key, value in content.items():
         value = untyped_value(value)
         if key in ("search", "set"):

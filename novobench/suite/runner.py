@@ -52,7 +52,7 @@ def run(plan: Plan, jobs: int | None) -> int:
                 _print_metrics(cell, out)
             except NovobenchError as error:
                 problems.append(str(error))
-    return _summary(failed, problems, plan.cells)
+    return summarize(failed, problems, plan.cells)
 
 
 def _collect(
@@ -177,7 +177,7 @@ def _values(metrics: Mapping[str, Metric]) -> str:
     return ", ".join(f"{name} {four_digits(metric.value)}" for name, metric in metrics.items())
 
 
-def _summary(failed: dict[str, str], problems: Sequence[str], cells: Sequence[PlannedCell]) -> int:
+def summarize(failed: Mapping[str, str], problems: Sequence[str], cells: Sequence[PlannedCell]) -> int:
     """Print one line per failure; returns the exit code."""
     for cell, error in failed.items():
         print(f"novobench: {cell} failed: {one_line(error)}", file=sys.stderr)

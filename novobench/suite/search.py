@@ -120,7 +120,7 @@ def _search(
         for each in searched_keys(search_lines(experiment, done, best)):
             _print_outcome(each, out)
         out.print("Nothing was written: the recipe or the data are others than the tables'. The cells stay in runs/.")
-        _print_failures(failed, out)
+        print_failures(failed, out)
         return
     all_keys = rows.keys() == rows_to_search(experiment, scale).keys()
     only = "" if all_keys else f" --keys {' '.join(rows)}"
@@ -144,7 +144,7 @@ def _search(
             f"{display_path(search_path(scale))} has no trials for these rates in {tuned}: {', '.join(missing)}. "
             "Restore it from git, or search them again."
         )
-    _print_failures(failed, out)
+    print_failures(failed, out)
 
 
 def _is_own_recipe(experiment: Experiment, rows: Mapping[str, Row], scale: str, extra: Mapping[str, Any]) -> bool:
@@ -156,7 +156,8 @@ def _is_own_recipe(experiment: Experiment, rows: Mapping[str, Row], scale: str, 
     return with_extra == without
 
 
-def _print_failures(failed: Mapping[str, str], out: Console) -> None:
+def print_failures(failed: Mapping[str, str], out: Console) -> None:
+    """Say how many cells of a search failed, and why the first did."""
     if failed:
         first = next(iter(failed.values()))
         out.print(f"{counted(len(failed), 'cell')} failed, and their trials cannot win. The first error: {first}")

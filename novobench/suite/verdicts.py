@@ -14,7 +14,7 @@ from typing import Literal
 
 from novobench.console import counted
 from novobench.suite.power import MOST_SEEDS, more_pairs, pairs_to_decide
-from novobench.suite.significance import SignFlips, equivalence, sign_flips
+from novobench.suite.significance import SignFlips, equivalence, non_inferiority, sign_flips
 from novobench.suite.statistics import Estimate, bca_interval, estimate
 
 Kind = Literal["better", "worse", "equivalent", "undecided"]
@@ -96,6 +96,22 @@ class Verdict:
     @property
     def bca_high(self) -> float | None:
         return self._bca[1] if self._bca else None
+
+    @cached_property
+    def p_not_worse(self) -> float | None:
+        """Against "the first is worse by the margin or more", Bonferroni's for the family; None without a margin.
+
+        Of this hypothesis and "no difference" one at most is true, so this adds nothing to the error of a family.
+        """
+        if self.pairs.margin is None or not self.comparisons:
+            return None
+        p = non_inferiority(_test(self.pairs), self.pairs.margin, self.pairs.better)
+        return min(1.0, p * self.comparisons)
+
+    @property
+    def is_not_worse(self) -> bool:
+        """Whether the first is surely not worse by the margin or more, though nothing else is decided."""
+        return self.kind == "undecided" and self.p_not_worse is not None and self.p_not_worse <= self.alpha
 
     @property
     def n(self) -> int:

@@ -208,8 +208,9 @@ def test_a_failed_trial_is_reported_and_others_count(trained, workspace, novoben
         return failed | honest([cell for cell in to_do if cell not in bad], jobs, on_event)
 
     monkeypatch.setattr(runner, "run_local", run)
-    code, out, _ = novobench("compare", "novograd", "adamw", *IMAGE, "--seeds", "2", "--name", "failing")
-    assert "failed: the loss is not finite" in out
+    code, out, err = novobench("compare", "novograd", "adamw", *IMAGE, "--seeds", "2", "--name", "failing")
+    assert "their trials cannot win. The first error: the loss is not finite" in out
+    assert "failed: the loss is not finite" in err  # of a cell at another rate
     text = (workspace / "results/laptop/compare/failing/compare.md").read_text()
     assert "failed or had a failed cell, and could not win" in text
     assert "not run" in text  # the loss at a rate that failed
@@ -325,13 +326,35 @@ def test_every_task_has_a_recipe(task, scale):
     assert experiment.search.reason == ""
 
 
-def test_unequal_ranges_are_reported(trained, workspace, novobench):
+def test_unequal_ranges_are_reported(trained, workspace, novobench, monkeypatch):
     """Rprop takes no weight decay."""
-    SCORE["torch.optim:Rprop"], BEST["torch.optim:Rprop"] = 70.0, 0.01
+    monkeypatch.setitem(SCORE, "torch.optim:Rprop", 70.0)
+    monkeypatch.setitem(BEST, "torch.optim:Rprop", 0.01)
     command = ("compare", "torch.optim:Rprop", "adamw", *IMAGE, "--seeds", "2", "--name", "unequal")
     assert novobench(*command)[0] == 0
     text = (workspace / "results/laptop/compare/unequal/compare.md").read_text()
     assert "the searches are unequal: the optimizers differ in the number of ranges" in text
+
+
+def test_an_optimizer_without_a_rate(trained, workspace, novobench, monkeypatch):
+    monkeypatch.chdir(workspace)
+    (workspace / "free.py").write_text(
+        "import torch\n\n\n"
+        "class Free(torch.optim.Optimizer):\n"
+        "    novobench_schedule = 'own'\n\n"
+        "    def __init__(self, params):\n"
+        "        super().__init__(params, {})\n\n"
+        "    def step(self, closure=None):\n"
+        "        return None\n"
+    )
+    monkeypatch.setitem(SCORE, "./free.py:Free", 70.0)
+    monkeypatch.setitem(BEST, "./free.py:Free", 1.0)
+    command = ("compare", "./free.py:Free", "adamw", *IMAGE, "--seeds", "2", "--name", "free")
+    assert novobench(*command)[0] == 0
+    ours = [cell.config for cell in trained if cell.config.optimizer.name == "./free.py:Free"]
+    assert [config.purpose for config in ours] == ["table", "table"]
+    text = (workspace / "results/laptop/compare/free/compare.md").read_text()
+    assert "| Free | not run |" in text
 
 
 @pytest.mark.slow

@@ -173,6 +173,17 @@ def test_members_of_a_family_may_differ_in_metric_and_margin():
     assert [str(each) for each in made] == ["equivalent within 1", "worse", "better"]
 
 
+def test_not_worse_by_the_margin():
+    """The one-sided test of differences + margin: 1 of 2^6 flips is as extreme, times two comparisons."""
+    half = replace(pairs(-0.5, 3.0, -0.4, 2.0, -0.3, 2.5), margin=1.0)
+    made, _ = judged([half, half], margin=1.0)
+    assert (made.kind, made.p_not_worse, made.is_not_worse) == ("undecided", 2 / 64, True)
+    worse = judged([pairs(*(-3.0 for _ in range(6)))], margin=1.0)[0]
+    assert (worse.kind, worse.is_not_worse, worse.p_not_worse) == ("worse", False, 1.0)
+    assert judged([half], better="smaller", margin=1.0)[0].p_not_worse > 0.05
+    assert verdict(1.0, 2.0).p_not_worse is None
+
+
 def test_a_margin_must_be_positive():
     with pytest.raises(ValueError, match="margin is 0"):
         judged([pairs(1.0)], margin=0)

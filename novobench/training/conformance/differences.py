@@ -34,8 +34,8 @@ def first_difference(actual: Any, expected: Any, where: str = "") -> str:
         same = torch.is_tensor(actual) and actual.dtype == expected.dtype and actual.shape == expected.shape
         return "" if same and torch.equal(_bits(actual), _bits(expected)) else where or "it"
     else:
-        same = actual is expected or actual == expected
-        return "" if (same.all() if hasattr(same, "all") else same) else where or "it"  # NumPy compares elements
+        equal: Any = actual is expected or actual == expected
+        return "" if (equal.all() if hasattr(equal, "all") else equal) else where or "it"  # NumPy compares elements
     return next(filter(None, (first_difference(*pair) for pair in pairs)), "")
 
 

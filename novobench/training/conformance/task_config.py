@@ -13,8 +13,9 @@ from pathlib import Path
 
 from novobench import places
 from novobench.config import SCALES
+from novobench.config_loading import read_yaml
 from novobench.tasks.base_config import DataConfig
-from novobench.training.conformance.checks import Check, Failed, check
+from novobench.training.conformance.checks import Check, Failed, NotApplicable, check
 from novobench.training.conformance.task_subject import TaskSubject
 
 DECLARATIONS: list[Check] = []
@@ -63,7 +64,13 @@ def declares(subject: TaskSubject) -> None:
     if not issubclass(declared.DATA, DataConfig):
         raise Failed("DATA is no subclass of DataConfig")
     fields = {spec.name for spec in dataclasses.fields(declared.DATA)}
-    if lacking := [name for name in ("source", "name", "path") if name not in fields]:
+    required = [
+        name
+        for kind in declared.DATA.__mro__
+        if kind.__module__ == DataConfig.__module__
+        for name in inspect.get_annotations(kind)
+    ]
+    if lacking := [name for name in required if name not in fields]:
         raise Failed(f"DATA has no field {', '.join(lacking)}")
     shipped = declared.SHIPPED
     if not isinstance(shipped, Mapping) or not all(isinstance(paths, tuple) for paths in shipped.values()):
@@ -129,3 +136,35 @@ def resolves(subject: TaskSubject) -> None:
         raise Failed(
             f"the laptop config has the source {data.source!r}, not {subject.declared.BUILT_IN!r}, the built-in"
         )
+
+
+@check(
+    DECLARATIONS,
+    "compare has a recipe for it",
+    why="novobench compare reads the columns that decide, the schedule and the budget of each task there.",
+    advice="Give the task's section of configs/compare.yaml `columns:`, as the other tasks have.",
+)
+def can_be_compared(subject: TaskSubject) -> None:
+    workspace = places.workspace()
+    file = workspace.find(workspace.root / "configs" / "compare.yaml")
+    recipes = read_yaml(file) if file.is_file() else {}
+    if subject.name not in recipes:
+        raise NotApplicable(f"configs/compare.yaml has no section {subject.name}, so compare refuses the task")
+    columns = recipes[subject.name].get("columns")
+    keys = {"key", "split", "metric", "label"}
+    if not isinstance(columns, list) or not columns or not all(keys <= column.keys() for column in columns):
+        raise Failed(f"its section has no columns with {', '.join(sorted(keys))}")
+
+
+@check(
+    DECLARATIONS,
+    "data of one's own can be measured",
+    why="novobench data and --data take sizes and classes of a user's files from there.",
+    advice="Offer measure(draft) in measure.py; novobench/tasks/inspection.py is its contract.",
+)
+def measures_data(subject: TaskSubject) -> None:
+    if not (subject.path / "measure.py").is_file():
+        raise NotApplicable("it has no measure.py, so --data is refused")
+    measure = getattr(importlib.import_module(f"novobench.tasks.{subject.name}.measure"), "measure", None)
+    if not callable(measure) or len(inspect.signature(measure).parameters) != 1:
+        raise Failed("measure.py has no function measure(draft)")

@@ -284,8 +284,24 @@ def test_a_fault_is_seen(name, check, says):
     assert re.search(says, verdict.text), verdict.text
 
 
+class HalvedIfCompiled(Good):
+    def rate(self, group):
+        return group["lr"] / (2 if torch.compiler.is_compiling() else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "text"), [("Good", ""), ("HalvedIfCompiled", "compiled steps of .* differ from others")]
+)
+def test_compiled_steps_are_compared_with_others(name, text):
+    verdict = verdict_of(COMPILED, subject(name))
+    assert verdict.kind == ("failed" if text else "ok"), verdict.text
+    assert re.fullmatch(text, verdict.text)
+
+
 def test_every_check_has_a_class_that_fails_it():
-    assert {check for _, check, _ in FAULTS} == BY_NAME.keys() - {"compiles"}
+    assert {check for _, check, _ in FAULTS} | {"compiles"} == BY_NAME.keys()
 
 
 class Own(Good):

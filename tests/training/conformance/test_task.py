@@ -41,6 +41,8 @@ class Data(SampledDataConfig):
     """None."""
     train_size: int = 64
     """Samples."""
+    limit: int | None = None
+    """Samples to use; None: all."""
     tail: str = "drop"
     """Rest of an epoch."""
     evaluation_batch: int = 16
@@ -126,6 +128,8 @@ def build(config):
     return Module(config), Data(config)
 """
 LAPTOP = "batch: {size: 8, micro: 8}\n"
+RECIPE = "  columns: [{key: loss, split: search, metric: loss, label: loss}]\n"
+MEASURE = "def measure(draft): pass\n"
 
 
 @pytest.fixture
@@ -134,14 +138,19 @@ def make_task(tmp_path, monkeypatch):
     monkeypatch.setattr(novobench.tasks, "__path__", [*novobench.tasks.__path__, str(tmp_path / "tasks")])
     monkeypatch.setattr(places, "workspace", lambda: Workspace(tmp_path))
 
-    def make(config: str = CONFIG, task: str = TASK, laptop: str = LAPTOP) -> TaskSubject:
+    def make(
+        config: str = CONFIG, task: str = TASK, laptop: str = LAPTOP, recipe: str = RECIPE, measure: str = ""
+    ) -> TaskSubject:
         name = f"toy_{tmp_path.name}"
         folder, configs = tmp_path / "tasks" / name, tmp_path / "configs" / name
         for path in (folder, configs, tmp_path / "run"):
             path.mkdir(parents=True)
         for file, content in (("config", config), ("task", task), ("model", ""), ("__init__", "")):
             (folder / f"{file}.py").write_text(content)
+        if measure:
+            (folder / "measure.py").write_text(measure)
         (configs / "laptop.yaml").write_text(laptop)
+        (configs.parent / "compare.yaml").write_text(f"{name}:\n{recipe}")
         assert name in task_names()
         return TaskSubject(name, tmp_path / "run")
 
@@ -155,6 +164,7 @@ def test_a_good_task_passes(make_task):
     assert found == {
         **dict.fromkeys(BY_NAME, ("ok", "")),
         "has_files": ("ok", "but none for gpu and full"),
+        "measures_data": ("not applicable", "it has no measure.py, so --data is refused"),
     }
 
 
@@ -165,12 +175,16 @@ FAULTS = [
     ("declares", "config", "width: int = 4", "width: int", "MODEL.. raises TypeError: .*'width'"),
     ("declares", "config", "(frozen=True)\nclass Model", "\nclass Model", "MODEL is not a frozen dataclass"),
     ("declares", "config", "class Data(SampledDataConfig)", "class Data", "DATA is no subclass of DataConfig"),
+    ("declares", "config", "evaluation_batch:", "evaluated_batch:", "DATA has no field evaluation_batch"),
     ("declares", "config", '{"noise": ()}', '{"noise": ("a",)}', "SHIPPED has no data set without paths"),
     ("declares", "config", '{"noise": ()}', '{"noise": "a"}', "SHIPPED is {'noise': 'a'}, not a mapping"),
     ("documents_fields", "config", '    """Inputs."""\n', "", "Model.width has none"),
     ("needs_no_torch", "config", "RECIPE", "import torch\nRECIPE", "torch is imported with it"),
     ("resolves", "laptop", "size: 8", "sise: 8", "there is no key 'batch.sise'. Did you mean 'size'"),
     ("resolves", "laptop", "batch", "data: {source: files, name: mine}\nbatch", "has the source 'files', not 'noise'"),
+    ("can_be_compared", "recipe", "columns:", "rows:", "its section has no columns"),
+    ("can_be_compared", "recipe", "metric: loss,", "", "its section has no columns with key, label, metric, split"),
+    ("measures_data", "measure", "(draft)", "(draft, more)", r"measure.py has no function measure\(draft\)"),
     ("builds", "task", "def evaluation_end", "def evaluation_over", "Module does not implement evaluation_end"),
     ("builds", "task", "def training_step", "def train_step", "Module does not implement training_step"),
     ("builds", "task", "Module(config), Data(config)", "Data(config), Data(config)", "returns a Data, not"),
@@ -209,7 +223,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("name", "file", "text", "replacement", "says"), FAULTS, ids=[each[-1] for each in FAULTS])
 def test_a_fault_is_seen(make_task, name, file, text, replacement, says):
-    content = {"config": CONFIG, "task": TASK, "laptop": LAPTOP}
+    content = {"config": CONFIG, "task": TASK, "laptop": LAPTOP, "recipe": RECIPE, "measure": MEASURE}
     assert text in content[file]
     subject = make_task(**{**content, file: content[file].replace(text, replacement)})
     verdict = verdict_of(BY_NAME[name], subject)
