@@ -6,7 +6,7 @@ The knowledge of layouts and sizes is the task's: see `novobench.tasks.inspectio
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -93,7 +93,7 @@ def measure(task: str, scale: str, overrides: Mapping[str, Any]) -> Measured:
     parts = OmegaConf.create({key: tree[key] for key in ("data", "model", "batch") if key in tree})
     typed_parts = typed(parts, _Parts, {"data": config.DATA, "model": config.MODEL}, _WHERE)
     draft = Draft(typed_parts.data, typed_parts.model, typed_parts.batch, scale, root, frozenset(given))
-    found: Inspection = importlib.import_module(f"novobench.tasks.{task}.measure").measure(draft)
+    found: Inspection = _measuring_module(task).measure(draft)
     measured = {key: value for key, value in found.settings.items() if key not in given}
     names = {key: given[key] for key in ("data.name", "data.path")}
     return Measured(
@@ -142,6 +142,14 @@ class _Parts:
     batch: BatchConfig
     data: Any = field(default_factory=dict)
     model: Any = field(default_factory=dict)
+
+
+def _measuring_module(task: str) -> Any:
+    """The task's module `measure`. Raises ConfigError if the task has none."""
+    name = f"novobench.tasks.{task}.measure"
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"{_WHERE}: the task {task} cannot measure data. Set its keys with --set instead.")
+    return importlib.import_module(name)
 
 
 def _full_key(key: str) -> str:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from novobench.errors import DataError
-from novobench.tasks.inspection import Draft, Inspection, fitting_batch, grouped, held_out_size, numbers
+from novobench.files import derived_folder, write_json
+from novobench.tasks.inspection import (
+    Draft,
+    Inspection,
+    fitting_batch,
+    grouped,
+    held_out_size,
+    numbers,
+    spread,
+    tracked,
+)
 from novobench.tasks.sources import listed, split_role, splits_by_role
 from novobench.tasks.speech.config import BUILT_IN, FeatureConfig, SpeechDataConfig
 from novobench.tasks.speech.data import open_sources
@@ -24,6 +37,8 @@ from novobench.tasks.speech.utterances import Utterances
 
 _RARE = 1000
 """A character that less than one in so many transcripts has is no letter of the alphabet."""
+_MOST_DECODED = 5_000
+"""Recordings of a set that are decoded, to find bad ones; of more, evenly spread ones are."""
 _MOST_TOO_LONG = 0.05
 """Share of the training utterances that may be longer than `max_seconds`; else the limit is raised."""
 
@@ -49,6 +64,8 @@ def measure(draft: Draft) -> Inspection:
     settings["data.set_sizes"] = {}  # those of the config's own data
     settings |= {f"data.set_sizes.{name}": usable[name].listed for name in data.sets}
     settings |= _longest(draft, usable["train"], features.sample_rate)
+    for utterances in usable.values():
+        utterances.bad += _undecodable(utterances)
     bad = grouped(entry for utterances in usable.values() for entry in utterances.bad)
     if bad:
         settings["data.on_bad_utterance"] = "skip"
@@ -68,6 +85,22 @@ class _Usable(Utterances):
 
     def _reject(self, listing: Listing, reason: str, split: str) -> None:
         self.bad.append((reason, listing.name))
+
+
+def _undecodable(utterances: _Usable) -> list[tuple[str, str]]:
+    """Reason and name of the recordings that have a good header but cannot be decoded; decoded once per machine."""
+    ids = [utterances.listing(index).id for index in range(len(utterances))]
+    key = hashlib.sha256(json.dumps([utterances.cache_key, ids]).encode()).hexdigest()[:16]
+
+    def build(folder: Path) -> None:
+        before = len(utterances.bad)
+        for index in tracked(spread(len(ids), _MOST_DECODED), min(len(ids), _MOST_DECODED), "Reading recordings"):
+            utterances.read(index)
+        write_json(folder / "bad.json", utterances.bad[before:])
+        del utterances.bad[before:]
+
+    folder = derived_folder(f"speech/undecodable-{key}", build)
+    return [(reason, name) for reason, name in json.loads((folder / "bad.json").read_text(encoding="utf-8"))]
 
 
 def _layout(draft: Draft) -> tuple[dict[str, Any], list[str]]:

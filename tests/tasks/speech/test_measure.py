@@ -127,13 +127,15 @@ def test_bad_recordings_are_grouped_by_reason(root):
     (train / "2.txt").unlink()
     (train / "song.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
     (train / "song.txt").write_text("dog")
+    soundfile.write(train / "3.wav", np.full(8000, np.nan, np.float32), 8000, subtype="FLOAT")
     measured, config, data = open_measured("speech", path="mine")
     assert config.data.on_bad_utterance == "skip"
     reasons = {bad.example.rpartition("/")[2]: bad.reason for bad in measured.bad}
-    assert sorted(reasons) == ["0.wav", "1.wav", "2.wav", "song.m4a"]
+    assert sorted(reasons) == ["0.wav", "1.wav", "2.wav", "3.wav", "song.m4a"]
     assert reasons["0.wav"].startswith("its sample rate is 16000, but data.features.sample_rate is 8000; convert it")
     assert reasons["1.wav"].startswith("it has 2 channels, but must have one; mix them")
     assert reasons["2.wav"].startswith("it has no transcript")
+    assert reasons["3.wav"].startswith("it cannot be read: it has samples that are")
     assert "ffmpeg -i IN OUT.wav" in reasons["song.m4a"]
     assert data.counts == {"train": 13, "train_bad": 4, "dev": 3, "test": 4}
 
