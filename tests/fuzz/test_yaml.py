@@ -40,7 +40,7 @@ def planned(scale):
     if scale == "laptop":
         rows = rows_to_search(experiment, scale)
         check_ranges(experiment, rows, scale)
-        trials(experiment, rows, scale, budget=1, seeds=1, round=2)
+        trials(experiment, rows, scale, number=1, seeds=1, round=2)
 
 
 @extents(16, 1200)

@@ -140,6 +140,7 @@ def test_too_few_seeds_decide_nothing(trained, workspace, novobench):
     assert "no interval" in text
 
 
+@pytest.mark.slow
 def test_all_tasks_are_one_family(trained, workspace, novobench):
     """Four comparisons: 2 / 2^n must be at most 0.05 / 4, which 8 pairs attain."""
     assert novobench("compare", "novograd", "adamw", "--task", "all", "--name", "all", "--seeds", "8")[0] == 0
