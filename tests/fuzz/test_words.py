@@ -186,9 +186,10 @@ def nothing_runs(monkeypatch):
     import novobench.bench.optimizer_step
     import novobench.bench.throughput
     from novobench import doctor
-    from novobench.suite import runner
+    from novobench.suite import check, runner
 
     monkeypatch.setattr(runner, "run_local", lambda *_: {})
+    monkeypatch.setattr(check, "optimizer", lambda *_, **__: 0)
     monkeypatch.setattr(runner, "run", lambda *_: 0)
     monkeypatch.setattr(doctor, "check", lambda *_: 0)
     monkeypatch.setattr(novobench.bench.optimizer_step, "main", lambda *_: 0)
@@ -207,10 +208,12 @@ def test_commands_with_overrides(inputs, tasks, nothing_runs, fuzz):
 
 VERBS = [
     "list", "plan", "config", "run", "search", "doctor", "bench", "bench optimizer", "bench throughput", "--help",
-    "trian",
+    "trian", "compare", "compare adamw novograd --task image", "compare adamw novograd --task image --dry-run", "data",
+    "data image", "check", "check optimizer",
 ]  # fmt: skip
 OPTIONS = [
-    "--scale", "--seeds", "--rows", "--set", "--jobs", "--budget", "--keys", "--rounds", "--models",
+    "--scale", "--seeds", "--rows", "--set", "--jobs", "--trials", "--keys", "--target", "--margin",
+    "--name", "--task", "--rounds", "--models",
     "--only", "--threads", "--device", "--sweep", "--updates", "--attention", "--published", "--checkpoint", "--help",
     "--unscale-and-clip", "--sca", "-h", "--", "-", "--set=", "--seeds=", "--no-such",
 ]  # fmt: skip
