@@ -106,18 +106,19 @@ class Contest:
 
     @cached_property
     def target(self) -> float | None:
-        """The declared value, else the worst of the rows' median last values on the search split: every optimizer
-        reaches it with half of its seeds. None without a finished cell in every row."""
+        """The declared value, else the worst of the rows' median last values on the search split, of two in the middle
+        the worse one: every optimizer reaches it with more than half of its seeds. None without a finished cell in
+        every row."""
         if self.declared_target is not None:
             return self.declared_target
-        medians = []
+        larger, medians = self.column.better == "larger", []
         for row in self.rows:
             values = [self.results.value(cell, self.search_split, self.column.metric) for cell in row.cells]
             finite = [value for value in values if value is not None and math.isfinite(value)]
             if not finite:
                 return None
-            medians.append(statistics.median(finite))
-        return min(medians) if self.column.better == "larger" else max(medians)
+            medians.append(sorted(finite, reverse=larger)[len(finite) // 2])
+        return min(medians) if larger else max(medians)
 
     def reached(self, row: TableRow) -> Reached:
         """When each seed of a row was first evaluated at the target or beyond it."""

@@ -210,7 +210,7 @@ def _notes(compared: Compared) -> list[str]:
         "describes one comparison alone and decides nothing. “Undecided” does not mean equal.",
         "± is half the width of the 95 % t interval of the mean over seeds.",
         "Times and updates to the target are medians over seeds of the first evaluation at the target or beyond it, "
-        "on the split that searches use. Without `--target` it is the worst median of the optimizers' last values.",
+        "on the split that searches use. Without `--target` it is the worst of the optimizers' median last values.",
         "The loss at other rates is the mean of the first two seeds. A flat line is a robust optimizer.",
         "Time per update is the median of trainings that shared this machine's cores, and no benchmark.",
     ]

@@ -130,6 +130,20 @@ def test_only_missing_cells_are_trained(trained, workspace, novobench):
     assert kinds == {("muon", "table"), ("muon", "search")}
 
 
+def test_every_optimizer_reaches_the_target_that_nobody_declared(trained, workspace, novobench):
+    """With more than half of its seeds; it is the median last accuracy of the worse one."""
+    assert novobench("compare", "novograd", "adamw", *IMAGE, "--seeds", "4", "--name", "target")[0] == 0
+    last = sorted(score(cell.config) for cell in trained if cell.config.purpose == "table" and is_adamw(cell))
+    for line in lines(workspace / "results/laptop/compare/target/optimizers.csv"):
+        assert float(line["target"]) == pytest.approx(last[1], rel=1e-5)
+        assert int(line["seeds_at_target"]) == (3 if line["optimizer"] == "adamw" else 4)
+        assert float(line["median_updates_to_target"]) in (3, 4)
+
+
+def is_adamw(cell):
+    return cell.config.optimizer.name == "adamw"
+
+
 def test_too_few_seeds_decide_nothing(trained, workspace, novobench):
     assert novobench("compare", "novograd", "adamw", "sgd", *IMAGE, "--seeds", "5", "--name", "few")[0] == 0
     folder = workspace / "results/laptop/compare/few"
