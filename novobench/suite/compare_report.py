@@ -58,7 +58,7 @@ def _sentence(contest: Contest, ours: TableRow, theirs: TableRow, verdict: Verdi
     config, label = contest.config(ours), contest.column.label
     place = (
         f"On {contest.task} ({config.data.name}, {contest.results.scale} scale, "
-        f"{counted(config.total_updates, 'update')} per training)"
+        f"{config.total_updates:,} updates per training)"
     )
     one, other = ours.row.label, theirs.row.label
     numbers = f"difference in {label} {_signed(verdict.estimate.mean)}, {interval(verdict)}, "
