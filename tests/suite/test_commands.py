@@ -259,6 +259,7 @@ def test_a_search_writes_the_best_rates_and_every_trial(workspace, novobench):
     assert novobench("run", "small")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_search_of_another_recipe_only_prints_its_outcome(tuned, novobench):
     rates = (tuned / "configs" / "image" / "tuned-laptop.yaml").read_bytes()
     count = ("--trials", "2", "--seeds", "1", "--jobs", "2")

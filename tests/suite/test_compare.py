@@ -144,6 +144,7 @@ def is_adamw(cell):
     return cell.config.optimizer.name == "adamw"
 
 
+@pytest.mark.slow
 def test_too_few_seeds_decide_nothing(trained, workspace, novobench):
     assert novobench("compare", "novograd", "adamw", "sgd", *IMAGE, "--seeds", "5", "--name", "few")[0] == 0
     folder = workspace / "results/laptop/compare/few"
@@ -197,6 +198,7 @@ def test_given_rates_are_not_searched(trained, workspace, novobench, tmp_path):
     assert "adamw: its rates were given, not searched" in text
 
 
+@pytest.mark.slow
 def test_a_margin_that_was_declared_late_is_reported(trained, workspace, novobench):
     command = ("compare", "novograd", "adamw", *IMAGE, "--seeds", "7", "--name", "margins")
     assert novobench(*command)[0] == 0
@@ -232,6 +234,7 @@ def test_a_failed_trial_is_reported_and_others_count(trained, workspace, novoben
     assert code == 1
 
 
+@pytest.mark.slow
 def test_an_optimizer_whose_trainings_all_fail_has_no_verdict(trained, workspace, novobench, monkeypatch):
     honest = runner.run_local
 
