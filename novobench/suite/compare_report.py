@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from novobench.console import counted, duration
 from novobench.suite.compare_outcome import Compared, Contest, Reached
+from novobench.suite.statistics import decimals
 from novobench.suite.table_rows import TableRow
 from novobench.suite.tables import four_digits, markdown_table, plain, prose, setting
 from novobench.suite.verdicts import Verdict
@@ -80,14 +81,23 @@ def interval(verdict: Verdict) -> str:
     """`95 % interval -1.2 to 3.4`."""
     if math.isinf(verdict.low) and math.isinf(verdict.high):
         return "no interval"
-    percent = f"{100 * verdict.level:.4g}"
-    return f"{percent} % interval {_signed(verdict.low)} to {_signed(verdict.high)}"
+    return f"{100 * verdict.level:.4g} % interval {span(verdict.low, verdict.high)}"
 
 
-def _signed(value: float) -> str:
+def span(low: float, high: float) -> str:
+    """`−1.20 to +3.41`, with digits that show the width."""
+    digits = decimals((high - low) / 2) if math.isfinite(high - low) and high > low else 2
+    return f"{_signed(low, digits)} to {_signed(high, digits)}"
+
+
+def _signed(value: float, digits: int | None = None) -> str:
+    """With three significant digits, or this many decimals."""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    return f"{value:+.3g}".replace("-", "−") if math.isfinite(value) else "unknown"
+    if math.isnan(value):
+        return "unknown"
+    text = f"{value:+.3g}" if digits is None else f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def _scores(contest: Contest) -> list[str]:
@@ -140,9 +150,8 @@ def _differences(contest: Contest, verdicts: Sequence[Verdict]) -> list[str]:
     ours, *others = contest.rows
     body = []
     for theirs, verdict in zip(others, verdicts, strict=True):
-        bca = "" if verdict.bca_low is None or verdict.bca_high is None else (
-            f"{_signed(verdict.bca_low)} to {_signed(verdict.bca_high)}"
-        )  # fmt: skip
+        low, high = verdict.bca_low, verdict.bca_high
+        bca = "" if low is None or high is None else span(low, high)
         note = verdict.note(ours.row.label, theirs.row.label)
         body.append(
             [

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from novobench.suite import compare, contest, runner
+from novobench.suite.compare_report import span
 from novobench.suite.executors import Event
 from novobench.suite.experiment import row_config
 from tests.suite.finished import finished_cell
@@ -400,3 +401,16 @@ def test_a_class_of_the_current_folder(workspace, monkeypatch, novobench):
 
 def test_metric_values():
     assert compare.metric_values("--target", ["ppl=80", "top1=0.5"]) == {"ppl": 80.0, "top1": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (-1.75e-9, 1.75, "0.00 to +1.75"),
+        (-39.61, -30.38, "−39.61 to −30.38"),
+        (-0.00123, 0.00234, "−0.001 to +0.002"),
+        (-math.inf, 2.0, "−∞ to +2.00"),
+    ],
+)
+def test_intervals_have_the_digits_that_show_their_width(low, high, text):
+    assert span(low, high) == text
