@@ -36,15 +36,20 @@ def markdown(compared: Compared, figures: Mapping[str, str] | None = None) -> st
 
 def summary(compared: Compared) -> str:
     """One paragraph: what was decided, where, by how much, and for what it holds."""
-    sentences = [_sentence(*decision) for decision in compared.decisions]
+    sentences: list[str] = []
+    tasks_named: set[str] = set()
+    for contest, ours, theirs, verdict in compared.decisions:
+        place = "" if contest.task in tasks_named else f"{_place(contest)}, "
+        sentences.append(place + _sentence(contest, ours, theirs, verdict))
+        tasks_named.add(contest.task)
     first = compared.contests[0]
     searched = [each for contest in compared.contests for each in contest.searched.values()]
     if searched:
         rounds = {each.rounds for each in searched}
-        span = f"{min(rounds)} to {max(rounds)} rounds" if len(rounds) > 1 else counted(min(rounds), "round")
+        how_many = f"{min(rounds)} to {max(rounds)} rounds" if len(rounds) > 1 else counted(min(rounds), "round")
         sentences.append(
             f"Each optimizer had {counted(first.experiment.search.trials, 'trial')} per round to find its rates "
-            f"({span}), and its best rates were trained again with seeds that no search has seen."
+            f"({how_many}), and its best rates were trained again with seeds that no search has seen."
         )
     if any(contest.warnings for contest in compared.contests):
         sentences.append("The warnings below limit it.")
@@ -54,20 +59,22 @@ def summary(compared: Compared) -> str:
     return prose(" ".join(sentences))
 
 
+def _place(contest: Contest) -> str:
+    config = contest.config(contest.rows[0])
+    updates = f"{config.total_updates:,} updates per training"
+    return f"On {contest.task} ({config.data.name}, {contest.results.scale} scale, {updates})"
+
+
 def _sentence(contest: Contest, ours: TableRow, theirs: TableRow, verdict: Verdict) -> str:
     """What one comparison decided."""
-    config, label = contest.config(ours), contest.column.label
-    place = (
-        f"On {contest.task} ({config.data.name}, {contest.results.scale} scale, "
-        f"{config.total_updates:,} updates per training)"
-    )
+    label = contest.column.label
     one, other = ours.row.label, theirs.row.label
     numbers = f"difference in {label} {_signed(verdict.estimate.mean)}, {interval(verdict)}, "
     numbers += f"{counted(verdict.n, 'paired seed')}"
     if verdict.kind in ("undecided", "equivalent"):
-        text = f"{place}, {one} and {other} are {verdict}: {numbers}{_not_worse(verdict, f'; {one} is ')}"
+        text = f"{one} and {other} are {verdict}: {numbers}{_not_worse(verdict, f'; {one} is ')}"
     else:
-        text = f"{place}, {one} is {verdict} than {other}: {numbers}, p = {verdict.p_adjusted:.2g}"
+        text = f"{one} is {verdict} than {other}: {numbers}, p = {verdict.p_adjusted:.2g}"
     note = verdict.note(one, other)
     return f"{text}{f' ({note})' if note else ''}."
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from novobench.config import CellConfig
 from novobench.tasks import base
+from novobench.training.evaluation_weights import switchable
 from novobench.training.rates import optimizer_parts
 
 
@@ -22,10 +23,12 @@ def state_bytes(config: CellConfig) -> tuple[int, int]:
     module, _ = base.build(config)
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = module.configure_optimizers()
+    parts = optimizer_parts(optimizer, config.optimizer)
+    for each in switchable(optimizer):  # a schedule-free one steps in train mode only
+        each.train()
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter) * 1e-3
     optimizer.step(lambda: 0.0)  # some optimizers require a closure
-    parts = optimizer_parts(optimizer, config.optimizer)
     tensors = [tensor for part in parts for tensor in _tensors(part.optimizer.state)]
     weights = {parameter.data_ptr() for parameter in parameters}
     unique = {id(tensor): tensor for tensor in tensors if tensor.data_ptr() not in weights}

@@ -12,6 +12,7 @@ from tests.cells import small_config
     [
         ("adamw", 8, 4),  # two moments, a step counter
         ("novograd", 4, 4),  # one moment, v of each tensor
+        ("schedule_free_adamw", 8, 0),  # the newest iterate, a second moment
         ("torch.optim:Adagrad", 4, 4),  # a sum of squares, a step counter
     ],
 )
