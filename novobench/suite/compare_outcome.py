@@ -32,7 +32,7 @@ class Declaration:
 
     command: str
     declared: str
-    """Time at which targets and margins got their values: UTC, `2026-01-31T23:59:59Z`."""
+    """Time at which the margins got their values: UTC, `2026-01-31T23:59:59Z`."""
     targets: Mapping[str, float]
     """Metric -> value to reach."""
     margins: Mapping[str, float]
@@ -41,7 +41,7 @@ class Declaration:
 
 @dataclass(frozen=True)
 class Reached:
-    """When the seeds of an optimizer reached the target."""
+    """When the seeds of an optimizer reached the target: updates, and seconds of training."""
 
     updates: list[float]
     """Per seed; infinite if it never did."""

@@ -55,7 +55,7 @@ class Subject:
         """Whether it takes more than one parameter group. Those that do not, such as L-BFGS, train with one."""
         try:
             Training(self.config(grouped=True))
-        except Exception:
+        except Exception:  # a constructor of other code may raise anything
             return False
         return True
 
