@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from novobench import places, signals
+from novobench import places, seeds, signals
 from novobench.console import output_problem, resilient_output
 from novobench.errors import NovobenchError, message_for_user, one_line
 
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         "name lists every key with its meaning, KEYS TASK those of a task, KEYS optimizer those of optimizers.",
         "config table1 --rows t1_sgd_100 --scale full",
     )
-    _add_experiments(sub, seeds=False)
+    _add_experiments(sub, with_seeds=False)
 
     sub = verb(
         "run",
@@ -234,11 +234,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_experiments(sub: argparse.ArgumentParser, *, seeds: bool = True) -> None:
+def _add_experiments(sub: argparse.ArgumentParser, *, with_seeds: bool = True) -> None:
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="e.g. table1; see `novobench list`")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
-    if seeds:
-        sub.add_argument("--seeds", type=_positive, default=1, help="seeds per row: 0, 1, … (default: 1)")
+    if with_seeds:
+        text = "seeds per row: a number, or a range such as 100-109 (default: 1)"
+        sub.add_argument("--seeds", type=_seeds, default="1", help=text)
     _add_list(sub, "--rows", "ID", "only these rows (default: all)")
     _add_overrides(sub, "override the config of every row; {} empties a mapping. Results of it stay in runs/")
 
@@ -263,6 +264,13 @@ def _add_list(sub: argparse.ArgumentParser, flag: str, metavar: str, text: str) 
 
 
 _MAX_COUNT = 1_000_000
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return seeds.parse_seeds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:
@@ -406,7 +414,7 @@ def _planned(arguments: argparse.Namespace) -> Plan:
 
     experiments = _experiments(arguments)
     extra = _overrides(arguments, [experiment.task for experiment in experiments])
-    return plan(experiments, arguments.scale, range(arguments.seeds), extra, arguments.rows)
+    return plan(experiments, arguments.scale, arguments.seeds, extra, arguments.rows)
 
 
 def _overrides(arguments: argparse.Namespace, tasks: Sequence[str]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _TRAINING_UNITS = {
 }
 """Fields of a record that become numbers of split `train`, with their units. They end a cell's lines in
 `records.csv`, `parameters` last."""
-_ENTRY_FIELDS = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring", "finished", "purpose")
+_ENTRY_FIELDS = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring", "finished", "purpose", "claims")
 """Fields of a record that `cells.json` holds."""
 _MAX_POINTS = 25
 """Points per series; of longer series every k-th is kept."""

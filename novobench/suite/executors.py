@@ -13,7 +13,7 @@ from typing import Any, Literal
 from novobench import hardware
 from novobench.config import to_yaml
 from novobench.errors import ConfigError, NovobenchError
-from novobench.files import readable_os_errors, write_text
+from novobench.files import readable_os_errors, write_json, write_text
 from novobench.processes import activity, describe_exit, is_stopped
 from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
@@ -168,6 +168,8 @@ def _start(context: Any, cell: PlannedCell, devices: str | None, sharing: int) -
     if devices is not None:  # the record must say how many cells shared a GPU: its speed depends on it
         config = replace(config, runtime=replace(config.runtime, cells_per_gpu=sharing))
     write_text(folder.config, to_yaml(config))
+    if not folder.checkpoints.exists():  # a resumed training keeps the claims that it was started for
+        write_json(folder.claims, dict(cell.claims))
     with readable_os_errors(folder.failure, "remove"):
         folder.failure.unlink(missing_ok=True)
     error_pipe, connection = context.Pipe(duplex=False)

@@ -39,6 +39,8 @@ class PlannedCell:
     """Computed from the config if it is empty."""
     own_recipe: bool = True
     """Whether a row of the planned experiments trains like this without overrides of a command line."""
+    claims: Mapping[str, str] = field(default_factory=dict)
+    """The claims that it is trained for, with their hashes."""
 
     def __post_init__(self) -> None:
         self.id = self.id or cell_id(self.config)

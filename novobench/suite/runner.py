@@ -15,6 +15,7 @@ from novobench.console import console, counted, duration
 from novobench.errors import NovobenchError, one_line
 from novobench.files import readable_os_errors
 from novobench.places import display_path
+from novobench.suite.claims import declare
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment
@@ -40,6 +41,7 @@ def run(plan: Plan, jobs: int | None) -> int:
     wrong_data = changed_data_errors(plan.cells, out)
     to_collect = [cell for cell in plan.cells if cell.own_recipe and cell.id not in wrong_data]
     results = Results.load(plan.scale)
+    declare(to_collect, plan.scale)
     try:
         failed = wrong_data | train(plan.cells, results, jobs, out)
     except KeyboardInterrupt:

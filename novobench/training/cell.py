@@ -241,6 +241,7 @@ def _write_record(
         fingerprint=data.fingerprint,
         counts=data.counts,
         files=files,
+        claims=folder.read_claims(),
         code=described["code"],
         dirty=described["dirty"],
         hardware=described["hardware"],

@@ -69,6 +69,8 @@ class Record:
     files: dict[str, str] = field(default_factory=dict)
     """File name -> sha256 of each other file of the run folder that results are made from. Empty if the record was
     written before records had it."""
+    claims: dict[str, str] = field(default_factory=dict)
+    """Claim of `configs/claims.yaml` -> hash of its test, as they were declared when the training started."""
     code: str
     """Commit of the code."""
     dirty: bool
@@ -93,7 +95,7 @@ class Record:
         if content.get("schema") != SCHEMA:
             raise ValueError(f"its schema is {content.get('schema')!r:.100}; this version reads {SCHEMA}")
         fields = {spec.name: spec for spec in dataclasses.fields(cls)}
-        required = fields.keys() - {"selected_update", "files"}
+        required = fields.keys() - {"selected_update", "files", "claims"}
         if missing := required - content.keys():
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         if unknown := content.keys() - fields:

@@ -24,6 +24,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.claims = path / "claims.json"
         self.environment = path / "environment.json"
         self.changes = path / "changes.diff"
         self.metrics = path / "metrics.jsonl"
@@ -41,6 +42,16 @@ class RunFolder:
     def read_record(self) -> Record:
         """The record of a finished cell. Raises ValueError if it is damaged, OSError if it cannot be read."""
         return Record.read(self.record)
+
+    def read_claims(self) -> dict[str, str]:
+        """The claims that the training is made for, with their hashes: `claims.json`, written before the training.
+        Empty without that file."""
+        try:
+            claims = json.loads(self.claims.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        is_valid = isinstance(claims, dict) and set(map(type, claims.values())) <= {str}
+        return claims if is_valid else {}
 
     def write_heartbeat(self, update: int, total: int, *, setting_up: bool = False) -> None:
         """Say that this process is alive and that `update` of `total` updates are done.
