@@ -73,11 +73,14 @@ def mps_pipe_folder() -> Path | None:
 
 @lru_cache
 def processor() -> str:
-    """The name of the CPU, or its architecture if the system does not give a name."""
+    """The type of the CPU: its name with family and model, because clouds give different processors the same name. Its
+    architecture if the system does not say."""
+    first = {}
     try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        block = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0]
+        first = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    name = first.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key.removeprefix('cpu ')} {first[key]}" for key in ("cpu family", "model") if key in first]
+    return f"{name} ({', '.join(numbers)})" if numbers else name

@@ -54,3 +54,15 @@ def test_torch_reads_the_variable_the_same_way(monkeypatch, given):
     monkeypatch.setattr(hardware, "_count_gpu_devices", lambda: 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert hardware.visible_gpus() == [str(each) for each in _parse_visible_devices()]
+
+
+def test_processors_of_one_name_are_told_apart(monkeypatch):
+    """Two generations of a cloud's processor, whose model name is the same."""
+    cpuinfo = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: {}\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\n"
+    names = []
+    for model in (1, 17):
+        hardware.processor.cache_clear()
+        monkeypatch.setattr(hardware.Path, "read_text", lambda self, errors, model=model: cpuinfo.format(model))
+        names.append(hardware.processor())
+    hardware.processor.cache_clear()
+    assert names == ["AMD EPYC (family 25, model 1)", "AMD EPYC (family 25, model 17)"]
