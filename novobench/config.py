@@ -246,6 +246,20 @@ def cell_ids(config: CellConfig, seeds: Sequence[int]) -> list[str]:
     return [f"{config.task}-{optimizer}-s{seed}-{digest}" for seed in seeds]
 
 
+_SEED = re.compile(r"-s(\d+)-")
+
+
+def without_seed(cell: str) -> str:
+    """The part of a cell id that all seeds of a training have in common."""
+    return _SEED.sub("-s-", cell, count=1)
+
+
+def seed_of(cell: str) -> int:
+    """The seed in a cell id."""
+    match = _SEED.search(cell)
+    return int(match[1]) if match else 0
+
+
 def scientific(config: Any) -> dict[str, Any]:
     """The fields that decide the result, without those at their default: a cell's id is their hash."""
     content: dict[str, Any] = {}

@@ -180,6 +180,25 @@ def json_text(content: Any, indent: int | None = None) -> str:
     return json.dumps(_without_nonfinite(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
+def json_lines(content: Any, width: int = 120) -> str:
+    """JSON like `json_text`, in lines: what fits into a line of this width stays on one, anything longer has a line per
+    item. A change of one item then changes one line."""
+    return _json_lines(_without_nonfinite(content), width, "\n")
+
+
+def _json_lines(content: Any, width: int, line_break: str) -> str:
+    """line_break: a line feed and the indentation of the content."""
+    text = json.dumps(content, ensure_ascii=False)
+    if len(text) + len(line_break) - 1 <= width or not content or not isinstance(content, dict | list):
+        return text
+    deeper = f"{line_break} "
+    if isinstance(content, dict):
+        pairs = (f"{json.dumps(key, ensure_ascii=False)}: " for key in content)
+        parts = [key + _json_lines(value, width, deeper) for key, value in zip(pairs, content.values(), strict=True)]
+        return "{" + deeper + f",{deeper}".join(parts) + line_break + "}"
+    return "[" + deeper + f",{deeper}".join(_json_lines(item, width, deeper) for item in content) + line_break + "]"
+
+
 def _without_nonfinite(content: Any) -> Any:
     if isinstance(content, float):
         return content if math.isfinite(content) else None

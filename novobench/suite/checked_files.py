@@ -20,7 +20,7 @@ from novobench.files import number, write_bytes
 from novobench.places import display_path
 
 SCHEMA = 1
-"""Version of the CSV files, in the column `schema`."""
+"""Version of the files whose lines or entries have no version of their own."""
 
 
 def _not_empty(text: str) -> str:
@@ -39,6 +39,17 @@ def _number_or_empty(text: str) -> float | None:
     return number(text) if text else None
 
 
+def named_numbers(text: str) -> dict[str, float]:
+    """Name -> number of `loss=2.5 lr=0.1`; NaN for a number that was not finite. Raises ValueError for other text."""
+    numbers = {}
+    for word in text.split(" "):
+        name, _, value = word.rpartition("=")
+        if not name or name in numbers:
+            raise ValueError(text)
+        numbers[name] = number(value)
+    return numbers
+
+
 Text = Annotated[str, str]
 Name = Annotated[str, _not_empty]
 Integer = Annotated[str, int]
@@ -47,6 +58,8 @@ Number = Annotated[str, number]
 """A float, or `nan` if the value was not finite."""
 OptionalNumber = Annotated[str, _number_or_empty]
 Flag = Annotated[str, _zero_or_one]
+NamedNumbers = Annotated[str, named_numbers]
+"""`loss=2.5 lr=0.1`"""
 
 Line = TypeVar("Line", bound=tuple[str, ...])
 """A NamedTuple that describes a CSV file; its first column is `schema`."""
@@ -101,13 +114,15 @@ def parse_lines(path: Path, content: bytes | None, line_type: type[Line]) -> Ite
         raise damaged(path, f"line {reader.line_num} is not valid CSV ({error})") from None
 
 
-def check_lines(path: Path, numbered_lines: Iterable[tuple[int, Line]], unique: Sequence[str] = ()) -> None:
+def check_lines(
+    path: Path, numbered_lines: Iterable[tuple[int, Line]], unique: Sequence[str] = (), schema: int = SCHEMA
+) -> None:
     """Raise NovobenchError, which names file and line, unless every line passes `check_line` and no two lines agree in
     all columns of `unique`."""
     keys: set[tuple[str, ...]] = set()
     for line_number, line in numbered_lines:
         try:
-            check_line(line)
+            check_line(line, schema)
         except ValueError as error:
             raise damaged(path, f"line {line_number} {error}") from None
         key = tuple(getattr(line, column) for column in unique)
@@ -116,20 +131,25 @@ def check_lines(path: Path, numbered_lines: Iterable[tuple[int, Line]], unique: 
         keys.add(key)
 
 
-def check_line(line: Line) -> Line:
+def check_line(line: Line, schema: int = SCHEMA) -> Line:
     """The line itself. Raises ValueError unless it has this schema and every value is valid in its column."""
     for (column, checker), value in zip(_checkers(type(line)).items(), line, strict=True):
         try:
             checker(value)
         except ValueError:
             raise ValueError(f"has '{value}' as {column}") from None
-        if _FORBIDDEN.search(value):
-            raise ValueError(f"has a line break or an invalid character in {column}")
-        if len(value) > _MAX_LENGTH:
-            raise ValueError(f"has {len(value)} characters in {column}; the limit is {_MAX_LENGTH}")
-    if int(line[0]) != SCHEMA:
-        raise ValueError(f"has schema {line[0]}, and this novobench reads {SCHEMA}")
+        check_text(value, column)
+    if int(line[0]) != schema:
+        raise ValueError(f"has schema {line[0]}, and this novobench reads {schema}")
     return line
+
+
+def check_text(text: str, name: str) -> None:
+    """Raise ValueError, which calls the text by its name, unless it is one line that every reader of CSV can hold."""
+    if _FORBIDDEN.search(text):
+        raise ValueError(f"has a line break or an invalid character in {name}")
+    if len(text) > _MAX_LENGTH:
+        raise ValueError(f"has {len(text)} characters in {name}; the limit is {_MAX_LENGTH}")
 
 
 @cache
@@ -173,29 +193,35 @@ def parse_entries(
     path: Path, content: bytes | None, keys: Mapping[str, type], schemas: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
     """Cell -> its entry in a JSON file with this content; empty for None. Raises NovobenchError, which names the file,
-    if the file is damaged or an entry fails `check_entry`."""
-    if content is None:
-        return {}
-    try:
-        entries = json.loads(_decode(path, content))
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"it is not valid JSON ({error})") from None
-    if not isinstance(entries, dict):
-        raise damaged(path, "it does not hold an object")
+    if the file is damaged, or if an entry has none of the schemas or fails `check_entry`."""
+    entries = {} if content is None else parse_object(path, content)
     for cell, entry in entries.items():
         try:
-            check_entry(entry, keys, schemas)
+            if not isinstance(entry, dict) or "schema" not in entry:
+                raise ValueError("has no schema")
+            if entry["schema"] not in schemas:
+                raise ValueError(f"has schema {entry['schema']}, and this novobench reads {max(schemas)}")
+            check_entry(entry, keys)
         except ValueError as error:
             raise damaged(path, f"the entry of {cell} {error}") from None
     return entries
 
 
-def check_entry(entry: Any, keys: Mapping[str, type], schemas: Sequence[int]) -> None:
-    """Raise ValueError unless an entry has one of the schemas, and all keys with values of their types."""
-    if not isinstance(entry, dict) or "schema" not in entry:
-        raise ValueError("has no schema")
-    if entry["schema"] not in schemas:
-        raise ValueError(f"has schema {entry['schema']}, and this novobench reads {max(schemas)}")
+def parse_object(path: Path, content: bytes) -> dict[str, Any]:
+    """The object in a JSON file with this content. Raises NovobenchError, which names the file, if there is none."""
+    try:
+        parsed = json.loads(_decode(path, content))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"it is not valid JSON ({error})") from None
+    if not isinstance(parsed, dict):
+        raise damaged(path, "it does not hold an object")
+    return parsed
+
+
+def check_entry(entry: Any, keys: Mapping[str, type]) -> None:
+    """Raise ValueError unless an entry has all keys with values of their types."""
+    if not isinstance(entry, dict):
+        raise ValueError("is not an object")
     for key, kind in keys.items():
         if not isinstance(entry.get(key), kind):
             raise ValueError(f"lacks its {key}")

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from omegaconf import OmegaConf
 
 from novobench import places
+from novobench.config import without_seed
 from novobench.config_loading import read_yaml
 from novobench.errors import ConfigError, suggestion
 from novobench.places import display_path
@@ -25,7 +26,6 @@ from novobench.schema import typed
 from novobench.seeds import FIRST_SEED
 from novobench.suite.experiment import Experiment, load_experiment
 from novobench.suite.plan import PlannedCell, planned_rows
-from novobench.suite.table_rows import without_seed
 
 Expectation = Literal["better", "not_worse", "equivalent"]
 

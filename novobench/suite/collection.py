@@ -7,21 +7,21 @@ incomplete, and leaves all others as they are. Afterwards nothing needs `runs/`.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import yaml
 
 from novobench import places
+from novobench.config import seed_of
 from novobench.errors import NovobenchError, one_line
 from novobench.files import json_text, number, remove_leftovers
 from novobench.places import display_path
 from novobench.suite import up_to_date
-from novobench.suite.checked_files import SCHEMA, check_entry, check_line
+from novobench.suite.checked_files import SCHEMA, check_line, check_text
 from novobench.suite.results import Results
-from novobench.suite.stored_cell import CELL_SCHEMA, CurveLine, RecordLine, StoredCell
+from novobench.suite.stored_cell import LINE_SCHEMA, CurveLine, RecordLine, StoredCell
 from novobench.training import metrics_log
 from novobench.training.record import Record
 from novobench.training.run_folder import RunFolder
@@ -34,10 +34,18 @@ _TRAINING_UNITS = {
 }
 """Fields of a record that become numbers of split `train`, with their units. They end a cell's lines in
 `records.csv`, `parameters` last."""
-_ENTRY_FIELDS = ("epochs", "weights_sha256", "fingerprint", "counts", "scoring", "finished", "purpose", "claims")
+_ENTRY_FIELDS = (
+    "updates", "epochs", "purpose", "fingerprint", "counts", "scoring", "weights_sha256", "finished", "claims",
+)  # fmt: skip
 """Fields of a record that `cells.json` holds."""
+_OF_THE_CODE = ("code", "dirty", "hardware")
+"""Fields of a record that the environment in `cells.json` holds: those at the end of the training."""
 _MAX_POINTS = 25
-"""Points per series; of longer series every k-th is kept."""
+"""Updates per split in `curves.csv`; of more, every k-th is kept."""
+_MAX_TRAIN_POINTS = 12
+"""The same for what a training logs between evaluations, which most figures leave out."""
+_DIGITS = 7
+"""Significant digits of a number: those of a float32."""
 _MAX_EXAMPLES = 10
 """Predictions per split: the first ones."""
 _PRIVATE = ("data_root", "path", "trackers")
@@ -54,7 +62,7 @@ def collect(folders: Iterable[RunFolder], results: Results) -> list[str]:
     has no run folder. Raises NovobenchError if the results cannot be written.
     """
     remove_leftovers(results.folder)
-    results.add_digests()
+    results.upgrade()
     by_cell = {folder.path.name: folder for folder in folders}
     for cell in results.incomplete:
         by_cell.setdefault(cell, RunFolder(places.workspace().runs(results.scale) / cell))
@@ -78,10 +86,12 @@ def read_run(folder: RunFolder) -> StoredCell:
             raise ValueError(f"it is the record of {record.cell}")
         records = _record_lines(record)
         from_record = _as_stored({name: getattr(record, name) for name in _ENTRY_FIELDS})
-        check_entry({"schema": CELL_SCHEMA, **from_record}, {"fingerprint": str}, (CELL_SCHEMA,))
+        of_the_code = _as_stored({name: getattr(record, name) for name in _OF_THE_CODE})
+        check_text(record.hardware, "hardware")
+        check_text(record.code, "code")
     with undamaged(folder, "config.yaml"):
         config = yaml.load(folder.config.read_text(encoding="utf-8"), Loader=_Yaml)
-        if (config["task"], config["seed"]) != (record.task, record.seed):
+        if (config["task"], config["seed"], seed_of(record.cell)) != (record.task, record.seed, record.seed):
             raise ValueError("it belongs to another cell")
         config = _as_stored(_without_private(config))
     with undamaged(folder, "environment.json", record):
@@ -89,7 +99,7 @@ def read_run(folder: RunFolder) -> StoredCell:
         if not isinstance(environment, dict):
             raise ValueError("it does not hold an object")
     with undamaged(folder, "metrics.jsonl", record):
-        curves = _curve_lines(folder, record.cell)
+        curves = _curve_lines(folder, record)
     examples: dict[str, Any] = {"schema": SCHEMA}
     for split in record.metrics:
         path = folder.predictions(split)
@@ -98,7 +108,7 @@ def read_run(folder: RunFolder) -> StoredCell:
                 if not path.stat().st_size:
                     raise ValueError("it is empty")  # gzip would read it as no lines
                 examples[split] = _as_stored(folder.read_predictions(split)[:_MAX_EXAMPLES])
-    entry = {"schema": CELL_SCHEMA, "config": config, "environment": environment, **from_record}
+    entry = {"config": config, "environment": {**environment, **of_the_code}, **from_record}
     return StoredCell(records, curves, examples, entry)
 
 
@@ -136,60 +146,67 @@ def _record_lines(record: Record) -> list[RecordLine]:
     return [
         check_line(
             RecordLine(
-                schema=str(SCHEMA),
+                schema=str(LINE_SCHEMA),
                 cell=record.cell,
                 task=record.task,
                 optimizer=record.optimizer,
                 seed=str(record.seed),
                 split=split,
                 metric=name,
-                value=str(value),
+                value=_number_text(value),
                 n=str(n),
                 unit=unit,
-                update=str(record.updates),
-                code=record.code,
-                dirty=str(int(record.dirty)),
-                hardware=record.hardware,
-            )
+            ),
+            LINE_SCHEMA,
         )
         for split, name, value, n, unit in numbers
     ]
 
 
-def _curve_lines(folder: RunFolder, cell: str) -> list[CurveLine]:
-    """The curves of a finished cell, whose log must have complete lines only."""
+def _curve_lines(folder: RunFolder, record: Record) -> list[CurveLine]:
+    """The curves of a finished cell, whose log must have complete lines only.
+
+    A split that was evaluated once, for the record, has no curve, unless it is the one that searches look at.
+    """
     if not (b"\n" + folder.metrics.read_bytes()).endswith(b"\n"):
         raise ValueError("its last line is cut off")
-    series: dict[str, dict[int, CurveLine]] = {}
+    by_split: dict[str, dict[int, dict[str, Any]]] = {}
     for entry in metrics_log.read(folder.metrics):
+        logged = by_split.setdefault(entry["split"], {}).setdefault(int(entry["update"]), {})
         for name, value in entry.items():
-            if name in ("update", "split", "epoch", "seconds"):
-                continue
-            line = check_line(
-                CurveLine(
-                    schema=str(SCHEMA),
-                    cell=cell,
-                    series=f"{entry['split']}/{name}",
-                    update=str(entry["update"]),
-                    epoch=str(round(entry["epoch"], 6)),
-                    seconds=str(round(entry["seconds"], 3)) if "seconds" in entry else "",
-                    value=_number_text(value),
-                )
-            )
-            points = series.setdefault(line.series, {})
-            if int(line.update) in points:
-                raise ValueError(f"{line.series} of update {line.update} is in it twice")
-            points[int(line.update)] = line
-    thinned: list[CurveLine] = []
-    for points in series.values():
-        step = -(-len(points) // _MAX_POINTS)
-        thinned += list(points.values())[::-1][::step][::-1]  # keeps the last point
-    return thinned
+            if name in logged and name not in _POSITION:
+                raise ValueError(f"{entry['split']}/{name} of update {entry['update']} is in it twice")
+            logged[name] = value
+    kept: list[CurveLine] = []
+    for split, by_update in by_split.items():
+        lines = [check_line(_curve_line(record.cell, logged), LINE_SCHEMA) for logged in by_update.values()]
+        if len(lines) > 1 or split in ("train", record.search_split) or split not in record.metrics:
+            step = -(-len(lines) // (_MAX_TRAIN_POINTS if split == "train" else _MAX_POINTS))
+            kept += lines[::-1][::step][::-1]  # with the last
+    return kept
+
+
+_POSITION = ("update", "split", "epoch", "seconds")
+"""Keys of a logged line that say where in the training it was; the others are its numbers."""
+
+
+def _curve_line(cell: str, logged: Mapping[str, Any]) -> CurveLine:
+    return CurveLine(
+        schema=str(LINE_SCHEMA),
+        cell=cell,
+        split=logged["split"],
+        update=str(logged["update"]),
+        epoch=f"{logged['epoch']:.6g}",
+        seconds=f"{logged['seconds']:.5g}" if "seconds" in logged else "",
+        values=" ".join(f"{name}={_number_text(logged[name])}" for name in logged if name not in _POSITION),
+    )
 
 
 def _number_text(value: Any) -> str:
-    """A number as it is; `nan` if it is not finite, which JSON says as null."""
-    return "nan" if math.isnan(number(value)) else str(value)
+    """A number in few digits, a whole one as it is; `nan` if it is not finite, which JSON says as null."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return f"{number(value):.{_DIGITS}g}"
 
 
 def _as_stored(content: Any) -> Any:

@@ -1,33 +1,29 @@
 """`Results`: the one reading of `results/<scale>/`, from which tables, figures, forecasts and listings are made.
 
 The results of a cell (one training run) lie in four files and belong together: its entry in `cells.json` is written
-last and holds a digest of the cell's part of each file. A cell whose parts do not match (after a killed command, a
+last and holds a digest of the cell's parts of all files. A cell whose parts do not match (after a killed command, a
 merge or a truncated file) is incomplete: nothing is read from it, and the next collection restores it from its run
 folder.
+
+Predictions are kept of one seed of each training, the lowest.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from novobench import places
-from novobench.files import json_text, lock, number, write_bytes
+from novobench.config import seed_of, without_seed
+from novobench.files import json_lines, lock, write_bytes
 from novobench.places import display_path
-from novobench.suite.checked_files import (
-    SCHEMA,
-    Line,
-    check_lines,
-    csv_bytes,
-    parse_entries,
-    parse_lines,
-    read_bytes,
-)
+from novobench.suite import cells_file, earlier_layout
+from novobench.suite.checked_files import SCHEMA, check_lines, csv_bytes, named_numbers, parse_entries, read_bytes
 from novobench.suite.curves import Curves, Point
-from novobench.suite.stored_cell import CELL_SCHEMA, ENTRY_KEYS, CurveLine, RecordLine, StoredCell
+from novobench.suite.stored_cell import LINE_SCHEMA, CurveLine, RecordLine, StoredCell
 from novobench.suite.up_to_date import Note
 
 _FILES = ("records.csv", "curves.csv", "examples.json", "cells.json")
@@ -62,6 +58,8 @@ class Results:
         self._file_stamps: tuple[tuple[int, ...], ...] = ()
         self._file_digests: dict[str, str] = {}
         self._note = Note()
+        self._is_earlier = False
+        """Whether `cells.json` has the layout of an earlier version."""
         self._known_whole = False
         """Whether the files are as the last collection left them."""
         self._unparsed: dict[str, bytes | None] = {}
@@ -117,8 +115,9 @@ class Results:
         curves: Curves = {}
         for line in self._whole[cell].curves:
             seconds = float(line.seconds) if line.seconds else None
-            point = Point(int(line.update), float(line.epoch), seconds, number(line.value))
-            curves.setdefault(line.series, []).append(point)
+            for name, value in named_numbers(line.values).items():
+                point = Point(int(line.update), float(line.epoch), seconds, value)
+                curves.setdefault(f"{line.split}/{name}", []).append(point)
         return curves
 
     def config(self, cell: str) -> dict[str, Any]:
@@ -131,15 +130,23 @@ class Results:
 
     def updates(self, cell: str) -> int:
         """Weight updates of a cell's training."""
-        return int(self._whole[cell].records[0].update)
+        return self._entry(cell)["updates"]
 
     def hardware(self, cell: str) -> str:
         """The machine that a cell was trained on."""
-        return self._whole[cell].records[0].hardware
+        return self._entry(cell)["environment"]["hardware"]
+
+    def code(self, cell: str) -> str:
+        """The commit of the code that a cell was trained with."""
+        return self._entry(cell)["environment"]["code"]
 
     def is_dirty(self, cell: str) -> bool:
         """Whether a cell was trained with uncommitted changes to the code."""
-        return self._whole[cell].records[0].dirty == "1"
+        return self._entry(cell)["environment"]["dirty"]
+
+    def claims(self, cell: str) -> dict[str, str]:
+        """The claims that a cell was trained for, with the hashes of their tests; empty for an old cell."""
+        return self._entry(cell).get("claims", {})
 
     def complaint(self) -> str:
         """One line about the incomplete cells; empty if there are none."""
@@ -171,17 +178,17 @@ class Results:
     def put(self, cell: str, stored: StoredCell, state: str = "") -> None:
         """Replace a cell's results; `write` saves them. `state`: of the run folder before it was read."""
         self._parse_rest()
-        stored.add_digests()
+        stored.add_digest()
         self._incomplete.pop(cell, None)
         self._whole[cell], self._put[cell] = stored, state
 
-    def add_digests(self) -> None:
-        """Give all whole cells their digests and save them, in a single file and so at once. Later damage to these
-        cells is then noticed."""
-        without = [stored for stored in self._whole.values() if not stored.has_digests]
-        for stored in without:
-            stored.add_digests()
-        if without:
+    def upgrade(self) -> None:
+        """Save the entries of all cells in today's layout if they were read from an earlier one.
+
+        This is a single file, and so happens at once: a kill before `write` has written the others, which are read in
+        either layout, leaves all cells whole.
+        """
+        if self._is_earlier:
             self._write_entries()
 
     def write(self) -> None:
@@ -191,12 +198,13 @@ class Results:
             return
         if self._put or not self._known_whole:
             self._parse_rest()
+            self._drop_examples()
             records = csv_bytes(RecordLine._fields, (line for cell in cells.values() for line in cell.records))
             self._write_file("records.csv", records)
             curves = csv_bytes(CurveLine._fields, (line for cell in cells.values() for line in cell.curves))
             self._write_file("curves.csv", curves)
             examples = {id: cell.examples for id, cell in cells.items() if cell.examples is not None}
-            self._write_file("examples.json", _json_bytes(examples))
+            self._write_file("examples.json", f"{json_lines(examples)}\n".encode())
             self._write_entries()
         folders = {cell: text for cell, text in self._note.folders.items() if cell in cells}
         folders |= {cell: self._collected_from(cell, state) for cell, state in self._put.items()}
@@ -205,8 +213,18 @@ class Results:
             note.write(self._note_path)
 
     def _write_entries(self) -> None:
-        entries = {id: cell.entry for id, cell in self._sorted_cells().items() if cell.entry is not None}
-        self._write_file("cells.json", _json_bytes(entries))
+        cells = self._sorted_cells().items()
+        entries = {id: cell.entry for id, cell in cells if cell.entry is not None}
+        self._write_file("cells.json", cells_file.content_of(entries, {id: cell.digest for id, cell in cells}))
+
+    def _drop_examples(self) -> None:
+        """Keep the predictions of one whole cell of each training: the one with the lowest seed."""
+        trainings: set[str] = set()
+        for cell, stored in sorted(self._whole.items(), key=lambda item: seed_of(item[0])):
+            if without_seed(cell) in trainings and stored.examples is not None:
+                stored.examples = None
+                stored.add_digest()
+            trainings.add(without_seed(cell))
 
     def _write_file(self, name: str, content: bytes) -> None:
         """Write a file unless it has this content already."""
@@ -220,7 +238,7 @@ class Results:
 
     def _collected_from(self, cell: str, state: str) -> str:
         """The state of a run folder together with the digests of the results that were made from it."""
-        return f"{state} {sorted(self._entry(cell)['digests'].items())!r}" if state else ""
+        return f"{state} {self._whole[cell].digest}" if state else ""
 
     # ------------------------------------------------------------------------------------ files
 
@@ -236,46 +254,54 @@ class Results:
         self._file_digests = {name: _file_digest(content) for name, content in contents.items()}
         self._note = Note.read(self._note_path)
         self._known_whole = self._note.files == self._file_digests
-        numbered_records = list(self._parse("records.csv", contents, RecordLine))
+        entries_path = self.folder / "cells.json"
+        if not cells_file.is_of_this_version(entries_path, contents["cells.json"]):
+            self._whole, self._incomplete = earlier_layout.read(self.folder, contents)
+            self._is_earlier = True
+            return
+        numbered_records = self._parse_records(contents)
         records = _by_cell(numbered_records)
-        entries = self._parse_json("cells.json", contents, ENTRY_KEYS, schemas=(1, CELL_SCHEMA))
+        entries, digests = cells_file.parse(entries_path, contents["cells.json"])
         if self._known_whole:
-            self._whole = {cell: StoredCell(lines, entry=entries.get(cell)) for cell, lines in records.items()}
+            self._whole = {
+                cell: StoredCell(lines, entry=entries.get(cell), digest=digests.get(cell, ""))
+                for cell, lines in records.items()
+            }
             self._unparsed = {name: contents[name] for name in ("curves.csv", "examples.json")}
             return
-        numbered_curves = list(self._parse("curves.csv", contents, CurveLine))
-        curves = _by_cell(numbered_curves)
-        examples = self._parse_json("examples.json", contents, {}, schemas=(SCHEMA,))
+        numbered_curves = self._parse_curves(contents)
+        curves, examples = _by_cell(numbered_curves), self._parse_examples(contents)
         for cell in dict.fromkeys([*records, *entries, *curves, *examples]):
-            stored = StoredCell(records.get(cell, []), curves.get(cell, []), examples.get(cell), entries.get(cell))
+            stored = StoredCell(
+                records.get(cell, []),
+                curves.get(cell, []),
+                examples.get(cell),
+                entries.get(cell),
+                digests.get(cell, ""),
+            )
             (self._whole if stored.is_whole() else self._incomplete)[cell] = stored
-        if self._incomplete or not all(stored.has_digests for stored in self._whole.values()):
-            check_lines(self.folder / "records.csv", numbered_records, unique=("cell", "split", "metric"))
-            check_lines(self.folder / "curves.csv", numbered_curves, unique=("cell", "series", "update"))
+        if self._incomplete:
+            unique = ("cell", "split", "metric"), ("cell", "split", "update")
+            check_lines(self.folder / "records.csv", numbered_records, unique[0], LINE_SCHEMA)
+            check_lines(self.folder / "curves.csv", numbered_curves, unique[1], LINE_SCHEMA)
 
     def _parse_rest(self) -> None:
         """Parse curves and examples unless that has been done."""
         if not self._unparsed:
             return
-        curves = _by_cell(self._parse("curves.csv", self._unparsed, CurveLine))
-        examples = self._parse_json("examples.json", self._unparsed, {}, schemas=(SCHEMA,))
+        curves, examples = _by_cell(self._parse_curves(self._unparsed)), self._parse_examples(self._unparsed)
         for cell, stored in self._whole.items():
             stored.curves, stored.examples = curves.get(cell, []), examples.get(cell)
         self._unparsed = {}
 
-    def _parse(
-        self, name: str, contents: Mapping[str, bytes | None], line_type: type[Line]
-    ) -> Iterator[tuple[int, Line]]:
-        return parse_lines(self.folder / name, contents[name], line_type)
+    def _parse_records(self, contents: Mapping[str, bytes | None]) -> list[tuple[int, RecordLine]]:
+        return list(earlier_layout.record_lines(self.folder / "records.csv", contents["records.csv"]))
 
-    def _parse_json(
-        self, name: str, contents: Mapping[str, bytes | None], keys: Mapping[str, type], schemas: Sequence[int]
-    ) -> dict[str, dict[str, Any]]:
-        return parse_entries(self.folder / name, contents[name], keys, schemas)
+    def _parse_curves(self, contents: Mapping[str, bytes | None]) -> list[tuple[int, CurveLine]]:
+        return list(earlier_layout.curve_lines(self.folder / "curves.csv", contents["curves.csv"]))
 
-
-def _json_bytes(content: Any) -> bytes:
-    return (json_text(content, indent=1) + "\n").encode()
+    def _parse_examples(self, contents: Mapping[str, bytes | None]) -> dict[str, dict[str, Any]]:
+        return parse_entries(self.folder / "examples.json", contents["examples.json"], {}, (SCHEMA,))
 
 
 def _file_digest(content: bytes | None) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from novobench.config import CellConfig, cell_id, scientific
+from novobench.config import CellConfig, cell_id, scientific, seed_of, without_seed
 from novobench.suite.experiment import Column, Experiment, Row
 from novobench.suite.plan import PlannedRow, planned_rows
 from novobench.suite.results import Results
@@ -87,19 +86,6 @@ def _by_training(cells: Iterable[str]) -> dict[str, list[str]]:
 def _cells_of(config: CellConfig | None, by_training: dict[str, list[str]]) -> list[str]:
     """The cells with this config, with any seed."""
     return [] if config is None else by_training.get(without_seed(cell_id(config)), [])
-
-
-_SEED = re.compile(r"-s(\d+)-")
-
-
-def without_seed(cell: str) -> str:
-    """The part of a cell id that all seeds of a training have in common."""
-    return _SEED.sub("-s-", cell, count=1)
-
-
-def seed_of(cell: str) -> int:
-    match = _SEED.search(cell)
-    return int(match[1]) if match else 0
 
 
 def _values(column: Column, row: TableRow) -> dict[int, float]:

@@ -54,7 +54,10 @@ class Note:
 def _code_digest() -> str:
     """Digest of the code that turns run folders into results."""
     folder = Path(__file__).parent
-    names = ("collection.py", "results.py", "stored_cell.py", "checked_files.py", "up_to_date.py")
+    names = (
+        "collection.py", "results.py", "stored_cell.py", "cells_file.py", "earlier_layout.py", "checked_files.py",
+        "up_to_date.py",
+    )  # fmt: skip
     modules = [folder / name for name in names]
     modules += [Path(module.__file__) for module in (files, metrics_log, record, run_folder) if module.__file__]
     return hashlib.sha256(b"".join(map(Path.read_bytes, modules))).hexdigest()
