@@ -58,7 +58,8 @@ def test_torch_reads_the_variable_the_same_way(monkeypatch, given):
 
 def test_processors_of_one_name_are_told_apart(monkeypatch):
     """Two generations of a cloud's processor, whose model name is the same."""
-    cpuinfo = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: {}\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\n"
+    lines = ["cpu family\t: 25", "model\t\t: {}", "model name\t: AMD EPYC", "", "processor\t: 1"]
+    cpuinfo = "\n".join(lines)
     names = []
     for model in (1, 17):
         hardware.processor.cache_clear()

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from novobench.console import counted, duration
 from novobench.suite.compare_outcome import Compared, Contest, Reached
+from novobench.suite.markdown_text import four_digits, markdown_table, plain, prose
 from novobench.suite.statistics import decimals
-from novobench.suite.table_rows import TableRow
-from novobench.suite.tables import four_digits, markdown_table, plain, prose, setting
+from novobench.suite.table_rows import TableRow, setting
 from novobench.suite.verdicts import Verdict
 
 

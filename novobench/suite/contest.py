@@ -23,7 +23,7 @@ from novobench.ranges import NOT_EMPTY
 from novobench.schema import typed
 from novobench.suite.experiment import Column, Experiment, Row, ScaleOverrides, row_config
 from novobench.suite.search_space import Ranges, Search, is_range, unequal_ranges
-from novobench.suite.tables import setting
+from novobench.suite.table_rows import setting
 from novobench.yaml_text import untyped_value
 
 

@@ -18,8 +18,8 @@ from novobench import places
 from novobench.suite.checked_files import write_changed
 from novobench.suite.curves import Curves
 from novobench.suite.experiment import Experiment, Panel
-from novobench.suite.table_rows import TableRow
-from novobench.suite.tables import one_line, setting
+from novobench.suite.markdown_text import one_line
+from novobench.suite.table_rows import TableRow, setting
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Of Okabe and Ito: safe for color-blind readers."""

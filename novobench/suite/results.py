@@ -128,6 +128,10 @@ class Results:
         """Identity of the data that a cell was trained on."""
         return self._entry(cell)["fingerprint"]
 
+    def claims(self, cell: str) -> dict[str, str]:
+        """The claims that a cell was trained for, with the hashes of their tests at that time."""
+        return self._entry(cell).get("claims", {})
+
     def updates(self, cell: str) -> int:
         """Weight updates of a cell's training."""
         return self._entry(cell)["updates"]

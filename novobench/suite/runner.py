@@ -21,10 +21,11 @@ from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment
 from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.identity import changed_data_errors
+from novobench.suite.markdown_text import four_digits
 from novobench.suite.plan import Plan, PlannedCell, PlannedRow, check_not_empty, planned_rows, source_files
 from novobench.suite.results import Results, locked
 from novobench.suite.table_rows import table_rows
-from novobench.suite.tables import four_digits, markdown, write_table
+from novobench.suite.tables import markdown, write_table
 from novobench.tasks.metric import Metric
 
 

@@ -22,6 +22,7 @@ from novobench.places import display_path
 from novobench.suite.checked_files import SCHEMA, check_line, csv_bytes
 from novobench.suite.experiment import Experiment, Row, load_experiment
 from novobench.suite.identity import changed_data_errors
+from novobench.suite.markdown_text import four_digits
 from novobench.suite.plan import PlannedCell
 from novobench.suite.results import Results, locked
 from novobench.suite.runner import check_writable, train
@@ -35,7 +36,6 @@ from novobench.suite.search_file import (
     searched_keys,
 )
 from novobench.suite.search_space import LAST_ROUND, check_power_of_two, edge_text, edges
-from novobench.suite.tables import four_digits
 from novobench.suite.trials import Trial, best_trials, check_keys, check_ranges, outcomes_of, rows_to_search, trials
 from novobench.suite.tuning_curves import write_tuning_curves
 

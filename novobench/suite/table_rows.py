@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from novobench.config import CellConfig, cell_id, scientific, seed_of, without_seed
 from novobench.suite.experiment import Column, Experiment, Row
@@ -106,6 +108,35 @@ def seed_noise(rows: Iterable[TableRow], key: str) -> float | None:
     """
     trainings = {tuple(row.cells): row.values.get(key, {}) for row in rows if not row.row.diagnostic}
     return pooled_sd([*values.values()] for values in trainings.values())
+
+
+def setting(config: CellConfig | None, key: str) -> str:
+    """The value of a dotted key as readers see it; empty for a row without a cell."""
+    if config is None:
+        return ""
+    value: Any = config
+    for name in re.findall(r"[^.\[\]]+", key):
+        if isinstance(value, list):
+            value = value[int(name)] if name.isdecimal() and int(name) < len(value) else None
+        else:
+            value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)  # type: ignore[arg-type]
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def distinct_labels(experiment: Experiment, rows: Sequence[TableRow]) -> dict[str, str]:
+    """Row id -> label. Rows with the same label are told apart by the settings in which they differ."""
+    by_label: dict[str, list[TableRow]] = {}
+    for row in rows:
+        by_label.setdefault(row.row.label, []).append(row)
+    labels = {}
+    for label, group in by_label.items():
+        keys = [key for key in experiment.settings if len({setting(row.config, key) for row in group}) > 1]
+        for row in group:
+            parts = [f"{experiment.settings[key]} {setting(row.config, key)}" for key in keys]
+            labels[row.row.id] = f"{label} ({', '.join(parts)})" if parts else label
+    return labels
 
 
 # ---------------------------------------------------------------------------------------------- warnings

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from novobench import places
-from novobench.config import CellConfig
 from novobench.suite.checked_files import SCHEMA, csv_bytes, write_changed
 from novobench.suite.differences import Difference, differences
 from novobench.suite.experiment import Column, Experiment
+from novobench.suite.markdown_text import NOT_FINITE, four_digits, markdown_table, one_line, plain, prose
 from novobench.suite.power import seeds_per_row
-from novobench.suite.table_rows import TableRow, seed_noise
-
-_NOT_FINITE = "not finite"
+from novobench.suite.table_rows import TableRow, distinct_labels, seed_noise, setting
 
 
 def write_table(experiment: Experiment, scale: str, rows: Sequence[TableRow]) -> tuple[Path, Path]:
@@ -63,7 +58,7 @@ def _csv(experiment: Experiment, rows: Sequence[TableRow]) -> bytes:
                 line |= {key: _digits(estimate.mean), f"{key}_sd": _digits(estimate.sd)}
                 line |= {f"{key}_low": _digits(estimate.low), f"{key}_high": _digits(estimate.high)}
             else:
-                line[key] = "nan" if _reason_without_value(row, key) == _NOT_FINITE else ""
+                line[key] = "nan" if _reason_without_value(row, key) == NOT_FINITE else ""
             line[f"{key}_paper"] = row.row.paper.get(key, "")
         line[f"{noise_key}_pooled_sd"] = _digits(noise)
         lines.append(line)
@@ -99,22 +94,7 @@ def _reason_without_value(row: TableRow, key: str) -> str:
         return "not run"
     if row.has_mixed_data:
         return "not averaged"
-    return _NOT_FINITE if row.values.get(key) else "none"
-
-
-def setting(config: CellConfig | None, key: str) -> str:
-    """The value of a dotted key as readers see it; empty for a row without a cell."""
-    if config is None:
-        return ""
-    value: Any = config
-    for name in re.findall(r"[^.\[\]]+", key):
-        if isinstance(value, list):
-            value = value[int(name)] if name.isdecimal() and int(name) < len(value) else None
-        else:
-            value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
-    if dataclasses.is_dataclass(value):
-        value = dataclasses.asdict(value)  # type: ignore[arg-type]
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return NOT_FINITE if row.values.get(key) else "none"
 
 
 # ---------------------------------------------------------------------------------------------- Markdown
@@ -175,11 +155,6 @@ def _block(
     return markdown_table(head, body)
 
 
-def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
-
-
 def _differences_block(experiment: Experiment, rows: Sequence[TableRow], compared: Sequence[Difference]) -> list[str]:
     """The lines below the table that compare rows; none without comparisons."""
     if not compared:
@@ -196,20 +171,6 @@ def _differences_block(experiment: Experiment, rows: Sequence[TableRow], compare
     column = compared[0].column
     heading = "Differences" if several else f"Differences in {plain(column.label)} ({column.better} is better)"
     return [f"{heading}:", "", *markdown_table(head, body), ""]
-
-
-def distinct_labels(experiment: Experiment, rows: Sequence[TableRow]) -> dict[str, str]:
-    """Row id -> label. Rows with the same label are told apart by the settings in which they differ."""
-    by_label: dict[str, list[TableRow]] = {}
-    for row in rows:
-        by_label.setdefault(row.row.label, []).append(row)
-    labels = {}
-    for label, group in by_label.items():
-        keys = [key for key in experiment.settings if len({setting(row.config, key) for row in group}) > 1]
-        for row in group:
-            parts = [f"{experiment.settings[key]} {setting(row.config, key)}" for key in keys]
-            labels[row.row.id] = f"{label} ({', '.join(parts)})" if parts else label
-    return labels
 
 
 def _rates_notes(rows: Sequence[TableRow], scale: str) -> list[str]:
@@ -236,11 +197,6 @@ def _baseline_notes(experiment: Experiment, rows: Sequence[TableRow]) -> list[st
     if len(labels_by_text) == 1:
         return [f"Without training: {text}." for text in labels_by_text]
     return [f"Without training, for {', '.join(labels)}: {text}." for text, labels in labels_by_text.items()]
-
-
-def four_digits(value: float) -> str:
-    """A number for a sentence; in words if it is not finite."""
-    return f"{value:.4g}" if math.isfinite(value) else _NOT_FINITE
 
 
 def _noise_notes(experiment: Experiment, rows: Sequence[TableRow]) -> list[str]:
@@ -289,33 +245,3 @@ def _hardware_note(rows: Sequence[TableRow]) -> str:
     if not hardware:
         return "Nothing has been trained yet."
     return f"Trained on {'; '.join(hardware)}{', partly with uncommitted changes to the code' if is_dirty else ''}."
-
-
-# ---------------------------------------------------------------------------------------------- text
-
-
-def one_line(text: str) -> str:
-    """Text for a CSV file, a figure or a terminal: on one line, without characters that these cannot hold or take for
-    commands."""
-    return " ".join(_NOT_TEXT.sub(" ", text).split())
-
-
-_NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]+")
-"""Control characters, surrogates and noncharacters."""
-
-
-def plain(text: str) -> str:
-    """Markdown that shows the text as it is, its special characters included, on one line."""
-    return _SPECIAL.sub(r"\\\g<0>", one_line(text))
-
-
-_SPECIAL = re.compile(r"[\\`*<|~$]|\[(?=[^\]]*\][(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=#|\w+;)")
-"""Markdown's special characters within a line. An underscore inside a word is not one, nor is a bracket that does not
-begin a link."""
-
-
-def prose(text: str) -> str:
-    """Markdown that shows a note as it is, except that a pair of backticks marks code."""
-    parts = re.split(r"(`[^`]+`)", one_line(text))
-    escaped = "".join(part if index % 2 else _SPECIAL.sub(r"\\\g<0>", part) for index, part in enumerate(parts))
-    return re.sub(r"^(\d*)([-+=>#.)])", r"\1\\\2", escaped)  # no list, quotation or heading

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 from novobench.suite.curves import Point
 from novobench.suite.experiment import Panel, load_experiment
+from novobench.suite.markdown_text import one_line
 from novobench.suite.plots import draw, write_figure
 from novobench.suite.results import Results
 from novobench.suite.stored_cell import CurveLine, StoredCell
 from novobench.suite.table_rows import TableRow, table_rows
-from novobench.suite.tables import one_line
 
 EXPERIMENT = Path(__file__).with_name("small_figure.yaml")
 

@@ -16,8 +16,8 @@ from novobench.errors import ConfigError
 from novobench.places import ROOT
 from novobench.suite.experiment import load_experiment
 from novobench.suite.results import Results
-from novobench.suite.table_rows import TableRow, table_rows
-from novobench.suite.tables import markdown, setting, write_table
+from novobench.suite.table_rows import TableRow, setting, table_rows
+from novobench.suite.tables import markdown, write_table
 from tests.suite.finished import collected, config_of, finished, written_table
 
 
