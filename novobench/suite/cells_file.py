@@ -50,13 +50,16 @@ def parse(path: Path, content: bytes | None) -> tuple[dict[str, dict[str, Any]],
 
 def is_of_this_version(path: Path, content: bytes | None) -> bool:
     """Whether a file has sections. Earlier versions hold the entries of the cells and nothing else."""
-    return content is None or isinstance(parse_object(path, content).get("schema"), int)
+    if content is None:
+        return True
+    file = parse_object(path, content)
+    return not file or isinstance(file.get("schema"), int)
 
 
 def _sections(path: Path, content: bytes | None) -> dict[str, dict[str, dict[str, Any]]]:
-    if content is None:
+    file = {} if content is None else parse_object(path, content)
+    if not file:
         return {name: {} for name in _SECTIONS}
-    file = parse_object(path, content)
     if file["schema"] != SCHEMA:
         raise damaged(path, f"it has schema {file['schema']}, and this novobench reads {SCHEMA}")
     for name, keys in _SECTIONS.items():

@@ -115,11 +115,11 @@ def read(folder: Path, contents: Mapping[str, bytes | None]) -> tuple[dict[str, 
 
     Raises NovobenchError, which names the file and the line, if one of them is damaged.
     """
-    numbered_records = list(parse_lines(folder / "records.csv", contents["records.csv"], _Record))
-    numbered_points = list(parse_lines(folder / "curves.csv", contents["curves.csv"], _Point))
-    examples = parse_entries(folder / "examples.json", contents["examples.json"], {}, (SCHEMA,))
     keys = {key: kind for key, kind in ENTRY_KEYS.items() if key != "updates"}
     entries = parse_entries(folder / "cells.json", contents["cells.json"], keys, (1, 2))
+    examples = parse_entries(folder / "examples.json", contents["examples.json"], {}, (SCHEMA,))
+    numbered_records = list(parse_lines(folder / "records.csv", contents["records.csv"], _Record))
+    numbered_points = list(parse_lines(folder / "curves.csv", contents["curves.csv"], _Point))
     check_lines(folder / "records.csv", numbered_records, ("cell", "split", "metric"))
     check_lines(folder / "curves.csv", numbered_points, ("cell", "series", "update"))
     records, points = _by_cell(numbered_records), _by_cell(numbered_points)

@@ -148,10 +148,6 @@ class Results:
         """Whether a cell was trained with uncommitted changes to the code."""
         return self._entry(cell)["environment"]["dirty"]
 
-    def claims(self, cell: str) -> dict[str, str]:
-        """The claims that a cell was trained for, with the hashes of their tests; empty for an old cell."""
-        return self._entry(cell).get("claims", {})
-
     def complaint(self) -> str:
         """One line about the incomplete cells; empty if there are none."""
         if not self._incomplete:

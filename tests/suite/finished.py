@@ -34,20 +34,30 @@ def _config(name, row, scale, seed, _contents):
 
 
 def finished(
-    experiment, row, metrics, *, scale="laptop", seed=0, curves=None, fingerprint="digits:0123", overrides=None
+    experiment,
+    row,
+    metrics,
+    *,
+    scale="laptop",
+    seed=0,
+    curves=None,
+    fingerprint="digits:0123",
+    overrides=None,
+    **fields,
 ):
     """Write a finished run folder of the row.
 
-    metrics: split -> name -> value. curves: `split/name` -> values. overrides: of the row's config.
+    metrics: split -> name -> value. curves: `split/name` -> values. overrides: of the row's config. fields: other
+    ones of the record.
     """
     config = config_of(experiment, row, scale, seed)
     if overrides:
         loaded = suite.load_experiment(experiment)
         config = suite.row_config(loaded, loaded.row(row), scale, seed, overrides)
-    return finished_cell(config, metrics, curves=curves, fingerprint=fingerprint)
+    return finished_cell(config, metrics, curves=curves, fingerprint=fingerprint, **fields)
 
 
-def finished_cell(config, metrics, *, curves=None, fingerprint="digits:0123"):
+def finished_cell(config, metrics, *, curves=None, fingerprint="digits:0123", **fields):
     """Write a finished run folder of a cell with this config."""
     folder = PlannedCell(config).folder
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -83,6 +93,7 @@ def finished_cell(config, metrics, *, curves=None, fingerprint="digits:0123"):
         "dirty": False,
         "hardware": "a machine, 2 cores",
         "finished": "2020-01-01T00:00:00Z",
+        **fields,
     }
     log = [
         {"update": update, "epoch": update / 8, "seconds": update / 2, **{"split": series.split("/")[0]}}

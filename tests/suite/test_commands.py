@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from novobench.places import display_path
+from novobench.suite.results import Results
 
 
 @pytest.fixture
@@ -71,12 +72,12 @@ def test_run_trains_records_and_writes_a_table(tuned, novobench):
     assert "76.50" in text
     assert "The paper quotes this value from Somebody (2000); it is not run here." in text
     cells = json.loads((results / "cells.json").read_text())
-    assert len(cells) == 4
-    assert all("path" not in cell["config"]["data"] for cell in cells.values())
+    assert len(cells["cells"]) == 4
+    assert all("path" not in training["config"]["data"] for training in cells["trainings"].values())
     examples = json.loads((results / "examples.json").read_text())
-    assert all(len(entry["test"]) == 10 for entry in examples.values())
-    series = {line["series"] for line in lines(results / "curves.csv")}
-    assert {"train/loss", "train/lr", "search/top1"} <= series
+    assert [len(entry["test"]) for entry in examples.values()] == [10, 10]  # of one seed per training
+    curves = Results.load("laptop").curves(min(cells["cells"]))
+    assert {"train/loss", "train/lr", "search/top1"} <= curves.keys()
 
     before = {path.name: path.read_bytes() for path in results.iterdir()}
     code, out, _ = novobench("run", "small", "--seeds", "2")

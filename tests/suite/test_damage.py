@@ -153,8 +153,8 @@ def stored_of(folder, results):
     """The lines and JSON entries of a cell."""
     cell = folder.path.name
     lines = [line for name in ("records.csv", "curves.csv") for line in (results / name).read_text().splitlines()]
-    entries = [json.loads((results / name).read_text())[cell] for name in ("examples.json", "cells.json")]
-    return [line for line in lines if cell in line], entries
+    examples, cells = (json.loads((results / name).read_text()) for name in ("examples.json", "cells.json"))
+    return [line for line in lines if cell in line], [examples[cell], cells["cells"][cell]]
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in RUN_DAMAGES.items() for kind in kinds])

@@ -103,10 +103,10 @@ def test_a_forecast_counts_with_the_cells_that_share_a_gpu(workspace):
     (cell,) = cells(1, cells_per_gpu=8)
     parts = {part: dataclasses.asdict(getattr(cell.config, part)) for part in ("model", "data")}
     config = {"task": "image", "batch": {"size": 32}, "runtime": runtime, **parts}
-    shared = dict.fromkeys(RecordLine._fields, "1") | {"cell": "a", "split": "train", "update": "1000"}
+    shared = dict.fromkeys(RecordLine._fields, "1") | {"cell": "a", "split": "train"}
     lines = [RecordLine(**shared | {"metric": "train_seconds", "value": "100.0"})]
     results = Results.load("gpu")
-    entry = {"config": config, "environment": {}, "fingerprint": "x"}
+    entry = {"config": config, "environment": {}, "fingerprint": "x", "updates": 1000}
     results.put("a", StoredCell(lines, [], {"schema": 1}, entry))
     results.write()
     speeds = measured_speeds(Results.load("gpu"))

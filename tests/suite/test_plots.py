@@ -62,7 +62,7 @@ def test_a_legend_shows_any_text(workspace):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == shown
 
     experiment = load_experiment("small")
-    points = [CurveLine("1", "one", "v/loss", str(update), "0.5", "", "2.0") for update in (1, 2)]
+    points = [CurveLine("2", "one", "v", str(update), "0.5", "", "loss=2") for update in (1, 2)]
     results = Results("laptop", {"one": StoredCell(curves=points, entry={"fingerprint": ""})})
     rows = [TableRow(replace(experiment.rows[0], label=label), None, False, results, ["one"]) for label in labels]
     panel = Panel("update", ["v/loss"], "$x", "a\nb")
@@ -74,7 +74,7 @@ def test_a_legend_shows_any_text(workspace):
 
 def test_diagnostic_rows_are_in_no_figure(workspace):
     experiment = load_experiment("small")
-    points = [CurveLine("1", "one", "v/loss", str(update), "0.5", "", "2.0") for update in (1, 2)]
+    points = [CurveLine("2", "one", "v", str(update), "0.5", "", "loss=2") for update in (1, 2)]
     results = Results("laptop", {"one": StoredCell(curves=points, entry={"fingerprint": ""})})
     regular, diagnostic = (replace(experiment.rows[0], label=label) for label in ("shown", "hidden"))
     rows = [TableRow(replace(diagnostic, diagnostic=True), None, False, results, ["one"])]
@@ -133,7 +133,7 @@ def test_search_table_and_figure(workspace, novobench, monkeypatch):
     gaps = [recorded[seed, "valid"] - recorded[seed, "probe"] for seed in "01"]
     assert float(rows["adam"]["gap"]) == pytest.approx(sum(gaps) / 2, rel=1e-4)
     assert "Without training: word frequencies " in (results / "small_figure.md").read_text()
-    timed = [line for line in lines(results / "curves.csv") if line["series"] == "valid/ppl"]
+    timed = [line for line in lines(results / "curves.csv") if line["split"] == "valid"]
     assert len(timed) == 4 * 4  # rows × seeds, evaluations
     assert all(float(line["seconds"]) > 0 for line in timed)
 

@@ -1,6 +1,7 @@
 """`results/<scale>/`: each cell is one unit however a command ends, and all damage is reported."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import threading
@@ -78,12 +79,9 @@ def test_a_new_cell_that_a_kill_left_incomplete(results, collect_until_killed, l
 
 
 @pytest.mark.parametrize("last", FILES[:3])
-@pytest.mark.parametrize("schema", [1, 2])
-def test_old_and_new_results_of_a_cell_never_mix(results, collect_until_killed, last, schema):
+def test_old_and_new_results_of_a_cell_never_mix(results, collect_until_killed, last):
     other = finished("small", "novograd", TOP1)
     collected(finished("small", "sgd", TOP1), other)
-    if schema == 1:
-        without_digests(results)
     again = finished("small", "sgd", {"test": {"top1": 70.0, "loss": 0.5}}, curves={"train/loss": [3.0, 0.5]})
     again.predictions("test").unlink()
     collect_until_killed(last, again)
@@ -93,15 +91,6 @@ def test_old_and_new_results_of_a_cell_never_mix(results, collect_until_killed, 
     reread = Results.load("laptop")
     (cell,) = [cell for cell in reread.cells if "-sgd-" in cell]
     assert [point.value for point in reread.curves(cell)["train/loss"]] == [3.0, 0.5]
-
-
-def without_digests(results):
-    """Rewrite `cells.json` as the first release wrote it."""
-    cells = json.loads((results / "cells.json").read_text())
-    for entry in cells.values():
-        entry["schema"] = 1
-        del entry["digests"]
-    (results / "cells.json").write_text(json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
 
 
 @pytest.mark.usefixtures("results", "_slow_writes")
@@ -150,14 +139,14 @@ CSV_DAMAGES = {
     "first column": (without_column(0), r"its header lacks \['schema'\]"),
     "column cell": (without_column(1), r"its header lacks \['cell'\]"),
     "another header": (lambda text: "a;b\n1;2\n", r"and has unknown columns \['a;b'\]"),
-    "schema": (first_line(lambda line: "99" + line[1:]), "line 2 has schema 99, and this novobench reads 1"),
+    "schema": (first_line(lambda line: "99" + line[1:]), "line 2 has schema 99, and this novobench reads 2"),
     "no schema": (first_line(lambda line: line[1:]), "line 2 has '' as schema"),
     "short line": (lambda text: text + "1,cell\n", "has 2 of "),
     "long line": (lambda text: text + ",".join("1" * 30) + "\n", "has 30 of "),
     "cut": (lambda text: text[:-5], "its last line is cut off"),
     "quote": (first_line(lambda line: line.replace(",", ',"', 1)), "columns|is not valid CSV"),
-    "no number": (lambda text: text.replace("1.25", "about 1").replace(",4.0", ",four"), "' as value"),
-    "no value": (lambda text: text.replace("1.25", "").replace(",4.0", ","), "has '' as value"),
+    "no number": (lambda text: text.replace("1.25", "about 1").replace("loss=4", "loss=four"), "' as value"),
+    "no value": (lambda text: text.replace("1.25", "").replace("loss=4", "loss="), "has '(loss=)?' as value"),
     "twice": (first_line(lambda line: f"{line}\n{line}"), "line 3 repeats"),
     "zero bytes": (lambda text: "\0" * len(text), "its header lacks|is not valid CSV"),
 }
@@ -173,6 +162,10 @@ DAMAGES = [
     pytest.param(name, damage, message, id=f"{name} {kind}")
     for name in FILES
     for kind, (damage, message) in (CSV_DAMAGES if name.endswith("csv") else JSON_DAMAGES).items()
+] + [
+    pytest.param("cells.json", lambda text: text.replace('"cells"', '"cell"'), "it lacks its cells", id="no cells"),
+    pytest.param("cells.json", lambda text: text.replace('"digest"', '"digit"'), "lacks its digest", id="no digest"),
+    pytest.param("cells.json", lambda text: text.replace('"config"', '"con"'), "lacks its config", id="no config"),
 ]
 
 
@@ -229,7 +222,7 @@ WHOLE_LINES = {
     "one point": ("curves.csv", lambda lines: lines[:1] + lines[2:]),
     "all points": ("curves.csv", lambda lines: lines[:1]),
     "another value": ("records.csv", lambda lines: [line.replace("1.25", "1.2") for line in lines]),
-    "another curve": ("curves.csv", lambda lines: [line.replace(",4.0", ",4.5") for line in lines]),
+    "another curve": ("curves.csv", lambda lines: [line.replace("=4", "=4.5") for line in lines]),
     "another prediction": (
         "examples.json",
         lambda lines: [line.replace('"output": 1', '"output": 2') for line in lines],
@@ -261,7 +254,8 @@ def test_results_that_do_not_match_what_was_collected(results, workspace, name, 
     assert "their run folders no longer exist" in line
     assert "\n" not in line
     assert {**content(results), name: b""} == {**whole, name: b""}
-    assert path.read_bytes() == damaged
+    if name != "cells.json":  # its sections are written anew
+        assert path.read_bytes() == damaged
     rows = top1()
     for row in ("sgd", "novograd"):
         assert rows[row] == ("" if any(f"-{row}-" in cell for cell in incomplete) else "50")
@@ -290,7 +284,7 @@ def test_a_missing_file_is_written_again(results):
         assert content(results) == whole
 
 
-# ------------------------------------------------------------------------------------ results of the first schema
+# ------------------------------------------------------------------------------------ committed and earlier results
 
 
 @pytest.mark.parametrize("scale", ["laptop", "gpu"])
@@ -305,24 +299,126 @@ def test_committed_results_are_whole(scale):
     }
 
 
-def test_results_of_the_first_schema_get_digests_in_the_next_collection(results):
-    collected(finished("small", "sgd", TOP1), finished("small", "novograd", TOP1))
-    whole = content(results)
-    without_digests(results)
+EARLIER = ROOT / "tests" / "suite" / "earlier_results"
+"""A cell as novobench 0.5 wrote it: version 2 of `cells.json`, whose entries have digests."""
+
+
+@pytest.fixture(params=[1, 2])
+def earlier(request, results):
+    """The id of a cell whose results have an earlier layout. Version 1 has no digests."""
+    shutil.copytree(EARLIER, results)
+    cells = json.loads((results / "cells.json").read_text())
+    (cell,) = cells
+    if request.param == 1:
+        cells[cell]["schema"] = 1
+        del cells[cell]["digests"]
+        (results / "cells.json").write_text(json.dumps(cells, indent=1) + "\n")
+    return cell
+
+
+def check_earlier(cell):
+    """The results hold what the files of the earlier layout say, in any layout."""
+    results = Results.load("laptop")
+    assert results.complaint() == ""
+    (entry,) = json.loads((EARLIER / "cells.json").read_text()).values()
+    assert (results.config(cell), results.fingerprint(cell)) == (entry["config"], entry["fingerprint"])
+    with (EARLIER / "records.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert results.values(cell) == {(line["split"], line["metric"]): float(line["value"]) for line in lines}
+    assert (str(results.updates(cell)), results.code(cell)) == (lines[0]["update"], lines[0]["code"])
+    assert (results.hardware(cell), results.is_dirty(cell)) == ("AMD EPYC, 2 cores", False)
+    assert results.claims(cell) == {}
+    with (EARLIER / "curves.csv").open(newline="") as file:
+        points = [(x["series"], int(x["update"]), float(x["epoch"]), float(x["seconds"]), float(x["value"]))
+                  for x in csv.DictReader(file)]  # fmt: skip
+    curves = results.curves(cell)
+    assert sorted((name, *dataclasses.astuple(point)) for name in curves for point in curves[name]) == sorted(points)
+
+
+def test_results_of_an_earlier_version_are_read_and_rewritten(results, earlier):
+    check_earlier(earlier)
+    assert collected(finished("small", "sgd", TOP1)) == []
+    check_earlier(earlier)
+    assert json.loads((results / "cells.json").read_text())["schema"] == 3
+    assert json.loads((results / "examples.json").read_text())[earlier] == json.loads(
+        (EARLIER / "examples.json").read_text()
+    )[earlier]  # fmt: skip
+    rewritten = content(results)
+    assert collected() == []
+    assert content(results) == rewritten
+
+
+@pytest.mark.parametrize("last", FILES)
+def test_a_kill_while_an_earlier_version_is_rewritten(earlier, collect_until_killed, last):
+    sgd = finished("small", "sgd", TOP1)
+    collect_until_killed(last, sgd)
+    assert Results.load("laptop").value(earlier, "test", "loss") is not None
+    assert collected(sgd) == []
+    check_earlier(earlier)
     assert len(Results.load("laptop").cells) == 2
-    collected()
+
+
+@pytest.mark.parametrize("kept", [1, 2, 6])
+def test_a_cut_in_results_of_an_earlier_version(results, earlier, kept):
+    """Without digests a cell cut off at its end is still noticed, since the last lines of all cells are alike."""
+    path = results / "records.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:kept]) + "\n")
+    for _ in range(2):  # in the earlier layout and in today's
+        (line,) = collected(finished("small", "sgd", TOP1))
+        assert f"1 cell is incomplete ({earlier})" in line
+        assert len(path.read_text().splitlines()) > kept
+
+
+# ------------------------------------------------------------------------------------ size
+
+
+def test_what_seeds_have_in_common_is_stored_once(results):
+    folders = [finished("small", row, TOP1, seed=seed) for row in ("sgd", "novograd") for seed in (101, 100, 102)]
+    for folder in folders:
+        assert collected(folder) == []
+    cells = json.loads((results / "cells.json").read_text())
+    assert [len(cells[section]) for section in ("environments", "trainings", "cells")] == [1, 2, 6]
+    loaded = Results.load("laptop")
+    assert [loaded.config(folder.path.name)["seed"] for folder in folders] == [101, 100, 102] * 2
+    whole = content(results)
+    shutil.rmtree(results)
+    assert collected(*reversed(folders)) == []
     assert content(results) == whole
 
 
-@pytest.mark.parametrize("kept", [1, 2, 4])
-def test_a_cut_in_results_of_the_first_schema(results, workspace, kept):
-    """Without digests a cell cut off at its end is still noticed, since the last lines of all cells are alike."""
-    collected(finished("small", "sgd", TOP1))
-    without_digests(results)
-    shutil.rmtree(workspace / "runs")
-    path = results / "records.csv"
-    path.write_text("\n".join(path.read_text().splitlines()[:kept]) + "\n")
-    before = content(results)
-    (line,) = collected()
-    assert "1 cell is incomplete (image-sgd-s0-" in line
-    assert content(results) == before
+@pytest.mark.usefixtures("results")
+def test_results_say_where_a_cell_comes_from():
+    """At the end of its training, if code and machine changed on the way."""
+    origin = {"code": "abc", "dirty": True, "hardware": "another machine, 4 cores"}
+    folder = finished("small", "sgd", TOP1, seed=100, claims={"sgd-wins": "0123abcd"}, **origin)
+    folder.environment.write_text(json.dumps({"python": "3", "code": "older", "dirty": False, "hardware": "a machine"}))
+    assert collected(folder, finished("small", "novograd", TOP1)) == []
+    results, cell = Results.load("laptop"), folder.path.name
+    assert (results.code(cell), results.is_dirty(cell), results.hardware(cell)) == tuple(origin.values())
+    assert results.claims(cell) == {"sgd-wins": "0123abcd"}
+
+
+def test_examples_are_those_of_the_lowest_seed(results, workspace):
+    """Whatever the order of the trainings; no other seed counts as damaged."""
+    for seeds in ((101, 100, 102), (102, 103, 100), (100,)):
+        assert collected(*(finished("small", "sgd", TOP1, seed=seed) for seed in seeds)) == []
+        assert [cell.split("-s")[2][:3] for cell in json.loads((results / "examples.json").read_text())] == ["100"]
+    assert Results.load("laptop").complaint() == ""
+    assert len(Results.load("laptop").cells) == 4
+
+
+def test_curves_are_short_and_the_record_is_not_repeated(results):
+    """Of many updates every k-th is kept, with the last; a split that was only evaluated for the record has no curve,
+    unless searches look at it."""
+    curves = {"train/loss": [4.123456789 / i for i in range(1, 101)], "search/loss": [1.5], "test/loss": [1.25]}
+    curves |= {"dev/loss": [1.0 / i for i in range(1, 101)], "probe/loss": [3.0]}
+    folder = finished("small", "sgd", TOP1, curves=curves)
+    assert collected(folder) == []
+    stored = Results.load("laptop").curves(folder.path.name)
+    updates = {series: [point.update for point in points] for series, points in stored.items()}
+    assert updates == {
+        "train/loss": list(range(1, 101))[::-1][::9][::-1], "dev/loss": list(range(4, 101, 4)), "search/loss": [1],
+        "probe/loss": [1],
+    }  # fmt: skip
+    assert len(updates["train/loss"]) == 12
+    assert stored["train/loss"][-1].value == 0.04123457

@@ -33,7 +33,7 @@ def test_the_file_has_these_keys_in_this_order(tmp_path):
     assert list(content) == [
         "schema", "cell", "task", "optimizer", "seed", "scale", "purpose", "updates", "epochs", "metrics", "baselines",
         "scoring", "search_split", "skipped_updates", "skipped_samples", "train_seconds", "determinism", "parameters",
-        "weights_sha256", "fingerprint", "counts", "files", "code", "dirty", "hardware", "finished",
+        "weights_sha256", "fingerprint", "counts", "files", "claims", "code", "dirty", "hardware", "finished",
     ]  # fmt: skip
     assert content["metrics"]["test"]["top1"] == {"value": 50.5, "n": 597, "unit": "%"}
 
@@ -72,7 +72,7 @@ def test_a_damaged_record_is_refused(changes, message, tmp_path):
         Record.read(path)
 
 
-OPTIONAL = ("selected_update", "files")
+OPTIONAL = ("selected_update", "files", "claims")
 
 
 def test_a_record_from_before_digests_is_read(tmp_path):
