@@ -198,7 +198,11 @@ def paper_lead(comparison: Comparison, column: Column, rows: Mapping[str, TableR
 def _leads(
     claim: Claim, comparison: Comparison, scale: str, column: Column, rows: Mapping[str, TableRow]
 ) -> tuple[dict[int, float], dict[int, str]]:
-    """Seed -> lead for the seeds that count, and seed -> reason for the others that all rows have."""
+    """Seed -> lead for the seeds that count, and seed -> reason for the others that all rows have.
+
+    One training of a seed that was made for the claim suffices: nobody knew the lead before it. So cells that another
+    table had trained before count, too.
+    """
     values = {id: rows[id].values.get(column.key, {}) for id in comparison.rows}
     cells = {id: {seed_of(cell): cell for cell in rows[id].cells} for id in comparison.rows}
     common = set.intersection(*(set(each) for each in values.values()))
@@ -206,7 +210,7 @@ def _leads(
     for seed in sorted(seed for seed in common if seed >= FIRST_SEED):
         lead = _lead(comparison, column, {id: values[id][seed] for id in comparison.rows})
         results = [(rows[id].results, cells[id][seed]) for id in comparison.rows]
-        if any(each.claims(cell).get(claim.id) != claim.hash(scale) for each, cell in results):
+        if all(each.claims(cell).get(claim.id) != claim.hash(scale) for each, cell in results):
             left_out[seed] = "trained before this test was declared"
         elif any(each.is_dirty(cell) for each, cell in results):
             left_out[seed] = "trained with uncommitted changes"

@@ -189,8 +189,8 @@ def _markdown(scale: str, verdicts: Sequence[ClaimVerdict], texts: Mapping[str, 
     lines += [
         "- A comparison is paired by seed. Its interval is that of the exact sign-flip test at 5 % over the number of "
         "comparisons of the claim, so any wrong statement about a claim has a probability of at most 5 %.",
-        "- `configs/claims.yaml` has the sentences, the margins and their reasons. Only trainings count whose record "
-        "has the hash of the claim's test, so that the test was declared before them.",
+        "- `configs/claims.yaml` has the sentences, the margins and their reasons. A seed counts if "
+        "one of its trainings at least was made after the test was declared: its record has the hash of the test.",
         "- Verdicts hold for the models and data of this scale. They do not say what the paper's own data would show.",
     ]
     return "\n".join(lines) + "\n"

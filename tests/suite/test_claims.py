@@ -38,10 +38,8 @@ def judged(workspace, results, novobench):
         (declared,) = load_claims()
         for seed, lead in enumerate(leads, 100):
             for row, value in (("sgd", sgd + seed % 7), ("novograd", None if lead is None else sgd + seed % 7 + lead)):
-                changes = {"claims": {"c": declared.hash("laptop")}} | (
-                    (record or {}).get(seed, {}) if row != "sgd" else {}
-                )
-                assert put(row, seed, value, **changes) == []
+                made_for = {"claims": {"c": declared.hash("laptop")}} | (record or {}).get(seed, {})
+                assert put(row, seed, value, **(made_for if row == "novograd" else {})) == []
         code, _, errors = novobench("claims")
         assert code == 0, errors
         return lines_of(results)
@@ -147,6 +145,19 @@ def test_evidence_that_does_not_count(judged, changes, reason):
     assert (line["seeds"], line["left_out"]) == ("5", "5")
     assert line["verdict"] == "undecided"
     assert line["caveats"] == f"5 seeds left out: {reason}"
+
+
+@pytest.mark.parametrize("before", [["sgd"], ["novograd"]])
+def test_one_training_after_the_declaration_suffices(workspace, results, novobench, before):
+    """Nobody knew the difference before the second of two trainings, whichever came first."""
+    write(workspace, AHEAD)
+    (claim,) = load_claims()
+    for seed, lead in enumerate(2 + NOISE, 100):
+        for row, value in (("sgd", 90.0), ("novograd", 90.0 + lead)):
+            put(row, seed, value, claims={} if row in before else {"c": claim.hash("laptop")})
+    assert novobench("claims")[0] == 0
+    (line,) = lines_of(results)
+    assert (line["verdict"], line["seeds"], line["left_out"]) == ("supported", "10", "0")
 
 
 def test_a_changed_margin_does_not_count_earlier_trainings(judged, workspace, novobench, results):
