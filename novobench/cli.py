@@ -190,6 +190,10 @@ def _parser() -> argparse.ArgumentParser:
     debug(kind)
     kind.set_defaults(what="task")
 
+    text = "Judge the paper's claims by the records in results/, and write claims.md and claims.csv there."
+    sub = verb("claims", _claims, text, "claims --scale laptop")
+    sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
+
     verb("doctor", _doctor, "Check packages, devices, folders and disk space.", "doctor")
 
     text = "Measure the speed of optimizers and of training."
@@ -379,6 +383,12 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.what == "task":
         return check.task(arguments.name)
     return check.optimizer(arguments.name, arguments.options, arguments.lr, compiled=arguments.compile)
+
+
+def _claims(arguments: argparse.Namespace) -> int:
+    from novobench.suite import claims_report
+
+    return claims_report.report(arguments.scale)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Claims: the testable sentences of the paper with their tests, `configs/claims.yaml`, declared before the trainings.
 
-A claim names trainings to compare and a margin. Its hash stands in the record of every training that was made for it,
-so a margin that was changed afterwards does not count the trainings before the change.
+A claim names trainings to compare and a margin. Its hash stands in the record of every training that was made for it.
+After a change of the margin, seeds whose trainings were all made before it do not count.
 """
 
 from __future__ import annotations

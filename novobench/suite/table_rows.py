@@ -34,6 +34,8 @@ class TableRow:
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     """Column key -> seed -> the value of its cell; NaN if it is not finite. Without the seeds that have none."""
     warnings: list[str] = field(default_factory=list)
+    search_warnings: list[str] = field(default_factory=list)
+    """Those of `warnings` that are about the search of its rates."""
 
     @cached_property
     def seeds_by_data(self) -> dict[str, list[int]]:
@@ -72,7 +74,8 @@ def table_rows(experiment: Experiment, results: Results, planned: Sequence[Plann
             row.warnings.append(f"left out, because their results are incomplete: {_seeds(map(seed_of, left_out))}")
     of_search = search_warnings(experiment, [row.row for row in rows if row.searched], results.scale)
     for row in rows:
-        row.warnings += of_search.get(row.row.id, [])
+        row.search_warnings = of_search.get(row.row.id, [])
+        row.warnings += row.search_warnings
     _warn_of_special_cases(experiment, rows)
     _warn_of_other_data(rows)
     return rows

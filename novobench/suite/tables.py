@@ -8,6 +8,7 @@ from typing import Any
 
 from novobench import places
 from novobench.suite.checked_files import SCHEMA, csv_bytes, write_changed
+from novobench.suite.claims_report import table_lines
 from novobench.suite.differences import Difference, differences
 from novobench.suite.experiment import Column, Experiment
 from novobench.suite.markdown_text import NOT_FINITE, four_digits, markdown_table, one_line, plain, prose
@@ -120,6 +121,7 @@ def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> st
         lines += [*(f"[{number}] {note}  " for number, note in enumerate(footnotes, 1)), ""]
     compared = differences(experiment, rows)
     lines += _differences_block(experiment, rows, compared)
+    lines += table_lines(experiment, rows, scale)
     notes = [*experiment.notes, *_rates_notes(rows, scale), *_baseline_notes(experiment, rows)]
     if any(not row.row.in_paper for row in [*regular, *diagnostic]):
         notes.append("†: not in the paper.")
