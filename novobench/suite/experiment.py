@@ -178,8 +178,9 @@ class Experiment:
     gpu: dict[str, Any] = field(default_factory=dict)
     laptop: dict[str, Any] = field(default_factory=dict)
     search: Search = field(default_factory=Search)
-    in_paper: bool = True
-    """Whether it is one of the paper's tables or figures, which `make tables` trains."""
+    group: Literal["tables", "rivals", "claims"] = "tables"
+    """The make target that trains it: the paper's tables and figures, optimizers of other authors, or tests of the
+    paper's claims that no table of the paper has."""
     name: str = ""
     origin: str = ""
     """What made it, for messages, if no file did: `compare` does not read its experiments from YAML."""
