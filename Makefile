@@ -53,7 +53,7 @@ docs: $(READY) ## renew what the Makefile and README say about experiments, and 
 # Written by `make docs`:
 EXPERIMENTS := table1 table2 table3 table4 table5 table6 table7 figure1 figure2
 RIVALS := rivals_image rivals_language rivals_translation
-CLAIMS :=
+CLAIMS := claim_init_scale claim_lr_range
 table1: ## ResNet-50v2: SGD, AdamW and NovoGrad (laptop: 45 s)
 table2: ## ResNet-50v2, large batches: NovoGrad and three SGD recipes (laptop: 1.5 minutes)
 table3: ## ResNet-50v2: NovoGrad with batches of 1K, 8K and 32K (laptop: 20 s)
@@ -66,6 +66,8 @@ figure2: ## Transformer-XL: learning curves, gap between training and validation
 rivals_image: ## ResNet-50v2: AdamW, Muon, Schedule-Free, SOAP, Lion and NovoGrad's three forms (laptop: 20 s)
 rivals_language: ## Transformer-XL: AdamW, Muon, Schedule-Free, SOAP, Lion and NovoGrad's three forms (laptop: 2.5 minutes)
 rivals_translation: ## a Transformer that translates: AdamW, Muon, Schedule-Free, SOAP, Lion and NovoGrad's three forms (laptop: 1 minute)
+claim_init_scale: ## ResNet-50v2: SGD, AdamW and NovoGrad with initial variances from 1/16 to 16 times the usual one (laptop: 30 s)
+claim_lr_range: ## ResNet-50v2: SGD, AdamW and NovoGrad at rates from 1/8 to 8 times the tuned one (laptop: 40 s)
 # End of what `make docs` writes.
 
 tables: $(READY) ## all tables and figures at SCALE (laptop: 10 minutes on 2 cores)
