@@ -17,17 +17,21 @@ from novobench.suite.power import seeds_per_row
 
 ROOT = Path(__file__).resolve().parent.parent
 
+GROUPS = {"tables": "EXPERIMENTS", "rivals": "RIVALS", "claims": "CLAIMS"}
+"""Group of experiments -> the Makefile's variable of their names. In the order of the lists."""
+
 
 def experiments() -> list[Experiment]:
-    """The paper's tables, then its figures, then what the paper does not have."""
+    """The paper's tables, then its figures, then the other groups."""
     loaded = map(load_experiment, experiment_names())
-    return sorted(loaded, key=lambda experiment: (not experiment.in_paper, experiment.name[0] != "t", experiment.name))
+    return sorted(loaded, key=lambda e: (list(GROUPS).index(e.group), e.name[0] != "t", e.name))
 
 
 def makefile_block(experiments: list[Experiment]) -> str:
     """The names of the experiments, and a line for `make help` about each."""
-    names = {in_paper: [e.name for e in experiments if e.in_paper is in_paper] for in_paper in (True, False)}
-    lines = [f"EXPERIMENTS := {' '.join(names[True])}", f"RIVALS := {' '.join(names[False])}"]
+    lines = []
+    for group, variable in GROUPS.items():
+        lines.append(" ".join([variable, ":=", *(e.name for e in experiments if e.group == group)]))
     for experiment in experiments:
         lines.append(f"{experiment.name}: ## {experiment.summary} (laptop: {experiment.cost.laptop})")
     return "\n".join(lines)

@@ -166,7 +166,6 @@ def contest(
         gpu=recipe.gpu,
         full=recipe.full,
         search=Search(trials=trials, seeds=SEEDS_PER_TRIAL, reason=unequal_ranges(ranges), ranges=ranges),
-        in_paper=False,
         name=name,
         origin=f"compare, {task}:",
     )

@@ -63,16 +63,24 @@ class Panel:
     """One pair of axes of a figure. A series is `<split>/<metric>` of `curves.csv`."""
 
     x: Name
-    """`update`, `epoch`, `seconds` of training, or a series."""
+    """`update`, `epoch`, `seconds` of training, a series, or a config key in which rows differ, e.g. `batch.size`."""
     y: Annotated[list[Name], NOT_EMPTY]
-    """Series; each is one line per row."""
+    """Series; each is one line per row. Over a config key: metrics of finished cells, whose means make one line per
+    label."""
     x_label: str
     y_label: str
     difference_to: str = ""
     """A series to subtract from each of `y`."""
     logarithmic: bool = False
+    """The y axis."""
+    logarithmic_x: bool = False
     diagonal: bool = False
     """Draw y = x for comparison."""
+
+    @property
+    def over_key(self) -> bool:
+        """Whether x is a config key."""
+        return "." in self.x and "/" not in self.x
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,8 @@ class Row:
     diagnostic: bool = False
     """Trained but shown separately, and in no figure; no claim is judged by it."""
     in_paper: bool = True
-    """Whether the paper has this row, with or without a number. Markdown marks the others with †."""
+    """Whether the paper has this row, with or without a number. Markdown marks the others with †. Rows of other groups
+    than `tables` are never in the paper."""
     paper: dict[str, float] = field(default_factory=dict)
     """The paper's values by column key."""
     set: dict[str, Any] = field(default_factory=dict)
@@ -178,8 +187,9 @@ class Experiment:
     gpu: dict[str, Any] = field(default_factory=dict)
     laptop: dict[str, Any] = field(default_factory=dict)
     search: Search = field(default_factory=Search)
-    in_paper: bool = True
-    """Whether it is one of the paper's tables or figures, which `make tables` trains."""
+    group: Literal["tables", "rivals", "claims"] = "tables"
+    """The make target that trains it: the paper's tables and figures, optimizers of other authors, or tests of the
+    paper's claims that no table of the paper has."""
     name: str = ""
     origin: str = ""
     """What made it, for messages, if no file did: `compare` does not read its experiments from YAML."""
@@ -239,12 +249,15 @@ def load_experiment(name: str) -> Experiment:
             raise ConfigError(f"{place} must be the id of another row, not '{general}'.{suggestion(general, ids)}")
         if row.paper and not row.in_paper:
             raise ConfigError(f"{where} row '{row.id}': 'paper' has values, so 'in_paper' cannot be false.")
+        if row.paper and experiment.group != "tables":
+            raise ConfigError(f"{where} row '{row.id}': 'paper' has values, but the group is '{experiment.group}'.")
     _check_comparisons(experiment, where)
     _check_overrides(experiment, where)
     _check_figure(experiment.figure, where)
     check_search(experiment.search, where)
     task_config(experiment.task, where)
-    return dataclasses.replace(experiment, name=name)
+    ours = [dataclasses.replace(row, in_paper=row.in_paper and experiment.group == "tables") for row in experiment.rows]
+    return dataclasses.replace(experiment, name=name, rows=ours)
 
 
 def _check_comparisons(experiment: Experiment, where: str) -> None:
@@ -280,14 +293,14 @@ def _check_overrides(experiment: Experiment, where: str) -> None:
 def _check_figure(panels: Sequence[Panel], where: str) -> None:
     for number, panel in enumerate(panels):
         series_by_key = {
-            "x": [panel.x] if panel.x not in ("update", "epoch", "seconds") else [],
+            "x": [] if panel.over_key or panel.x in ("update", "epoch", "seconds") else [panel.x],
             "y": panel.y,
             "difference_to": [panel.difference_to] if panel.difference_to else [],
         }
         for key, names in series_by_key.items():
             for name in names:
                 if "/" not in name:
-                    other = ", or update, epoch or seconds" if key == "x" else ""
+                    other = ", a config key, or update, epoch or seconds" if key == "x" else ""
                     place = f"{where}: 'figure[{number}].{key}'"
                     raise ConfigError(f"{place} is '{name}' and must be a series, <split>/<metric>{other}.")
 

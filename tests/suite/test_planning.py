@@ -88,6 +88,8 @@ PANEL = {"x": "epoch", "y": ["test/loss"], "x_label": "epoch", "y_label": "loss"
         ({"rows": [{"id": "../a", "label": "A", "laptop": {}}]}, r"'rows\[0\].id' must be usable in a file name"),
         ({"rows": []}, "'rows' must be a collection of at least one entry"),
         ({"figure": [{**PANEL, "x": "hours"}]}, r"'figure\[0\].x' is 'hours' .*, or update, epoch or seconds"),
+        ({"group": "rival"}, "'group': Invalid value 'rival', expected one of"),
+        ({"group": "claims"}, "row 'elsewhere': 'paper' has values, but the group is 'claims'"),
         ({"figure": [{**PANEL, "y": ["loss"]}]}, r"'figure\[0\].y' is 'loss' and must be a series"),
         ({"columns": []}, "'columns' must be a collection of at least one entry"),
         ({"flags": [{"split": "test", "metric": "top1", "above": "nan", "text": "x"}]}, r"'flags\[0\].above' must be"),

@@ -11,12 +11,13 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
+from novobench.errors import ConfigError
 from novobench.suite.curves import Point
-from novobench.suite.experiment import Panel, load_experiment
+from novobench.suite.experiment import Panel, load_experiment, row_config
 from novobench.suite.markdown_text import one_line
-from novobench.suite.plots import draw, write_figure
+from novobench.suite.plots import draw, rows_of_panels, write_figure
 from novobench.suite.results import Results
-from novobench.suite.stored_cell import CurveLine, StoredCell
+from novobench.suite.stored_cell import CurveLine, RecordLine, StoredCell
 from novobench.suite.table_rows import TableRow, table_rows
 
 EXPERIMENT = Path(__file__).with_name("small_figure.yaml")
@@ -94,6 +95,41 @@ def test_a_cell_without_curves(workspace, x, logarithmic):
     panel = Panel(x, ["v/loss", "t/loss"], "x", "y", difference_to="t/loss", logarithmic=logarithmic, diagonal=True)
     path = write_figure(replace(experiment, figure=[panel]), "laptop", rows)
     assert ElementTree.fromstring(path.read_bytes()).tag.endswith("svg")
+
+
+def test_means_over_a_config_key_with_their_intervals(workspace):
+    """Two labels at two rates. By hand: 1 and 3 have the mean 2 and the 95 % interval 2 ± 12.706 · √2 / √2."""
+    experiment = load_experiment("small")
+    row, config = experiment.row("sgd"), row_config(experiment, experiment.row("sgd"), "laptop", 0)
+
+    def at(rate):
+        return replace(config, optimizer=replace(config.optimizer, lr=rate))
+
+    def cell(value):
+        line = RecordLine("1", "c", "language", "adam", "0", "test", "ppl", value, *"1", "", *"4", *[""] * 3)
+        return StoredCell([line], entry={"fingerprint": ""})
+
+    results = Results(
+        "laptop", {name: cell(value) for name, value in [("a", "1"), ("b", "3"), ("c", "5"), ("d", "nan")]}
+    )
+    rows = [
+        TableRow(replace(row, label="one"), at(8.0), False, results, ["c"]),
+        TableRow(replace(row, label="one"), at(0.5), False, results, ["a", "b", "d"]),
+        TableRow(replace(row, label="two"), at(0.5), False, results, ["d"]),
+    ]
+    panel = Panel("optimizer.lr", ["test/ppl"], "rate", "ppl", logarithmic_x=True)
+    axes = drawn(panel, rows_of_panels(replace(experiment, figure=[panel]), rows))
+    (bars,) = axes.containers  # nothing is finite in "two"
+    line, _, (ranges,) = bars
+    assert [*line.get_xdata()] == [0.5, 8.0]
+    assert [*line.get_ydata()] == [2.0, 5.0]
+    (low, high), (point, same) = ([y for _, y in segment] for segment in ranges.get_segments())
+    assert (low, high, point, same) == pytest.approx((2 - 12.706, 2 + 12.706, 5, 5), abs=1e-3)
+    assert axes.get_xscale() == "log"
+    assert [*axes.get_xticks()] == [0.5, 8.0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one"]
+    with pytest.raises(ConfigError, match="row 'sgd': a panel's x is 'optimizer.rate', which is – and no number"):
+        rows_of_panels(replace(experiment, figure=[replace(panel, x="optimizer.rate")]), rows)
 
 
 def test_a_line_has_a_gap_where_the_value_is_not_finite():

@@ -109,6 +109,11 @@ def test_a_row_with_values_of_the_paper_is_in_the_paper(workspace):
         load_experiment("small")
 
 
+def test_only_tables_have_rows_of_the_paper():
+    in_paper = {row.in_paper for name in ("rivals_image", "claim_lr_range") for row in load_experiment(name).rows}
+    assert in_paper == {False}
+
+
 # ------------------------------------------------------------------------------------ text with special characters
 
 ODD = [
