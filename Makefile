@@ -12,7 +12,7 @@ SEARCH := $(BIN)/novobench search --scale $(SCALE) $(if $(TRIALS),--trials $(TRI
 FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not long and not gpu"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-long test-gpu lint format docs tables rivals claims search wheel doctor clean
+.PHONY: help setup test test-all test-long test-gpu lint format docs tables rivals claims search rubric wheel doctor clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ $(EXPERIMENTS) $(RIVALS) $(CLAIMS): $(READY)
 
 search: $(READY) ## repeat the search for learning rates (laptop: 2.5 hours on 2 cores)
 	$(SEARCH) $(EXPERIMENTS) $(RIVALS) $(CLAIMS)
+
+rubric: $(READY) ## count what of the paper is implemented, runs and matches, at every scale
+	$(BIN)/novobench rubric
 
 wheel: $(READY) ## build the wheel and the sdist into dist/
 	$(BIN)/python -m hatchling build

@@ -45,7 +45,7 @@ def _exit_code(argv: Sequence[str] | None, received_signals: list[int]) -> int:
         return exit.code if isinstance(exit.code, int) else 2
     try:
         places.prepare_environment()
-        if "scale" in arguments:
+        if getattr(arguments, "scale", None) is not None:
             from novobench.config import scale_named
 
             arguments.scale = scale_named(arguments.scale)
@@ -165,6 +165,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--name", default="", help="folder below results/<scale>/compare/ (default: task and optimizers)")
     sub.add_argument("--dry-run", action="store_true", help="only show what would be trained, and how long it takes")
     _add_running(sub)
+
+    text = "Compare everything that the paper prints with the recipes and results, leaf by leaf."
+    sub = verb("rubric", _rubric, text, "rubric --scale laptop")
+    sub.add_argument("--scale", help="laptop, gpu or full: print every leaf (default: only counts, of all scales)")
 
     text = "Show what is in a folder of your own data, and the options that train on it."
     sub = verb("data", _data, text, "data image path=photos")
@@ -369,6 +373,13 @@ def _compare(arguments: argparse.Namespace) -> int:
         command=arguments.command_line,
     )
     return compare.compare(request, arguments.jobs, dry_run=arguments.dry_run)
+
+
+def _rubric(arguments: argparse.Namespace) -> int:
+    from novobench.suite import rubric_report
+
+    rubric_report.report(arguments.scale)
+    return 0
 
 
 def _data(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from novobench.errors import ConfigError, suggestion
 from novobench.places import display_path
 from novobench.ranges import NOT_EMPTY, FileName, Name
 from novobench.schema import typed
+from novobench.suite.margins import Margins, check_margins
 from novobench.suite.search_space import Search, check_search, split_ranges
 from novobench.tasks.catalog import default_list, load_task, resolve, task_config
 
@@ -176,6 +177,8 @@ class Experiment:
     """Differences between rows, to print below the table with their intervals."""
     flags: list[Flag] = field(default_factory=list)
     """Warnings to show next to rows."""
+    reproduction: Margins = field(default_factory=Margins)
+    """The margins within which the paper's values are reproduced."""
     settings: dict[str, str] = field(default_factory=dict)
     """Config keys printed in each row -> heading."""
     notes: list[str] = field(default_factory=list)
@@ -252,6 +255,7 @@ def load_experiment(name: str) -> Experiment:
         if row.paper and experiment.group != "tables":
             raise ConfigError(f"{where} row '{row.id}': 'paper' has values, but the group is '{experiment.group}'.")
     _check_comparisons(experiment, where)
+    check_margins(experiment.reproduction, keys, where)
     _check_overrides(experiment, where)
     _check_figure(experiment.figure, where)
     check_search(experiment.search, where)

@@ -41,6 +41,20 @@ def more_pairs(mean: float, sd: float, n: int, level: float, margin: float | Non
     return int(pairs[enough[0]]) - n if len(enough) else None
 
 
+def seeds_to_place(distance: float, sd: float, n: int, margin: float) -> int | None:
+    """The seeds, beyond n, with which the 95 % t interval of a mean lies on one side of both edges of ± margin with
+    probability 0.8: within them, or wholly outside. None for more than 1,000.
+
+    distance: of the true mean from the middle of the margins. sd: the standard deviation over seeds.
+    """
+    seeds = np.arange(n + 1, n + MOST_SEEDS + 1)
+    # Each edge is a one-sided test at 2.5 %; to be within, the mean must pass both.
+    within = sum(_t_power(_ratio(margin + side * distance, sd), seeds, 0.05) for side in (-1, 1)) - 1
+    outside = _t_power(_ratio(abs(distance) - margin, sd), seeds, 0.05)
+    enough = np.flatnonzero(np.maximum(within, outside) >= POWER)
+    return int(seeds[enough[0]]) - n if len(enough) else None
+
+
 def power(mean: float, sd: float, pairs: np.ndarray, level: float, margin: float | None = None) -> np.ndarray:
     """About the probability that sign-flip tests decide a comparison whose true difference is `mean`.
 

@@ -119,15 +119,25 @@ def setting(config: CellConfig | None, key: str) -> str:
     """The value of a dotted key as readers see it; empty for a row without a cell."""
     if config is None:
         return ""
+    try:
+        value = value_at(config, key)
+    except KeyError:
+        return "–"
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def value_at(config: CellConfig, key: str) -> Any:
+    """The value of a dotted key as plain data. Raises KeyError if the config has no such key."""
     value: Any = config
     for name in re.findall(r"[^.\[\]]+", key):
-        if isinstance(value, list):
-            value = value[int(name)] if name.isdecimal() and int(name) < len(value) else None
-        else:
-            value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
-    if dataclasses.is_dataclass(value):
-        value = dataclasses.asdict(value)  # type: ignore[arg-type]
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        try:
+            if isinstance(value, list):
+                value = value[int(name)]
+            else:
+                value = value[name] if isinstance(value, dict) else getattr(value, name)
+        except (LookupError, ValueError, AttributeError):
+            raise KeyError(key) from None
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
 
 
 def distinct_labels(experiment: Experiment, rows: Sequence[TableRow]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from novobench.suite.experiment import Column, Experiment
 from novobench.suite.markdown_text import NOT_FINITE, four_digits, markdown_table, one_line, plain, prose
 from novobench.suite.origin import origins_note
 from novobench.suite.power import seeds_per_row
+from novobench.suite.reproduction import reproductions
 from novobench.suite.table_rows import TableRow, distinct_labels, seed_noise, setting
 
 
@@ -126,7 +127,7 @@ def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> st
     notes = [*experiment.notes, *_rates_notes(rows, scale), *_baseline_notes(experiment, rows)]
     if any(not row.row.in_paper for row in [*regular, *diagnostic]):
         notes.append("†: not in the paper.")
-    notes += [*_noise_notes(experiment, rows), _seeds_note(rows)]
+    notes += [*_noise_notes(experiment, rows), _seeds_note(rows), *_reproduction_notes(experiment, columns, rows)]
     notes += [*_differences_notes(experiment, rows, compared), origins_note(rows)]
     return "\n".join([*lines, *(f"- {prose(note)}" for note in notes)]) + "\n"
 
@@ -149,11 +150,12 @@ def _block(
         label = plain(row.row.label) + ("" if row.row.in_paper else " †")
         cells = [label + marks, *(plain(setting(row.config, key)) for key in experiment.settings)]
         cells.append(str(len(row.cells)) if row.config is not None else "")
-        estimates = row.estimates
+        estimates, outcomes = row.estimates, reproductions(experiment, row)
         for column in columns:
             estimate, paper_value = estimates.get(column.key), row.row.paper.get(column.key)
             cells.append(str(estimate) if estimate else _reason_without_value(row, column.key))
-            cells.append("" if paper_value is None else f"{paper_value:.2f}")
+            outcome = f": {outcomes[column.key]}" if column.key in outcomes else ""
+            cells.append("" if paper_value is None else f"{paper_value:.2f}{outcome}")
         body.append(cells)
     return markdown_table(head, body)
 
@@ -224,6 +226,18 @@ def _noise_notes(experiment: Experiment, rows: Sequence[TableRow]) -> list[str]:
         return []
     sd = f"Seed noise of {column.label}: a standard deviation of {noise:.2g}, pooled within rows."
     return [f"{sd} {seeds_per_row()} seeds per row detect a difference of that size (t test at 5 %, power 0.8)."]
+
+
+def _reproduction_notes(experiment: Experiment, columns: Sequence[Column], rows: Sequence[TableRow]) -> list[str]:
+    """How it is decided whether the paper's values are reproduced, if this was decided for any."""
+    if not any(reproductions(experiment, row) for row in rows):
+        return []
+    declared = experiment.reproduction
+    margins = [f"{each.label} ± {declared.margins[each.key]:g}" for each in columns if each.key in declared.margins]
+    return [
+        "A value of the paper is reproduced if the 95 % interval of our mean lies within a margin of it "
+        f"({', '.join(margins)}), and not if it lies wholly outside. {declared.reason}"
+    ]
 
 
 def _differences_notes(experiment: Experiment, rows: Sequence[TableRow], compared: Sequence[Difference]) -> list[str]:
