@@ -72,6 +72,7 @@ claim_lr_range: ## ResNet-50v2: SGD, AdamW and NovoGrad at rates from 1/8 to 8 t
 
 tables: $(READY) ## all tables and figures at SCALE (laptop: 10 minutes on 2 cores)
 	$(RUN) $(EXPERIMENTS)
+	$(BIN)/novobench claims --scale $(SCALE)
 
 rivals: $(READY) ## optimizers of other authors on three of the paper's tasks (laptop: 4 minutes on 2 cores)
 	$(RUN) $(RIVALS)

@@ -1,19 +1,23 @@
-"""Renew what the Makefile and README say about experiments, from experiments/*.yaml, and what the header of each
-experiment says about seed noise and the page on NovoGrad's forms about their results, from results/laptop/.
+"""Renew what the Makefile and README say about experiments, from experiments/*.yaml. Renew from results/laptop/ the
+verdicts in README, the results on the page on NovoGrad's forms, and what the header of each experiment says about seed
+noise.
 
     python scripts/renew_docs.py        (or: make docs)
 
-The Makefile, README and that page have one generated block each, between two marker lines, and a header has one
-generated line; the rest is written by hand.
+The Makefile, README and that page have generated blocks, each between two marker lines, and a header has one generated
+line; the rest is written by hand.
 """
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
 from novobench.suite.power import seeds_per_row
+from novobench.suite.statistics import decimals
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -77,26 +81,65 @@ def _interval(line: dict[str, str], column: str) -> str:
     return f"{mean:.1f} ± {float(line[f'{column}_high']) - mean:.1f}" if line[f"{column}_high"] else f"{mean:.1f}"
 
 
-BLOCKS: dict[str, tuple[str, str, Callable[[list[Experiment]], str]]] = {
-    "Makefile": ("# Written by `make docs`:", "# End of what `make docs` writes.", makefile_block),
-    "novobench/optim/BEYOND_THE_PAPER.md": (
-        "<!-- Written by `make docs`: -->",
-        "<!-- End of what `make docs` writes. -->",
-        forms_block,
-    ),
-    "README.md": ("<!-- Written by `make docs`: -->", "<!-- End of what `make docs` writes. -->", readme_block),
-}
-"""File -> the marker lines around its block, and the function that writes the block."""
+def claims_block(_: list[Experiment]) -> str:
+    """The verdicts on the paper's claims at laptop scale: a count, and a Markdown table with leads, intervals and n."""
+    by_claim: dict[str, list[dict[str, str]]] = {}
+    for line in laptop_table("claims"):
+        by_claim.setdefault(line["id"], []).append(line)
+    counts = Counter(lines[0]["verdict"] for lines in by_claim.values())
+    heading = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items(), key=lambda pair: -pair[1]))
+    lines = [f"At laptop scale, of {len(by_claim)} claims: {heading}.", ""]
+    lines += ["| claim | verdict | lead, with interval | n |", "| --- | --- | --- | --- |"]
+    for comparisons in by_claim.values():
+        first = comparisons[0]
+        leads = "; ".join(_lead(line) for line in comparisons) if not first["value"] else f"measured {first['value']}"
+        seeds = min((int(line["seeds"]) for line in comparisons if line["seeds"]), default=0)
+        cells = [f"{first['says']} ({first['where']})", first["text"], leads, str(seeds or "")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def renewed(name: str, text: str) -> str:
-    """The text of a file of `BLOCKS` with its block renewed. Raises ValueError if a marker is missing."""
-    begin, end, block = BLOCKS[name]
+def _lead(line: dict[str, str]) -> str:
+    """`−21.4 [−22.6, −20.1]`; a dash without seeds."""
+    if not line["lead"]:
+        return "–"
+    numbers = [float(line[key]) for key in ("lead", "low", "high") if line[key]]
+    width = (numbers[2] - numbers[1]) / 2 if len(numbers) == 3 else 1.0
+    lead, *ends = [f"{number:+.{decimals(width)}f}".replace("-", "−") for number in numbers]
+    return f"{lead} [{', '.join(ends)}]" if ends else lead
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a file that is generated, between two marker lines."""
+
+    file: str
+    write: Callable[[list[Experiment]], str]
+    marker: str = "Written by `make docs`"
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The marker lines, comments in the file's language."""
+        begin, end = f"{self.marker}:", "End of what `make docs` writes."
+        return (f"<!-- {begin} -->", f"<!-- {end} -->") if self.file.endswith(".md") else (f"# {begin}", f"# {end}")
+
+
+BLOCKS = (
+    Block("Makefile", makefile_block),
+    Block("novobench/optim/BEYOND_THE_PAPER.md", forms_block),
+    Block("README.md", readme_block),
+    Block("README.md", claims_block, "Verdicts written by `make docs`"),
+)
+
+
+def renewed(block: Block, text: str) -> str:
+    """The text of a block's file with the block renewed. Raises ValueError if a marker is missing."""
+    begin, end = block.ends
     before, found_begin, rest = text.partition(f"{begin}\n")
     _, found_end, after = rest.partition(f"{end}\n")
     if not found_begin or not found_end:
-        raise ValueError(f"{name} has no lines '{begin}' and '{end}'")
-    return f"{before}{begin}\n{block(experiments())}\n{end}\n{after}"
+        raise ValueError(f"{block.file} has no lines '{begin}' and '{end}'")
+    return f"{before}{begin}\n{block.write(experiments())}\n{end}\n{after}"
 
 
 def noise_line(experiment: Experiment, table: Sequence[dict[str, str]]) -> str:
@@ -131,9 +174,9 @@ def laptop_table(name: str) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    for name in BLOCKS:
-        path = ROOT / name
-        path.write_text(renewed(name, path.read_text(encoding="utf-8")), encoding="utf-8")
+    for block in BLOCKS:
+        path = ROOT / block.file
+        path.write_text(renewed(block, path.read_text(encoding="utf-8")), encoding="utf-8")
     for experiment in experiments():
         path = ROOT / "experiments" / f"{experiment.name}.yaml"
         text = path.read_text(encoding="utf-8")

@@ -9,11 +9,18 @@ from novobench.places import ROOT
 from novobench.suite.experiment import experiment_names, load_experiment
 
 
-@pytest.mark.parametrize("name", renew_docs.BLOCKS)
-def test_the_block_is_up_to_date(name):
+@pytest.mark.parametrize("block", renew_docs.BLOCKS, ids=lambda block: block.write.__name__)
+def test_the_block_is_up_to_date(block):
     """If this fails, run `make docs`."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    assert renew_docs.renewed(name, text) == text
+    text = (ROOT / block.file).read_text(encoding="utf-8")
+    assert renew_docs.renewed(block, text) == text
+
+
+def test_a_lead_in_the_list_of_verdicts():
+    line = {"lead": "-21.43", "low": "-22.6", "high": "-20.1"}
+    assert renew_docs._lead(line) == "−21.43 [−22.60, −20.10]"
+    assert renew_docs._lead(line | {"low": "", "high": ""}) == "−21.43"
+    assert renew_docs._lead(line | {"lead": ""}) == "–"
 
 
 @pytest.mark.parametrize("name", experiment_names())

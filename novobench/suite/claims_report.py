@@ -86,11 +86,10 @@ def table_lines(experiment: Experiment, rows: Sequence[TableRow], scale: str) ->
     lines = ["The paper's claims:", ""]
     for claim in claims:
         verdict = _judge(claim, scale, experiment, rows)
-        quote = f"“{prose(claim.paper)}” ({prose(claim.where)})"
-        lines.append(
-            f"- {quote} **{str(verdict).capitalize()}**: {prose(claim.says)}. {_numbers(verdict, experiment, rows)}"
-        )
-        lines[-1] += "".join(f" *{prose(caveat)}.*" for caveat in verdict.caveats)
+        parts = [f"**{str(verdict).capitalize()}**: {prose(claim.says)}.", _numbers(verdict, experiment, rows)]
+        parts += [f"*{prose(caveat)}.*" for caveat in verdict.caveats]
+        parts.append(f"The paper: “{prose(claim.paper)}” ({prose(claim.where)})")
+        lines.append(f"- {' '.join(filter(None, parts))}")
     return [*lines, ""]
 
 
@@ -104,14 +103,15 @@ def _numbers(verdict: ClaimVerdict, experiment: Experiment | None, rows: Sequenc
     if experiment is None or not verdict.findings:
         return ""
     labels = {id: plain(label) for id, label in distinct_labels(experiment, rows).items()}
-    return " ".join(_finding_text(finding, column_of(claim, experiment), labels) for finding in verdict.findings)
+    column = plain(column_of(claim, experiment).label)
+    return f"{column[0].upper()}{column[1:]}: {'; '.join(_finding_text(each, labels) for each in verdict.findings)}."
 
 
-def _finding_text(finding: Finding, column: Column, labels: Mapping[str, str]) -> str:
+def _finding_text(finding: Finding, labels: Mapping[str, str]) -> str:
     comparison = finding.comparison
     first = _side(comparison.first, comparison.first_minus, labels)
     second = _side(comparison.second, comparison.second_minus, labels)
-    return f"{first} against {second}: {_lead_text(finding)} ({plain(column.label)})."
+    return f"{first} against {second} {_lead_text(finding)}"
 
 
 def _side(ids: Sequence[str], minus: Sequence[str], labels: Mapping[str, str]) -> str:
@@ -123,17 +123,20 @@ def _side(ids: Sequence[str], minus: Sequence[str], labels: Mapping[str, str]) -
 
 
 def _lead_text(finding: Finding) -> str:
-    """`paper: ahead by 3.14 · here: behind by 22.4 [21.1, 23.6], n = 10`."""
-    printed = "" if finding.paper is None else f"paper: {_ahead(finding.paper, 2)} · here: "
+    """`(paper: ahead by 3.14 · here: behind by 22.4 [21.1, 23.6], n = 10)`."""
+    return f"({'' if finding.paper is None else f'paper: {_ahead(finding.paper, 2)} · '}here: {_lead_here(finding)})"
+
+
+def _lead_here(finding: Finding) -> str:
     lead = finding.lead
     if not lead.n:
-        return f"{printed}no seed" if not finding.n else f"{printed}diverged, n = {finding.n}"
+        return f"diverged, n = {finding.n}" if finding.n else "no seed"
     if math.isinf(finding.low) and math.isinf(finding.high):
-        return f"{printed}{_ahead(lead.mean, 2)}, n = {finding.n}, too few seeds for an interval"
+        return f"{_ahead(lead.mean, 2)}, n = {finding.n}, too few seeds for an interval"
     digits = decimals(min(abs(end - lead.mean) for end in (finding.low, finding.high)))
     ends = (finding.low, finding.high) if lead.mean >= 0 else (-finding.high, -finding.low)
     interval = f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]".replace("inf", "∞").replace("-", "−")
-    return f"{printed}{_ahead(lead.mean, digits)} {interval}, n = {finding.n}"
+    return f"{_ahead(lead.mean, digits)} {interval}, n = {finding.n}"
 
 
 def _ahead(lead: float, digits: int) -> str:

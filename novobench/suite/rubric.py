@@ -23,7 +23,8 @@ from novobench.suite.experiment import Experiment, load_experiment
 from novobench.suite.plan import PlannedRow, planned_rows
 from novobench.suite.reproduction import reproductions
 from novobench.suite.results import Results
-from novobench.suite.rubric_file import Printed, Rubric, load_rubric, matching, rubric_place
+from novobench.suite.row_patterns import matching
+from novobench.suite.rubric_file import Printed, Rubric, load_rubric, rubric_place
 from novobench.suite.rubric_properties import value_of
 from novobench.suite.table_rows import TableRow, table_rows
 
@@ -117,7 +118,7 @@ def _figure(
     section, figure = rubric.section(experiment.where), rubric.figures[experiment.name]
     drawn = {series for panel in experiment.figure for series in panel.y}
     by_id = {row.row.id: row for row in rows if row.row.id in configs}
-    for id in matching(figure.rows, list(by_id)):
+    for id in matching(figure.rows, list(by_id), f"{rubric_place()}: 'figures.{experiment.name}.rows'"):
         for series in figure.series:
             leaf = partial(Leaf, section, experiment.name, f"{id} {series}")
             missing = "" if series in drawn else f"no panel of {experiment.name} draws it"
@@ -176,9 +177,9 @@ _holds = cache(rubric_formulas.holds)
 def _constants(rubric: Rubric, configs: Mapping[str, Mapping[str, CellConfig]]) -> Iterator[Leaf]:
     by_place = {f"{name}/{row}": config for name, rows in configs.items() for row, config in rows.items()}
     for name, constant in rubric.constants.items():
-        rows = {row: by_place[row] for row in matching(constant.rows, list(by_place))}
+        named = matching(constant.rows, list(by_place), f"{rubric_place()}: 'constants.{name}.rows'")
         leaf = partial(Leaf, rubric.section(constant.where), "constants", name)
-        yield leaf("implemented", constant.paper, *_has(constant.expected, rows))
+        yield leaf("implemented", constant.paper, *_has(constant.expected, {row: by_place[row] for row in named}))
 
 
 def _has(expected: Mapping[str, Printed], configs: Mapping[str, CellConfig]) -> Judgement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Any
 
 from omegaconf import OmegaConf
@@ -16,6 +16,7 @@ from novobench.errors import ConfigError, suggestion
 from novobench.places import display_path
 from novobench.ranges import NOT_EMPTY, Name, NonNegativeFloat
 from novobench.schema import typed
+from novobench.suite.ledger import load_ledger
 from novobench.yaml_text import untyped_value
 
 
@@ -107,22 +108,25 @@ class Rubric:
         return section
 
 
+def _path() -> Path:
+    return places.workspace().find(places.workspace().root / "configs" / "rubric.yaml")
+
+
 def rubric_place() -> str:
     """The file, for messages."""
-    return display_path(places.workspace().find(places.workspace().root / "configs" / "rubric.yaml"))
+    return display_path(_path())
 
 
 def load_rubric() -> Rubric:
     """`configs/rubric.yaml`. Raises ConfigError if it is malformed or names a deviation that the ledger lacks."""
-    root = places.workspace().root / "configs"
-    where, content = rubric_place(), read_yaml(places.workspace().find(root / "rubric.yaml"))
+    where, content = rubric_place(), read_yaml(_path())
     for tables in _mappings(content.get("tables")):
         for row in _mappings(tables):
             _expand(row)
     for constant in _mappings(content.get("constants")):
         _expand(constant.get("expected"))
     rubric: Rubric = typed(OmegaConf.create(content), Rubric, {}, where)
-    ledger = read_yaml(places.workspace().find(root / "deviations.yaml"))
+    ledger = load_ledger()
     for deviation in _deviations(rubric):
         if deviation not in ledger:
             hint = suggestion(deviation, list(ledger))
@@ -147,11 +151,3 @@ def _deviations(rubric: Rubric) -> list[str]:
     printed += [each for constant in rubric.constants.values() for each in constant.expected.values()]
     named = [each.deviation for each in printed] + [formula.deviation for formula in rubric.formulas.values()]
     return list(filter(None, named))
-
-
-def matching(patterns: list[str], rows: list[str]) -> list[str]:
-    """Those of `rows` that a pattern matches. Raises ConfigError for a pattern that matches none."""
-    for pattern in patterns:
-        if not any(fnmatchcase(row, pattern) for row in rows):
-            raise ConfigError(f"{rubric_place()}: 'rows' has '{pattern}', which is no row.{suggestion(pattern, rows)}")
-    return [row for row in rows if any(fnmatchcase(row, pattern) for pattern in patterns)]

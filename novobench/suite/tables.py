@@ -11,6 +11,7 @@ from novobench.suite.checked_files import SCHEMA, csv_bytes, write_changed
 from novobench.suite.claims_report import table_lines
 from novobench.suite.differences import Difference, differences
 from novobench.suite.experiment import Column, Experiment
+from novobench.suite.ledger import ledger_notes
 from novobench.suite.markdown_text import NOT_FINITE, four_digits, markdown_table, one_line, plain, prose
 from novobench.suite.origin import origins_note
 from novobench.suite.power import seeds_per_row
@@ -127,6 +128,7 @@ def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> st
     notes = [*experiment.notes, *_rates_notes(rows, scale), *_baseline_notes(experiment, rows)]
     if any(not row.row.in_paper for row in [*regular, *diagnostic]):
         notes.append("†: not in the paper.")
+    notes += ledger_notes(experiment.name, [row.row.id for row in rows if row.config is not None], scale)
     notes += [*_noise_notes(experiment, rows), _seeds_note(rows), *_reproduction_notes(experiment, columns, rows)]
     notes += [*_differences_notes(experiment, rows, compared), origins_note(rows)]
     return "\n".join([*lines, *(f"- {prose(note)}" for note in notes)]) + "\n"

@@ -250,7 +250,7 @@ def test_figures_need_panels_and_points(rubric, results, workspace):
             "'tables.small.sgdd' is no row of the paper with a cell at full",
         ),
         ("updates: 8", "updatess: 8", "sgd has no config key or property 'updatess'"),
-        ("rows: [small/sgd]", "rows: [small/x*]", "'rows' has 'small/x\\*', which is no row"),
+        ("rows: [small/sgd]", "rows: [small/x*]", "'constants.batch.rows': 'small/x\\*' is no row"),
         (
             "updates: 8",
             "updates: {value: 9, deviation: tabel3-1k-lr}",
