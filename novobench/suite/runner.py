@@ -56,9 +56,9 @@ def run(plan: Plan, jobs: int | None) -> int:
     try:
         failed = wrong_data | train(plan.cells, results, jobs, out, collected)
     except KeyboardInterrupt:
-        _collect(plan, files, to_collect, results, out, complete=False)
+        _collect(plan, files, to_collect, collected, results, out, complete=False)
         raise
-    problems = _collect(plan, files, to_collect, results, out, complete=not failed)
+    problems = _collect(plan, files, to_collect, collected, results, out, complete=not failed)
     for cell in plan.cells:
         if not cell.own_recipe and cell.folder.finished and cell.id not in wrong_data:
             try:
@@ -72,17 +72,19 @@ def _collect(
     plan: Plan,
     files: Mapping[Path, bytes | None],
     cells: Sequence[PlannedCell],
+    collected: Collection[str],
     results: Results,
     out: Console,
     *,
     complete: bool,
 ) -> list[str]:
-    """Add the finished cells to `results/<scale>/` and write tables and figures; returns the problems.
+    """Add the finished ones among `cells` to `results/<scale>/`, where those in `collected` are, and write tables and
+    figures; returns the problems.
 
     `files` is the content of configs and experiments when the cells were planned: a search may have changed the rates
     since. Unless everything was trained (`complete`), only rows with results are printed.
     """
-    if not any(cell.own_recipe for cell in plan.cells):
+    if not cells and not collected:
         return []
     scale = plan.scale
     with locked(scale):
