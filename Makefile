@@ -16,7 +16,7 @@ FAST_TESTS := $(BIN)/python -m pytest -n 2 -m "not slow and not long and not gpu
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: SCALE=laptop|gpu|full, SEEDS=<per row>, JOBS=<cells at a time>, TRIALS=<per search>, PYTHON=python3"
+	@echo "Variables: SCALE=laptop|gpu|full, SEEDS=<per row, or 100-109>, JOBS=<cells at a time>, TRIALS=<per search>, PYTHON=python3"
 
 setup: $(READY) ## install everything into .venv (2 to 5 minutes, 6 GB)
 

@@ -246,7 +246,8 @@ def _add_experiments(sub: argparse.ArgumentParser, *, with_seeds: bool = True) -
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="e.g. table1; see `novobench list`")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
     if with_seeds:
-        text = "seeds per row: a number, or a range such as 100-109 (default: 1)"
+        text = "a number N: seeds 100, 101, … of each row, trained on this machine; or a range such as 100-109 or 0-0: "
+        text += "seeds whose results are in results/ already are not trained again (default: 1)"
         sub.add_argument("--seeds", type=_seeds, default="1", help=text)
     _add_list(sub, "--rows", "ID", "only these rows (default: all)")
     _add_overrides(sub, "override the config of every row; {} empties a mapping. Results of it stay in runs/")
@@ -274,7 +275,7 @@ def _add_list(sub: argparse.ArgumentParser, flag: str, metavar: str, text: str) 
 _MAX_COUNT = 1_000_000
 
 
-def _seeds(text: str) -> list[int]:
+def _seeds(text: str) -> seeds.Seeds:
     try:
         return seeds.parse_seeds(text)
     except ValueError as error:
@@ -435,7 +436,8 @@ def _planned(arguments: argparse.Namespace) -> Plan:
 
     experiments = _experiments(arguments)
     extra = _overrides(arguments, [experiment.task for experiment in experiments])
-    return plan(experiments, arguments.scale, arguments.seeds, extra, arguments.rows)
+    asked = arguments.seeds
+    return plan(experiments, arguments.scale, asked.numbers, extra, arguments.rows, seeds_are_named=asked.named)
 
 
 def _overrides(arguments: argparse.Namespace, tasks: Sequence[str]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def parse_overrides(arguments: Iterable[str]) -> dict[str, Any]:
 
 
 _FIXED_KEYS = {
-    "seed": "--seeds N gives each row the seeds 0 to N-1",
+    "seed": "--seeds chooses the seeds of each row",
     "scale": "--scale chooses it",
     "task": "the experiment's `task:` says it",
     "purpose": "`novobench search` sets it for its trials",

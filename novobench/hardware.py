@@ -19,6 +19,11 @@ def describe() -> str:
     return f"{processor()}, {cores()} cores"
 
 
+def processor_type(description: str) -> str:
+    """The type of processor or GPU in what `describe` returned, without the number of cores or GPUs."""
+    return re.sub(r"^\d+ × |, \d+ cores$", "", description)
+
+
 def accelerator() -> str:
     """What `runtime.accelerator: auto` means here, in the order that Lightning prefers: `mps`, `cuda` or `cpu`."""
     import torch

@@ -28,6 +28,7 @@ def _cache(tmp_path_factory):
 def workspace(tmp_path, monkeypatch) -> Path:
     """A small checkout as the workspace: the real configs and `experiments/small.yaml`, without runs or results."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "configs" / "claims.yaml").write_text("{}\n")  # the paper's are about other experiments
     (tmp_path / "experiments").mkdir()
     shutil.copy(SMALL_EXPERIMENT, tmp_path / "experiments" / "small.yaml")
     monkeypatch.setattr(places, "workspace", lambda: places.Workspace(tmp_path, shipped=tmp_path))

@@ -24,6 +24,7 @@ from novobench.console import console, counted, duration
 from novobench.errors import ConfigError, NovobenchError, suggestion
 from novobench.optim import registry
 from novobench.places import display_path
+from novobench.seeds import FIRST_SEED
 from novobench.suite.collection import collect
 from novobench.suite.compare_files import declare, write_report
 from novobench.suite.compare_outcome import Compared, Contest, Declaration
@@ -44,8 +45,6 @@ from novobench.suite.trials import best_trials, check_ranges, outcomes_of, rows_
 from novobench.suite.verdicts import verdicts
 from novobench.tasks.catalog import task_config, task_names
 
-FIRST_SEED = 100
-"""Of the compared cells. Searches have the seeds 0, 1, …"""
 RATE_FACTORS = (0.25, 0.5, 2.0, 4.0)
 """Of the best rate: how much does a comparison depend on it?"""
 _RATE_SEEDS = 2

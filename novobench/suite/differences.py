@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from novobench.seeds import seeds_text
 from novobench.suite.experiment import Column, Experiment
+from novobench.suite.origin import pair_problems
 from novobench.suite.statistics import decimals
 from novobench.suite.table_rows import TableRow
 from novobench.suite.verdicts import Pairs, Verdict, verdicts
@@ -25,6 +27,14 @@ class Difference:
     @property
     def verdict_text(self) -> str:
         return "the same training" if self.verdict is None else str(self.verdict)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why some of its seeds are no clean pairs; nothing if all of them are."""
+        seeds_by_problem: dict[str, list[int]] = {}
+        for seed, problem in pair_problems(self.row.results, self.row.cells, self.other.cells).items():
+            seeds_by_problem.setdefault(problem, []).append(seed)
+        return [f"{seeds_text(seeds)}: {problem}" for problem, seeds in seeds_by_problem.items()]
 
     def texts(self) -> tuple[str, str, str]:
         """The mean, the interval of the verdict and the BCa interval, with digits that show how wide they are."""

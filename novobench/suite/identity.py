@@ -11,7 +11,8 @@ import dataclasses
 import json
 import multiprocessing.connection
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,6 +25,7 @@ from novobench.errors import NovobenchError
 from novobench.suite.collection import undamaged
 from novobench.suite.forkserver import forkserver, start
 from novobench.suite.plan import PlannedCell
+from novobench.suite.results import Results
 from novobench.tasks.catalog import task_config
 from novobench.training import worker
 
@@ -34,38 +36,54 @@ def changed_data_errors(cells: Sequence[PlannedCell], out: Console) -> dict[str,
     Every data set is measured once, in a process of its own. If it no longer exists, the records are kept, and `out`
     says so.
     """
+    trained_on = {}
+    for cell in _with_own_data([cell for cell in cells if cell.folder.finished]):
+        with suppress(NovobenchError), undamaged(cell.folder, "record.json"):  # the collection reports an error
+            trained_on[cell.id] = cell.folder.read_record().fingerprint
+    changes = _changes(cells, trained_on, "finished cell", out)
+    return {
+        cell.id: f"{change} Give other data another name (data.name=…), restore these, or remove {cell.folder.path} to "
+        "retrain."
+        for cell, change in changes
+    }
+
+
+def collected_on_other_data(cells: Sequence[PlannedCell], results: Results, out: Console) -> set[str]:
+    """The cells whose results come from other data than those that exist now. See `changed_data_errors`."""
+    collected = [cell for cell in cells if cell.id in results.cells]
+    trained_on = {cell.id: results.fingerprint(cell.id) for cell in _with_own_data(collected)}
+    return {cell.id for cell, _ in _changes(cells, trained_on, "collected cell", out)}
+
+
+def _with_own_data(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """Those that are not trained on built-in data."""
     built_in = {task: task_config(task).BUILT_IN for task in {cell.config.task for cell in cells}}
+    return [cell for cell in cells if cell.config.data.source != built_in[cell.config.task]]
+
+
+def _changes(
+    cells: Sequence[PlannedCell], trained_on: Mapping[str, str], kind: str, out: Console
+) -> Iterator[tuple[PlannedCell, str]]:
+    """The cells whose data are not those with the fingerprint that they were trained on, each with a sentence that says
+    so. trained_on: cell id -> fingerprint; others are not looked at."""
     cells_by_data: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        config = cell.config
-        if config.data.source != built_in[config.task] and cell.folder.finished:
-            cells_by_data.setdefault(_data_key(config), []).append(cell)
+        if cell.id in trained_on:
+            cells_by_data.setdefault(_data_key(cell.config), []).append(cell)
     if not cells_by_data:
-        return {}
-    count = sum(map(len, cells_by_data.values()))
-    out.print(f"{counted(count, 'finished cell')}: comparing their data with the data they were trained on.")
+        return
+    out.print(f"{counted(len(trained_on), kind)}: comparing their data with the data they were trained on.")
     measured = _fingerprints([group[0].config for group in cells_by_data.values()])
-    errors = {}
     for group, (fingerprint, problem) in zip(cells_by_data.values(), measured, strict=True):
         config = group[0].config
         data = f"data '{config.data.name}' ({config.data.source} {config.data.path or config.data.name})"
         if not fingerprint and not (data_root(config) / (config.data.path or config.data.name)).exists():
-            finished = counted(len(group), "finished cell")
-            out.print(f"{finished}: {data} cannot be compared, so the records are kept: {problem}")
+            out.print(f"{counted(len(group), kind)}: {data} cannot be compared, so the records are kept: {problem}")
             continue
+        now = f"fingerprint {fingerprint}" if fingerprint else problem
         for cell in group:
-            try:
-                with undamaged(cell.folder, "record.json"):
-                    trained_on = cell.folder.read_record().fingerprint
-            except NovobenchError:  # the collection reports it
-                continue
-            if fingerprint != trained_on:
-                errors[cell.id] = (
-                    f"{data} are not what it was trained on: "
-                    f"{f'fingerprint {fingerprint}' if fingerprint else problem}; was {trained_on}. Give other data "
-                    f"another name (data.name=…), restore these, or remove {cell.folder.path} to retrain."
-                )
-    return errors
+            if fingerprint != trained_on[cell.id]:
+                yield cell, f"{data} are not what it was trained on: {now}; was {trained_on[cell.id]}."
 
 
 def _data_key(config: CellConfig) -> str:

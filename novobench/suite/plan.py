@@ -60,6 +60,8 @@ class Plan:
     """All rows of each experiment, by its name."""
     cells: Sequence[PlannedCell]
     """Each once however many rows need it, seed by seed in the order of the rows."""
+    seeds_are_named: bool = False
+    """Whether a command names its seeds. Then results of other machines count, see `collected_cells`."""
 
 
 def plan(
@@ -68,6 +70,8 @@ def plan(
     seeds: Sequence[int],
     extra: Mapping[str, Any] | None = None,
     only: Sequence[str] = (),
+    *,
+    seeds_are_named: bool = False,
 ) -> Plan:
     """Plan the cells of the experiments.
 
@@ -91,7 +95,7 @@ def plan(
             if config is not None:
                 seeds = [config.seed] if one_seed else seeds  # a number, however it was written
                 requests.append((f"{experiment.name}/{row.id}", config))
-    return Plan(experiments, scale, rows, _cells(requests, seeds, rows))
+    return Plan(experiments, scale, rows, _cells(requests, seeds, rows), seeds_are_named)
 
 
 def check_not_empty(plan: Plan) -> None:

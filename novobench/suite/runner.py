@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,11 +16,12 @@ from novobench.errors import NovobenchError, one_line
 from novobench.files import readable_os_errors
 from novobench.places import display_path
 from novobench.suite.claims import declare
+from novobench.suite.collected import collected_cells
 from novobench.suite.collection import collect, undamaged
 from novobench.suite.executors import Event, default_jobs, run_local, sharing
 from novobench.suite.experiment import Experiment
 from novobench.suite.forecast import forecast, measured_speeds
-from novobench.suite.identity import changed_data_errors
+from novobench.suite.identity import changed_data_errors, collected_on_other_data
 from novobench.suite.markdown_text import four_digits
 from novobench.suite.plan import Plan, PlannedCell, PlannedRow, check_not_empty, planned_rows, source_files
 from novobench.suite.results import Results, locked
@@ -33,22 +34,31 @@ def run(plan: Plan, jobs: int | None) -> int:
     """Train the missing cells, collect the finished ones and write the tables. Exit code 1 if a cell failed.
 
     An interrupt ends the training; cells that finished by then are still collected. Cells of an overridden recipe are
-    trained but not collected: tables hold the experiment's own recipe.
+    trained but not collected: tables hold the experiment's own recipe. Results that were collected before count if the
+    command names its seeds (see `collected_cells`); otherwise this machine's replace them.
     """
     out = console()
     check_not_empty(plan)
     check_writable(plan.scale)
     files = source_files(plan.experiments)
-    wrong_data = changed_data_errors(plan.cells, out)
-    to_collect = [cell for cell in plan.cells if cell.own_recipe and cell.id not in wrong_data]
     results = Results.load(plan.scale)
+    other_data = collected_on_other_data(plan.cells, results, out) if plan.seeds_are_named else ()
+    collected = collected_cells(plan, results, other_data)
+    again = [cell for cell in plan.cells if cell.own_recipe and cell.id in results.cells and cell.id not in collected]
+    if plan.seeds_are_named and again:
+        out.print(
+            f"{counted(len(again), 'cell')} in {display_path(results.folder)} cannot be paired with cells of this "
+            "machine: they come from another type of processor, or from other data."
+        )
+    wrong_data = changed_data_errors([cell for cell in plan.cells if cell.id not in collected], out)
+    to_collect = [cell for cell in plan.cells if cell.own_recipe and cell.id not in (wrong_data.keys() | collected)]
     declare(to_collect, plan.scale)
     try:
-        failed = wrong_data | train(plan.cells, results, jobs, out)
+        failed = wrong_data | train(plan.cells, results, jobs, out, collected)
     except KeyboardInterrupt:
-        _collect(plan, files, to_collect, results, out, complete=False)
+        _collect(plan, files, to_collect, collected, results, out, complete=False)
         raise
-    problems = _collect(plan, files, to_collect, results, out, complete=not failed)
+    problems = _collect(plan, files, to_collect, collected, results, out, complete=not failed)
     for cell in plan.cells:
         if not cell.own_recipe and cell.folder.finished and cell.id not in wrong_data:
             try:
@@ -62,17 +72,19 @@ def _collect(
     plan: Plan,
     files: Mapping[Path, bytes | None],
     cells: Sequence[PlannedCell],
+    collected: Collection[str],
     results: Results,
     out: Console,
     *,
     complete: bool,
 ) -> list[str]:
-    """Add the finished cells to `results/<scale>/` and write tables and figures; returns the problems.
+    """Add the finished ones among `cells` to `results/<scale>/`, where those in `collected` are, and write tables and
+    figures; returns the problems.
 
     `files` is the content of configs and experiments when the cells were planned: a search may have changed the rates
     since. Unless everything was trained (`complete`), only rows with results are printed.
     """
-    if not cells:
+    if not cells and not collected:
         return []
     scale = plan.scale
     with locked(scale):
@@ -108,13 +120,17 @@ def _changed(experiment: Experiment, planned: Sequence[PlannedRow], scale: str) 
         return True
 
 
-def train(cells: Sequence[PlannedCell], results: Results, jobs: int | None, out: Console) -> dict[str, str]:
-    """Train the cells that have no record yet; returns the errors by cell id."""
-    to_do = [cell for cell in cells if not cell.folder.finished]
+def train(
+    cells: Sequence[PlannedCell], results: Results, jobs: int | None, out: Console, collected: Collection[str] = ()
+) -> dict[str, str]:
+    """Train the cells that have no record yet; returns the errors by cell id. collected: cells that need no record."""
+    to_do = [cell for cell in cells if cell.id not in collected and not cell.folder.finished]
     speeds = measured_speeds(results)
     # The longest cell first, so that the last one to finish is short.
     to_do.sort(key=lambda cell: -(forecast(cell, speeds).seconds or 0.0))
-    out.print(f"{counted(len(cells), 'cell')}: {len(cells) - len(to_do)} already finished, {len(to_do)} to train.")
+    finished = len(cells) - len(collected) - len(to_do)
+    before = f"{len(collected)} in {display_path(results.folder)}, " if collected else ""
+    out.print(f"{counted(len(cells), 'cell')}: {before}{finished} already finished, {len(to_do)} to train.")
     if not to_do:
         return {}
     jobs = jobs or default_jobs(to_do)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -12,9 +12,11 @@ from novobench.config import SCALES, CellConfig
 from novobench.config_loading import check_overridable
 from novobench.console import console, counted, duration
 from novobench.errors import ConfigError
+from novobench.places import display_path
+from novobench.suite.collected import collected_cells
 from novobench.suite.experiment import Experiment, experiment_names, load_experiment
 from novobench.suite.forecast import forecast, measured_speeds
-from novobench.suite.plan import Plan, check_not_empty, check_rows
+from novobench.suite.plan import Plan, PlannedCell, check_not_empty, check_rows
 from novobench.suite.provenance import annotated_yaml
 from novobench.suite.results import Results
 from novobench.tasks.catalog import task_names
@@ -75,7 +77,8 @@ def configs(experiments: Sequence[Experiment], scale: str, extra: Mapping[str, A
 def plan(plan: Plan) -> None:
     """Print each cell with its size and expected time, the rows that train nothing, and the total."""
     check_not_empty(plan)
-    out, speeds = console(), measured_speeds(Results.load(plan.scale))
+    out, results = console(), Results.load(plan.scale)
+    speeds, collected = measured_speeds(results), collected_cells(plan, results)
     table = Table(box=None, pad_edge=False)
     for heading in ("cell", "rows"):
         table.add_column(heading)
@@ -88,7 +91,7 @@ def plan(plan: Plan) -> None:
     for cell in plan.cells:
         config = cell.config
         expected = forecast(cell, speeds)
-        finished = cell.folder.finished
+        finished = cell.id in collected or cell.folder.finished
         if not finished and expected.seconds is not None:
             seconds_to_do += expected.seconds / config.runtime.cells_per_gpu
             cells_per_gpu.add(config.runtime.cells_per_gpu)
@@ -103,20 +106,30 @@ def plan(plan: Plan) -> None:
             f"{config.epochs:g}",
             batch_arithmetic(config),
             "?" if expected.seconds is None else duration(expected.seconds),
-            "finished" if finished else "has a checkpoint" if any(cell.folder.checkpoints.glob("*.ckpt")) else "to do",
+            _state(cell, collected),
         )
     out.print(table)
     for experiment in plan.experiments:
         quoted = [row.id for row in experiment.rows if row.quoted]
         if quoted:
             out.print(f"{experiment.name}: the paper quotes these rows, they are not run: {', '.join(quoted)}")
-    to_do = sum(not cell.folder.finished for cell in plan.cells)
+    to_do = sum(cell.id not in collected and not cell.folder.finished for cell in plan.cells)
     without = f", and {unknown} of unknown speed" if unknown else ""
     basis = f" (speed: {'; '.join(sorted(sources))})" if sources else ""
     at_a_time = max(cells_per_gpu, default=1)
     order = f"{at_a_time} at a time on one GPU" if at_a_time > 1 else "one after another"
     total = duration(seconds_to_do)
-    out.print(f"{counted(len(plan.cells), 'cell')}, {to_do} to do: {total} of training {order}{without}{basis}.")
+    before = f", {len(collected)} in {display_path(results.folder)}" if collected else ""
+    cells = counted(len(plan.cells), "cell")
+    out.print(f"{cells}{before}, {to_do} to do: {total} of training {order}{without}{basis}.")
+
+
+def _state(cell: PlannedCell, collected: Collection[str]) -> str:
+    if cell.id in collected:
+        return "collected"
+    if cell.folder.finished:
+        return "finished"
+    return "has a checkpoint" if any(cell.folder.checkpoints.glob("*.ckpt")) else "to do"
 
 
 def batch_arithmetic(config: CellConfig) -> str:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from novobench.config import CellConfig, cell_id, scientific, seed_of, without_seed
+from novobench.seeds import seeds_text
 from novobench.suite.experiment import Column, Experiment, Row
 from novobench.suite.plan import PlannedRow, planned_rows
 from novobench.suite.results import Results
@@ -71,7 +72,7 @@ def table_rows(experiment: Experiment, results: Results, planned: Sequence[Plann
         row.values = {column.key: _values(column, row) for column in experiment.columns}
         row.warnings += _raised_flags(experiment, row) + _not_finite(row) + _mixed_data(row)
         if left_out := _cells_of(row.config, incomplete):
-            row.warnings.append(f"left out, because their results are incomplete: {_seeds(map(seed_of, left_out))}")
+            row.warnings.append(f"left out, because their results are incomplete: {seeds_text(map(seed_of, left_out))}")
     of_search = search_warnings(experiment, [row.row for row in rows if row.searched], results.scale)
     for row in rows:
         row.search_warnings = of_search.get(row.row.id, [])
@@ -183,7 +184,7 @@ def _not_finite(row: TableRow) -> list[str]:
 def _mixed_data(row: TableRow) -> list[str]:
     if not row.has_mixed_data:
         return []
-    parts = "; ".join(f"{_seeds(seeds)} on {fingerprint}" for fingerprint, seeds in row.seeds_by_data.items())
+    parts = "; ".join(f"{seeds_text(seeds)} on {fingerprint}" for fingerprint, seeds in row.seeds_by_data.items())
     return [f"its seeds were trained on different data and are not averaged: {parts}"]
 
 
@@ -219,9 +220,3 @@ def _warn_of_special_cases(experiment: Experiment, rows: list[TableRow]) -> None
         lead = paired_difference(better.values[column.key], worse.values[column.key])
         if lead.excludes_zero and lead.mean > 0:
             general.warnings.append(f"its search failed: its special case {special.row.label} is better by {lead}")
-
-
-def _seeds(seeds: Iterable[int]) -> str:
-    """`seed 0` or `seeds 0, 2`."""
-    numbers = [str(seed) for seed in seeds]
-    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from novobench.suite.differences import Difference, differences
 from novobench.suite.experiment import Column, Experiment
 from novobench.suite.ledger import ledger_notes
 from novobench.suite.markdown_text import NOT_FINITE, four_digits, markdown_table, one_line, plain, prose
+from novobench.suite.origin import origins_note
 from novobench.suite.power import seeds_per_row
 from novobench.suite.reproduction import reproductions
 from novobench.suite.table_rows import TableRow, distinct_labels, seed_noise, setting
@@ -70,7 +71,7 @@ def _csv(experiment: Experiment, rows: Sequence[TableRow]) -> bytes:
 
 def _differences_csv(compared: Sequence[Difference]) -> bytes:
     fields = ["schema", "row", "other", "column", "seeds", "difference", "sd", "low", "high", "level", "p", "p_holm"]
-    fields += ["bca_low", "bca_high", "verdict", "more_seeds", "left_out"]
+    fields += ["bca_low", "bca_high", "verdict", "more_seeds", "left_out", "warnings"]
     lines = []
     for each in compared:
         line = [str(SCHEMA), each.row.row.id, each.other.row.id, each.column.key]
@@ -81,7 +82,7 @@ def _differences_csv(compared: Sequence[Difference]) -> bytes:
             numbers += [verdict.p, verdict.p_adjusted, verdict.bca_low, verdict.bca_high]
             more = "" if verdict.more_seeds is None else str(verdict.more_seeds)
             line += [str(verdict.n), *map(_digits, numbers), each.verdict_text, more, str(verdict.left_out)]
-        lines.append(line)
+        lines.append([*line, "; ".join(each.warnings)])
     return csv_bytes(fields, lines)
 
 
@@ -129,7 +130,7 @@ def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> st
         notes.append("†: not in the paper.")
     notes += ledger_notes(experiment.name, [row.row.id for row in rows if row.config is not None], scale)
     notes += [*_noise_notes(experiment, rows), _seeds_note(rows), *_reproduction_notes(experiment, columns, rows)]
-    notes += [*_differences_notes(experiment, rows, compared), _hardware_note(rows)]
+    notes += [*_differences_notes(experiment, rows, compared), origins_note(rows)]
     return "\n".join([*lines, *(f"- {prose(note)}" for note in notes)]) + "\n"
 
 
@@ -176,7 +177,21 @@ def _differences_block(experiment: Experiment, rows: Sequence[TableRow], compare
     head = ["row", "minus", *(["column"] if several else []), "difference", "interval", "BCa", "seeds", "verdict"]
     column = compared[0].column
     heading = "Differences" if several else f"Differences in {plain(column.label)} ({column.better} is better)"
-    return [f"{heading}:", "", *markdown_table(head, body), ""]
+    return [f"{heading}:", "", *markdown_table(head, body), "", *_pair_warnings(compared, labels)]
+
+
+def _pair_warnings(compared: Sequence[Difference], labels: Mapping[str, str]) -> list[str]:
+    """A line for each reason why some seeds are no clean pairs, with the differences that they are in."""
+    found: dict[str, list[Difference]] = {}
+    for each in compared:
+        for text in each.warnings:
+            found.setdefault(text, []).append(each)
+    lines = []
+    for text, affected in found.items():
+        pairs = dict.fromkeys(f"{labels[each.row.row.id]} minus {labels[each.other.row.id]}" for each in affected)
+        where = "all differences" if len(affected) == len(compared) else ", ".join(pairs)
+        lines += [f"**Warning**: {plain(f'in {where}, {text}')}.", ""]
+    return lines
 
 
 def _rates_notes(rows: Sequence[TableRow], scale: str) -> list[str]:
@@ -255,11 +270,3 @@ def _seeds_note(rows: Sequence[TableRow]) -> str:
     if any(len(row.cells) > 1 for row in rows):
         return "± is half the width of the 95 % t interval of the mean over seeds. Rows with one seed have no interval."
     return "One seed per row: there are no intervals, and small differences between rows mean nothing. Use SEEDS=5."
-
-
-def _hardware_note(rows: Sequence[TableRow]) -> str:
-    hardware = sorted({row.results.hardware(cell) for row in rows for cell in row.cells})
-    is_dirty = any(row.results.is_dirty(cell) for row in rows for cell in row.cells)
-    if not hardware:
-        return "Nothing has been trained yet."
-    return f"Trained on {'; '.join(hardware)}{', partly with uncommitted changes to the code' if is_dirty else ''}."

@@ -146,7 +146,7 @@ def test_any_class_is_an_optimizer(tuned, novobench):
         "run", "small", "--set", "optimizer.name=torch.optim:RMSprop", "optimizer.lr=0.002", "optimizer.options={}"
     )
     assert (code, err) == (0, "")
-    assert "image-RMSprop-s0-" in out
+    assert "image-RMSprop-s100-" in out
 
 
 def test_a_failed_cell_is_reported_and_stops_no_other(tuned, novobench):

@@ -21,7 +21,7 @@ def only_line(err: str) -> str:
     [
         (
             ["run", "small", "--seeds", "3", "--set", "seed=5"],
-            "--set cannot set 'seed': --seeds N gives each row the see",
+            "--set cannot set 'seed': --seeds chooses the seeds of each row",
         ),
         (["plan", "small", "--set", "seed=five"], "'seed': Value 'five'"),
         (["plan", "small", "--set", "seed=-1"], "'seed' must be 0 or more, not -1."),

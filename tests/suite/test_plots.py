@@ -106,7 +106,7 @@ def test_means_over_a_config_key_with_their_intervals(workspace):
         return replace(config, optimizer=replace(config.optimizer, lr=rate))
 
     def cell(value):
-        line = RecordLine("1", "c", "language", "adam", "0", "test", "ppl", value, *"1", "", *"4", *[""] * 3)
+        line = RecordLine("2", "c", "language", "adam", "0", "test", "ppl", value, "1", "")
         return StoredCell([line], entry={"fingerprint": ""})
 
     results = Results(
@@ -166,7 +166,7 @@ def test_search_table_and_figure(workspace, novobench, monkeypatch):
         for line in lines(results / "records.csv")
         if line["optimizer"] == "adam" and line["metric"] == "loss"
     }
-    gaps = [recorded[seed, "valid"] - recorded[seed, "probe"] for seed in "01"]
+    gaps = [recorded[seed, "valid"] - recorded[seed, "probe"] for seed in ("100", "101")]
     assert float(rows["adam"]["gap"]) == pytest.approx(sum(gaps) / 2, rel=1e-4)
     assert "Without training: word frequencies " in (results / "small_figure.md").read_text()
     timed = [line for line in lines(results / "curves.csv") if line["split"] == "valid"]

@@ -259,7 +259,9 @@ def test_results_that_do_not_match_what_was_collected(results, workspace, name, 
     rows = top1()
     for row in ("sgd", "novograd"):
         assert rows[row] == ("" if any(f"-{row}-" in cell for cell in incomplete) else "50")
-    assert "**Warning**: left out, because their results are incomplete: seed 0." in (results / "small.md").read_text()
+    assert (
+        "**Warning**: left out, because their results are incomplete: seed 100." in (results / "small.md").read_text()
+    )
 
 
 def test_a_command_says_what_it_could_not_restore(results, workspace, novobench):
@@ -270,7 +272,7 @@ def test_a_command_says_what_it_could_not_restore(results, workspace, novobench)
     code, out, err = novobench("run", "small", "--rows", "novograd")
     assert code == 1
     assert "Written: " in out
-    assert err.startswith(f"novobench: {display_path(results)}: 1 cell is incomplete (image-sgd-s0-")
+    assert err.startswith(f"novobench: {display_path(results)}: 1 cell is incomplete (image-sgd-s100-")
     assert err.count("\n") == 1
 
 
