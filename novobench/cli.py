@@ -246,9 +246,11 @@ def _add_experiments(sub: argparse.ArgumentParser, *, with_seeds: bool = True) -
     sub.add_argument("experiments", nargs="+", metavar="EXPERIMENT", help="e.g. table1; see `novobench list`")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
     if with_seeds:
-        text = "a number N: seeds 100, 101, … of each row, trained on this machine; or a range such as 100-109 or 0-0: "
-        text += "seeds whose results are in results/ already are not trained again (default: 1)"
-        sub.add_argument("--seeds", type=_seeds, default="1", help=text)
+        text = (
+            "N: the N seeds from 100, trained on this machine; A-B, e.g. 100-109 or 0-0: these seeds, of which those "
+        )
+        text += "in results/ are not trained again (default: 1)"
+        sub.add_argument("--seeds", type=_seeds, default="1", metavar="N|A-B", help=text)
     _add_list(sub, "--rows", "ID", "only these rows (default: all)")
     _add_overrides(sub, "override the config of every row; {} empties a mapping. Results of it stay in runs/")
 
