@@ -80,6 +80,11 @@ class OptimizerConfig:
     """Layer-wise adaptive rate clipping with this trust coefficient (paper §4.3), of the gradient and its L2 decay."""
     larc_mode: Literal["clip", "scale"] = "clip"
     """`clip` can only shrink a gradient; `scale` gives each layer's gradient the norm trust × ‖w‖."""
+    outlier_updates: list[NonNegativeInt] = field(default_factory=list)
+    """Updates, from 0, whose gradients are multiplied by `outlier_factor` before guard, clipping and step: a test of
+    robustness to outliers."""
+    outlier_factor: PositiveFloat = 1000.0
+    """Multiplies the gradients of `outlier_updates`."""
     roles: list[Name] | None = None
     """The roles of the parameters that the optimizer takes: `matrix`, `embedding`, `head`, `norm_bias`. None: those of
     its registry entry. `others` takes the rest."""

@@ -111,6 +111,20 @@ class NormalizedSGDOptions:
     """Added to the norm that a gradient is divided by."""
 
 
+@dataclass(frozen=True)
+class NovoGradVariantOptions:
+    """See `novobench.optim.novograd_variants.NovoGradVariant`."""
+
+    betas: list[Annotated[float, "[0, 1)"]] = field(default_factory=lambda: [0.95, 0.25])
+    """Decay of the momentum and of the layer-wise second moment."""
+    eps: Annotated[float, "[0, inf)"] = 1e-8
+    """Added to the norm that is divided by."""
+    normalize: Literal["gradient", "moment"] = "gradient"
+    """What the root of v divides: the gradient, as in the paper, or the first moment of raw gradients."""
+    initialize_second_moment: bool = True
+    """Start the second moment at the first gradient's square norm, as in the paper, instead of at 0."""
+
+
 BUILT_IN = (
     OptimizerEntry(
         name="novograd",
@@ -210,5 +224,14 @@ BUILT_IN = (
         reference="Hazan et al., 2015, arXiv:1507.02030",
         state_bytes_per_parameter=0,
         tunable={"lr": Range(6e-3, 0.192), "weight_decay": Range(2e-5, 6.4e-4)},
+    ),
+    OptimizerEntry(
+        name="novograd_variant",
+        factory="novobench.optim.novograd_variants:NovoGradVariant",
+        options=NovoGradVariantOptions,
+        description="NovoGrad that normalizes the first moment, or starts the second one at 0; not in the paper",
+        reference="Ginsburg et al., 2019, arXiv:1905.11286, Note 2",
+        state_bytes_per_parameter=4,
+        tunable={"lr": Range(4e-3, 0.128), "weight_decay": Range(2e-4, 6.4e-3)},
     ),
 )

@@ -16,6 +16,7 @@ from novobench.console import counted
 from novobench.seeds import FIRST_SEED
 from novobench.suite.claims import Claim, Comparison
 from novobench.suite.experiment import Column
+from novobench.suite.origin import Origin
 from novobench.suite.power import MOST_SEEDS, more_pairs, pairs_to_decide
 from novobench.suite.significance import sign_flips
 from novobench.suite.statistics import Estimate, estimate
@@ -214,7 +215,7 @@ def _leads(
             left_out[seed] = "trained before this test was declared"
         elif any(each.is_dirty(cell) for each, cell in results):
             left_out[seed] = "trained with uncommitted changes"
-        elif len({each.hardware(cell) for each, cell in results}) > 1:
+        elif len({Origin.of(each, cell).processor for each, cell in results}) > 1:
             left_out[seed] = "trained on different processors"
         elif math.isnan(lead):
             left_out[seed] = "trainings of both sides diverged"

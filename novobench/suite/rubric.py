@@ -220,10 +220,12 @@ def _judgement(is_followed: bool, deviation: str) -> Judgement:
 
 def _claims(rubric: Rubric, scale: str) -> Iterator[Leaf]:
     """The leaf of each sentence that is tested, judged by the verdicts in results/<scale>/claims.csv."""
-    verdicts = {line["id"]: line["verdict"] for line in read_csv(places.workspace().results(scale) / "claims.csv")}
+    lines = {line["id"]: line for line in read_csv(places.workspace().results(scale) / "claims.csv")}
     states: dict[str, State] = {"supported": "met", "contradicted": "not met"}
     for claim in load_claims():
-        verdict = verdicts.get(claim.id, "no verdict yet")
-        state = states.get(verdict.partition(" ")[0], "not judged")
+        line = lines.get(claim.id, {"verdict": "", "text": "no verdict yet"})
+        state, reason = states.get(line["verdict"], "not judged"), line["text"]
+        if line.get("hash", claim.hash(scale)) != claim.hash(scale):
+            state, reason = "not judged", "its test has changed since; run: novobench claims"
         leaf = partial(Leaf, rubric.section(claim.where), "claims", claim.id)
-        yield leaf("result matches", claim.says, state, "" if state == "met" else verdict)
+        yield leaf("result matches", claim.says, state, "" if state == "met" else reason)

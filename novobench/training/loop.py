@@ -185,7 +185,11 @@ class UpdateLoop(pl.Callback):
     # ------------------------------------------------------------------------------------ before the step
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
-        """Guard, clipping and LARC, alike for every optimizer. Gradients are unscaled and reduced by now."""
+        """Outliers, guard, clipping and LARC, alike for every optimizer. Gradients are unscaled and reduced by now."""
+        if self.update in self.config.optimizer.outlier_updates:
+            for parameter in self.module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(self.config.optimizer.outlier_factor)
         guarded = self.guard.before_step(optimizer)
         if guarded is None:
             return

@@ -172,6 +172,31 @@ class PaperNormalizedSGD:
         self.w = self.w - lr * move
 
 
+class PaperNovoGradVariant:
+    """Algorithm 1 of the NovoGrad paper; with `moment`, v divides the sum of raw gradients instead of each gradient."""
+
+    def __init__(
+        self, weight, weight_decay, betas=(0.95, 0.25), eps=1e-8, normalize="gradient", initialize_second_moment=True
+    ):
+        self.w, self.state = _float64(weight), {}
+        self.d, (self.beta1, self.beta2), self.eps = weight_decay, betas, eps
+        self.moment, self.initialize = normalize == "moment", initialize_second_moment
+
+    def step(self, gradient, lr):
+        g = _float64(gradient)
+        square = float(np.sum(g * g))
+        before = self.state.get("exp_avg_sq", square if self.initialize else 0.0)
+        v = self.beta2 * before + (1 - self.beta2) * square
+        divisor, m = np.sqrt(v) + self.eps, self.beta1 * self.state.get("exp_avg", 0.0)
+        if self.moment:
+            m = m + g
+            self.w = self.w - lr * m / divisor - lr * self.d / (1 - self.beta1) * self.w
+        else:
+            m = m + g / divisor + self.d * self.w
+            self.w = self.w - lr * m
+        self.state = {"exp_avg": m, "exp_avg_sq": v}
+
+
 class PaperAdafactor:
     """Shazeer & Stern, 2018, Algorithms 4 and 5 without momentum; `lr` bounds the relative step size."""
 

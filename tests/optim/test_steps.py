@@ -34,6 +34,16 @@ OPTIMIZERS = {
     ),
     "lars": (ref.PaperLARS, (None,), [{}, {"momentum": 0.0}, {"trust": 0.1}]),
     "normalized_sgd": (ref.PaperNormalizedSGD, (None,), [{"layer_wise": True, "momentum": m} for m in (0.0, 0.9)]),
+    "novograd_variant": (
+        ref.PaperNovoGradVariant,
+        (None,),
+        [
+            {"normalize": normalize, "initialize_second_moment": initialize, "betas": betas}
+            for normalize in ("gradient", "moment")
+            for initialize in (True, False)
+            for betas in ([0.9, 0.98], [0.0, 0.0])
+        ],
+    ),
     "adafactor": (ref.PaperAdafactor, (None,), [{}, {"beta2_decay": -0.5}]),
 }
 

@@ -69,6 +69,12 @@ def test_seeds_cannot_decide_a_mean_at_the_edge():
     assert str(reproduction(0.5 + AROUND, 0.0, 0.5)) == "undecided (more than 1000 seeds)"
 
 
+@pytest.mark.parametrize("number", range(1, 8))
+def test_every_printed_value_has_a_margin(number):
+    experiment = load_experiment(f"table{number}")
+    assert {key for row in experiment.rows for key in row.paper} == experiment.reproduction.margins.keys()
+
+
 @pytest.fixture
 def experiment_file(workspace):
     path = workspace / "experiments" / "small.yaml"

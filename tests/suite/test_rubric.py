@@ -148,7 +148,7 @@ def rubric(workspace):
     path.write_text(f"{text}full: {{runtime.precision: 32-true}}\n{margins}\n")
     (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
     claim = "{{paper: a, where: '§4.1', says: {says}, reason: a, measure: a, at_least: 1}}\n"
-    claims = "".join(f"{name}: {claim.format(says=name)}" for name in ("first", "second", "third", "fourth"))
+    claims = "".join(f"{name}: {claim.format(says=name)}" for name in ("first", "second", "third", "fourth", "fifth"))
     (workspace / "configs" / "claims.yaml").write_text(claims)
 
     def write(old="", new=""):
@@ -218,14 +218,23 @@ def test_a_value_that_is_not_followed_needs_a_deviation(rubric):
 
 def test_claims_count_by_their_verdicts(rubric, results):
     assert found()["first", "result matches"] == ("not judged", "no verdict yet")
-    verdicts = ["supported", "contradicted", "undecided (about 3 more seeds)", "not testable at this scale"]
+    hashes = {claim.id: claim.hash("laptop") for claim in load_claims()}
+    verdicts = ("supported", "contradicted", "undecided", "not testable", "supported")
     lines = [
-        {"id": id, "verdict": word} for id, word in zip(("first", "second", "third", "fourth"), verdicts, strict=True)
+        {"id": id, "verdict": verdict, "text": f"{verdict} (because)", "hash": hashes[id]}
+        for id, verdict in zip(hashes, verdicts, strict=True)
     ]
+    lines[-1]["hash"] = "01234567"
     results.mkdir(parents=True)
-    write_csv(results / "claims.csv", ["id", "verdict"], lines)
-    states = [found()[id, "result matches"] for id in ("first", "second", "third", "fourth")]
-    assert states == [("met", ""), ("not met", verdicts[1]), ("not judged", verdicts[2]), ("not judged", verdicts[3])]
+    write_csv(results / "claims.csv", list(lines[0]), lines)
+    leaf = found()
+    assert [leaf[id, "result matches"] for id in hashes] == [
+        ("met", ""),
+        ("not met", "contradicted (because)"),
+        ("not judged", "undecided (because)"),
+        ("not judged", "not testable (because)"),
+        ("not judged", "its test has changed since; run: novobench claims"),
+    ]
 
 
 def test_figures_need_panels_and_points(rubric, results, workspace):

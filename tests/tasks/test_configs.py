@@ -73,6 +73,7 @@ REFUSED = [
     ("language", ["model.memory_length=-1"], "'model.memory_length' must be 0 or more"),
     ("language", ["model.dropout=1.5"], "'model.dropout' must be 0 or more and below 1"),
     ("language", ["data.train_share=0"], "'data.train_share' must be above 0 and at most 1"),
+    ("image", ["data.probe_size=1000000000"], "'data.probe_size' 1000000000 is more than data.train_size"),
     ("language", ["data.probe_tokens=1000000000"], "'data.probe_tokens' 1000000000 is more than data.train_tokens"),
     ("language", ["data.protocol.target_length=0"], "'data.protocol.target_length' must be 1 or more"),
     ("language", ["data.other_protocols.x.clamp_length=-1"], "'data.other_protocols.x.clamp_length' must be 0 or more"),

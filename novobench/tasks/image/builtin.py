@@ -173,6 +173,11 @@ class Digits:
         stop = None if self.limit is None else start + self.limit
         return DigitsTraining(self.images[start:stop], self.labels[start:stop], seed, self.corruption)
 
+    def probe(self, size: int) -> DigitsEvaluation:
+        """The first training images, changed as test images are."""
+        start = _TEST_SIZE + self.search_size
+        return self._evaluation(start, start + size)
+
     def search(self) -> DigitsEvaluation:
         return self._evaluation(_TEST_SIZE, _TEST_SIZE + self.search_size)
 

@@ -79,6 +79,8 @@ class ImageDataConfig(SampledDataConfig):
     """Test images: of `test_split`, or held out of the training split by the same shuffle; checked."""
     limit: PositiveInt | None = None
     """Train on this many images: the first of a fixed shuffle of the training images. None: on all."""
+    probe_size: NonNegativeInt = 0
+    """Training images that are also evaluated, in the way of test images, as the split `probe`; 0: none."""
     image_size: PositiveInt = 224
     """Side in pixels of the images that the network sees."""
     resize_size: PositiveInt | None = field(default=None, metadata={"hashed_as_default": 256})
@@ -160,6 +162,9 @@ def validate(config: CellConfig) -> None:
             f"'model.depths' has {len(model.depths)} stages, but 'model.widths' has {len(model.widths)}. Both need one "
             "number per stage."
         )
+    if data.probe_size > data.used_size:
+        key = "train_size" if data.limit is None else "limit"
+        raise ConfigError(f"'data.probe_size' {data.probe_size} is more than data.{key} {data.used_size}.")
     if data.images_on == "accelerator" and (data.source == "digits" or data.crop == "random_resized"):
         what = "data.source digits" if data.source == "digits" else "data.crop random_resized"
         raise ConfigError(f"'data.images_on' accelerator cannot do {what}. Set data.images_on=loader.")

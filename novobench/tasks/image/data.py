@@ -57,6 +57,8 @@ class ImageData(TaskData):
         self.evaluation_sets = [EvaluationSet("test", "test", splits.test)]
         if splits.counts["search"]:
             self.evaluation_sets.insert(0, EvaluationSet("search", "search", splits.search))
+        if splits.probe is not None:
+            self.evaluation_sets.insert(0, EvaluationSet("probe", "train", splits.probe))
 
     def _batch_loader(self, dataset: Any, batches: Any) -> DataLoader:
         if self.config.data.images_on == "loader":
@@ -75,6 +77,8 @@ class ImageSplits:
     """The data sets that a cell trains on and is evaluated on."""
 
     train: Dataset
+    probe: Dataset | None
+    """The training images of `data.probe_size`, to evaluate; None if that is 0."""
     search: Dataset
     test: Dataset
     fingerprint: str
@@ -90,10 +94,12 @@ def open_images(
     `model` is the network to train, whose channels and classes must be those of the data.
     """
     train: Dataset
+    probe: Dataset | None
     if config.source == BUILT_IN:
         digits = Digits(config)
         _check_counts(config, model, digits.available, None, digits.test_size, digits.classes)
         train, search, test = digits.training(seed), digits.search(), digits.test()
+        probe = digits.probe(config.probe_size) if config.probe_size else None
         fingerprint = digits.fingerprint
     else:
         splits = Splits(config, data_root)
@@ -110,11 +116,13 @@ def open_images(
         evaluation: Any = ResidentEvaluation if on_accelerator else EvaluationImages
         shares = splits.shares()
         train = training(splits.train, shares.train, config, seed)
+        spread = np.arange(config.probe_size) * len(shares.train) // max(config.probe_size, 1)  # over all classes
+        probe = evaluation(splits.train, shares.train[spread], config) if config.probe_size else None
         search = evaluation(splits.search or splits.train, shares.search, config)
         test = evaluation(splits.test or splits.train, shares.test, config)
         fingerprint = splits.fingerprint
     counts = {"train": len(train), "search": len(search), "test": len(test)}  # type: ignore[arg-type]
-    return ImageSplits(train, search, test, fingerprint, counts)
+    return ImageSplits(train, probe, search, test, fingerprint, counts)
 
 
 def _check_counts(

@@ -12,7 +12,7 @@ from novobench.errors import DataError
 from novobench.tasks.image.batches import SKIPPED_LABEL
 from novobench.tasks.image.builtin import _corpus
 from novobench.tasks.image.config import ImageDataConfig
-from novobench.tasks.image.data import TrainingImages, open_images
+from novobench.tasks.image.data import EvaluationImages, TrainingImages, open_images
 from novobench.tasks.image.sources import FolderSource
 from novobench.tasks.sampling import SampleKey
 
@@ -61,6 +61,20 @@ def test_the_fixed_test_images_do_not_depend_on_the_seed():
     assert torch.equal(one.images, two.images)
     assert not torch.equal(one.images[0], one.images[597])  # another corruption of the same image
     assert one.labels[0] == one.labels[597]
+
+
+def test_the_probe_has_training_images_changed_as_test_images_are():
+    """Without corruption they are the first training images, in order. With it they do not depend on the seed."""
+    assert open_images(DIGITS, None, seed=0).probe is None
+    config = dataclasses.replace(DIGITS, name="digits-plain", test_size=597, probe_size=30)
+    images, labels = _corpus()
+    plain = open_images(config, None, seed=0).probe
+    assert torch.equal(plain.images, images[597 + 160 :][:30])
+    assert torch.equal(plain.labels, labels[597 + 160 :][:30])
+    one, two = (open_images(dataclasses.replace(DIGITS, probe_size=30), None, seed=seed).probe for seed in (0, 1))
+    assert torch.equal(one.images, two.images)
+    assert len(one) == 30 * 5
+    assert not torch.equal(one.images[0], one.images[30])  # another corruption of the same image
 
 
 def test_a_training_image_depends_only_on_its_key():
@@ -167,6 +181,15 @@ def test_pad_and_shift_moves_an_image_inside_its_border(tree, tmp_path):
     assert max(sums) == 24 * 24
     assert min(sums) >= 20 * 20
     assert len(sums) > 5
+
+
+def test_the_probe_of_a_folder_has_all_classes_and_is_not_augmented(tree):
+    config = tiny(search_size=0, train_size=18, probe_size=3)
+    splits = open_images(config, tree, seed=0)
+    assert [splits.probe[i].label for i in range(3)] == [0, 1, 2]
+    whole = EvaluationImages(FolderSource(config, tree, "train"), np.arange(18), config)
+    for i in range(3):
+        assert torch.equal(splits.probe[i].image, whole[6 * i].image)
 
 
 def test_search_images_are_held_out_of_training(tree):
