@@ -81,8 +81,8 @@ def test_a_seed_of_two_machines_does_not_count(workspace, results):
 
 
 def test_experiments_that_share_a_cell_are_trained_together(workspace, results):
-    """`more` lacks a row, so its SGD cell is trained here, and with it the other cells of `small`."""
-    text = (workspace / "experiments" / "small.yaml").read_text().replace("optimizer.lr: 0.05", "optimizer.lr: 0.06", 1)
+    """`more` shares NovoGrad's cell with `small`, but its SGD cell is to be trained here, and so all three are."""
+    text = (workspace / "experiments" / "small.yaml").read_text().replace("optimizer.lr: 0.05", "optimizer.lr: 0.06")
     (workspace / "experiments" / "more.yaml").write_text(text)
     collect(workspace, ROWS, [100, 101], ELSEWHERE)
     assert len(counted([100, 101])) == 4
@@ -98,7 +98,8 @@ def test_experiments_that_share_a_cell_are_trained_together(workspace, results):
 def test_results_of_other_recipes_incomplete_ones_and_counts_do_not_count(workspace, results):
     collect(workspace, ROWS, [100], HERE)
     small = [load_experiment("small")]
-    other = plan(small, "laptop", [100], {"runtime.log_every": 3, "optimizer.lr": 0.5}, seeds_are_named=True)
+    collect(workspace, ["sgd"], [100], HERE, overrides={"optimizer.lr": 0.5})  # of earlier rates
+    other = plan(small, "laptop", [100], {"optimizer.lr": 0.5}, seeds_are_named=True)
     assert collected_cells(other, Results.load("laptop")) == set()
     assert collected_cells(plan(small, "laptop", [100]), Results.load("laptop")) == set()
     path = results / "curves.csv"

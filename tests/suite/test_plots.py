@@ -107,7 +107,7 @@ def test_means_over_a_config_key_with_their_intervals(workspace):
 
     def cell(value):
         line = RecordLine("2", "c", "language", "adam", "0", "test", "ppl", value, "1", "")
-        return StoredCell([line], entry={"fingerprint": ""})
+        return StoredCell([line], entry={"fingerprint": "", "updates": 4})
 
     results = Results(
         "laptop", {name: cell(value) for name, value in [("a", "1"), ("b", "3"), ("c", "5"), ("d", "nan")]}
