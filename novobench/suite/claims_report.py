@@ -103,8 +103,8 @@ def _numbers(verdict: ClaimVerdict, experiment: Experiment | None, rows: Sequenc
     """What the verdict rests on, in Markdown."""
     claim = verdict.claim
     if verdict.value is not None:
-        bounds = [f"at least {claim.at_least:g}"] * (claim.at_least is not None)
-        bounds += [f"at most {claim.at_most:g}"] * (claim.at_most is not None)
+        limits = (("at least", claim.at_least), ("at most", claim.at_most))
+        bounds = [f"{words} {limit:g}" for words, limit in limits if limit is not None]
         return f"Measured {four_digits(verdict.value)}; supported by {' and '.join(bounds)}."
     if experiment is None or not verdict.findings:
         return ""
