@@ -11,6 +11,7 @@ from novobench import places
 from novobench.errors import ConfigError
 from novobench.suite.claims import check_against, declare, hashes_by_training, load_claims
 from novobench.suite.experiment import experiment_names, load_experiment
+from novobench.suite.measures import MEASURES
 from novobench.suite.plan import plan
 from novobench.suite.significance import sign_flips
 from tests.suite.finished import collected, config_of, finished
@@ -242,6 +243,24 @@ def test_a_scale_without_a_margin(judged, novobench, workspace):
     assert line["text"] == "not testable at this scale, because digits have no such thing"
 
 
+@pytest.mark.parametrize(
+    ("bounds", "verdict"),
+    [
+        ({"at_most": 0.51}, "supported"),
+        ({"at_most": 0.49}, "contradicted"),
+        ({"at_least": 0.49, "at_most": 0.51}, "supported"),
+        ({"at_least": 0.51}, "contradicted"),
+        ({"at_most": 0.51, "not_testable": {"laptop": "it has no optimizer"}}, "not testable"),
+    ],
+)
+def test_a_measured_claim(judged, monkeypatch, bounds, verdict):
+    """Measured 0.5, a claim is supported if it is within the bounds."""
+    monkeypatch.setitem(MEASURES, "rising_rates", lambda: 0.5)
+    claim = {key: AHEAD[key] for key in ("paper", "where", "says", "reason")} | {"measure": "rising_rates"} | bounds
+    (line,) = judged(claim, [])
+    assert (line["verdict"], line["value"]) == (verdict, "" if verdict == "not testable" else "0.5")
+
+
 def test_the_hash_is_in_the_record_of_a_training(workspace, results, novobench):
     """Trained by the command, the cells of the claim's rows and seeds from 100 have it, and no others."""
     write(workspace, AHEAD)
@@ -266,8 +285,9 @@ def test_a_finished_cell_is_not_declared_anew(workspace, results):
     ("changes", "words"),
     [
         ({"comparisons": []}, "needs either 'comparisons' or a 'measure'"),
-        ({"measure": "memory"}, "needs either 'comparisons' or a 'measure'"),
-        ({"comparisons": [], "measure": "memory"}, "has a 'measure' but no bound"),
+        ({"measure": "rising_rates"}, "needs either 'comparisons' or a 'measure'"),
+        ({"comparisons": [], "measure": "rising_rates"}, "has a 'measure' but no bound"),
+        ({"comparisons": [], "measure": "rising_rate", "at_least": 1.0}, "'measure' is 'rising_rate', which novobench"),
         ({"column": ""}, "needs 'experiment' and 'column'"),
         ({"margin": {"laptop": 0.0}}, "'margin.laptop' must be above 0"),
         ({"not_testable": {"laptop": "no"}}, "'laptop' is in 'margin' and in 'not_testable'"),

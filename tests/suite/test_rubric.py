@@ -147,7 +147,7 @@ def rubric(workspace):
     margins = "reproduction: {margins: {top1: 0.5}, reason: Two deviations.}"
     path.write_text(f"{text}full: {{runtime.precision: 32-true}}\n{margins}\n")
     (workspace / "configs" / "image" / "tuned-laptop.yaml").write_text("novograd-b32: {optimizer.lr: 0.02}\n")
-    claim = "{{paper: a, where: '§4.1', says: {says}, reason: a, measure: a, at_least: 1}}\n"
+    claim = "{{paper: a, where: '§4.1', says: {says}, reason: a, measure: rising_rates, at_least: 1}}\n"
     claims = "".join(f"{name}: {claim.format(says=name)}" for name in ("first", "second", "third", "fourth", "fifth"))
     (workspace / "configs" / "claims.yaml").write_text(claims)
 
