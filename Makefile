@@ -53,7 +53,7 @@ docs: $(READY) ## renew what the Makefile and README say about experiments, and 
 # Written by `make docs`:
 EXPERIMENTS := table1 table2 table3 table4 table5 table6 table7 figure1 figure2
 RIVALS := rivals_image rivals_language rivals_translation
-CLAIMS := claim_32k_updates claim_beta1 claim_beta2_image claim_beta2_language claim_dropout claim_init_scale claim_long_speech claim_long_training claim_lr_range claim_moments claim_outliers claim_warmup_image claim_warmup_language claim_warmup_translation
+CLAIMS := claim_32k_updates claim_batch_1k claim_beta1 claim_beta2_image claim_beta2_language claim_dropout claim_init_scale claim_long_speech claim_long_training claim_lr_range claim_moments claim_outliers claim_sngd claim_warmup_image claim_warmup_language claim_warmup_translation
 table1: ## ResNet-50v2: SGD, AdamW and NovoGrad (laptop: 45 s)
 table2: ## ResNet-50v2, large batches: NovoGrad and three SGD recipes (laptop: 1.5 minutes)
 table3: ## ResNet-50v2: NovoGrad with batches of 1K, 8K and 32K (laptop: 20 s)
@@ -67,6 +67,7 @@ rivals_image: ## ResNet-50v2: AdamW, Muon, Schedule-Free, SOAP, Lion and NovoGra
 rivals_language: ## Transformer-XL: AdamW, Muon, Schedule-Free, SOAP, Lion and NovoGrad's three forms (laptop: 2.5 minutes)
 rivals_translation: ## a Transformer that translates: AdamW, Muon, Schedule-Free, SOAP, Lion and NovoGrad's three forms (laptop: 1 minute)
 claim_32k_updates: ## Jasper DR: NovoGrad with batch 32K and the updates of batch 16K (laptop: 1 minute)
+claim_batch_1k: ## ResNet-50v2, batch 1K, 90 epochs: SGD, LARS, AdamW and NovoGrad (laptop: 15 s)
 claim_beta1: ## ResNet-50v2: NovoGrad with β₁ from 0.8 to 0.98 and steps of equal size (laptop: 10 s)
 claim_beta2_image: ## ResNet-50v2: NovoGrad with β₂ from 0 to 0.999 (laptop: 15 s)
 claim_beta2_language: ## Transformer-XL: NovoGrad with β₂ from 0 to 0.999 (laptop: 1 minute)
@@ -77,6 +78,7 @@ claim_long_training: ## ResNet-50v2: SGD, AdamW and NovoGrad for 100, 200 and 30
 claim_lr_range: ## ResNet-50v2: SGD, AdamW and NovoGrad at rates from 1/8 to 8 times the tuned one (laptop: 40 s)
 claim_moments: ## ResNet-50v2: NovoGrad with decoupled decay, with an averaged first moment, and with a second moment from 0 (laptop: 10 s)
 claim_outliers: ## ResNet-50v2: NovoGrad, NovoGrad that normalizes the first moment, and AdamW, with and without outliers (laptop: 30 s)
+claim_sngd: ## ResNet-50v2: SGD with and without normalization of the gradient at three batches (laptop: 20 s)
 claim_warmup_image: ## ResNet-50v2, batch 32K: SGD, AdamW and NovoGrad with and without warm-up (laptop: 20 s)
 claim_warmup_language: ## Transformer-XL: Adam and NovoGrad with and without warm-up (laptop: 50 s)
 claim_warmup_translation: ## a Transformer that translates: Adam and NovoGrad with and without warm-up (laptop: 50 s)

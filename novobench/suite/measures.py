@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from novobench.config import CellConfig
 from novobench.suite.experiment import load_experiment, row_config, tuned_rates
@@ -110,15 +110,16 @@ def beta2_0_difference() -> float:
     return float((ours - _weights_after(layer_wise, _gradients(100))).abs().max())
 
 
-def gradient_scale_difference(optimizer: str) -> float:
+def gradient_scale_difference(optimizer: Literal["novograd", "sngd"]) -> float:
     """The largest difference of a weight after 100 updates if all gradients are a million times as large. 0 if the size
     of a step does not depend on the size of gradients (§2)."""
     from novobench.optim import NormalizedSGD, NovoGrad
 
-    build: Callable[[Any], Any] = {
-        "novograd": partial(NovoGrad, lr=0.01, betas=(BETA1, 0.98), eps=0.0),
-        "sngd": partial(NormalizedSGD, lr=0.01, eps=0.0),
-    }[optimizer]
+    def build(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+        if optimizer == "novograd":
+            return NovoGrad(parameters, 0.01, (BETA1, 0.98), eps=0.0)
+        return NormalizedSGD(parameters, 0.01, eps=0.0)
+
     small, large = (_weights_after(build, _gradients(100, size)) for size in (1.0, 1e6))
     return float((small - large).abs().max())
 
