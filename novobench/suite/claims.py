@@ -118,6 +118,12 @@ def _claim(id: str, content: object, where: str) -> Claim:
         raise ConfigError(f"{where} has a 'measure' but no bound: set 'at_least' or 'at_most'.")
     if claim.comparisons and not (claim.experiment and claim.column):
         raise ConfigError(f"{where} has 'comparisons', so it needs 'experiment' and 'column'.")
+    if claim.measure:
+        from novobench.suite.measures import MEASURES
+
+        if claim.measure not in MEASURES:
+            hint = suggestion(claim.measure, list(MEASURES))
+            raise ConfigError(f"{where}: 'measure' is '{claim.measure}', which novobench does not have.{hint}")
     if both := claim.margin.keys() & claim.not_testable.keys():
         raise ConfigError(f"{where}: '{min(both)}' is in 'margin' and in 'not_testable'.")
     return claim

@@ -53,9 +53,7 @@ def judge_all(scale: str, results: Results | None = None) -> list[Judged]:
     judged: list[Judged] = []
     for claim in load_claims():
         if claim.measure:
-            from novobench.suite.measures import MEASURES
-
-            judged.append((judge_measurement(claim, scale, MEASURES[claim.measure]()), None, []))
+            judged.append((_judge_measure(claim, scale), None, []))
             continue
         if claim.experiment not in experiments:
             experiment = load_experiment(claim.experiment)
@@ -63,6 +61,14 @@ def judge_all(scale: str, results: Results | None = None) -> list[Judged]:
         experiment, rows = experiments[claim.experiment]
         judged.append((_judge(claim, scale, experiment, rows), experiment, rows))
     return judged
+
+
+def _judge_measure(claim: Claim, scale: str) -> ClaimVerdict:
+    from novobench.suite.measures import MEASURES  # imports torch where a measure needs it
+
+    if reason := claim.not_testable.get(scale):
+        return ClaimVerdict(claim, scale, "not testable", reason=reason)
+    return judge_measurement(claim, scale, MEASURES[claim.measure]())
 
 
 def _judge(claim: Claim, scale: str, experiment: Experiment, rows: Sequence[TableRow]) -> ClaimVerdict:
@@ -97,8 +103,8 @@ def _numbers(verdict: ClaimVerdict, experiment: Experiment | None, rows: Sequenc
     """What the verdict rests on, in Markdown."""
     claim = verdict.claim
     if verdict.value is not None:
-        bounds = [f"at least {claim.at_least:g}"] * (claim.at_least is not None)
-        bounds += [f"at most {claim.at_most:g}"] * (claim.at_most is not None)
+        limits = (("at least", claim.at_least), ("at most", claim.at_most))
+        bounds = [f"{words} {limit:g}" for words, limit in limits if limit is not None]
         return f"Measured {four_digits(verdict.value)}; supported by {' and '.join(bounds)}."
     if experiment is None or not verdict.findings:
         return ""
