@@ -72,6 +72,7 @@ class Checkout:
         for name in ("novobench", "configs"):
             shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(EXPERIMENTS, path / "experiments")
+        (path / "configs" / "claims.yaml").write_text("{}\n")  # the paper's are about other experiments
 
     def start(self, command: str, kill_at: str | None = None) -> subprocess.Popen:
         """The command, in a process group of its own."""
