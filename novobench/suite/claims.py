@@ -9,23 +9,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
 
 from novobench import places
-from novobench.config import without_seed
+from novobench.config import cell_id, without_seed
 from novobench.config_loading import read_yaml
 from novobench.errors import ConfigError, suggestion
 from novobench.places import display_path
 from novobench.ranges import NOT_EMPTY, FileName, Name, PositiveFloat
 from novobench.schema import typed
 from novobench.seeds import FIRST_SEED
-from novobench.suite.experiment import Experiment, load_experiment
-from novobench.suite.plan import PlannedCell, planned_rows
+from novobench.suite.experiment import Experiment, load_experiment, row_config, task_tree
+from novobench.suite.plan import Plan
 
 Expectation = Literal["better", "not_worse", "equivalent"]
 
@@ -105,7 +105,19 @@ def claims_file() -> Path:
 def load_claims() -> list[Claim]:
     """All claims in the order of the file. Raises ConfigError, which names the claim, if one is not well-formed."""
     path = claims_file()
-    return [_claim(id, content, f"{display_path(path)} claim '{id}'") for id, content in read_yaml(path).items()]
+    return _claims(read_yaml(path), display_path(path))
+
+
+def _claims(content: dict[str, Any], place: str) -> list[Claim]:
+    text = json.dumps(content, sort_keys=False, default=str)
+    if text not in _CHECKED:  # tables ask for the claims again and again, and to check them takes half a second
+        _CHECKED.clear()
+        _CHECKED[text] = [_claim(id, each, f"{place} claim '{id}'") for id, each in content.items()]
+    return _CHECKED[text]
+
+
+_CHECKED: dict[str, list[Claim]] = {}
+"""Content of the file -> its claims, of the last file."""
 
 
 def _claim(id: str, content: object, where: str) -> Claim:
@@ -142,30 +154,35 @@ def check_against(claim: Claim, experiment: Experiment) -> None:
         raise ConfigError(f"{where}: 'column' is '{column}', no column of {experiment.name}.{suggestion(column, keys)}")
 
 
-def hashes_by_training(claims: Iterable[Claim], scale: str) -> dict[str, dict[str, str]]:
-    """The part of a cell's id that all seeds have in common -> claim id -> hash, for the trainings that claims need."""
-    by_training: dict[str, dict[str, str]] = {}
-    planned: dict[str, dict[str, str]] = {}
-    for claim in claims:
-        if not claim.comparisons or scale not in claim.margin:
-            continue
-        if claim.experiment not in planned:
-            planned[claim.experiment] = _trainings(load_experiment(claim.experiment), scale)
-        for row in (row for comparison in claim.comparisons for row in comparison.rows):
-            if training := planned[claim.experiment].get(row):
-                by_training.setdefault(training, {})[claim.id] = claim.hash(scale)
-    return by_training
-
-
-def _trainings(experiment: Experiment, scale: str) -> dict[str, str]:
-    """Row id -> the common part of its cells' ids."""
-    configs = ((each.row.id, each.config) for each in planned_rows(experiment, scale))
-    return {row: without_seed(PlannedCell(config).id) for row, config in configs if config is not None}
-
-
-def declare(cells: Sequence[PlannedCell], scale: str) -> None:
-    """Tell each cell that is still to be trained which claims its training is made for."""
-    judged = [cell for cell in cells if cell.config.seed >= FIRST_SEED and not cell.folder.finished]
-    by_training = hashes_by_training(load_claims(), scale) if judged else {}
+def declare(plan: Plan) -> None:
+    """Tell each cell that is still to be trained which claims need it, also claims about experiments that are not
+    planned but share the cell."""
+    judged = [cell for cell in plan.cells if cell.config.seed >= FIRST_SEED and not cell.folder.finished]
+    if not judged:
+        return
+    by_training = hashes_by_training(load_claims(), plan.scale, {cell.config.task for cell in judged})
     for cell in judged:
-        cell.claims = by_training.get(without_seed(cell.id), {})
+        cell.claims = by_training.get(without_seed(cell.id), {}) if cell.own_recipe else {}
+
+
+def hashes_by_training(claims: Iterable[Claim], scale: str, tasks: Collection[str]) -> dict[str, dict[str, str]]:
+    """The common part of the ids of all seeds -> claim id -> hash, for the trainings of some tasks that claims need."""
+    by_experiment: dict[str, list[Claim]] = {}
+    for claim in claims:
+        if claim.comparisons and scale in claim.margin:
+            by_experiment.setdefault(claim.experiment, []).append(claim)
+    by_training: dict[str, dict[str, str]] = {}
+    for name, of_experiment in by_experiment.items():
+        experiment = load_experiment(name)
+        if experiment.task not in tasks:
+            continue
+        base, trainings = task_tree(experiment, scale), {}
+        for claim in of_experiment:
+            check_against(claim, experiment)
+            for id in dict.fromkeys(row for comparison in claim.comparisons for row in comparison.rows):
+                if id not in trainings:
+                    config = row_config(experiment, experiment.row(id), scale, FIRST_SEED, base=base)
+                    trainings[id] = None if config is None else without_seed(cell_id(config))
+                if (training := trainings[id]) is not None:
+                    by_training.setdefault(training, {})[claim.id] = claim.hash(scale)
+    return by_training

@@ -52,7 +52,7 @@ def run(plan: Plan, jobs: int | None) -> int:
         )
     wrong_data = changed_data_errors([cell for cell in plan.cells if cell.id not in collected], out)
     to_collect = [cell for cell in plan.cells if cell.own_recipe and cell.id not in (wrong_data.keys() | collected)]
-    declare(to_collect, plan.scale)
+    declare(plan)
     try:
         failed = wrong_data | train(plan.cells, results, jobs, out, collected)
     except KeyboardInterrupt:

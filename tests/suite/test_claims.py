@@ -276,9 +276,16 @@ def test_the_hash_is_in_the_record_of_a_training(workspace, results, novobench):
 def test_a_finished_cell_is_not_declared_anew(workspace, results):
     write(workspace, AHEAD)
     finished("small", "sgd", {"test": {"top1": 1.0}}, seed=100)
-    cells = plan([load_experiment("small")], "laptop", [100], only=["sgd", "novograd"]).cells
-    declare(cells, "laptop")
-    assert [len(cell.claims) for cell in cells] == [0, 1]
+    made = plan([load_experiment("small")], "laptop", [100], only=["sgd", "novograd"])
+    declare(made)
+    assert [len(cell.claims) for cell in made.cells] == [0, 1]
+
+
+def test_another_recipe_is_trained_for_no_claim(workspace, results):
+    write(workspace, AHEAD)
+    made = plan([load_experiment("small")], "laptop", [100], {"optimizer.lr": 0.3}, only=["sgd"])
+    declare(made)
+    assert [len(cell.claims) for cell in made.cells] == [0]
 
 
 @pytest.mark.parametrize(
@@ -338,10 +345,21 @@ def test_trainings_know_their_claims(workspace, results):
     """Rows with the same training share its claims."""
     write(workspace, AHEAD)
     (claim,) = load_claims()
-    hashes = hashes_by_training([claim], "laptop")
-    assert set(map(tuple, map(dict.items, hashes.values()))) == {(("c", claim.hash("laptop")),)}
-    assert len(hashes) == 2
+    hashes = hashes_by_training([claim], "laptop", ["image"])
+    assert list(hashes.values()) == [{"c": claim.hash("laptop")}] * 2
     assert config_of("small", "sgd_again") == config_of("small", "sgd")
+    assert hashes_by_training([claim], "laptop", ["speech"]) == hashes_by_training([claim], "full", ["image"]) == {}
+
+
+def test_a_shared_training_knows_the_claims_of_other_experiments(workspace, results):
+    """Whichever experiment is trained first, the cells that both need are trained for the claims about either."""
+    write(workspace, AHEAD)
+    other = yaml.safe_load((workspace / "experiments" / "small.yaml").read_text())
+    (workspace / "experiments" / "other.yaml").write_text(yaml.safe_dump(other))
+    made = plan([load_experiment("other")], "laptop", [100], only=["sgd", "novograd"])
+    declare(made)
+    (claim,) = load_claims()
+    assert [dict(cell.claims) for cell in made.cells] == [{"c": claim.hash("laptop")}] * 2
 
 
 def test_claims_are_found_without_a_checkout(workspace):
