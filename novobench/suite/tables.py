@@ -126,7 +126,7 @@ def markdown(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> st
     lines += _differences_block(experiment, rows, compared)
     lines += table_lines(experiment, rows, scale)
     notes = [*experiment.notes, *_rates_notes(rows, scale), *_baseline_notes(experiment, rows)]
-    if any(not row.row.in_paper for row in [*regular, *diagnostic]):
+    if experiment.group == "tables" and any(not row.row.in_paper for row in [*regular, *diagnostic]):
         notes.append("†: not in the paper.")
     notes += ledger_notes(experiment.name, [row.row.id for row in rows if row.config is not None], scale)
     notes += [*_noise_notes(experiment, rows), _seeds_note(rows), *_reproduction_notes(experiment, columns, rows)]
@@ -138,9 +138,10 @@ def _block(
     experiment: Experiment, rows: Sequence[TableRow], scale: str, columns: Sequence[Column], footnotes: list[str]
 ) -> list[str]:
     """The lines of a Markdown table. Appends the rows' notes and warnings to `footnotes`."""
-    paper = "paper" if scale == "full" else "paper (other data)"
+    has_paper = experiment.group == "tables"
+    paper = ["paper" if scale == "full" else "paper (other data)"] * has_paper
     head = ["", *map(plain, experiment.settings.values()), "seeds"]
-    head += [text for column in columns for text in (plain(column.label), paper)]
+    head += [text for column in columns for text in (plain(column.label), *paper)]
     body = []
     for row in rows:
         quoted = f"The paper quotes this value from {row.row.quoted}; it is not run here." if row.row.quoted else ""
@@ -149,15 +150,16 @@ def _block(
         for text in filter(None, texts):
             footnotes.append(text)
             marks += f" [{len(footnotes)}]"
-        label = plain(row.row.label) + ("" if row.row.in_paper else " †")
+        label = plain(row.row.label) + ("" if row.row.in_paper or not has_paper else " †")
         cells = [label + marks, *(plain(setting(row.config, key)) for key in experiment.settings)]
         cells.append(str(len(row.cells)) if row.config is not None else "")
         estimates, outcomes = row.estimates, reproductions(experiment, row)
         for column in columns:
             estimate, paper_value = estimates.get(column.key), row.row.paper.get(column.key)
             cells.append(str(estimate) if estimate else _reason_without_value(row, column.key))
-            outcome = f": {outcomes[column.key]}" if column.key in outcomes else ""
-            cells.append("" if paper_value is None else f"{paper_value:.2f}{outcome}")
+            if has_paper:
+                outcome = f": {outcomes[column.key]}" if column.key in outcomes else ""
+                cells.append("" if paper_value is None else f"{paper_value:.2f}{outcome}")
         body.append(cells)
     return markdown_table(head, body)
 

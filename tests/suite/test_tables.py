@@ -211,3 +211,16 @@ def test_a_committed_table_follows_from_the_committed_records(path, tmp_path, mo
         for file in (markdown_path, path.with_suffix(".md"))
     )
     assert table == committed_table
+
+
+def test_an_experiment_that_is_not_the_papers_has_no_column_of_its_values(results, workspace):
+    path = workspace / "experiments" / "small.yaml"
+    content = path.read_text()
+    collected(finished("small", "novograd", {"test": {"top1": 50.0}}))
+    assert "| paper (other data) |" in written_table()[1]
+    path.write_text(
+        "group: claims\n" + content.replace(", paper: {top1: 12.5}", "").replace("    paper: {top1: 76.5}\n", "")
+    )
+    text = written_table()[1]
+    assert "paper" not in text.partition("\n\n")[2].partition("\n\n")[2].partition("\n\n")[0]
+    assert "†" not in text
