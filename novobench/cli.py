@@ -1,4 +1,4 @@
-"""The command line: parses arguments and calls the command. Heavy packages are imported when a command needs them."""
+"""The command line: parses arguments and calls the verb in `commands.py`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from novobench import places, seeds, signals
+from novobench import commands, places, seeds, signals
 from novobench.console import output_problem, resilient_output
 from novobench.errors import NovobenchError, message_for_user, one_line
-
-if TYPE_CHECKING:
-    from novobench.suite.experiment import Experiment
-    from novobench.suite.plan import Plan
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -96,12 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=call)
         return sub
 
-    sub = verb("list", _list, "List experiments, optimizers or tasks.", "list optimizers")
+    sub = verb("list", commands.listing, "List experiments, optimizers or tasks.", "list optimizers")
     sub.add_argument("what", nargs="?", choices=["experiments", "optimizers", "tasks"], default="experiments")
 
     sub = verb(
         "plan",
-        _plan,
+        commands.plan,
         "Show the cells (training runs) of experiments with their size and expected time. Trains nothing.",
         "plan table1",
     )
@@ -109,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb(
         "config",
-        _config,
+        commands.config,
         "Print the resolved config of rows as YAML with the origin of each value; KEYS in place of an experiment's "
         "name lists every key with its meaning, KEYS TASK those of a task, KEYS optimizer those of optimizers.",
         "config table1 --rows t1_sgd_100 --scale full",
@@ -118,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb(
         "run",
-        _run,
+        commands.run,
         "Train missing cells (training runs), then write the tables.",
         "run table1 --scale laptop --seeds 3",
     )
@@ -127,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb(
         "search",
-        _search,
+        commands.search,
         "Search learning rates for experiments' rows, with the same number of trials for each optimizer.",
         "search table1 table4 --scale laptop",
     )
@@ -144,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb(
         "compare",
-        _compare,
+        commands.compare,
         "Compare optimizers on a task: equal searches, then paired seeds and a verdict.",
         "compare ./mine.py:MyOptimizer adamw --task language",
     )
@@ -167,17 +163,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_running(sub)
 
     text = "Compare everything that the paper prints with the recipes and results, leaf by leaf."
-    sub = verb("rubric", _rubric, text, "rubric --scale laptop")
+    sub = verb("rubric", commands.rubric, text, "rubric --scale laptop")
     sub.add_argument("--scale", help="laptop, gpu or full: print every leaf (default: only counts, of all scales)")
 
     text = "Show what is in a folder of your own data, and the options that train on it."
-    sub = verb("data", _data, text, "data image path=photos")
+    sub = verb("data", commands.data, text, "data image path=photos")
     sub.add_argument("task", metavar="TASK", help="image, speech, translation or language")
     sub.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="path=FOLDER, and other keys of `data.`")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
 
     text = "Check that an optimizer or a task keeps its contract, with a verdict per point."
-    sub = verb("check", _check, text, "check optimizer ./mine.py:MyOptimizer --lr 0.01")
+    sub = verb("check", commands.check, text, "check optimizer ./mine.py:MyOptimizer --lr 0.01")
     kinds = sub.add_subparsers(metavar="WHAT", required=True)
     text = "Check an optimizer: a registered name, package.module:Class or ./file.py:Class."
     example = "Example: novobench check optimizer ./mine.py:MyOptimizer --lr 0.01 --options betas='[0.9, 0.99]'"
@@ -195,13 +191,13 @@ def _parser() -> argparse.ArgumentParser:
     kind.set_defaults(what="task")
 
     text = "Judge the paper's claims by the records in results/, and write claims.md and claims.csv there."
-    sub = verb("claims", _claims, text, "claims --scale laptop")
+    sub = verb("claims", commands.claims, text, "claims --scale laptop")
     sub.add_argument("--scale", default="laptop", help="laptop, gpu or full (default: laptop)")
 
-    verb("doctor", _doctor, "Check packages, devices, folders and disk space.", "doctor")
+    verb("doctor", commands.doctor, "Check packages, devices, folders and disk space.", "doctor")
 
     text = "Measure the speed of optimizers and of training."
-    sub = verb("bench", _bench, text, "bench optimizer --rounds 15")
+    sub = verb("bench", commands.bench, text, "bench optimizer --rounds 15")
     kinds = sub.add_subparsers(metavar="WHAT", required=True)
     text = "Measure step times of optimizers, relative to AdamW(fused=True) in the same run."
     kind = kinds.add_parser("optimizer", help=text, description=text)
@@ -310,146 +306,3 @@ def _whole(text: str, least: int) -> int:
     if not least <= number <= _MAX_COUNT:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} to {_MAX_COUNT:,}")
     return number
-
-
-# ---------------------------------------------------------------------------------------------- commands
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    from novobench.suite import show
-
-    show.listing(arguments.what)
-    return 0
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    from novobench.suite import show
-
-    show.plan(_planned(arguments))
-    return 0
-
-
-def _config(arguments: argparse.Namespace) -> int:
-    if arguments.experiments[0].upper() == "KEYS":
-        from novobench.suite import key_list
-
-        key_list.print_keys(arguments.experiments[1:], arguments.scale)
-        return 0
-    from novobench.suite import show
-
-    experiments = _experiments(arguments)
-    extra = _overrides(arguments, [experiment.task for experiment in experiments])
-    show.configs(experiments, arguments.scale, extra, arguments.rows)
-    return 0
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from novobench.suite import runner
-
-    return runner.run(_planned(arguments), arguments.jobs)
-
-
-def _search(arguments: argparse.Namespace) -> int:
-    from novobench.suite import search
-
-    experiments, counts = _experiments(arguments), (arguments.trials, arguments.seeds, arguments.study)
-    extra = _overrides(arguments, [experiment.task for experiment in experiments])
-    return search.search(experiments, arguments.scale, *counts, arguments.jobs, arguments.keys, extra)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from novobench.suite import compare
-
-    tasks = compare.tasks_of(arguments.task)
-    request = compare.Request(
-        optimizers=arguments.optimizers,
-        tasks=tasks,
-        scale=arguments.scale,
-        seeds=arguments.seeds,
-        trials=arguments.trials,
-        rates=arguments.rates,
-        extra=_overrides(arguments, tasks),
-        targets=compare.metric_values("--target", arguments.target),
-        margins=compare.metric_values("--margin", arguments.margin),
-        name=arguments.name,
-        command=arguments.command_line,
-    )
-    return compare.compare(request, arguments.jobs, dry_run=arguments.dry_run)
-
-
-def _rubric(arguments: argparse.Namespace) -> int:
-    from novobench.suite import rubric_report
-
-    rubric_report.report(arguments.scale)
-    return 0
-
-
-def _data(arguments: argparse.Namespace) -> int:
-    from novobench.config_loading import parse_overrides
-    from novobench.suite import own_data_report
-
-    return own_data_report.report(arguments.task, arguments.scale, parse_overrides(arguments.settings))
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    from novobench.suite import check
-
-    if arguments.what == "task":
-        return check.task(arguments.name)
-    return check.optimizer(arguments.name, arguments.options, arguments.lr, compiled=arguments.compile)
-
-
-def _claims(arguments: argparse.Namespace) -> int:
-    from novobench.suite import claims_report
-
-    return claims_report.report(arguments.scale)
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    from novobench import doctor
-
-    return doctor.check()
-
-
-def _bench(arguments: argparse.Namespace) -> int:
-    if arguments.what == "optimizer":
-        from novobench.bench import optimizer_step
-
-        words = arguments.models, arguments.only, arguments.rounds, arguments.threads, arguments.device
-        return optimizer_step.main(*words, arguments.unscale_and_clip, arguments.output, arguments.sweep)
-    if arguments.what == "host":
-        from novobench.bench import host_overhead
-
-        return host_overhead.main(arguments.rounds, arguments.output)
-    from novobench.bench import throughput
-
-    words = arguments.tasks, arguments.scale, arguments.set, arguments.updates, arguments.attention
-    return throughput.main(*words, arguments.output, arguments.published, arguments.checkpoint)
-
-
-def _experiments(arguments: argparse.Namespace) -> list[Experiment]:
-    from novobench.suite.experiment import load_experiment
-
-    return [load_experiment(name) for name in dict.fromkeys(arguments.experiments)]
-
-
-def _planned(arguments: argparse.Namespace) -> Plan:
-    from novobench.suite.plan import plan
-
-    experiments = _experiments(arguments)
-    extra = _overrides(arguments, [experiment.task for experiment in experiments])
-    asked = arguments.seeds
-    return plan(experiments, arguments.scale, asked.numbers, extra, arguments.rows, seeds_are_named=asked.named)
-
-
-def _overrides(arguments: argparse.Namespace, tasks: Sequence[str]) -> dict[str, Any]:
-    """What `--data` and `--set` change; `--set` wins."""
-    from novobench.config_loading import parse_overrides
-
-    own = parse_overrides(arguments.set)
-    if not arguments.data:
-        return own
-    from novobench.suite import own_data
-
-    measured = own_data.overrides_for(tasks, arguments.scale, parse_overrides(arguments.data))
-    return {key: value for key, value in measured.items() if key not in own} | own

@@ -135,7 +135,7 @@ def test_an_unexpected_error_is_one_line(failing, novobench):
     failing(ValueError("first\n\x1b[31msecond"))
     code, out, err = novobench("list")
     assert (code, out) == (1, "")
-    assert err.startswith("novobench: internal error: ValueError: first \\x1b[31msecond (cli.py:")
+    assert err.startswith("novobench: internal error: ValueError: first \\x1b[31msecond (commands.py:")
     assert err.count("\n") == 1
 
 
