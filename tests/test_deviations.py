@@ -10,8 +10,9 @@ from novobench.config import SCALES, cell_id
 from novobench.config_loading import parse_overrides, read_yaml
 from novobench.errors import ConfigError
 from novobench.places import ROOT
-from novobench.suite.experiment import experiment_names, load_experiment, row_config
+from novobench.suite.experiment import experiment_names, load_experiment
 from novobench.suite.ledger import Deviation, Switch, ledger_notes, load_ledger
+from novobench.suite.row_configs import row_config
 from novobench.suite.row_patterns import matches, matching
 
 LEDGER = load_ledger()

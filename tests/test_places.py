@@ -9,7 +9,7 @@ import pytest
 from novobench import config, config_loading, doctor, files, places
 from novobench.errors import NovobenchError
 from novobench.places import ROOT
-from novobench.suite.experiment import tuned_rates
+from novobench.suite.row_configs import tuned_rates
 
 
 @pytest.fixture

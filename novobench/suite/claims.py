@@ -24,8 +24,9 @@ from novobench.places import display_path
 from novobench.ranges import NOT_EMPTY, FileName, Name, PositiveFloat
 from novobench.schema import typed
 from novobench.seeds import FIRST_SEED
-from novobench.suite.experiment import Experiment, load_experiment, row_config, task_tree
+from novobench.suite.experiment import Experiment, load_experiment
 from novobench.suite.plan import Plan
+from novobench.suite.row_configs import row_config, task_tree
 
 Expectation = Literal["better", "not_worse", "equivalent"]
 

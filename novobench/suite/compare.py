@@ -31,11 +31,12 @@ from novobench.suite.compare_outcome import Compared, Contest, Declaration
 from novobench.suite.compare_report import markdown
 from novobench.suite.contest import Contestant, contest, contestants, lowest_rates
 from novobench.suite.executors import default_jobs
-from novobench.suite.experiment import Experiment, Row, row_config
+from novobench.suite.experiment import Experiment, Row
 from novobench.suite.forecast import forecast, measured_speeds
 from novobench.suite.identity import changed_data_errors
 from novobench.suite.plan import PlannedCell, PlannedRow
 from novobench.suite.results import Results, locked
+from novobench.suite.row_configs import row_config
 from novobench.suite.runner import check_writable, summarize, train
 from novobench.suite.search import print_failures, search_lines, train_rounds
 from novobench.suite.search_file import SearchedKey, SearchLine, searched_keys

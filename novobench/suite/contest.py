@@ -21,7 +21,8 @@ from novobench.optim import registry
 from novobench.places import display_path
 from novobench.ranges import NOT_EMPTY
 from novobench.schema import typed
-from novobench.suite.experiment import Column, Experiment, Row, ScaleOverrides, row_config
+from novobench.suite.experiment import Column, Experiment, Row, ScaleOverrides
+from novobench.suite.row_configs import row_config
 from novobench.suite.search_space import Ranges, Search, is_range, unequal_ranges
 from novobench.suite.table_rows import setting
 from novobench.yaml_text import untyped_value

@@ -13,7 +13,8 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from novobench.config import CellConfig
-from novobench.suite.experiment import load_experiment, row_config, tuned_rates
+from novobench.suite.experiment import load_experiment
+from novobench.suite.row_configs import row_config, tuned_rates
 from novobench.tasks.catalog import task_config
 
 if TYPE_CHECKING:

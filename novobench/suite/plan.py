@@ -13,7 +13,8 @@ from novobench import places
 from novobench.config import CellConfig, cell_id, cell_ids
 from novobench.config_loading import check_overridable
 from novobench.errors import ConfigError, suggestion
-from novobench.suite.experiment import Experiment, Row, row_config, searched, task_tree
+from novobench.suite.experiment import Experiment, Row
+from novobench.suite.row_configs import row_config, searched, task_tree
 from novobench.training.run_folder import RunFolder
 
 

@@ -18,7 +18,8 @@ from novobench.config_loading import config_files
 from novobench.errors import one_line
 from novobench.optim import registry
 from novobench.places import display_path
-from novobench.suite.experiment import Experiment, Row, row_config, row_layers
+from novobench.suite.experiment import Experiment, Row
+from novobench.suite.row_configs import row_config, row_layers
 
 KeyPath = tuple[str, ...]
 """The keys from the top of a config down to a value."""

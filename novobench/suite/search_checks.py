@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from novobench.console import counted
 from novobench.errors import NovobenchError
-from novobench.suite.experiment import Experiment, Row, load_experiment, tuned_rates
+from novobench.suite.experiment import Experiment, Row, load_experiment
+from novobench.suite.row_configs import tuned_rates
 from novobench.suite.search_file import SearchedKey, read_search, searched_keys
 from novobench.suite.search_space import are_points_of, edge_text
 

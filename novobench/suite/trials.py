@@ -13,8 +13,9 @@ from novobench.config import cell_ids
 from novobench.errors import ConfigError, NovobenchError, suggestion
 from novobench.files import number
 from novobench.suite.collection import undamaged
-from novobench.suite.experiment import Experiment, Row, row_config, task_tree
+from novobench.suite.experiment import Experiment, Row
 from novobench.suite.plan import PlannedCell
+from novobench.suite.row_configs import row_config, task_tree
 from novobench.suite.search_space import LAST_ROUND, Ranges, check_equal_ranges, points, widened
 
 

@@ -12,6 +12,7 @@ from novobench.suite import experiment as suite
 from novobench.suite.collection import collect
 from novobench.suite.plan import PlannedCell
 from novobench.suite.results import Results, locked
+from novobench.suite.row_configs import row_config
 from novobench.suite.table_rows import table_rows
 from novobench.suite.tables import write_table
 
@@ -30,7 +31,7 @@ def config_of(name, row, scale="laptop", seed=0):
 @functools.cache
 def _config(name, row, scale, seed, _contents):
     experiment = suite.load_experiment(name)
-    return suite.row_config(experiment, experiment.row(row), scale, seed)
+    return row_config(experiment, experiment.row(row), scale, seed)
 
 
 def finished(
@@ -53,7 +54,7 @@ def finished(
     config = config_of(experiment, row, scale, seed)
     if overrides:
         loaded = suite.load_experiment(experiment)
-        config = suite.row_config(loaded, loaded.row(row), scale, seed, overrides)
+        config = row_config(loaded, loaded.row(row), scale, seed, overrides)
     return finished_cell(config, metrics, curves=curves, fingerprint=fingerprint, **fields)
 
 

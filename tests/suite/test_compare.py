@@ -10,7 +10,7 @@ import yaml
 from novobench.suite import compare, contest, runner
 from novobench.suite.compare_report import span
 from novobench.suite.executors import Event
-from novobench.suite.experiment import row_config
+from novobench.suite.row_configs import row_config
 from tests.suite.finished import finished_cell
 
 BEST = {"adamw": 0.002, "novograd": 0.02, "muon": 0.003, "sgd": 0.1}

@@ -12,9 +12,10 @@ from novobench.config import SCALES, to_yaml
 from novobench.errors import ConfigError
 from novobench.files import write_text
 from novobench.places import ROOT
-from novobench.suite.experiment import experiment_names, load_experiment, row_config, searched
+from novobench.suite.experiment import experiment_names, load_experiment
 from novobench.suite.forecast import forecast
 from novobench.suite.plan import plan
+from novobench.suite.row_configs import row_config, searched
 from novobench.training.run_folder import RunFolder
 from tests.cells import train_apart
 

@@ -6,8 +6,9 @@ import yaml
 from novobench.config import cell_id
 from novobench.config_loading import parse_overrides, read_yaml
 from novobench.errors import ConfigError
-from novobench.suite.experiment import load_experiment, row_config
+from novobench.suite.experiment import load_experiment
 from novobench.suite.plan import plan
+from novobench.suite.row_configs import row_config
 from novobench.suite.trials import check_ranges, rows_to_search, trials
 
 

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 
 from novobench.errors import ConfigError
 from novobench.suite.curves import Point
-from novobench.suite.experiment import Panel, load_experiment, row_config
+from novobench.suite.experiment import Panel, load_experiment
 from novobench.suite.markdown_text import one_line
 from novobench.suite.plots import draw, rows_of_panels, write_figure
 from novobench.suite.results import Results
+from novobench.suite.row_configs import row_config
 from novobench.suite.stored_cell import CurveLine, RecordLine, StoredCell
 from novobench.suite.table_rows import TableRow, table_rows
 

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from novobench.config import RuntimeConfig
-from novobench.suite.experiment import load_experiment, row_config
+from novobench.suite.experiment import load_experiment
 from novobench.suite.provenance import annotated_yaml
+from novobench.suite.row_configs import row_config
 from novobench.tasks.catalog import task_config
 
 TUNED = """

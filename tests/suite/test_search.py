@@ -12,8 +12,9 @@ import yaml
 
 from novobench.errors import NovobenchError
 from novobench.suite import search
-from novobench.suite.experiment import load_experiment, row_config
+from novobench.suite.experiment import load_experiment
 from novobench.suite.plan import PlannedCell
+from novobench.suite.row_configs import row_config
 from novobench.suite.search_space import points
 from novobench.suite.trials import Trial
 from novobench.suite.tuning_curves import write_tuning_curves

@@ -16,7 +16,8 @@ import torch
 from novobench.config import cell_id
 from novobench.config_loading import parse_overrides
 from novobench.errors import ConfigError, DataError
-from novobench.suite.experiment import load_experiment, row_config
+from novobench.suite.experiment import load_experiment
+from novobench.suite.row_configs import row_config
 from novobench.tasks import base
 from novobench.tasks.catalog import task_config, task_names
 from novobench.tasks.sources import (

@@ -9,7 +9,8 @@ import pytest
 from novobench.config_loading import parse_overrides
 from novobench.errors import DataError
 from novobench.places import ROOT
-from novobench.suite.experiment import load_experiment, row_config
+from novobench.suite.experiment import load_experiment
+from novobench.suite.row_configs import row_config
 from novobench.tasks.language.config import LanguageDataConfig, LanguageModelConfig
 from novobench.tasks.language.corpus import check_length, checked_counts, open_corpus
 from novobench.tasks.language.data import (

@@ -13,7 +13,8 @@ import torch
 
 from novobench.errors import DataError
 from novobench.places import data_root
-from novobench.suite.experiment import load_experiment, row_config
+from novobench.suite.experiment import load_experiment
+from novobench.suite.row_configs import row_config
 from novobench.tasks.translation.data import identify, open_pairs
 from novobench.tasks.translation.sources import Pairs, open_split, read_evaluation
 from tests.tasks.translation.small import (
