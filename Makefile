@@ -91,7 +91,7 @@ tables: $(READY) ## all tables and figures at SCALE (laptop: 10 minutes on 2 cor
 rivals: $(READY) ## optimizers of other authors on three of the paper's tasks (laptop: 4 minutes on 2 cores)
 	$(RUN) $(RIVALS)
 
-claims: $(READY) ## tests of the paper's claims that no table has, and the verdict on each claim (laptop: 30 minutes on 2 cores)
+claims: $(READY) ## tests of the paper's claims that no table has, and the verdict on each claim (laptop: 8 minutes on 2 cores)
 	$(RUN) $(CLAIMS)
 	$(BIN)/novobench claims --scale $(SCALE)
 
