@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from novobench.suite.markdown_text import one_line
 from novobench.suite.statistics import Estimate, estimate
 from novobench.suite.table_rows import TableRow, setting
 
+_CHARACTERS_PER_PANEL = 66
+"""Of a title that fit above a panel."""
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Of Okabe and Ito: safe for color-blind readers."""
 _MARKERS = "osD^vP"
@@ -62,7 +65,8 @@ def write_panels(
             axes.remove()
         for axes, panel in zip(grid.flat, panels, strict=False):
             draw(axes, panel, rows)
-        figure.suptitle(f"{one_line(title)} ({scale} scale)", fontsize=10, parse_math=False)
+        heading = textwrap.fill(f"{one_line(title)} ({scale} scale)", _CHARACTERS_PER_PANEL * columns)
+        figure.suptitle(heading, fontsize=10, parse_math=False)
         buffer = io.StringIO()
         with warnings.catch_warnings():
             # Text stays text in the file: the viewer's fonts draw it.
