@@ -16,7 +16,9 @@ from novobench.console import counted
 from novobench.seeds import FIRST_SEED
 from novobench.suite.claims import Claim, Comparison
 from novobench.suite.experiment import Column
+from novobench.suite.forecast import forecast
 from novobench.suite.origin import Origin
+from novobench.suite.plan import PlannedCell
 from novobench.suite.power import MOST_SEEDS, more_pairs, pairs_to_decide
 from novobench.suite.significance import sign_flips
 from novobench.suite.statistics import Estimate, estimate
@@ -94,10 +96,12 @@ class ClaimVerdict:
             return f"not testable at this scale, because {self.reason}"
         if self.word != "undecided":
             return self.word
-        if self.more_seeds is None:
-            diverged = any(math.isinf(lead) for finding in self.findings for lead in finding.leads.values())
-            return "undecided" + (" (trainings diverged)" if diverged else f" (more than {MOST_SEEDS:,} more seeds)")
-        seeds = f"about {counted(self.more_seeds, 'more seed')}"
+        if any(math.isinf(lead) for finding in self.findings for lead in finding.leads.values()):
+            return "undecided (trainings diverged)"
+        many = self.more_seeds is None
+        seeds = (
+            f"more than {MOST_SEEDS:,} more seeds" if many else f"about {counted(self.more_seeds or 0, 'more seed')}"
+        )
         return f"undecided ({seeds}{f', {_minutes(self.minutes)}' if self.minutes is not None else ''})"
 
 
@@ -118,9 +122,9 @@ def judge(claim: Claim, scale: str, column: Column, rows: Mapping[str, TableRow]
     words = [finding.word for finding in findings]
     word: Word = "contradicted" if "contradicted" in words else "undecided" if "undecided" in words else "supported"
     verdict = ClaimVerdict(claim, scale, word, findings, caveats=_caveats(claim, findings, rows))
-    if word == "undecided" and verdict.more_seeds is not None:
+    if word == "undecided":
         seconds = _seconds_per_seed(claim, rows)
-        minutes = None if seconds is None else verdict.more_seeds * seconds / 60
+        minutes = None if seconds is None else (verdict.more_seeds or MOST_SEEDS) * seconds / 60
         return ClaimVerdict(claim, scale, word, findings, minutes=minutes, caveats=verdict.caveats)
     return verdict
 
@@ -243,15 +247,20 @@ def _mean(values: Mapping[str, float], ids: Sequence[str]) -> float:
 
 
 def _seconds_per_seed(claim: Claim, rows: Mapping[str, TableRow]) -> float | None:
-    """The time that one more seed of all rows of a claim takes, with two trainings at a time."""
-    trainings = {tuple(rows[id].cells): rows[id] for comparison in claim.comparisons for id in comparison.rows}
+    """The time that one more seed of all rows of a claim takes, with two trainings at a time: from finished cells, else
+    by the speed that the task's config declares. None if neither is known."""
+    ids = dict.fromkeys(id for comparison in claim.comparisons for id in comparison.rows)
+    trainings = {tuple(rows[id].cells) or id: rows[id] for id in ids}
     total = 0.0
     for row in trainings.values():
         seconds = [row.results.value(cell, "train", "train_seconds") for cell in row.cells]
         measured = [each for each in seconds if each is not None and math.isfinite(each)]
-        if not measured:
+        if measured:
+            total += math.fsum(measured) / len(measured)
+        elif row.config is not None and (expected := forecast(PlannedCell(row.config), {}).seconds) is not None:
+            total += expected
+        else:
             return None
-        total += math.fsum(measured) / len(measured)
     return total / 2
 
 

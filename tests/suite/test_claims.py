@@ -117,7 +117,7 @@ def test_too_few_seeds_say_how_many_are_missing(judged):
 
 def test_no_seed_at_all(judged):
     (line,) = judged(AHEAD, [])
-    assert line["text"] == "undecided (about 6 more seeds)"
+    assert line["text"] == "undecided (about 6 more seeds, 1 minute)"
 
 
 def test_an_undecided_claim_forecasts_its_seeds(judged):
