@@ -85,18 +85,30 @@ def column_of(claim: Claim, experiment: Experiment) -> Column:
 
 
 def table_lines(experiment: Experiment, rows: Sequence[TableRow], scale: str) -> list[str]:
-    """Lines of Markdown: the paper's claims for this experiment, with their verdicts; none without claims."""
-    claims = [claim for claim in load_claims() if claim.experiment == experiment.name]
+    """Lines of Markdown: the paper's claims for this experiment, with their verdicts; none without claims. Claims about
+    other rows than these are left out."""
+    shown = {row.row.id for row in rows}
+    claims = [
+        claim
+        for claim in load_claims()
+        if claim.experiment == experiment.name
+        and shown.issuperset(id for comparison in claim.comparisons for id in comparison.rows)
+    ]
     if not claims:
         return []
     lines = ["The paper's claims:", ""]
     for claim in claims:
         verdict = _judge(claim, scale, experiment, rows)
         parts = [f"**{str(verdict).capitalize()}**: {prose(claim.says)}.", _numbers(verdict, experiment, rows)]
-        parts += [f"*{prose(caveat)}.*" for caveat in verdict.caveats]
+        parts += _remarks(verdict)
         parts.append(f"The paper: “{prose(claim.paper)}” ({prose(claim.where)})")
         lines.append(f"- {' '.join(filter(None, parts))}")
     return [*lines, ""]
+
+
+def _remarks(verdict: ClaimVerdict) -> list[str]:
+    """What a reader must know of the verdict, in Markdown."""
+    return [prose(verdict.claim.note)] * bool(verdict.claim.note) + [f"*{prose(each)}.*" for each in verdict.caveats]
 
 
 def _numbers(verdict: ClaimVerdict, experiment: Experiment | None, rows: Sequence[TableRow]) -> str:
@@ -208,8 +220,7 @@ def _markdown(scale: str, verdicts: Sequence[ClaimVerdict], texts: Mapping[str, 
 def _detail(verdict: ClaimVerdict, numbers: str) -> str:
     parts = [str(verdict).capitalize() + "."] if str(verdict) != verdict.word else []
     parts += [numbers] if numbers else []
-    parts += [f"*{prose(caveat)}.*" for caveat in verdict.caveats]
-    return " ".join(parts)
+    return " ".join([*parts, *_remarks(verdict)])
 
 
 def claims_csv(scale: str) -> Path:

@@ -13,8 +13,11 @@ from novobench.suite.claims import check_against, declare, hashes_by_training, l
 from novobench.suite.experiment import experiment_names, load_experiment
 from novobench.suite.measures import MEASURES
 from novobench.suite.plan import plan
+from novobench.suite.results import Results
 from novobench.suite.significance import sign_flips
-from tests.suite.finished import collected, config_of, finished
+from novobench.suite.table_rows import table_rows
+from novobench.suite.tables import markdown
+from tests.suite.finished import collected, config_of, finished, written_table
 
 AHEAD = {
     "paper": "NovoGrad is better.",
@@ -349,6 +352,18 @@ def test_trainings_know_their_claims(workspace, results):
     assert list(hashes.values()) == [{"c": claim.hash("laptop")}] * 2
     assert config_of("small", "sgd_again") == config_of("small", "sgd")
     assert hashes_by_training([claim], "laptop", ["speech"]) == hashes_by_training([claim], "full", ["image"]) == {}
+
+
+def test_claims_stand_below_their_table(judged, novobench):
+    """With the verdict, the paper's lead next to ours, the note and the sentence; not in a table without their rows."""
+    judged(AHEAD | {"note": "Mind the gap."}, 2 + NOISE - NOISE.mean())
+    _, text = written_table()
+    assert "- **Supported**: NovoGrad is ahead. Top-1: NovoGrad against SGD (here: ahead by 2.00 [1.8" in text
+    assert ", n = 10). Mind" in text
+    assert "Mind the gap. The paper: “NovoGrad is better.” (§0)" in text
+    experiment = load_experiment("small")
+    rows = table_rows(experiment, Results.load("laptop"))
+    assert "The paper's claims" not in markdown(experiment, [row for row in rows if row.row.id != "sgd"], "laptop")
 
 
 def test_a_shared_training_knows_the_claims_of_other_experiments(workspace, results):
