@@ -247,21 +247,22 @@ def _mean(values: Mapping[str, float], ids: Sequence[str]) -> float:
 
 
 def _seconds_per_seed(claim: Claim, rows: Mapping[str, TableRow]) -> float | None:
-    """The time that one more seed of all rows of a claim takes, with two trainings at a time: from finished cells, else
-    by the speed that the task's config declares. None if neither is known."""
+    """The time that one more seed of all rows of a claim takes, on two cores or on one GPU: from finished cells, else by
+    the speed that the task's config declares. None if neither is known."""
     ids = dict.fromkeys(id for comparison in claim.comparisons for id in comparison.rows)
     trainings = {tuple(rows[id].cells) or id: rows[id] for id in ids}
     total = 0.0
     for row in trainings.values():
+        if row.config is None:
+            return None
         seconds = [row.results.value(cell, "train", "train_seconds") for cell in row.cells]
         measured = [each for each in seconds if each is not None and math.isfinite(each)]
-        if measured:
-            total += math.fsum(measured) / len(measured)
-        elif row.config is not None and (expected := forecast(PlannedCell(row.config), {}).seconds) is not None:
-            total += expected
-        else:
+        one = math.fsum(measured) / len(measured) if measured else forecast(PlannedCell(row.config), {}).seconds
+        if one is None:
             return None
-    return total / 2
+        at_a_time = 2 if row.results.scale == "laptop" else row.config.runtime.cells_per_gpu
+        total += one / at_a_time
+    return total
 
 
 def _caveats(claim: Claim, findings: Sequence[Finding], rows: Mapping[str, TableRow]) -> list[str]:
