@@ -247,7 +247,7 @@ def _mean(values: Mapping[str, float], ids: Sequence[str]) -> float:
 
 
 def _seconds_per_seed(claim: Claim, rows: Mapping[str, TableRow]) -> float | None:
-    """The time that one more seed of all rows of a claim takes, on two cores or on one GPU: from finished cells, else by
+    """The time that one more seed of all rows of a claim takes on two cores or on one GPU: from finished cells, else by
     the speed that the task's config declares. None if neither is known."""
     ids = dict.fromkeys(id for comparison in claim.comparisons for id in comparison.rows)
     trainings = {tuple(rows[id].cells) or id: rows[id] for id in ids}
