@@ -53,7 +53,7 @@ docs: $(READY) ## renew what the Makefile and README say about experiments, and 
 # Written by `make docs`:
 EXPERIMENTS := table1 table2 table3 table4 table5 table6 table7 figure1 figure2
 RIVALS := rivals_image rivals_language rivals_translation
-CLAIMS := claim_32k_updates claim_batch_1k claim_beta1 claim_beta2_image claim_beta2_language claim_dropout claim_init_scale claim_long_speech claim_long_training claim_lr_range claim_moments claim_outliers claim_sngd claim_warmup_image claim_warmup_language claim_warmup_translation
+CLAIMS := claim_32k_updates claim_batch_1k claim_beta1 claim_beta2_image claim_beta2_language claim_decay_32k claim_dropout claim_init_scale claim_long_speech claim_long_training claim_lr_range claim_moments claim_outliers claim_sngd claim_warmup_image claim_warmup_language claim_warmup_translation
 table1: ## ResNet-50v2: SGD, AdamW and NovoGrad (laptop: 45 s)
 table2: ## ResNet-50v2, large batches: NovoGrad and three SGD recipes (laptop: 1.5 minutes)
 table3: ## ResNet-50v2: NovoGrad with batches of 1K, 8K and 32K (laptop: 20 s)
@@ -71,6 +71,7 @@ claim_batch_1k: ## ResNet-50v2, batch 1K, 90 epochs: SGD, LARS, AdamW and NovoGr
 claim_beta1: ## ResNet-50v2: NovoGrad with β₁ from 0.8 to 0.98 and steps of equal size (laptop: 10 s)
 claim_beta2_image: ## ResNet-50v2: NovoGrad with β₂ from 0 to 0.999 (laptop: 15 s)
 claim_beta2_language: ## Transformer-XL: NovoGrad with β₂ from 0 to 0.999 (laptop: 1 minute)
+claim_decay_32k: ## ResNet-50v2, batch 32K: NovoGrad with one and five times the weight decay (laptop: 10 s)
 claim_dropout: ## a Transformer that translates: Adam, AdamW and NovoGrad with equal dropout (laptop: 40 s)
 claim_init_scale: ## ResNet-50v2: SGD, AdamW and NovoGrad with initial variances from 1/16 to 16 times the usual one (laptop: 30 s)
 claim_long_speech: ## Jasper DR: SGD and NovoGrad at three lengths (laptop: 2 minutes)
@@ -102,7 +103,8 @@ $(EXPERIMENTS) $(RIVALS) $(CLAIMS): $(READY)
 search: $(READY) ## repeat the search for learning rates (laptop: 2.5 hours on 2 cores)
 	$(SEARCH) $(EXPERIMENTS) $(RIVALS) $(CLAIMS)
 
-rubric: $(READY) ## count what of the paper is implemented, runs and matches, at every scale
+rubric: $(READY) ## everything that the paper prints: implemented, runs, matches; the tree at SCALE, counts at every scale
+	$(BIN)/novobench rubric --scale $(SCALE)
 	$(BIN)/novobench rubric
 
 wheel: $(READY) ## build the wheel and the sdist into dist/
