@@ -7,6 +7,7 @@ any wrong statement about a claim has a probability of at most 5 %.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,11 +99,10 @@ class ClaimVerdict:
             return self.word
         if any(math.isinf(lead) for finding in self.findings for lead in finding.leads.values()):
             return "undecided (trainings diverged)"
-        many = self.more_seeds is None
-        seeds = (
-            f"more than {MOST_SEEDS:,} more seeds" if many else f"about {counted(self.more_seeds or 0, 'more seed')}"
-        )
-        return f"undecided ({seeds}{f', {_minutes(self.minutes)}' if self.minutes is not None else ''})"
+        more = self.more_seeds
+        parts = [f"more than {MOST_SEEDS:,} more seeds" if more is None else f"about {counted(more, 'more seed')}"]
+        parts += [_minutes(self.minutes)] if self.minutes is not None else []
+        return f"undecided ({', '.join(parts)})"
 
 
 def _minutes(minutes: float) -> str:
@@ -125,7 +125,7 @@ def judge(claim: Claim, scale: str, column: Column, rows: Mapping[str, TableRow]
     if word == "undecided":
         seconds = _seconds_per_seed(claim, rows)
         minutes = None if seconds is None else (verdict.more_seeds or MOST_SEEDS) * seconds / 60
-        return ClaimVerdict(claim, scale, word, findings, minutes=minutes, caveats=verdict.caveats)
+        return dataclasses.replace(verdict, minutes=minutes)
     return verdict
 
 
@@ -172,9 +172,9 @@ def _limits(comparison: Comparison, margin: float) -> tuple[float, float]:
 def _more_seeds(comparison: Comparison, leads: Sequence[float], comparisons: int, margin: float) -> int | None:
     """The fewest more seeds with which one of the possible decisions is made with probability 0.8, if the true lead and
     its deviation are those observed. None if that takes more than 1,000, or if a training diverged."""
-    missing = max(1, pairs_to_decide(comparisons, ALPHA) - len(leads))
     if any(map(math.isinf, leads)):
         return None
+    missing = max(1, pairs_to_decide(comparisons, ALPHA) - len(leads))
     if len(leads) < 2:
         return missing
     observed, level = estimate(leads), ALPHA / comparisons
@@ -186,7 +186,7 @@ def _more_seeds(comparison: Comparison, leads: Sequence[float], comparisons: int
         distances = [observed.mean - support_above, contradict_below - observed.mean]
     needed = [more_pairs(each, observed.sd, len(leads), level) for each in distances if each > 0]
     fewest = min((each for each in needed if each is not None), default=None)
-    return None if fewest is None else max(fewest, missing if len(leads) < pairs_to_decide(comparisons, ALPHA) else 1)
+    return None if fewest is None else max(fewest, missing)
 
 
 # ---------------------------------------------------------------------------------------------- values

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.markdown import Markdown
 
@@ -46,9 +45,9 @@ def report(scale: str) -> int:
 Judged = tuple[ClaimVerdict, Experiment | None, Sequence[TableRow]]
 
 
-def judge_all(scale: str, results: Results | None = None) -> list[Judged]:
+def judge_all(scale: str) -> list[Judged]:
     """Each claim with its verdict, its experiment and the rows of that; without an experiment for measurements."""
-    results = results or Results.load(scale)
+    results = Results.load(scale)
     experiments: dict[str, tuple[Experiment, list[TableRow]]] = {}
     judged: list[Judged] = []
     for claim in load_claims():
@@ -209,7 +208,8 @@ def _markdown(scale: str, verdicts: Sequence[ClaimVerdict], texts: Mapping[str, 
     lines += [*markdown_table(["verdict", "claim", "evidence", "n"], body), ""]
     lines += [
         "- A comparison is paired by seed. Its interval is that of the exact sign-flip test at 5 % over the number of "
-        "comparisons of the claim, so any wrong statement about a claim has a probability of at most 5 %.",
+        "comparisons of the claim, so any wrong statement about a claim has a probability of at most 5 %. To look at a "
+        "verdict, add seeds and judge again is a second test: with two looks it is at most 10 %.",
         "- `configs/claims.yaml` has the sentences, the margins and their reasons. A seed counts if "
         "one of its trainings at least was made after the test was declared: its record has the hash of the test.",
         "- Verdicts hold for the models and data of this scale. They do not say what the paper's own data would show.",
@@ -221,8 +221,3 @@ def _detail(verdict: ClaimVerdict, numbers: str) -> str:
     parts = [str(verdict).capitalize() + "."] if str(verdict) != verdict.word else []
     parts += [numbers] if numbers else []
     return " ".join([*parts, *_remarks(verdict)])
-
-
-def claims_csv(scale: str) -> Path:
-    """The file with the verdicts of a scale."""
-    return places.workspace().results(scale) / "claims.csv"
